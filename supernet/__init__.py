@@ -1,0 +1,122 @@
+"""Train one weight-sharing network once; cut out the best subnet for every device and budget.
+
+The front door. `import supernet` is cheap: torch is imported by the first call that needs it.
+
+    net = supernet.load("runs/demo")                       # SuperNet, with .space and .gates
+    table = supernet.LatencyTable.load("T.json")
+    best = supernet.search(net, table, budget_ms=2.5)[0]   # Candidate: arch, predicted_ms
+    model = supernet.extract(net, best.arch)               # a plain timm network
+    model = supernet.load_subnet("runs/demo/subnets/...")  # the same, from a folder
+    prepare = supernet.preprocessing("runs/demo")          # prepare(image, resolution) -> tensor
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module, metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from supernet.errors import InfeasibleBudget, SupernetError
+from supernet.latency.table import LatencyTable
+from supernet.space import Arch, Op, SearchSpace, Stage
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from supernet.choose import Candidate
+    from supernet.data.preprocess import Preprocess
+    from supernet.network import SuperNet
+
+# The package of algorithms is loaded before the function of its name below, so that importing
+# one of its modules later does not hide the function.
+import_module("supernet.search")
+
+__version__ = metadata.version("supernet")
+__all__ = [
+    "Arch",
+    "InfeasibleBudget",
+    "LatencyTable",
+    "Op",
+    "SearchSpace",
+    "Stage",
+    "SupernetError",
+    "extract",
+    "load",
+    "load_subnet",
+    "preprocessing",
+    "search",
+]
+
+
+def load(path: str | Path) -> SuperNet:
+    """Load the supernet of a run folder or a checkpoint file, in evaluation mode.
+
+    Its `.space` says what can be run and its `.gates` hold the gates trained for it, by target.
+
+    Raises:
+        CheckpointError: if there is none, or it is damaged.
+    """
+    from supernet.trained import Trained
+
+    return Trained.open(path).net
+
+
+def search(
+    net: SuperNet, table: LatencyTable, budget_ms: float | Sequence[float]
+) -> list[Candidate]:
+    """Return, for each budget, the most likely architecture that meets it on the table's device.
+
+    Args:
+        net: a supernet with gates for this table and these budgets.
+        table: of the device.
+        budget_ms: one budget or several, in milliseconds.
+
+    Raises:
+        InfeasibleBudget: if no architecture meets a budget, with the feasible range.
+        SupernetError: if `net` has no gates for the table and a budget.
+        TableError: if the table lacks layers of the space.
+    """
+    from supernet.choose import choose
+
+    return choose(net, table, budget_ms)
+
+
+def extract(net: SuperNet, arch: Arch) -> nn.Module:
+    """Return the subnet `arch` as a plain timm network that computes what `net(x, arch)` does.
+
+    BN statistics are the shared ones: calibrate them (`supernet.evaluate.calibrate_on_`) before
+    the network is judged, as `supernet extract` does.
+
+    Raises:
+        SpaceError: if `arch` is not of the supernet's space.
+    """
+    from supernet.extraction import extract as extract_
+
+    return extract_(net, arch)
+
+
+def load_subnet(folder: str | Path) -> nn.Module:
+    """Load a subnet folder as a plain timm network, in evaluation mode.
+
+    Raises:
+        CheckpointError: if it is not a subnet folder, or damaged.
+    """
+    from supernet.subnet import load_subnet as load_subnet_
+
+    return load_subnet_(folder)
+
+
+def preprocessing(path: str | Path) -> Preprocess:
+    """Return what a run, checkpoint or subnet does to an image.
+
+    Call it with an image (path, PIL image, or uint8 tensor `[C, H, W]`) and a resolution; it
+    returns `[1, C, resolution, resolution]`.
+
+    Raises:
+        CheckpointError: if `path` is none of these.
+    """
+    from supernet.subnet import is_subnet, load_config
+    from supernet.trained import Trained
+
+    return load_config(path).preprocess if is_subnet(path) else Trained.open(path).preprocess

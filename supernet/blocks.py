@@ -1,0 +1,158 @@
+"""The one place where values of a space become timm modules.
+
+Whole subnets (`net_args`, `timm_model`), single blocks (`timm_block`), and single layers as a
+device is timed on them (`layer`). Not here: shared weights (`elastic.py`).
+
+timm's networks: MobileNetV3 (1905.02244) with the SE of once-for-all (hard-sigmoid gate, ReLU
+inside, reduced from the expanded width, rounded to 8), and EfficientNet (1905.11946).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from timm.layers import SelectAdaptivePool2d, create_act_layer, create_conv2d, get_act_layer
+from timm.models._efficientnet_blocks import ConvBnAct, SqueezeExcite
+from timm.models._efficientnet_builder import (
+    EfficientNetBuilder,
+    decode_arch_def,
+    round_channels,
+)
+from timm.models.efficientnet import EfficientNet
+from timm.models.mobilenetv3 import MobileNetV3
+from torch import nn
+
+from supernet.latency.keys import LayerKey
+from supernet.space import Arch, BlockSpec, Op, SearchSpace
+
+_ACT = {"relu": "re", "relu6": "r6", "hard_swish": "hs", "swish": "sw"}
+
+
+def net_args(space: SearchSpace, arch: Arch, *, num_classes: int, in_chans: int) -> dict[str, Any]:
+    """Describe a subnet as plain data, from which `timm_model` builds it."""
+    space.check(arch)
+    first = space.first
+    stages = [[_string("ds", first.kernel_size, first.stride, 1, first.width, first.se, first.act)]]
+    for where in space.stage_slices:
+        pairs = zip(space.blocks[where], arch.ops[where], strict=True)
+        stages.append([_block_string(block, op) for block, op in pairs if op is not None])
+    mobilenetv3 = space.family == "mobilenetv3"
+    if mobilenetv3:
+        stages.append([f"cn_r1_k1_s1_c{space.final_width}"])
+    return {
+        "family": space.family,
+        "block_strings": stages,
+        "stem_size": space.stem_width,
+        "num_features": space.head_width if mobilenetv3 else space.final_width,
+        "num_classes": num_classes,
+        "in_chans": in_chans,
+        "act": space.act,
+        "bn_eps": space.bn_eps,
+    }
+
+
+def timm_model(args: dict[str, Any]) -> MobileNetV3 | EfficientNet:
+    """Build the plain timm network that `net_args` described, with fresh weights."""
+    rest = dict(args)
+    family, act, bn_eps = rest.pop("family"), rest.pop("act"), rest.pop("bn_eps")
+    cls: Any = {"mobilenetv3": partial(MobileNetV3, head_bias=False), "efficientnet": EfficientNet}[
+        family
+    ]
+    return cls(
+        block_args=decode_arch_def(rest.pop("block_strings")),
+        act_layer=get_act_layer(act),
+        norm_layer=partial(nn.BatchNorm2d, eps=bn_eps),
+        se_layer=_se_layer(family),
+        **rest,
+    )
+
+
+def frame(model: MobileNetV3 | EfficientNet) -> dict[str, nn.Module]:
+    """Return the parts of a timm network around its searchable blocks, by role, in path order."""
+    parts = {"conv_stem": model.conv_stem, "bn_stem": model.bn1, "first": model.blocks[0][0]}
+    if isinstance(model, MobileNetV3):
+        parts |= {"final": model.blocks[-1][0], "pool": model.global_pool}
+        parts |= {"conv_head": model.conv_head, "act_head": model.act2, "flatten": model.flatten}
+    else:
+        parts |= {"final": model.conv_head, "bn_final": model.bn2, "pool": model.global_pool}
+    return parts | {"classifier": model.classifier}
+
+
+STEM_ROLES = ("conv_stem", "bn_stem", "first")
+
+
+def timm_block(block: BlockSpec, op: Op, *, family: str, bn_eps: float = 1e-5) -> nn.Module:
+    """Build timm's block for `op` at `block`, with fresh weights."""
+    return _build_block(block.in_width, _block_string(block, op), family, bn_eps)
+
+
+def layer(key: LayerKey) -> nn.Module:
+    """Build the layer that `key` names, `[N, in_channels, in_size, in_size]` in; fresh weights."""
+    if key.kind in ("stem", "final"):
+        return ConvBnAct(
+            key.in_channels,
+            key.out_channels,
+            key.kernel_size,
+            stride=key.stride,
+            act_layer=get_act_layer(key.act),
+        )
+    if key.kind in ("first", "block"):
+        kind = "ds" if key.kind == "first" else "ir"
+        string = _string(
+            kind, key.kernel_size, key.stride, key.expand_ratio, key.out_channels, key.se, key.act
+        )
+        return _build_block(key.in_channels, string, key.family, 1e-5)
+    if key.kind == "head":
+        return nn.Sequential(
+            SelectAdaptivePool2d(pool_type="avg"),
+            create_conv2d(key.in_channels, key.out_channels, 1, bias=False),
+            create_act_layer(key.act, inplace=True),
+        )
+    assert key.kind == "classifier", key.kind
+    flat = SelectAdaptivePool2d(pool_type="avg", flatten=True)
+    return nn.Sequential(flat, nn.Linear(key.in_channels, key.out_channels))
+
+
+def layers(keys: Sequence[LayerKey]) -> nn.Sequential:
+    """Chain the layers of `keys`, in evaluation mode: a whole network, or a part of one."""
+    return nn.Sequential(*(layer(key) for key in keys)).eval()
+
+
+def _build_block(in_width: int, string: str, family: str, bn_eps: float) -> nn.Module:
+    builder = EfficientNetBuilder(
+        se_from_exp=family == "mobilenetv3",
+        norm_layer=partial(nn.BatchNorm2d, eps=bn_eps),
+        se_layer=_se_layer(family),
+    )
+    return builder(in_width, decode_arch_def([[string]]))[0][0]
+
+
+def _block_string(block: BlockSpec, op: Op) -> str:
+    return _string(
+        "ir", op.kernel_size, block.stride, op.expand_ratio, block.out_width, block.se, block.act
+    )
+
+
+def _string(
+    kind: str, kernel: int, stride: int, expand: float, width: int, se: bool, act: str
+) -> str:
+    ratio = "_se0.25" if se else ""
+    return f"{kind}_r1_k{kernel}_s{stride}_e{expand:g}_c{width}{ratio}_n{_ACT[act]}"
+
+
+def _se_layer(family: str) -> Any:
+    if family == "efficientnet":
+        return SqueezeExcite
+    return partial(
+        SqueezeExcite,
+        gate_layer="hard_sigmoid",
+        force_act_layer=nn.ReLU,
+        rd_round_fn=round_channels,
+    )
+
+
+def num_params(module: nn.Module) -> int:
+    """Count the parameters of a module, buffers left out."""
+    return sum(p.numel() for p in module.parameters())

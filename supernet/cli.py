@@ -1,0 +1,250 @@
+"""The command `supernet`. Each command only reads its flags and calls the library."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from supernet.errors import SupernetError, reported
+
+app = typer.Typer(
+    help="Train one weight-sharing network once; cut out the best subnet for every device and "
+    "latency budget, without retraining.",
+    epilog="Start with `supernet demo`. Then: train on your data, profile your device, extract.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+RunPath = Annotated[Path, typer.Argument(help="A run such as runs/demo, or a checkpoint file.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+
+
+def main() -> None:
+    """Run the command line; expected errors are one line and exit code 2."""
+    with reported():
+        app()
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from supernet import __version__
+
+        print(f"supernet {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True,
+                      "help_option_names": ["--help"]},
+)  # fmt: skip
+def train(context: typer.Context) -> None:
+    """Train a supernet; takes Hydra overrides, as `python train.py` does.
+
+    \b
+    supernet train experiment=demo           the digits, in two minutes
+    supernet train data=digits space=tiny name=mine seed=1
+    supernet train resume=runs/mine          go on where it stopped
+    supernet train --cfg job                 show the whole configuration
+    """
+    from supernet import train_app
+
+    sys.argv = ["supernet train", *context.args]
+    train_app.main()
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/demo"),
+) -> None:
+    """Do the whole job on handwritten digits: train, profile two devices, extract six subnets.
+
+    About four minutes on two cores. Started again, it goes on where it stopped.
+    """
+    from rich.console import Console
+
+    from supernet.config import composed
+    from supernet.demo import run_demo
+
+    run_demo(composed(["experiment=demo"]), out, Console())
+
+
+@app.command()
+def profile(
+    of: Annotated[str, typer.Argument(help="A run, a checkpoint, or a space of conf/space/.")],
+    out: Annotated[Path, typer.Option(help="The table to write.")],
+    runtime: Annotated[str, typer.Option(help="onnxruntime or torch.")] = "onnxruntime",
+    threads: Annotated[int, typer.Option(help="Threads of the runtime.")] = 1,
+    batch: Annotated[int, typer.Option(help="Images in a run.")] = 1,
+    resolution: Annotated[
+        list[int] | None, typer.Option(help="Only this input size; may be repeated.")
+    ] = None,
+    in_chans: Annotated[int, typer.Option(help="Image channels, where OF is a space.")] = 3,
+    num_classes: Annotated[int, typer.Option(help="Classes, where OF is a space.")] = 1000,
+    seconds: Annotated[
+        float | None, typer.Option(help="Upper limit of timing; default 0.15 a layer.")
+    ] = None,
+) -> None:
+    """Time every layer of a space on this machine and write a latency table.
+
+    \b
+    supernet profile runs/demo --runtime onnxruntime --out T.json
+    supernet profile ofa_mbv3 --resolution 224 --threads 2 --out T.json
+    """
+    from rich.console import Console
+
+    from supernet.latency.profile import profile as profile_space
+    from supernet.train.run import progress_bar
+
+    space, in_chans, num_classes = _space_of(of, in_chans, num_classes)
+    console = Console()
+    with progress_bar(console) as progress:
+        task = progress.add_task(runtime, total=100)
+        table = profile_space(
+            space,
+            runtime=runtime,
+            resolutions=resolution or None,
+            in_chans=in_chans,
+            num_classes=num_classes,
+            threads=threads,
+            batch=batch,
+            seconds=seconds,
+            on_progress=lambda phase, share: progress.update(
+                task, description=f"{runtime}: {phase}", completed=100 * share
+            ),
+            on_warning=lambda text: console.print(f"warning: {text}", highlight=False),
+        )
+    table.save(out)
+    console.print(
+        f"{out}: {len(table.entries)} layers on {table.device.name}, table {table.id}; "
+        f"{table.scale_nets} whole nets come out within {100 * table.scale_error:.1f} % of the "
+        "prediction (leave-one-out)",
+        highlight=False,
+    )
+
+
+@app.command()
+def extract(
+    run: RunPath,
+    table: Annotated[Path, typer.Option(help="Latency table of the device.")],
+    budget_ms: Annotated[float, typer.Option(help="Upper limit of latency in milliseconds.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+) -> None:
+    """Cut out the subnet for a device and a budget: model, ONNX, arch and certificate.
+
+    Uses the run's gates for that table and budget; where it has none, trains them on the run's
+    held-out images (weights stay as they are) and keeps them. Measures the result if the table is
+    of this machine.
+
+    \b
+    supernet extract runs/demo --table T.json --budget-ms 2.5 --out fast/
+    """
+    from rich.console import Console
+
+    from supernet import deploy
+    from supernet.demo import show, summary_row
+    from supernet.latency.table import LatencyTable
+    from supernet.trained import Trained
+
+    console = Console()
+    times = LatencyTable.load(table)
+    trained = Trained.open(run)
+    candidate = deploy.candidate_for(trained, times, budget_ms, console)
+    promise = deploy.promise_of(times, candidate)
+    deploy.write_subnet(trained, candidate.arch, out, promise=promise)
+    deploy.measure([out], times, console)
+    show([summary_row(out)], console)
+    console.print(f"{candidate.arch}\n{out}", highlight=False)
+
+
+@app.command("eval")
+def evaluate(
+    path: Annotated[Path, typer.Argument(help="A run, a checkpoint file, or a subnet folder.")],
+    arch: Annotated[
+        Path | None, typer.Option(help="An arch.json to score; default: largest and smallest.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Score subnets on the test images, extracted and BN-calibrated.
+
+    \b
+    supernet eval runs/demo                    the largest and the smallest subnet
+    supernet eval runs/demo --arch arch.json   any subnet
+    supernet eval fast/                        a finished subnet folder
+    """
+    from supernet.facts import scores
+
+    rows = scores(path, arch)
+    if as_json:
+        print(json.dumps(rows, indent=2))
+        return
+    for row in rows:
+        print(f"{row['name']:<10} top-1 {100 * row['top1']:.2f} % on {row['images']} images  "
+              f"{row['arch']}")  # fmt: skip
+
+
+@app.command()
+def info(
+    path: Annotated[Path, typer.Argument(help="A run, a checkpoint file, or a subnet folder.")],
+    as_json: Json = False,
+) -> None:
+    """Say what a run, a checkpoint or a subnet folder is."""
+    from supernet.facts import facts
+
+    found = facts(path)
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    for name, value in found.items():
+        print(f"{name + ':':<18} {_text(value)}")
+
+
+@app.command()
+def predict(
+    subnet: Annotated[Path, typer.Argument(help="A subnet folder.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files.")],
+    top: Annotated[int, typer.Option(min=1, help="How many classes to print.")] = 3,
+    as_json: Json = False,
+) -> None:
+    """Classify image files with a subnet, with the preprocessing that it was trained with."""
+    from supernet.predict import predictions
+
+    for image, classes in predictions(subnet, images, top):
+        if as_json:
+            print(json.dumps({"image": str(image), "classes": classes}))
+        else:
+            shown = "  ".join(f"{name} {100 * share:.1f} %" for name, share in classes.items())
+            print(f"{image}: {shown}")
+
+
+def _space_of(of: str, in_chans: int, num_classes: int) -> Any:
+    from supernet.config import composed, config_dir
+    from supernet.settings import build_space
+    from supernet.trained import Trained
+
+    if Path(of).exists():
+        net = Trained.open(of).net
+        return net.space, net.in_chans, net.num_classes
+    names = sorted(file.stem for file in (config_dir() / "space").glob("*.yaml"))
+    if of not in names:
+        raise SupernetError(f"{of}: no such run, and no such space; spaces: {', '.join(names)}")
+    return build_space(composed([f"space={of}"])["space"]), in_chans, num_classes
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return ", ".join(map(_text, value)) if isinstance(value, list) else str(value)

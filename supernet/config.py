@@ -1,0 +1,77 @@
+"""Hydra: the root schema, where the YAML files lie, and composing them into plain data.
+
+Only this file and `train_app.py` know Hydra.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from supernet.errors import SupernetError
+
+
+@dataclass
+class Schema:
+    """The root of the configuration; a key that is not here is an error."""
+
+    name: str = ""
+    seed: int = 0
+    device: str = "auto"
+    threads: int | None = None
+    batch_size: int = 64
+    clip_grad: float | None = None
+    optimizer: dict[str, Any] = field(default_factory=dict)
+    targets: list[dict[str, Any]] = field(default_factory=list)
+    resume: str | None = None
+    data: dict[str, Any] = field(default_factory=dict)
+    space: dict[str, Any] = field(default_factory=dict)
+    recipe: dict[str, Any] = field(default_factory=dict)
+    gates: dict[str, Any] = field(default_factory=dict)
+
+
+def register() -> None:
+    """Make the schema known to Hydra."""
+    ConfigStore.instance().store(name="schema", node=Schema)
+
+
+def config_dir() -> Path:
+    """Return the folder of the YAML files: inside the wheel, or beside the package's source."""
+    package = Path(__file__).parent
+    inside = package / "conf"
+    return (inside if inside.is_dir() else package.parent / "conf").resolve()
+
+
+def composed(overrides: Sequence[str]) -> dict[str, Any]:
+    """Return the configuration of `overrides` as plain data.
+
+    Raises:
+        SupernetError: in one line, if an override or a file cannot be used.
+    """
+    register()
+    try:
+        with initialize_config_dir(str(config_dir()), version_base="1.3"):
+            return plain(compose("config", overrides=list(overrides)))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise SupernetError(f"configuration: {_message(error)}") from error
+
+
+def plain(config: Any) -> dict[str, Any]:
+    """Resolve a Hydra configuration to plain data."""
+    data = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    assert isinstance(data, dict)
+    return {str(key): value for key, value in data.items() if key != "hydra"}
+
+
+def _message(error: BaseException) -> str:
+    cause = error.__cause__
+    text = str(error)
+    return text if cause is None or str(cause) in text else f"{text} ({cause})"

@@ -1,0 +1,170 @@
+"""How costs of single blocks become the cost of a network: `CostMatrix`.
+
+Latency, MACs and parameters are three instances of it. A cost is linear in the gates' marginals,
+and the cost of one architecture is the same expression at a one-hot. Not here: how a latency
+table is measured (`latency/`), search under a cost (`search/exact.py`).
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from supernet.blocks import layer, num_params
+from supernet.errors import SupernetError
+from supernet.latency.keys import LayerKey, space_keys
+from supernet.latency.table import LatencyTable
+from supernet.search import exact
+from supernet.search.encoding import Encoding
+from supernet.space import Arch, SearchSpace
+
+
+@dataclass(frozen=True, eq=False)
+class CostMatrix:
+    """A cost that is additive over blocks, at one resolution.
+
+    Args:
+        fixed: `[]`, what every architecture pays (stem, first block, head), float64.
+        cell: `[B, O]`, what each op of each block adds; 0 for a skipped block and where an op is
+            not allowed. Float64, none negative.
+        unit: `ms`, `MACs` or `params`.
+    """
+
+    fixed: Tensor
+    cell: Tensor
+    unit: str
+
+    def expected(self, marginals: Tensor) -> Tensor:
+        """Return the expected cost `[...]` of `marginals` `[..., B, O]`; differentiable."""
+        return self.fixed + (self.cell * marginals).sum(dim=(-2, -1))
+
+    def of(self, indices: Tensor | Sequence[int]) -> Tensor:
+        """Return the cost `[...]` of `indices` `[..., B]`, columns of the space's `ops`."""
+        columns = torch.as_tensor(indices, device=self.cell.device)
+        rows = torch.arange(self.cell.shape[0], device=self.cell.device)
+        return self.fixed + self.cell[rows, columns].sum(-1)
+
+    def numpy(self) -> exact.Cost:
+        """Return what search algorithms see of it."""
+        return exact.Cost(float(self.fixed), self.cell.cpu().numpy())
+
+    def to(self, device: torch.device) -> CostMatrix:
+        """Return it on another device."""
+        return CostMatrix(self.fixed.to(device), self.cell.to(device), self.unit)
+
+
+Costs = Mapping[int, CostMatrix]
+"""A cost of a space: a matrix for every resolution."""
+
+
+def latency_costs(
+    table: LatencyTable, space: SearchSpace, *, in_chans: int, num_classes: int
+) -> dict[int, CostMatrix]:
+    """Return the latency of `space` on the table's device in corrected milliseconds.
+
+    Raises:
+        TableError: naming every key that the table lacks.
+    """
+    keys = {r: space_keys(space, r, in_chans=in_chans, num_classes=num_classes)
+            for r in space.resolutions}  # fmt: skip
+    table.require(sorted({key for part in keys.values() for key in part.distinct()}))
+    return {r: _matrix(space, part.fixed, part.cell, table.ms, "ms") for r, part in keys.items()}
+
+
+def macs_costs(space: SearchSpace, *, in_chans: int, num_classes: int) -> dict[int, CostMatrix]:
+    """Return multiply-adds of convolutions and linear layers for one image, as fvcore counts."""
+    return _counted(space, layer_macs, "MACs", in_chans, num_classes)
+
+
+def params_costs(space: SearchSpace, *, in_chans: int, num_classes: int) -> dict[int, CostMatrix]:
+    """Return the number of parameters, BN's affine ones included."""
+    return _counted(space, layer_params, "params", in_chans, num_classes)
+
+
+def arch_cost(space: SearchSpace, costs: Costs, arch: Arch) -> float:
+    """Return the cost of one architecture."""
+    return float(costs[arch.resolution].of(space.encode(arch)))
+
+
+def cost_range(space: SearchSpace, costs: Costs) -> tuple[float, float]:
+    """Return the lowest and the highest cost of any architecture at any resolution."""
+    encoding = Encoding.of(space)
+    ends = []
+    for resolution in space.resolutions:
+        for best in exact.extremes(encoding, costs[resolution].numpy()):
+            ends.append(float(costs[resolution].of(best.indices)))
+    return min(ends), max(ends)
+
+
+def check_budget(budget: float) -> float:
+    """Return `budget` if it is a positive finite number.
+
+    Raises:
+        SupernetError: if not.
+    """
+    if not (math.isfinite(budget) and budget > 0):
+        raise SupernetError(f"a budget must be a positive number of milliseconds; got {budget}")
+    return budget
+
+
+def _counted(
+    space: SearchSpace,
+    count: Callable[[LayerKey], int],
+    unit: str,
+    in_chans: int,
+    num_classes: int,
+) -> dict[int, CostMatrix]:
+    parts = {
+        r: space_keys(space, r, in_chans=in_chans, num_classes=num_classes)
+        for r in space.resolutions
+    }
+    return {r: _matrix(space, part.fixed, part.cell, count, unit) for r, part in parts.items()}
+
+
+def _matrix(
+    space: SearchSpace,
+    fixed: Sequence[LayerKey],
+    cell: Sequence[Sequence[LayerKey | None]],
+    price: Callable[[LayerKey], float],
+    unit: str,
+) -> CostMatrix:
+    rows = [[0.0 if key is None else price(key) for key in row] for row in cell]
+    total = math.fsum(price(key) for key in fixed)
+    fixed_cost = torch.tensor(total, dtype=torch.float64)
+    return CostMatrix(fixed_cost, torch.tensor(rows, dtype=torch.float64), unit)
+
+
+@lru_cache(maxsize=65_536)
+def layer_macs(key: LayerKey) -> int:
+    """Count the multiply-adds of one layer for one image, convolutions and linear ones only."""
+    image = torch.zeros(1, key.in_channels, key.in_size, key.in_size)
+    return module_macs(layer(key).eval(), image)
+
+
+@lru_cache(maxsize=65_536)
+def layer_params(key: LayerKey) -> int:
+    """Count the parameters of one layer."""
+    with torch.device("meta"):
+        return num_params(layer(key))
+
+
+def module_macs(module: torch.nn.Module, image: Tensor) -> int:
+    """Count the multiply-adds of `module` on `image`, convolutions and linear layers only.
+
+    One multiply-add is 1 MAC. BN is left out, as it is folded into convolutions when a network
+    is deployed.
+    """
+    with warnings.catch_warnings():  # fvcore compiles a loss with torch.jit when it is imported
+        warnings.simplefilter("ignore", FutureWarning)
+        from fvcore.nn import FlopCountAnalysis
+    counter = FlopCountAnalysis(module, image)
+    counter.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+    counter.tracer_warnings("none")
+    counted = counter.by_operator()
+    return int(sum(counted[name] for name in ("conv", "linear", "addmm", "matmul")))

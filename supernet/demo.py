@@ -1,0 +1,169 @@
+"""The main job on the digits: one training, two devices, three budgets each, a table, a picture.
+
+`runs/demo` is an ordinary run: every step is what the other commands do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from supernet import training
+from supernet.choose import costs_of
+from supernet.cost import cost_range
+from supernet.deploy import candidate_for, measure, promise_of, read_certificate, write_subnet
+from supernet.errors import SupernetError
+from supernet.latency.profile import profile
+from supernet.latency.table import LatencyTable
+from supernet.subnet import write_json
+from supernet.train import checkpoint
+from supernet.train.run import progress_bar
+from supernet.trained import Trained
+
+RUNTIMES = ("onnxruntime", "torch")
+SHARES = (0.15, 0.4, 0.8)
+"""Where the three budgets lie between the fastest and the slowest subnet of a device."""
+
+
+def run_demo(config: dict[str, Any], folder: Path, console: Console) -> list[dict[str, Any]]:
+    """Do the main job in `folder` and return its summary; what is done already is kept."""
+    _title(console, "1. train one supernet")
+    if (folder / checkpoint.FILE).exists():
+        _check_same(config, folder)
+        training.resume(folder, console)
+    else:
+        training.start(config, folder, console)
+    run = Trained.open(folder)
+    _title(console, "2. profile two devices")
+    tables = [_table(run, folder, runtime, console) for runtime in RUNTIMES]
+    _title(console, "3. a subnet for each budget, without retraining")
+    rows: list[dict[str, Any]] = []
+    for table in tables:
+        rows += _deploy(run, table, folder, console)
+    write_json(folder / "summary.json", rows)
+    draw_pareto(rows, folder / "pareto.png")
+    show(rows, console)
+    console.print(f"{folder}/summary.json, {folder}/pareto.png", highlight=False)
+    return rows
+
+
+def _title(console: Console, text: str) -> None:
+    console.rule(text, align="left")
+
+
+def _check_same(config: dict[str, Any], folder: Path) -> None:
+    if checkpoint.read(folder).get("config") != config:
+        raise SupernetError(
+            f"{folder} holds a run with other settings; remove it, or name another --out"
+        )
+
+
+def _table(run: Trained, folder: Path, runtime: str, console: Console) -> LatencyTable:
+    """Profile this machine under `runtime`, unless the run has that table already."""
+    path = folder / "tables" / f"{runtime}.json"
+    if path.exists():
+        table = LatencyTable.load(path)
+    else:
+        net = run.net
+        with progress_bar(console) as progress:
+            task = progress.add_task(f"profile {runtime}", total=100)
+            table = profile(
+                net.space,
+                runtime=runtime,
+                in_chans=net.in_chans,
+                num_classes=net.num_classes,
+                on_progress=lambda phase, share: progress.update(
+                    task, description=f"{runtime}: {phase}", completed=100 * share
+                ),
+                on_warning=lambda text: console.print(f"warning: {text}", highlight=False),
+            )
+        table.save(path)
+    console.print(
+        f"{path}: {len(table.entries)} layers on {table.device.name}; whole nets come out within "
+        f"{100 * table.scale_error:.1f} % of the prediction (leave-one-out)",
+        highlight=False,
+    )
+    return table
+
+
+def _deploy(
+    run: Trained, table: LatencyTable, folder: Path, console: Console
+) -> list[dict[str, Any]]:
+    """Extract and measure a subnet for each budget of one device."""
+    lowest, highest = cost_range(run.net.space, costs_of(run.net, table))
+    folders = []
+    for share in SHARES:
+        budget = float(f"{lowest + share * (highest - lowest):.3g}")
+        candidate = candidate_for(run, table, budget, console)
+        out = folder / "subnets" / f"{table.device.runtime}-{budget:g}ms"
+        write_subnet(run, candidate.arch, out, promise=promise_of(table, candidate))
+        folders.append(out)
+    measure(folders, table, console)
+    return [summary_row(out) for out in folders]
+
+
+def summary_row(folder: Path) -> dict[str, Any]:
+    """Return a subnet's line of `summary.json`."""
+    certificate = read_certificate(folder)
+    names = ("device", "runtime", "budget_ms", "predicted_ms", "measured_ms", "top1", "macs",
+             "params", "arch")  # fmt: skip
+    return {**{name: certificate[name] for name in names}, "path": folder.as_posix()}
+
+
+def show(rows: Sequence[dict[str, Any]], console: Console) -> None:
+    """Print the summary as one table."""
+    table = Table(title="without retraining, from one supernet")
+    for name in ("device", "budget ms", "predicted ms", "measured ms", "error", "top-1", "MACs",
+                 "params"):  # fmt: skip
+        table.add_column(name, justify="left" if name == "device" else "right", no_wrap=True)
+    for row in rows:
+        measured = row["measured_ms"]
+        table.add_row(
+            row["device"],
+            f"{row['budget_ms']:g}",
+            f"{row['predicted_ms']:.3f}",
+            "-" if measured is None else f"{measured:.3f}",
+            "-" if measured is None else f"{100 * (row['predicted_ms'] / measured - 1):+.1f} %",
+            f"{100 * row['top1']:.1f} %",
+            f"{row['macs'] / 1e6:.2f} M",
+            f"{row['params'] / 1e3:.0f} k",
+        )
+    console.print(table)
+
+
+def draw_pareto(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Draw accuracy against latency, one colour a device; hollow marks are predictions."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    for number, device in enumerate(dict.fromkeys(row["device"] for row in rows)):
+        mine = [row for row in rows if row["device"] == device]
+        colour = f"C{number}"
+        top1 = [100 * row["top1"] for row in mine]
+        predicted = [row["predicted_ms"] for row in mine]
+        measured = [row["measured_ms"] or row["predicted_ms"] for row in mine]
+        axes.plot(measured, top1, "o-", color=colour, label=f"{device}, measured")
+        axes.plot(predicted, top1, "o", color=colour, mfc="none", ms=10, label="predicted")
+        for row, x, y in zip(mine, measured, top1, strict=True):
+            axes.annotate(
+                f"{row['budget_ms']:g} ms", (x, y), textcoords="offset points", xytext=(0, -16),
+                ha="center", fontsize=8, color=colour,
+            )  # fmt: skip
+    axes.set(
+        xscale="log",
+        xlabel="latency of one image in ms",
+        ylabel="top-1 on held-out digits in %",
+        title="One supernet, a subnet for each device and budget",
+    )
+    axes.margins(0.12, 0.25)
+    axes.grid(alpha=0.3, which="both")
+    axes.legend(fontsize=8)
+    figure.savefig(path, dpi=140)
+    plt.close(figure)

@@ -1,0 +1,187 @@
+"""From a trained run to subnet folders with certificates: gates, arch, extraction, measurement.
+
+Predicted stands beside measured, always.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from supernet.blocks import net_args, num_params
+from supernet.choose import Candidate, check_feasible, costs_of, pick, target_name
+from supernet.cost import module_macs
+from supernet.data.batches import Batch, drawn_batch
+from supernet.data.preprocess import resize
+from supernet.evaluate import accuracy_on, calibrate_on_
+from supernet.extraction import extract
+from supernet.latency import host
+from supernet.latency.profile import measure_subnets
+from supernet.latency.table import LatencyTable
+from supernet.settings import construct
+from supernet.space import Arch
+from supernet.subnet import SubnetConfig, onnx_outputs, replacing, save_subnet, write_json
+from supernet.train.run import progress_bar
+from supernet.train.targets import GateConfig, new_target, train_gates
+from supernet.trained import Trained
+
+CERTIFICATE = "certificate.json"
+
+
+def candidate_for(
+    run: Trained, table: LatencyTable, budget_ms: float, console: Console
+) -> Candidate:
+    """Return the run's choice for a device and a budget, training gates for it where it has none.
+
+    Gates that are trained here are kept beside the checkpoint.
+
+    Raises:
+        InfeasibleBudget: if no architecture meets the budget.
+        SupernetError: if gates must be trained and the run's data is not there.
+        TableError: if the table lacks layers of the space.
+    """
+    net, costs = run.net, costs_of(run.net, table)
+    check_feasible(net, costs, budget_ms)
+    name = target_name(table.id, budget_ms)
+    if name not in net.gates:
+        config = construct(GateConfig, run.config["gates"], "gates")
+        target = new_target(
+            net, table_id=table.id, device=table.device.name, budget_ms=budget_ms, costs=costs,
+            config=config,
+        )  # fmt: skip
+        batches = _shown(
+            _held_out(run, config), console, config.steps,
+            f"gates for {table.device.name} at {budget_ms:g} ms",
+        )  # fmt: skip
+        train_gates(net, target, batches, seed=int(run.config["seed"]), config=config)
+        run.keep_gates(name, target.state())
+        net.gates = {**net.gates, name: target.gates}
+    return pick(net.gates[name], costs, budget_ms)
+
+
+def write_subnet(
+    run: Trained, arch: Arch, folder: Path, *, promise: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Extract `arch`, calibrate it, write its folder and return its certificate.
+
+    Args:
+        run: where the weights and the data come from.
+        arch: what is extracted.
+        folder: written whole or not at all; a subnet that is there is replaced.
+        promise: what the certificate says of device, budget and predicted latency.
+    """
+    model = extract(run.net, arch).eval()
+    data, preprocess = run.data, run.preprocess
+    images = resize(preprocess.normalise(data.test.pixels[:64]), arch.resolution)
+    with torch.no_grad():
+        shared_difference = _largest_difference(run.net(images, arch), model(images))
+    calibrate_on_(model, data.train, preprocess, arch.resolution)
+    config = SubnetConfig(
+        net=net_args(
+            run.net.space, arch, num_classes=run.net.num_classes, in_chans=run.net.in_chans
+        ),
+        arch=arch,
+        preprocess=preprocess,
+        classes=run.classes,
+        data={**run.config["data"], "seed": run.config["seed"]},
+    )
+    with replacing(folder) as beside:
+        save_subnet(beside, model, config)
+        with torch.no_grad():
+            outputs = onnx_outputs(beside / "model.onnx", images)
+            onnx_difference = _largest_difference(outputs, model(images))
+        certificate = {
+            "format": "supernet-certificate",
+            "version": 1,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "tool_version": metadata.version("supernet"),
+            "arch_id": arch.id,
+            "arch": str(arch),
+            "resolution": arch.resolution,
+            "checkpoint_sha256": run.sha256,
+            **promise,
+            "measured_ms": None,
+            "top1": accuracy_on(model, data.test, preprocess, arch.resolution),
+            "test_images": len(data.test),
+            "macs": module_macs(model, images[:1]),
+            "params": num_params(model),
+            "difference_supernet_extracted": shared_difference,
+            "difference_extracted_onnxruntime": onnx_difference,
+        }
+        write_json(beside / CERTIFICATE, certificate)
+    return certificate
+
+
+def promise_of(table: LatencyTable, candidate: Candidate) -> dict[str, Any]:
+    """Return what a certificate says of the device, the budget and the predicted latency."""
+    device = table.device
+    return {
+        "table_id": table.id,
+        "device": device.name,
+        "machine": device.machine,
+        "cpu": device.cpu,
+        "runtime": device.runtime,
+        "runtime_version": device.runtime_version,
+        "threads": device.threads,
+        "precision": device.precision,
+        "batch": device.batch,
+        "budget_ms": candidate.budget_ms,
+        "predicted_ms": candidate.predicted_ms,
+    }
+
+
+def measure(folders: Sequence[Path], table: LatencyTable, console: Console) -> None:
+    """Time finished subnets as their table was timed, interleaved, and note it in their papers.
+
+    On another processor than the table's nothing is measured: a time from here would say
+    nothing about the device.
+    """
+    device = table.device
+    if device.cpu != host.cpu():
+        console.print(
+            f"not measured: the table is of {device.machine} ({device.cpu}), this is {host.cpu()}",
+            highlight=False,
+        )
+        return
+    timings = measure_subnets(
+        folders, runtime=device.runtime, threads=device.threads, batch=device.batch,
+        on_warning=lambda text: console.print(f"warning: {text}", highlight=False),
+    )  # fmt: skip
+    for folder, timing in zip(folders, timings, strict=True):
+        certificate = read_certificate(folder)
+        certificate["measured_ms"] = timing.median_ms
+        certificate["measured_interval_ms"] = [timing.low_ms, timing.high_ms]
+        write_json(folder / CERTIFICATE, certificate)
+
+
+def read_certificate(folder: Path) -> dict[str, Any]:
+    """Read the certificate of a subnet folder that this program just wrote."""
+    return json.loads((folder / CERTIFICATE).read_text(encoding="utf-8"))
+
+
+def _held_out(run: Trained, config: GateConfig) -> Iterator[Batch]:
+    device = next(run.net.parameters()).device
+    for step in range(config.steps):
+        yield drawn_batch(
+            run.data.held_out, run.preprocess, batch_size=config.batch_size,
+            seed=int(run.config["seed"]), step=step, device=device,
+        )  # fmt: skip
+
+
+def _shown(batches: Iterator[Batch], console: Console, total: int, title: str) -> Iterator[Batch]:
+    with progress_bar(console) as progress:
+        task = progress.add_task(title, total=total)
+        for batch in batches:
+            yield batch
+            progress.advance(task)
+
+
+def _largest_difference(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float((a - b).abs().max())

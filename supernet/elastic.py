@@ -1,0 +1,172 @@
+"""How weights are shared: one elastic block holds every op of a block in one set of tensors.
+
+`ElasticBlock.tensors_for(op)` is the only place that knows how an op's weights are cut out of
+the shared ones: a smaller expand ratio takes the first channels, a smaller depthwise kernel the
+centre of the next larger one through a learned matrix. `forward` and `export` both call it, so
+an extracted block cannot differ from the one that was trained.
+
+Source: Once-for-All (1908.09791), section 3: elastic kernel size, elastic width with channel
+sorting. Not here: which op to run (`network.py`), depth (a block that is skipped is not called).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from supernet.blocks import timm_block
+from supernet.space import BlockSpec, Op
+
+
+class ElasticBlock(nn.Module):
+    """An inverted residual with elastic kernel size and expand ratio.
+
+    Holds timm's block at its largest kernel and expand ratio, and for each smaller kernel `k` a
+    `[k*k, k*k]` matrix that makes it from the centre of the next larger one. The matrices start
+    as the identity.
+    """
+
+    def __init__(self, spec: BlockSpec, *, family: str, bn_eps: float) -> None:
+        super().__init__()
+        self.spec = spec
+        self.kernel_sizes = sorted({op.kernel_size for op in spec.ops}, reverse=True)
+        largest = Op(self.kernel_sizes[0], max(op.expand_ratio for op in spec.ops))
+        self.timm: Any = timm_block(spec, largest, family=family, bn_eps=bn_eps)
+        self.transforms = nn.ParameterDict(
+            {str(k): nn.Parameter(torch.eye(k * k)) for k in self.kernel_sizes[1:]}
+        )
+        self._family, self._bn_eps = family, bn_eps
+        with torch.device("meta"):
+            blocks = {op: timm_block(spec, op, family=family) for op in spec.ops}
+        self._cuts = {
+            op: {
+                name: tuple(slice(n) for n in tensor.shape)
+                for name, tensor in block.state_dict().items()
+            }
+            for op, block in blocks.items()
+        }
+
+    # ---- the one place that knows how weights are shared --------------------------------------
+
+    def tensors_for(self, op: Op) -> dict[str, Tensor]:
+        """Return the parameters and buffers of `op`, by their names in timm's block.
+
+        All but the depthwise kernel are views of the shared tensors, so BN statistics that are
+        updated in place are shared as well.
+        """
+        shared = {**dict(self.timm.named_parameters()), **dict(self.timm.named_buffers())}
+        cuts = self._cuts[op]
+        kernel = shared.pop("conv_dw.weight")
+        tensors = {name: tensor[cuts[name]] for name, tensor in shared.items()}
+        channels = cuts["conv_dw.weight"][0]
+        tensors["conv_dw.weight"] = self._kernel(kernel[channels], op.kernel_size)
+        return tensors
+
+    def _kernel(self, weight: Tensor, size: int) -> Tensor:
+        """Shrink `weight` `[C, 1, K, K]` step by step to `[C, 1, size, size]`."""
+        for smaller in self.kernel_sizes[1:]:
+            if weight.shape[-1] == size:
+                break
+            margin = (weight.shape[-1] - smaller) // 2
+            centre = weight[:, :, margin:-margin, margin:-margin].flatten(1)
+            matrix = self.transforms[str(smaller)]
+            weight = F.linear(centre, matrix).unflatten(1, (1, smaller, smaller))
+        return weight
+
+    # ---- running and leaving -----------------------------------------------------------------
+
+    def forward(self, x: Tensor, op: Op, *, keep_stats: bool = False) -> Tensor:
+        """Run `op` on `x` `[N, in_width, H, W]`.
+
+        Args:
+            x: the input.
+            op: one of the ops that this block allows.
+            keep_stats: in training mode, normalise with batch statistics but leave BN's running
+                statistics untouched.
+        """
+        t = self.tensors_for(op)
+        block = self.timm
+
+        def norm(y: Tensor, name: str) -> Tensor:
+            bn = getattr(block, name)
+            stats = (t[f"{name}.running_mean"], t[f"{name}.running_var"])
+            if keep_stats and self.training:
+                stats = (None, None)  # type: ignore[assignment]
+            scale, shift = t[f"{name}.weight"], t[f"{name}.bias"]
+            y = F.batch_norm(y, *stats, scale, shift, self.training, bn.momentum, bn.eps)
+            return bn.act(y)
+
+        y = norm(F.conv2d(x, t["conv_pw.weight"]), "bn1")
+        y = norm(depthwise(y, t["conv_dw.weight"], self.spec.stride), "bn2")
+        if self.spec.se:
+            y = y * self._excite(y, t)
+        y = norm(F.conv2d(y, t["conv_pwl.weight"]), "bn3")
+        return y + x if block.has_skip else y
+
+    def _excite(self, y: Tensor, t: dict[str, Tensor]) -> Tensor:
+        se = self.timm.se
+        z = y.mean((2, 3), keepdim=True)
+        z = se.act1(F.conv2d(z, t["se.conv_reduce.weight"], t["se.conv_reduce.bias"]))
+        return se.gate(F.conv2d(z, t["se.conv_expand.weight"], t["se.conv_expand.bias"]))
+
+    def export(self, op: Op) -> nn.Module:
+        """Return timm's own block for `op`, with copies of its weights."""
+        block = timm_block(self.spec, op, family=self._family, bn_eps=self._bn_eps)
+        tensors = self.tensors_for(op)
+        block.to(dtype=tensors["conv_dw.weight"].dtype)
+        block.load_state_dict({name: tensor.detach() for name, tensor in tensors.items()})
+        return block.train(self.training)
+
+    # ---- channel sorting -----------------------------------------------------------------------
+
+    @torch.no_grad()
+    def sort_channels_(self) -> None:
+        """Reorder hidden channels by importance, so that narrow ops keep the best ones.
+
+        Importance is the L1 norm of the projection's weights that read the channel, as in
+        once-for-all. The output of the largest op does not change.
+        """
+        block = self.timm
+        order = _by_importance(block.conv_pwl.weight)
+        for conv, bn in ((block.conv_pw, block.bn1), (block.conv_dw, block.bn2)):
+            _permute_(conv.weight, order)
+            for tensor in (bn.weight, bn.bias, bn.running_mean, bn.running_var):
+                _permute_(tensor, order)
+        _permute_(block.conv_pwl.weight, order, dim=1)
+        if not self.spec.se:
+            return
+        reduce, expand = block.se.conv_reduce, block.se.conv_expand
+        _permute_(reduce.weight, order, dim=1)
+        _permute_(expand.weight, order)
+        _permute_(expand.bias, order)
+        inner = _by_importance(expand.weight)
+        _permute_(reduce.weight, inner)
+        _permute_(reduce.bias, inner)
+        _permute_(expand.weight, inner, dim=1)
+
+
+def depthwise(x: Tensor, weight: Tensor, stride: int) -> Tensor:
+    """Depthwise convolution of `x` `[N, C, H, W]` with `weight` `[C, 1, K, K]`, padded by K // 2.
+
+    On a map of H rows the taps further than H - 1 from the centre only ever meet padding, so the
+    kernel is cropped to 2H - 1 (2W - 1) first: the same result in less time.
+    """
+    height, width = x.shape[-2:]
+    kernel = weight.shape[-1]
+    cut = (max(0, kernel // 2 - height + 1), max(0, kernel // 2 - width + 1))
+    if any(cut):
+        weight = weight[:, :, cut[0] : kernel - cut[0], cut[1] : kernel - cut[1]]
+    padding = (weight.shape[-2] // 2, weight.shape[-1] // 2)
+    return F.conv2d(x, weight, stride=stride, padding=padding, groups=x.shape[1])
+
+
+def _by_importance(reader: Tensor) -> Tensor:
+    importance = reader.abs().sum(dim=(0, 2, 3))
+    return torch.argsort(importance, descending=True, stable=True)
+
+
+def _permute_(tensor: Tensor, order: Tensor, dim: int = 0) -> None:
+    tensor.copy_(tensor.index_select(dim, order))

@@ -1,0 +1,59 @@
+"""What goes wrong through no fault of the code: the one family of errors shown as a clear line.
+
+At the command line every `SupernetError` becomes one line and exit code 2, never a traceback.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class SupernetError(ValueError):
+    """The input cannot be used: says what was given, where, what is allowed, how to mend it."""
+
+
+class SpaceError(SupernetError):
+    """A search space, or an architecture that is not of the space it is used with."""
+
+
+class TableError(SupernetError):
+    """A latency table that is missing, malformed, of another version, or lacks entries."""
+
+
+class CheckpointError(SupernetError):
+    """A checkpoint or subnet folder that is missing, damaged, or of another space."""
+
+
+class DataError(SupernetError):
+    """Images or labels that cannot be used."""
+
+
+class DeviceError(SupernetError):
+    """A runtime or device that is not there, or not in a state to be timed."""
+
+
+class InfeasibleBudget(SupernetError):
+    """No architecture meets the budget; carries the feasible range."""
+
+    def __init__(self, budget: float, lowest: float, highest: float, unit: str) -> None:
+        """Name the `budget` that cannot be met and the range that can, both in `unit`."""
+        self.budget, self.lowest, self.highest, self.unit = budget, lowest, highest, unit
+        super().__init__(
+            f"no architecture of this space costs {budget:g} {unit} or less; feasible budgets "
+            f"lie between {lowest:.6g} and {highest:.6g} {unit}: ask for one of these"
+        )
+
+
+@contextmanager
+def reported() -> Iterator[None]:
+    """Show expected errors as one line on stderr and exit with code 2; 130 after Ctrl-C."""
+    try:
+        yield
+    except (SupernetError, OSError) as error:
+        print(f"supernet: error: {' '.join(str(error).split())}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("supernet: interrupted", file=sys.stderr)
+        raise SystemExit(130) from None

@@ -1,0 +1,133 @@
+"""BN calibration and accuracy of an extracted subnet.
+
+Running statistics of shared weights mix many subnets, so they are computed anew on the extracted
+network before it is judged (1908.09791, section 3; 1903.05134).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from supernet.data.batches import Batch, eval_batches
+from supernet.data.preprocess import Preprocess, resize
+from supernet.data.sets import Images
+
+_Norms = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+class _Pooled:
+    """Mean and variance of one BN layer's input over all batches, summed in float64."""
+
+    def __init__(self, norm: Any) -> None:
+        self.norm = norm
+        self.batch_count = 0
+        self.total = 0
+        self.mean = torch.zeros_like(norm.running_mean, dtype=torch.float64)
+        self.square = torch.zeros_like(self.mean)
+
+    def see(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        """Note (as a hook) how many values a channel of this batch has."""
+        self.batch_count = inputs[0].numel() // inputs[0].shape[1]
+
+    def add(self) -> None:
+        """Add the batch statistics that momentum 1 left in the layer."""
+        count = self.batch_count
+        mean = self.norm.running_mean.double()
+        biased = self.norm.running_var.double() * ((count - 1) / count)
+        self.total += count
+        self.mean += count * mean
+        self.square += count * (biased + mean**2)
+
+    def store_(self) -> None:
+        mean = self.mean / self.total
+        biased = (self.square / self.total - mean**2).clamp_min(0)
+        self.norm.running_mean.copy_(mean)
+        self.norm.running_var.copy_(biased * (self.total / max(self.total - 1, 1)))
+
+
+@torch.no_grad()
+def calibrate_(model: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Replace all BN statistics of `model` by those of `batches`, pooled in float64.
+
+    Each batch `[N, C, H, W]` passes once, normalised by its own statistics; only BN layers are in
+    training mode meanwhile. Batches weigh as many values as they hold. Written here and not taken
+    from fvcore, whose pooling in float32 loses small variances and which leaves the layers in
+    another mode when a batch raises.
+
+    Raises:
+        ValueError: if there is no batch.
+    """
+    pools = [_Pooled(module) for module in model.modules() if isinstance(module, _Norms)]
+    hooks = [pool.norm.register_forward_pre_hook(pool.see) for pool in pools]
+    try:
+        with _alone_in_training(model, [pool.norm for pool in pools]):
+            for batch in batches:
+                model(batch)
+                for pool in pools:
+                    pool.add()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for pool in pools:
+        if not pool.total:
+            raise ValueError("BN calibration needs at least one batch")
+        pool.store_()
+
+
+@contextmanager
+def _alone_in_training(model: nn.Module, norms: list[Any]) -> Iterator[None]:
+    """Put only `norms` in training mode at momentum 1, and everything back afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    momenta = [(norm, norm.momentum) for norm in norms]
+    model.eval()
+    for norm in norms:
+        norm.train()
+        norm.momentum = 1.0
+    try:
+        yield
+    finally:
+        for norm, momentum in momenta:
+            norm.momentum = momentum
+        for module, mode in modes:
+            module.training = mode
+
+
+def calibrate_on_(
+    model: nn.Module,
+    images: Images,
+    preprocess: Preprocess,
+    resolution: int,
+    *,
+    max_images: int = 2000,
+    batch_size: int = 128,
+) -> None:
+    """Calibrate on up to `max_images` training images, evenly spread, not augmented."""
+    device = next(model.parameters()).device
+    count = min(max_images, len(images))
+    part = images.take(torch.linspace(0, len(images) - 1, count).round().long())
+    batches = eval_batches(part, preprocess, batch_size=batch_size, device=device)
+    calibrate_(model, (resize(b.images, resolution) for b in batches if len(b.labels) > 1))
+
+
+def accuracy_on(model: nn.Module, images: Images, preprocess: Preprocess, resolution: int) -> float:
+    """Return the share of `images` whose top class is right, in evaluation mode."""
+    device = next(model.parameters()).device
+    batches = eval_batches(images, preprocess, batch_size=256, device=device)
+    return accuracy(model, batches, resolution)
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, batches: Iterable[Batch], resolution: int) -> float:
+    """Return the share of images of `batches` whose top class is right."""
+    model.eval()
+    right = count = 0
+    for batch in batches:
+        predicted = model(resize(batch.images, resolution)).argmax(1)
+        right += int((predicted == batch.labels).sum())
+        count += len(batch.labels)
+    return right / count

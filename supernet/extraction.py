@@ -1,0 +1,38 @@
+"""From supernet and architecture to a plain timm network with copies of the weights.
+
+Not here: BN calibration (`evaluate.py`), files (`subnet.py`).
+"""
+
+from __future__ import annotations
+
+import torch
+
+from supernet.blocks import frame, net_args, timm_model
+from supernet.elastic import ElasticBlock
+from supernet.network import SuperNet
+from supernet.space import Arch
+
+
+@torch.no_grad()
+def extract(net: SuperNet, arch: Arch) -> torch.nn.Module:
+    """Return the subnet `arch` as a plain timm network.
+
+    It computes exactly what `net(x, arch)` does, on the same device, in the same dtype and mode.
+
+    Raises:
+        SpaceError: if `arch` is not of the supernet's space.
+    """
+    args = net_args(net.space, arch, num_classes=net.num_classes, in_chans=net.in_chans)
+    model = timm_model(args)
+    like = next(net.parameters())
+    model.to(device=like.device, dtype=like.dtype)
+    shared = {**dict(net.stem.named_children()), **dict(net.tail.named_children())}
+    for role, module in frame(model).items():
+        module.load_state_dict(shared[role].state_dict())
+    for number, where in enumerate(net.space.stage_slices):
+        pairs = zip(net.blocks[where], arch.ops[where], strict=True)
+        active = ((block, op) for block, op in pairs if op is not None)
+        for target, (block, op) in zip(model.blocks[number + 1], active, strict=True):
+            assert isinstance(block, ElasticBlock)
+            target.load_state_dict(block.tensors_for(op))
+    return model.train(net.training)

@@ -1,0 +1,99 @@
+"""What the commands `info` and `eval` find out, as plain data."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from supernet.blocks import num_params
+from supernet.deploy import CERTIFICATE
+from supernet.errors import CheckpointError, SpaceError
+from supernet.evaluate import accuracy_on, calibrate_on_
+from supernet.extraction import extract
+from supernet.settings import build_data
+from supernet.space import Arch
+from supernet.subnet import is_subnet, load_config, load_subnet
+from supernet.trained import Trained
+from supernet.training import size_of
+
+
+def facts(path: Path) -> dict[str, Any]:
+    """Return what a run, a checkpoint or a subnet folder is."""
+    return _subnet_facts(path) if is_subnet(path) else _run_facts(path)
+
+
+def _run_facts(path: Path) -> dict[str, Any]:
+    run = Trained.open(path)
+    net = run.net
+    phases = list(run.config["recipe"]["phases"])
+    done = run.content.get("position", {}).get("phase", 0)
+    found: dict[str, Any] = {
+        "checkpoint": str(run.file),
+        "sha256": run.sha256,
+        "written by": f"supernet {run.content.get('supernet')}",
+        "data": run.config["data"]["name"],
+        "classes": list(run.classes),
+        "architectures": net.space.size,
+        "blocks": len(net.space.blocks),
+        "resolutions": list(net.space.resolutions),
+        "shared parameters": num_params(net),
+        "phases done": f"{done} of {len(phases)} ({', '.join(phases)})",
+        "steps": run.content.get("position", {}).get("step", 0),
+    }
+    for name, arch in (("smallest", net.space.smallest()), ("largest", net.space.largest())):
+        macs, params = size_of(net, arch)
+        found[name] = f"{macs:,} MACs, {params:,} parameters"
+    return found | {"gates": sorted(net.gates) or "none"}
+
+
+def _subnet_facts(path: Path) -> dict[str, Any]:
+    config = load_config(path)
+    file = path / CERTIFICATE
+    try:
+        certificate = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{file}: cannot be read ({error})") from error
+    return {"subnet": str(path), "classes": list(config.classes), **certificate}
+
+
+def scores(path: Path, arch_file: Path | None) -> list[dict[str, Any]]:
+    """Return test accuracies: of a subnet folder, or of some subnets of a run."""
+    if is_subnet(path):
+        config = load_config(path)
+        if arch_file is not None:
+            raise SpaceError(f"{path} is one subnet already; --arch goes with a run")
+        data = build_data({"data": config.data, "seed": config.data.get("seed", 0)})
+        model = load_subnet(path)
+        size = config.arch.resolution
+        top1 = accuracy_on(model, data.test, config.preprocess, size)
+        return [_score("subnet", config.arch, top1, len(data.test))]
+    run = Trained.open(path)
+    space = run.net.space
+    if arch_file is None:
+        archs = {"largest": space.largest(), "smallest": space.smallest()}
+    else:
+        archs = {arch_file.stem: read_arch(arch_file)}
+    rows = []
+    for name, arch in archs.items():
+        model = extract(run.net, arch)
+        calibrate_on_(model, run.data.train, run.preprocess, arch.resolution)
+        top1 = accuracy_on(model, run.data.test, run.preprocess, arch.resolution)
+        rows.append(_score(name, arch, top1, len(run.data.test)))
+    return rows
+
+
+def _score(name: str, arch: Arch, top1: float, images: int) -> dict[str, Any]:
+    return {"name": name, "top1": top1, "images": images, "arch_id": arch.id, "arch": str(arch)}
+
+
+def read_arch(file: Path) -> Arch:
+    """Read an `arch.json`.
+
+    Raises:
+        SpaceError: if it is missing or malformed.
+    """
+    try:
+        return Arch.from_dict(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise SpaceError(f"{file}: {error}") from error

@@ -1,0 +1,1 @@
+"""How long things take on a device: layer keys, tables, profiling, runtimes."""

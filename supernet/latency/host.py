@@ -1,0 +1,60 @@
+"""The machine that timing happens on: its names, its cores, whether it is busy.
+
+Standard library only; Linux and macOS.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from pathlib import Path
+
+from supernet.errors import DeviceError
+
+
+def machine() -> str:
+    """Return the name of this computer."""
+    return platform.node() or "unnamed"
+
+
+def cpu() -> str:
+    """Return model, architecture and number of cores, as far as the system tells."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    name = names[0] if names else platform.processor() or "unknown"
+    return f"{name}, {platform.machine()}, {num_cores()} cores"
+
+
+def num_cores() -> int:
+    """Return how many cores this process may use."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def load_average() -> float:
+    """Return how many processes wanted to run at once, over the last minute."""
+    return os.getloadavg()[0]
+
+
+def check_threads(threads: int) -> None:
+    """Raise `DeviceError` unless there is a core for each of `threads`."""
+    if not 1 <= threads <= num_cores():
+        raise DeviceError(
+            f"{threads} threads asked for; this process may use {num_cores()} cores: "
+            f"ask for 1 to {num_cores()}"
+        )
+
+
+def busy_warning(load: float, threads: int) -> str | None:
+    """Say that cores are not idle, if `load` leaves fewer than `threads` of them."""
+    cores = num_cores()
+    if load <= cores - threads + 0.5:
+        return None
+    return (
+        f"this machine is busy: a load of {load:.1f} on {cores} cores leaves fewer than the "
+        f"{threads} that timing needs, so times will come out long and scattered; "
+        "stop what else is running, and time again"
+    )

@@ -1,0 +1,146 @@
+"""The layers a network is timed in: `LayerKey`, and which keys a space needs.
+
+A layer is identified by its own shapes, so spaces, stages and resolutions share table entries.
+Standard library only. Not here: the table itself (`table.py`), building a layer (`blocks.py`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from supernet.space import Arch, SearchSpace
+
+KINDS = ("stem", "first", "block", "final", "head", "classifier")
+
+
+@dataclass(frozen=True, order=True, kw_only=True)
+class LayerKey:
+    """One layer that a device is timed on.
+
+    Kinds: `stem` (3x3 convolution, BN, activation), `first` (depthwise-separable block), `block`
+    (inverted residual), `final` (1x1 convolution, BN, activation), `head` (pooling, hidden layer
+    and activation; MobileNetV3 only), `classifier` (linear, after pooling where `in_size` > 1).
+
+    `in_size` is the height and width of the input in pixels. `family` decides how
+    squeeze-and-excite is built. Fields that mean nothing for a kind hold 1, False or "".
+    """
+
+    kind: str
+    family: str
+    in_size: int
+    in_channels: int
+    out_channels: int
+    kernel_size: int = 1
+    expand_ratio: float = 1.0
+    stride: int = 1
+    se: bool = False
+    act: str = ""
+
+    def __str__(self) -> str:
+        """Human-readable form, such as `block 16x16 24->40 k5 e3 s2 se relu`."""
+        words = [self.kind, f"{self.in_size}x{self.in_size}"]
+        words.append(f"{self.in_channels}->{self.out_channels}")
+        if self.kind in ("stem", "first", "block"):
+            words.append(f"k{self.kernel_size}")
+        if self.kind == "block":
+            words.append(f"e{self.expand_ratio:g}")
+        words += [f"s{self.stride}"] * (self.stride > 1) + ["se"] * self.se
+        return " ".join([*words, self.act]).strip()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True)
+class SpaceKeys:
+    """The layers of a space at one resolution: `fixed` ones, and `cell` `[B][O]`."""
+
+    fixed: tuple[LayerKey, ...]
+    cell: tuple[tuple[LayerKey | None, ...], ...]
+
+    def distinct(self) -> tuple[LayerKey, ...]:
+        """Every different key, sorted."""
+        cells = {key for row in self.cell for key in row if key is not None}
+        return tuple(sorted(cells | set(self.fixed)))
+
+
+def space_keys(
+    space: SearchSpace, resolution: int, *, in_chans: int, num_classes: int
+) -> SpaceKeys:
+    """Return the layers that subnets of `space` are made of at `resolution` pixels."""
+    size = _halved(resolution)
+    first = space.first
+    stem_width = space.stem_width
+    fixed = [
+        LayerKey(
+            kind="stem", family=space.family, in_size=resolution, in_channels=in_chans,
+            out_channels=stem_width, kernel_size=3, stride=2, act=space.act,
+        ),
+        LayerKey(
+            kind="first", family=space.family, in_size=size, in_channels=stem_width,
+            out_channels=first.width, kernel_size=first.kernel_size, stride=first.stride,
+            se=first.se, act=first.act,
+        ),
+    ]  # fmt: skip
+    size = _halved(size) if first.stride == 2 else size
+    cell = []
+    for block, allowed in zip(space.blocks, space.allowed, strict=True):
+        row: list[LayerKey | None] = []
+        for op, ok in zip(space.ops, allowed, strict=True):
+            if op is None or not ok:
+                row.append(None)
+                continue
+            row.append(
+                LayerKey(
+                    kind="block", family=space.family, in_size=size, in_channels=block.in_width,
+                    out_channels=block.out_width, kernel_size=op.kernel_size,
+                    expand_ratio=op.expand_ratio, stride=block.stride, se=block.se, act=block.act,
+                )
+            )  # fmt: skip
+        cell.append(tuple(row))
+        size = _halved(size) if block.stride == 2 else size
+    return SpaceKeys(tuple(fixed + _tail(space, size, num_classes)), tuple(cell))
+
+
+def arch_keys(
+    space: SearchSpace, arch: Arch, *, in_chans: int, num_classes: int
+) -> tuple[LayerKey, ...]:
+    """Return the layers of one architecture in the order of the data's path."""
+    keys = space_keys(space, arch.resolution, in_chans=in_chans, num_classes=num_classes)
+    picked = (row[index] for row, index in zip(keys.cell, space.encode(arch), strict=True))
+    return (*keys.fixed[:2], *(key for key in picked if key is not None), *keys.fixed[2:])
+
+
+def _tail(space: SearchSpace, size: int, num_classes: int) -> list[LayerKey]:
+    family, final = space.family, space.final_width
+    last = space.stages[-1].width
+    keys = [
+        LayerKey(
+            kind="final", family=family, in_size=size, in_channels=last, out_channels=final,
+            act=space.act,
+        )
+    ]  # fmt: skip
+    if space.head_width is None:
+        width = final
+    else:
+        keys.append(
+            LayerKey(
+                kind="head", family=family, in_size=size, in_channels=final,
+                out_channels=space.head_width, act=space.act,
+            )
+        )  # fmt: skip
+        size, width = 1, space.head_width
+    keys.append(
+        LayerKey(
+            kind="classifier", family=family, in_size=size, in_channels=width,
+            out_channels=num_classes,
+        )
+    )  # fmt: skip
+    return keys
+
+
+def _halved(size: int) -> int:
+    return (size + 1) // 2

@@ -1,0 +1,114 @@
+"""What a runtime is asked to run: a network that is built when it is needed, in either form.
+
+Not here: how it runs (`runtimes/`), how layers become ONNX graphs (`onnx_layers.py`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from supernet import blocks
+from supernet.errors import DeviceError
+from supernet.latency.keys import LayerKey
+from supernet.latency.onnx_layers import onnx_layers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """A network with a fixed input shape `[N, C, H, W]`, as ONNX or as a timm module."""
+
+    name: str
+    input_shape: tuple[int, ...]
+    build_onnx: Callable[[], bytes]
+    build_module: Callable[[], nn.Module]
+
+    @property
+    def onnx(self) -> bytes:
+        """The ONNX file."""
+        return self.build_onnx()
+
+    @property
+    def module(self) -> nn.Module:
+        """The module in evaluation mode."""
+        return self.build_module()
+
+
+def of_keys(keys: Sequence[LayerKey], *, batch: int) -> Model:
+    """Return the chain of the layers `keys` with random weights."""
+
+    @cache
+    def module() -> nn.Sequential:
+        return _keep_variance(blocks.layers(keys))
+
+    first = keys[0]
+    return Model(
+        name=" + ".join(map(str, keys)),
+        input_shape=(batch, first.in_channels, first.in_size, first.in_size),
+        build_onnx=lambda: onnx_layers(keys, module(), batch=batch),
+        build_module=module,
+    )
+
+
+def of_subnet(folder: Path, *, batch: int) -> Model:
+    """Return the finished subnet in `folder`: `model.onnx`, `config.json`, `model.safetensors`.
+
+    Raises:
+        DeviceError: if its ONNX file cannot be read or has another fixed batch size.
+    """
+    path = folder / "model.onnx"
+    return Model(
+        name=str(folder),
+        input_shape=_input_shape(path, batch),
+        build_onnx=path.read_bytes,
+        build_module=lambda: _saved_module(folder),
+    )
+
+
+def _input_shape(path: Path, batch: int) -> tuple[int, ...]:
+    try:
+        (value,) = onnx.load_model(path, load_external_data=False).graph.input
+        number, *rest = value.type.tensor_type.shape.dim
+    except (DecodeError, ValueError, OSError) as error:
+        raise DeviceError(f"{path} is no ONNX model with one image input: {error}") from error
+    if number.HasField("dim_value") and number.dim_value != batch:
+        raise DeviceError(
+            f"{path} takes batches of {number.dim_value}; asked to time batches of {batch}: "
+            "export it with that batch size"
+        )
+    return (batch, *(dim.dim_value for dim in rest))
+
+
+def _saved_module(folder: Path) -> nn.Module:
+    try:
+        config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        module: nn.Module = blocks.timm_model(config["net"])
+        module.load_state_dict(load_file(folder / "model.safetensors"), strict=True)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())
+        raise DeviceError(
+            f"{folder} is damaged, config.json and model.safetensors do not fit: {reason}"
+        ) from error
+    return module.eval()
+
+
+def _keep_variance(module: nn.Sequential) -> nn.Sequential:
+    """Draw weights that keep activations at one size.
+
+    With torch's defaults they shrink at every convolution, and a deep chain computes with
+    denormal numbers, which takes many times longer than a trained net does.
+    """
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d):
+            nn.init.kaiming_normal_(part.weight)
+    return module

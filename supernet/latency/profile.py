@@ -1,0 +1,203 @@
+"""From a space to the latency table of this machine under one runtime; timing finished subnets.
+
+This is the parent: it decides what is timed and makes a table of the answer. Not here: the
+process that times (`worker.py`), the recipe (`timing.py`), the runtimes (`runtimes/`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import random
+from collections.abc import Callable, Collection, Sequence
+from datetime import date
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from supernet.errors import CheckpointError, SpaceError
+from supernet.latency import host, runtimes
+from supernet.latency.child import OnProgress, ask_worker
+from supernet.latency.correction import fit_correction, sample_nets
+from supernet.latency.keys import space_keys
+from supernet.latency.table import Device, Entry, LatencyTable
+from supernet.latency.timing import TOLERANCE
+from supernet.space import SearchSpace
+
+OnWarning = Callable[[str], None]
+
+NUM_NETS = 8  # whole nets that the scale is fitted on
+LAYER_SECONDS = 0.15  # of timing per model: 182 layers took 20 s to converge (ONNX Runtime)
+SUBNET_SECONDS = 1.0
+SUBNET_FILES = ("model.onnx", "config.json", "model.safetensors")
+
+
+def profile(
+    space: SearchSpace,
+    *,
+    runtime: str,
+    in_chans: int,
+    num_classes: int,
+    resolutions: Collection[int] | None = None,
+    threads: int = 1,
+    batch: int = 1,
+    seconds: float | None = None,
+    seed: int = 0,
+    on_progress: OnProgress = lambda phase, share: None,
+    on_warning: OnWarning = lambda message: None,
+) -> LatencyTable:
+    """Time every layer of `space` on this machine, and fit the correction on 8 whole nets.
+
+    Args:
+        space: whose layers are timed, each distinct one once.
+        runtime: id of one of `runtimes.available()`.
+        in_chans: channels of the images.
+        num_classes: outputs of the classifier.
+        resolutions: some of the space's, in pixels; left out: all.
+        threads: of the runtime.
+        batch: images in a run.
+        seconds: of timing, at most, once each model was visited 9 times; left out: 0.15 a model.
+        seed: of the order of visits and the choice of nets.
+        on_progress: gets the phase, "load" or "time", and the share of it done, 0..1.
+        on_warning: gets a sentence if the machine is busy or timings did not converge.
+
+    Raises:
+        DeviceError: if the runtime is not there or refuses a layer, or there are too few cores.
+        SpaceError: if a resolution is not of the space.
+    """
+    chosen = space.resolutions if resolutions is None else tuple(resolutions)
+    stray = sorted(set(chosen) - set(space.resolutions))
+    if stray or not chosen:
+        raise SpaceError(f"resolutions {stray} are not of the space; it has {space.resolutions}")
+    shapes = {"in_chans": in_chans, "num_classes": num_classes}
+    keys = sorted({key for size in chosen for key in space_keys(space, size, **shapes).distinct()})
+    part = space.restrict(resolutions=chosen)
+    nets = sample_nets(part, NUM_NETS, rng=random.Random(seed), **shapes)
+    load = host.load_average()
+    reference, timings = _measure(
+        [{"keys": [key.to_dict() for key in chain]} for chain in [*([k] for k in keys), *nets]],
+        runtime=runtime,
+        threads=threads,
+        batch=batch,
+        seconds=LAYER_SECONDS * (len(keys) + len(nets)) if seconds is None else seconds,
+        seed=seed,
+        load=load,
+        on_progress=on_progress,
+        on_warning=on_warning,
+    )
+    table = LatencyTable(
+        device=_device(runtime, threads, batch),
+        entries=dict(zip(keys, timings, strict=False)),
+        reference_ms=reference.median_ms,
+        load_average=load,
+        created=date.today().isoformat(),
+        tool_version=_tool_version(),
+    )
+    fit = fit_correction(
+        raw_ms=[sum(table[key].median_ms for key in net) for net in nets],
+        num_layers=[len(net) for net in nets],
+        measured_ms=[timing.median_ms for timing in timings[len(keys) :]],
+        limit_ms=min(entry.median_ms for entry in table.entries.values()),
+    )
+    return dataclasses.replace(
+        table,
+        overhead_ms=fit.overhead_ms,
+        scale=fit.scale,
+        scale_nets=len(nets),
+        scale_error=fit.error,
+    )
+
+
+def measure_subnets(
+    folders: Sequence[str | os.PathLike[str]],
+    *,
+    runtime: str,
+    threads: int = 1,
+    batch: int = 1,
+    seconds: float | None = None,
+    seed: int = 0,
+    on_progress: OnProgress = lambda phase, share: None,
+    on_warning: OnWarning = lambda message: None,
+) -> list[Entry]:
+    """Time finished subnets, interleaved, in a process of their own; arguments as in `profile`.
+
+    A folder holds `model.onnx`, `config.json` and `model.safetensors`. `seconds` left out: 1 a
+    subnet.
+
+    Raises:
+        CheckpointError: if one of the files is missing.
+        DeviceError: if the runtime is not there or refuses a subnet, or there are too few cores.
+    """
+    paths = [Path(folder).resolve() for folder in folders]
+    missing = [str(p / name) for p in paths for name in SUBNET_FILES if not (p / name).is_file()]
+    if missing:
+        raise CheckpointError(f"not a subnet folder: {', '.join(missing)} is missing")
+    _, timings = _measure(
+        [{"subnet": str(path)} for path in paths],
+        runtime=runtime,
+        threads=threads,
+        batch=batch,
+        seconds=SUBNET_SECONDS * len(paths) if seconds is None else seconds,
+        seed=seed,
+        load=host.load_average(),
+        on_progress=on_progress,
+        on_warning=on_warning,
+    )
+    return timings
+
+
+def _measure(
+    models: list[dict[str, Any]],
+    *,
+    runtime: str,
+    threads: int,
+    load: float,
+    on_progress: OnProgress,
+    on_warning: OnWarning,
+    **request: Any,
+) -> tuple[Entry, list[Entry]]:
+    """Return the timings of the reference model and of `models`."""
+    host.check_threads(threads)
+    environment = runtimes.get(runtime).environment()
+    busy = host.busy_warning(load, threads)
+    if busy is not None:
+        on_warning(busy)
+    result = ask_worker(
+        {"runtime": runtime, "threads": threads, "models": models, **request},
+        environment=environment,
+        on_progress=on_progress,
+    )
+    timings = [Entry(**timing) for timing in result["timings"]]
+    open_ends = [_half_width(timing) for timing in timings if not timing.converged]
+    if open_ends:
+        on_warning(
+            f"{len(open_ends)} of {len(timings)} timings did not settle to within {TOLERANCE:.0%}; "
+            f"the worst is known to {max(open_ends):.1%}: give it more seconds, or a machine with "
+            "less else to do"
+        )
+    return Entry(**result["reference"]), timings
+
+
+def _half_width(timing: Entry) -> float:
+    ends = (timing.high_ms - timing.median_ms, timing.median_ms - timing.low_ms)
+    return max(ends) / timing.median_ms
+
+
+def _device(runtime: str, threads: int, batch: int) -> Device:
+    module = runtimes.get(runtime)
+    return Device(
+        machine=host.machine(),
+        cpu=host.cpu(),
+        runtime=runtime,
+        runtime_version=module.version(),
+        threads=threads,
+        precision=module.PRECISION,
+        batch=batch,
+    )
+
+
+def _tool_version() -> str:
+    try:
+        return metadata.version("supernet")
+    except metadata.PackageNotFoundError:  # run from a source tree that is not installed
+        return "unknown"

@@ -1,0 +1,239 @@
+"""The latency table of one device: its JSON format, provenance, correction and coverage.
+
+Standard library only. Not here: how a device is timed (`timing.py`, `profile.py`), how a table
+becomes a `[B, O]` cost (`cost.py`), the keys (`keys.py`), checks of single values (`fields.py`).
+
+A file holds one object: `format`, `version`, the scalar fields of `LatencyTable`, `device`, and
+`entries`, a list of `{"key": {...}, "median_ms", "low_ms", "high_ms", "visits", "converged"}`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import date
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from supernet.errors import TableError
+from supernet.latency.fields import check_names, number, read_json, record, text
+from supernet.latency.keys import KINDS, LayerKey
+from supernet.space import ACTIVATIONS, FAMILIES
+
+FORMAT = "supernet-latency-table"
+VERSION = 1
+MAX_BYTES = 64 * 2**20
+MAX_ENTRIES = 200_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Device:
+    """What a table was measured on; tables that differ in one of these are of two devices."""
+
+    machine: str
+    cpu: str
+    runtime: str
+    runtime_version: str
+    threads: int
+    precision: str
+    batch: int
+
+    @property
+    def name(self) -> str:
+        """Short name for people and files, such as `onnxruntime-fp32-1thread`."""
+        words = [self.runtime]
+        if not self.runtime.endswith(f"-{self.precision}"):
+            words.append(self.precision)
+        words.append(f"{self.threads}thread" + "s" * (self.threads > 1))
+        return "-".join(words + [f"batch{self.batch}"] * (self.batch > 1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One timing: the median, its 95 % interval, the number of visits, whether that sufficed."""
+
+    median_ms: float
+    low_ms: float
+    high_ms: float
+    visits: int
+    converged: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatencyTable:
+    """The timings of layers on one device, and what turns their sum into the time of a net.
+
+    Each layer was timed as a model of its own, so each timing holds the overhead of one run, but
+    a net runs once: predicted = `scale` * (`overhead_ms` + sum of (median - `overhead_ms`)).
+
+    Args:
+        device: what was timed.
+        entries: the raw timing of each layer.
+        reference_ms: time of the reference model that every timing was divided by.
+        load_average: of the machine, over a minute, when timing began.
+        created: ISO date.
+        tool_version: of the supernet that wrote the table.
+        overhead_ms: fitted with the scale; what a run takes besides its layers.
+        scale: median over whole nets of measured / predicted with scale 1.
+        scale_nets: how many whole nets both were fitted on.
+        scale_error: their mean absolute relative error, leave-one-out: each net is predicted with
+            the fit of the others (of a single net: 0, which says nothing).
+    """
+
+    device: Device
+    entries: Mapping[LayerKey, Entry]
+    reference_ms: float
+    load_average: float
+    created: str
+    tool_version: str
+    overhead_ms: float = 0.0
+    scale: float = 1.0
+    scale_nets: int = 0
+    scale_error: float = 0.0
+
+    @cached_property
+    def id(self) -> str:
+        """Twelve hex digits that are the same for the same content, anywhere."""
+        canonical = json.dumps(self.to_dict(), sort_keys=True, allow_nan=False)
+        return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+    def __getitem__(self, key: LayerKey) -> Entry:
+        """Return the raw timing of `key`; raise `TableError` if there is none."""
+        self.require((key,))
+        return self.entries[key]
+
+    def ms(self, key: LayerKey) -> float:
+        """Return the corrected milliseconds that `key` adds to a net; summing them predicts it.
+
+        The stem, which every net has once, carries the overhead of the run.
+        """
+        overhead = 0.0 if key.kind == "stem" else self.overhead_ms
+        return self.scale * max(self[key].median_ms - overhead, 0.0)
+
+    def missing(self, keys: Iterable[LayerKey]) -> tuple[LayerKey, ...]:
+        """Return those of `keys` that have no entry, each once, sorted."""
+        return tuple(sorted(set(keys) - set(self.entries)))
+
+    def require(self, keys: Iterable[LayerKey]) -> None:
+        """Raise `TableError` listing all of `keys` that have no entry."""
+        missing = self.missing(keys)
+        if missing:
+            raise TableError(
+                f"the table of {self.device.name} lacks {len(missing)} layers: "
+                f"{'; '.join(map(str, missing))}. Measure them with `supernet profile` on this "
+                "space, with the same image channels and number of classes"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        own = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        own["device"] = dataclasses.asdict(self.device)
+        own["entries"] = [
+            {"key": key.to_dict(), **dataclasses.asdict(entry)}
+            for key, entry in sorted(self.entries.items())
+        ]
+        return {"format": FORMAT, "version": VERSION, **own}
+
+    @classmethod
+    def from_dict(cls, data: Any) -> LatencyTable:
+        """Read what `to_dict` wrote.
+
+        Raises:
+            TableError: naming the place and what is wrong there.
+        """
+        if not isinstance(data, dict) or data.get("format") != FORMAT:
+            raise TableError(f'not a latency table: expected an object with "format": "{FORMAT}"')
+        if data.get("version") != VERSION or isinstance(data["version"], bool):
+            raise TableError(
+                f"version is {data.get('version')!r}; this supernet reads version {VERSION}: "
+                "profile again, or use the supernet that wrote the table"
+            )
+        names = [field.name for field in dataclasses.fields(cls)]
+        check_names(data, ["format", "version", *names], "the table")
+        return cls(
+            device=record(Device, data["device"], "device"),
+            entries=_entries(data["entries"]),
+            reference_ms=number(data, "reference_ms", above=True),
+            load_average=number(data, "load_average"),
+            created=_date(text(data, "created")),
+            tool_version=text(data, "tool_version"),
+            overhead_ms=number(data, "overhead_ms"),
+            scale=number(data, "scale", above=True),
+            scale_nets=int(number(data, "scale_nets", whole=True)),
+            scale_error=number(data, "scale_error"),
+        )
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> LatencyTable:
+        """Read a table file.
+
+        Raises:
+            TableError: naming the file, the place in it and what is wrong there.
+        """
+        try:
+            return cls.from_dict(read_json(Path(path), max_bytes=MAX_BYTES))
+        except TableError as error:
+            raise TableError(f"{path}: {error}") from error
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the table, one entry a line; readers see the old file or the new, never half."""
+        target = Path(path)
+        head = self.to_dict()
+        entries = ",\n  ".join(json.dumps(entry, allow_nan=False) for entry in head.pop("entries"))
+        start = json.dumps(head, indent=1, allow_nan=False).removesuffix("\n}")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(f'{start},\n "entries": [\n  {entries}\n ]\n}}\n')
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, target)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+
+
+def _entries(rows: Any) -> dict[LayerKey, Entry]:
+    if not isinstance(rows, list):
+        raise TableError(f"entries is {type(rows).__name__}; expected a list")
+    if len(rows) > MAX_ENTRIES:
+        raise TableError(f"{len(rows)} entries; at most {MAX_ENTRIES} are read")
+    entries: dict[LayerKey, Entry] = {}
+    for index, row in enumerate(rows):
+        place = f"entries[{index}]"
+        if not isinstance(row, dict) or "key" not in row:
+            raise TableError(f'{place}: expected an object with a "key"')
+        key = _key(row["key"], f"{place}.key")
+        rest = {name: value for name, value in row.items() if name != "key"}
+        entry = record(Entry, rest, place)
+        if not entry.low_ms <= entry.median_ms <= entry.high_ms:
+            raise TableError(f"{place}: low_ms <= median_ms <= high_ms does not hold")
+        if key in entries:
+            raise TableError(f"{place}: a second entry for {key}")
+        entries[key] = entry
+    return entries
+
+
+def _key(data: Any, place: str) -> LayerKey:
+    key = record(LayerKey, data, place)
+    choices = (("kind", KINDS), ("family", FAMILIES), ("act", ("", *ACTIVATIONS)))
+    for name, allowed in choices:
+        if getattr(key, name) not in allowed:
+            raise TableError(f"{place}.{name} is {getattr(key, name)!r}; allowed: {allowed}")
+    return key
+
+
+def _date(given: str) -> str:
+    try:
+        date.fromisoformat(given)
+    except ValueError as error:
+        raise TableError(f"created is {given!r}; expected a date such as 2026-01-31") from error
+    return given

@@ -1,0 +1,87 @@
+"""The process that times: `python -m supernet.latency.worker`, one request in, JSON lines out.
+
+Timing happens in a fresh child, so that threads, memory allocation and whatever else the caller
+has done to the process play no part. The request, one JSON object on stdin: `runtime`, `threads`,
+`batch`, `seconds`, `seed`, and `models`, a list of `{"keys": [...]}` (a chain of layers) and
+`{"subnet": folder}`. The answer: lines `{"event": "load" | "time", "share": 0..1}`, then one
+`{"event": "result", "reference", "timings"}` or `{"event": "error", "message"}`.
+
+Not here: who asks and what becomes of the answer (`child.py`, `profile.py`).
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import random
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from supernet.errors import SupernetError
+from supernet.latency import runtimes
+from supernet.latency.keys import LayerKey
+from supernet.latency.model import Model, of_keys, of_subnet
+from supernet.latency.timing import time_all
+
+Tell = Callable[[dict[str, Any]], None]
+
+REFERENCE = LayerKey(
+    kind="block", family="mobilenetv3", in_size=14, in_channels=40, out_channels=40,
+    kernel_size=5, expand_ratio=3.0, act="relu",
+)  # fmt: skip
+
+
+def answer(request: dict[str, Any], tell: Tell) -> None:
+    """Time the models of `request` and `tell` the result."""
+    runtime, threads, batch = runtimes.get(request["runtime"]), request["threads"], request["batch"]
+    models = [of_keys([REFERENCE], batch=1)]
+    models += [_model(spec, batch) for spec in request["models"]]
+    runners = []
+    for number, model in enumerate(models, start=1):
+        runners.append(runtime.load(model, threads=threads))
+        tell({"event": "load", "share": number / len(models)})
+    del models
+    gc.collect()
+    gc.disable()
+    reference, *timings = time_all(
+        runners,
+        runners[0],
+        rng=random.Random(request["seed"]),
+        max_seconds=request["seconds"],
+        on_progress=lambda share: tell({"event": "time", "share": share}),
+    )
+    tell(
+        {
+            "event": "result",
+            "reference": asdict(reference),
+            "timings": [asdict(timing) for timing in timings],
+        }
+    )
+
+
+def _model(spec: dict[str, Any], batch: int) -> Model:
+    if "subnet" in spec:
+        return of_subnet(Path(spec["subnet"]), batch=batch)
+    return of_keys([LayerKey(**key) for key in spec["keys"]], batch=batch)
+
+
+def main() -> None:
+    """Answer the request on stdin; an expected error becomes one line."""
+    lines = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
+    os.dup2(2, 1)  # what a library prints must not end up among the lines
+
+    def tell(event: dict[str, Any]) -> None:
+        lines.write(json.dumps(event) + "\n")
+
+    try:
+        answer(json.load(sys.stdin), tell)
+    except SupernetError as error:
+        tell({"event": "error", "message": str(error)})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""How blocks form a network: `SuperNet`, a timm network whose blocks are elastic.
+
+An architecture is an argument of `forward`, never a state of the modules. Not here: how weights
+are cut (`elastic.py`), which architecture to run (`train/`, `gates.py`), extraction
+(`extraction.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from supernet.blocks import STEM_ROLES, frame, net_args, timm_model
+from supernet.elastic import ElasticBlock
+from supernet.errors import SpaceError
+from supernet.gates import Path, PathGates, Paths
+from supernet.space import Arch, Op, SearchSpace
+
+
+class SuperNet(nn.Module):
+    """One set of weights for every architecture of a space.
+
+    Args:
+        space: what can be run.
+        num_classes: width of the logits.
+        in_chans: channels of the images.
+    """
+
+    def __init__(self, space: SearchSpace, num_classes: int, in_chans: int = 3) -> None:
+        super().__init__()
+        self.space, self.num_classes, self.in_chans = space, num_classes, in_chans
+        self.gates: Mapping[str, PathGates] = {}
+        args = net_args(space, space.largest(), num_classes=num_classes, in_chans=in_chans)
+        parts = frame(timm_model(args))
+        self.stem = nn.Sequential()
+        self.tail = nn.Sequential()
+        for role, module in parts.items():
+            (self.stem if role in STEM_ROLES else self.tail).add_module(role, module)
+        self.blocks = nn.ModuleList(
+            ElasticBlock(block, family=space.family, bn_eps=space.bn_eps) for block in space.blocks
+        )
+
+    def forward(self, x: Tensor, arch: Arch, gates: Paths | None = None) -> Tensor:
+        """Return the logits `[N, num_classes]` of `arch`.
+
+        Args:
+            x: images `[N, in_chans, arch.resolution, arch.resolution]`.
+            arch: an architecture of `self.space`.
+            gates: the paths drawn around `arch`. Inactive ones run without gradient and add
+                nothing but the gradient of their gate. In training mode BN then uses batch
+                statistics and leaves its running ones untouched.
+
+        Raises:
+            SpaceError: if `arch` is not of this space, or `x` of another size than it says.
+        """
+        self.space.check(arch)
+        if tuple(x.shape[1:]) != (self.in_chans, arch.resolution, arch.resolution):
+            raise SpaceError(
+                f"images are {tuple(x.shape[1:])}, and {arch} takes "
+                f"{(self.in_chans, arch.resolution, arch.resolution)}: resize them first"
+            )
+        x = _fixed(self.stem, x, keep_stats=gates is not None)
+        for number, where in enumerate(self.space.stage_slices):
+            blocks: list[Any] = list(self.blocks[where])
+            if gates is None:
+                for block, op in zip(blocks, arch.ops[where], strict=True):
+                    x = x if op is None else block(x, op)
+            else:
+                x = _gated_stage(blocks, x, gates.ops[where], gates.depths[number])
+        return _fixed(self.tail, x, keep_stats=gates is not None)
+
+    @torch.no_grad()
+    def sort_channels_(self) -> None:
+        """Sort the hidden channels of every block by importance; the largest subnet stays."""
+        for block in self.blocks:
+            assert isinstance(block, ElasticBlock)
+            block.sort_channels_()
+
+
+def _fixed(module: nn.Module, x: Tensor, *, keep_stats: bool) -> Tensor:
+    if not (keep_stats and module.training):
+        return module(x)
+    copies = {name: buffer.clone() for name, buffer in module.named_buffers()}
+    return functional_call(module, copies, (x,))
+
+
+def _gated_stage(
+    blocks: Sequence[ElasticBlock],
+    x: Tensor,
+    ops: Sequence[tuple[Path, ...]],
+    depths: tuple[Path, ...],
+) -> Tensor:
+    """Run a stage to the deepest drawn depth; the result is the active one's.
+
+    The deeper path passes the shallower one, so both cost one. Without gradients only the
+    active paths run: inactive ones weigh nothing.
+    """
+    if not torch.is_grad_enabled():
+        depths = depths[:1]
+    active = depths[0].choice
+    after: dict[int, Tensor] = {}
+    for position in range(max(path.choice for path in depths)):
+        if position < active:
+            x = _gated_block(blocks[position], x, ops[position])
+        else:
+            with torch.no_grad():
+                x = _gated_block(blocks[position], x, ops[position])
+        after[position + 1] = x
+    total = after[active] * depths[0].weight.to(x.dtype)
+    for path in depths[1:]:
+        total = total + after[path.choice].detach() * path.weight.to(x.dtype)
+    return total
+
+
+def _gated_block(block: ElasticBlock, x: Tensor, paths: tuple[Path, ...]) -> Tensor:
+    """Sum the candidates by their binary gates; only the active one passes a gradient on."""
+
+    def run(op: Op | None) -> Tensor:
+        return x if op is None else block(x, op, keep_stats=True)
+
+    active, *inactive = paths
+    y = run(active.choice)
+    if not torch.is_grad_enabled():
+        return y
+    y = y * active.weight.to(y.dtype)
+    for path in inactive:
+        with torch.no_grad():
+            other = run(path.choice)
+        y = y + other * path.weight.to(y.dtype)
+    return y

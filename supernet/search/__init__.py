@@ -1,0 +1,1 @@
+"""Search over architectures: algorithms that see only an integer encoding, scores and costs."""

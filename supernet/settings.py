@@ -1,0 +1,126 @@
+"""From plain configuration values to objects: one constructor for each part.
+
+Nothing is instantiated from a path that stands in a file, and an unknown or missing field is one
+clear line. Not here: where the values come from (`config.py` for Hydra, a checkpoint for a
+resumed run).
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import torch
+from timm.optim import create_optimizer_v2
+
+from supernet.data.batches import Augment
+from supernet.data.load import load_data
+from supernet.data.sets import ImageData
+from supernet.errors import DeviceError, SupernetError
+from supernet.network import SuperNet
+from supernet.space import SearchSpace
+from supernet.spaces import PRESETS
+from supernet.train.loop import StepConfig
+from supernet.train.phases import Phase, build_phases
+from supernet.train.strategies import LargestTeaches
+from supernet.train.targets import GateConfig
+
+T = TypeVar("T")
+
+
+def construct(make: Callable[..., T], fields: Any, where: str) -> T:
+    """Call `make` with `fields`.
+
+    Raises:
+        SupernetError: naming a field that is unknown or missing, and what is allowed.
+    """
+    if not isinstance(fields, Mapping):
+        raise SupernetError(f"{where} must be a list of fields; got {fields!r}")
+    allowed = inspect.signature(make).parameters
+    unknown = sorted(set(map(str, fields)) - set(allowed))
+    if unknown:
+        raise SupernetError(
+            f"{where} has {', '.join(unknown)}; allowed: {', '.join(sorted(allowed))}"
+        )
+    missing = [n for n, p in allowed.items() if p.default is p.empty and n not in fields]
+    if missing:
+        raise SupernetError(f"{where} lacks {', '.join(missing)}")
+    try:
+        return make(**fields)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise SupernetError(f"{where}: {error}") from error
+
+
+def build_space(fields: Mapping[str, Any]) -> SearchSpace:
+    """Build the space of a `conf/space/` file: a preset with its arguments, or plain fields."""
+    rest = dict(fields)
+    preset = rest.pop("preset", None)
+    if preset is None:
+        return construct(SearchSpace, rest, "space")
+    if preset not in PRESETS:
+        raise SupernetError(f"space.preset is {preset!r}; allowed: {', '.join(PRESETS)}")
+    return construct(PRESETS[preset], rest, f"space preset {preset}")
+
+
+def build_data(config: Mapping[str, Any]) -> ImageData:
+    """Load the run's images."""
+    data = config["data"]
+    for name in ("name", "options"):
+        if name not in data:
+            raise SupernetError(f"data lacks {name}; see conf/data/ for examples")
+    return load_data(str(data["name"]), data["options"], seed=int(config["seed"]))
+
+
+def build_recipe(
+    config: Mapping[str, Any], space: SearchSpace
+) -> tuple[tuple[Phase, ...], LargestTeaches]:
+    """Build phases and strategy."""
+    recipe = construct(_recipe, config["recipe"], "recipe")
+    phases = [{"name": name, **fields} for name, fields in recipe["phases"].items()]
+    strategy = construct(LargestTeaches, recipe["strategy"], "recipe.strategy")
+    return build_phases(space, phases), strategy
+
+
+def _recipe(*, phases: dict[str, Any], strategy: dict[str, Any]) -> dict[str, Any]:
+    return {"phases": phases, "strategy": strategy}
+
+
+def build_steps(config: Mapping[str, Any]) -> StepConfig:
+    """Build what a training step needs."""
+    batch_size = int(config["batch_size"])
+    if batch_size < 2:
+        raise SupernetError(f"batch_size is {batch_size}; BN needs 2 or more")
+    return StepConfig(
+        batch_size=batch_size,
+        augment=construct(Augment, config["data"].get("augment", {}), "data.augment"),
+        seed=int(config["seed"]),
+        gates=construct(GateConfig, config["gates"], "gates"),
+        clip_grad=config["clip_grad"],
+    )
+
+
+def build_optimizer(config: Mapping[str, Any], net: SuperNet) -> torch.optim.Optimizer:
+    """Build timm's optimizer; BN and biases get no weight decay. Phases set the rate."""
+    fields = {"lr": 1e-3, "filter_bias_and_bn": True, **config["optimizer"]}
+    try:
+        return create_optimizer_v2(net, **fields)
+    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+        raise SupernetError(f"optimizer: {error}") from error
+
+
+def pick_device(name: str) -> torch.device:
+    """Return the device `name`; `auto` is CUDA where there is one, else the CPU.
+
+    Raises:
+        DeviceError: if it is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise DeviceError(f"device {name!r} cannot be used ({reason}); auto and cpu can") from error
+    return device

@@ -1,0 +1,202 @@
+"""The subnet folder: what leaves this project, and how it is read back.
+
+    config.json        the timm network's arguments, preprocessing, classes, architecture
+    model.safetensors  its weights
+    model.onnx         the same network for ONNX Runtime; input `image` [batch, C, R, R]
+    arch.json          the architecture in this project's terms
+    certificate.json   what was promised and what was measured
+
+Not here: how a subnet comes to be (`deploy.py`).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from supernet.blocks import timm_model
+from supernet.data.preprocess import Preprocess
+from supernet.errors import CheckpointError, SupernetError
+from supernet.space import Arch
+
+FORMAT, VERSION = "supernet-subnet", 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubnetConfig:
+    """All that is needed to build a subnet and to feed it."""
+
+    net: dict[str, Any]
+    arch: Arch
+    preprocess: Preprocess
+    classes: tuple[str, ...]
+    data: dict[str, Any]
+    """name, options and seed of the data set it was trained on"""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for `config.json`."""
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "net": self.net,
+            "arch": self.arch.to_dict(),
+            "preprocess": self.preprocess.to_dict(),
+            "classes": list(self.classes),
+            "data": self.data,
+        }
+
+
+def save_subnet(folder: Path, model: nn.Module, config: SubnetConfig) -> None:
+    """Write everything but the certificate into `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    save_file(weights, folder / "model.safetensors")
+    export_onnx(model, folder / "model.onnx", config)
+    write_json(folder / "arch.json", config.arch.to_dict())
+    write_json(folder / "config.json", config.to_dict())
+
+
+def is_subnet(path: str | Path) -> bool:
+    """Whether `path` is a folder that `save_subnet` wrote."""
+    file = Path(path) / "config.json"
+    try:
+        return bool(json.loads(file.read_text(encoding="utf-8")).get("format") == FORMAT)
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def load_config(folder: str | Path) -> SubnetConfig:
+    """Read `config.json`.
+
+    Raises:
+        CheckpointError: if the folder or the file is not what it should be.
+    """
+    file = Path(folder) / "config.json"
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+        if data.get("format") != FORMAT or data.get("version") != VERSION:
+            raise CheckpointError(
+                f"{file}: format {data.get('format')!r} version {data.get('version')!r}; expected "
+                f"{FORMAT!r} version {VERSION}"
+            )
+        return SubnetConfig(
+            net=dict(data["net"]),
+            arch=Arch.from_dict(data["arch"]),
+            preprocess=Preprocess(**data["preprocess"]),
+            classes=tuple(map(str, data["classes"])),
+            data=dict(data["data"]),
+        )
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"{folder}: not a subnet folder (no config.json); `supernet extract` writes one"
+        ) from error
+    except CheckpointError:
+        raise
+    except (SupernetError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{file}: malformed ({error})") from error
+
+
+def load_subnet(folder: str | Path) -> nn.Module:
+    """Return the subnet in `folder` as a plain timm network in evaluation mode.
+
+    Raises:
+        CheckpointError: if the folder is not a subnet's, or its weights do not fit.
+    """
+    config = load_config(folder)
+    weights = Path(folder) / "model.safetensors"
+    try:
+        model: nn.Module = timm_model(config.net)
+        model.load_state_dict(load_file(weights))
+    except (OSError, SafetensorError, RuntimeError, TypeError, KeyError, ValueError,
+            AssertionError) as error:  # fmt: skip
+        reason = " ".join(str(error).split())[:300]
+        raise CheckpointError(f"{weights}: does not fit config.json ({reason})") from error
+    return model.eval()
+
+
+def export_onnx(model: nn.Module, path: Path, config: SubnetConfig) -> None:
+    """Write `model` as ONNX with a free batch size."""
+    size = config.arch.resolution
+    image = torch.zeros(2, config.preprocess.in_chans, size, size)
+    with warnings.catch_warnings(), _quiet("torch.onnx", "onnxscript"):
+        warnings.simplefilter("ignore")  # the exporter warns about its own insides
+        torch.onnx.export(
+            model.eval(),
+            (image,),
+            str(path),
+            input_names=["image"],
+            output_names=["logits"],
+            dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+
+
+def onnx_outputs(path: Path, images: Tensor) -> Tensor:
+    """Run `images` `[N, C, R, R]` through an ONNX file on ONNX Runtime."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return torch.from_numpy(session.run(None, {name: images.numpy()})[0])
+
+
+@contextmanager
+def replacing(folder: Path) -> Iterator[Path]:
+    """Give a folder to fill that takes the place of `folder` when all went well.
+
+    Raises:
+        SupernetError: if `folder` holds something that is not a subnet.
+    """
+    if folder.exists() and not is_subnet(folder) and (folder.is_file() or any(folder.iterdir())):
+        raise SupernetError(
+            f"{folder} exists and is not a subnet folder; name another --out, or remove it"
+        )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    beside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir()
+    try:
+        yield beside
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(beside, folder)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write `data` to `path`, all of it or nothing."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        beside.write_text(json.dumps(data, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def _quiet(*loggers: str) -> Iterator[None]:
+    levels = {name: logging.getLogger(name).level for name in loggers}
+    for name in loggers:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)

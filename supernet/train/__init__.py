@@ -1,0 +1,1 @@
+"""Training: phases, strategies, the loop, arch steps, checkpoints."""

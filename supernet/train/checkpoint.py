@@ -1,0 +1,148 @@
+"""The training file: what it holds, written atomically, read without running any code in it.
+
+A checkpoint is a `torch.save` of tensors and primitives only, read with `weights_only=True`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from supernet.data.preprocess import Preprocess
+from supernet.errors import CheckpointError, SupernetError
+from supernet.gates import PathGates
+from supernet.network import SuperNet
+from supernet.space import SearchSpace
+
+FORMAT, VERSION = "supernet-checkpoint", 1
+FILE = "checkpoint.pt"
+
+
+def save(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a checkpoint to `path`, all of it or nothing."""
+    write(path, {"format": FORMAT, "version": VERSION, **content})
+
+
+def write(path: Path, content: Mapping[str, Any]) -> None:
+    """Write tensors and primitives to `path`, all of it or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(beside, "wb") as file:
+            torch.save(dict(content), file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def read(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint file, or that of a run folder, to the CPU.
+
+    Raises:
+        CheckpointError: if it is missing, damaged, or of another format or version.
+    """
+    path = find(path)
+    content = load_tensors(path)
+    if content.get("format") != FORMAT:
+        raise CheckpointError(f"{path}: not a supernet checkpoint")
+    if content.get("version") != VERSION:
+        raise CheckpointError(
+            f"{path}: checkpoint version {content.get('version')}; this release reads {VERSION}"
+        )
+    missing = sorted({"space", "num_classes", "in_chans", "model", "preprocess"} - set(content))
+    if missing:
+        raise CheckpointError(f"{path}: lacks {', '.join(missing)}")
+    return content
+
+
+def load_tensors(path: Path) -> dict[str, Any]:
+    """Read a file of `write`; no code in it is run.
+
+    Raises:
+        CheckpointError: if it is damaged, or holds more than tensors and primitives.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for a damaged file
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise CheckpointError(
+            f"{path}: damaged, or not written by this program ({reason})"
+        ) from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: not a file of this program")
+    return content
+
+
+def find(path: str | Path) -> Path:
+    """Return the checkpoint file that `path`, a run folder or the file itself, stands for.
+
+    Raises:
+        CheckpointError: if there is none.
+    """
+    path = Path(path)
+    file = path / FILE if path.is_dir() else path
+    if not file.is_file():
+        hint = f"it holds no {FILE}" if path.is_dir() else "no such file or folder"
+        raise CheckpointError(f"{path}: {hint}; name a run such as runs/demo, or a checkpoint file")
+    return file
+
+
+def sha256(path: Path) -> str:
+    """Return the hash of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def net_of(content: Mapping[str, Any], source: str | Path) -> SuperNet:
+    """Rebuild the supernet of a checkpoint, in evaluation mode, with its gates.
+
+    Raises:
+        CheckpointError: if its weights are not those of its space.
+    """
+    try:
+        space = SearchSpace.from_dict(content["space"])
+        net = SuperNet(space, int(content["num_classes"]), int(content["in_chans"]))
+        net.load_state_dict(content["model"])
+    except (SupernetError, RuntimeError, TypeError, AttributeError, KeyError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise CheckpointError(f"{source}: the weights do not fit the space ({reason})") from error
+    net.gates = gates_of(content.get("gates", {}), space, source)
+    return net.to(memory_format=torch.channels_last).eval()
+
+
+def gates_of(
+    states: Mapping[str, Any], space: SearchSpace, source: str | Path
+) -> dict[str, PathGates]:
+    """Rebuild gates from their states.
+
+    Raises:
+        CheckpointError: if they are not gates of `space`.
+    """
+    gates = {}
+    for name, state in states.items():
+        gates[name] = PathGates(space)
+        try:
+            gates[name].load_state_dict(state["gates"])
+        except (RuntimeError, TypeError, KeyError, AttributeError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise CheckpointError(f"{source}: gates {name} do not fit ({reason})") from error
+    return gates
+
+
+def preprocess_of(content: Mapping[str, Any], source: str | Path) -> Preprocess:
+    """Return the preprocessing of a checkpoint.
+
+    Raises:
+        CheckpointError: if it is malformed.
+    """
+    try:
+        return Preprocess(**content["preprocess"])
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{source}: malformed preprocessing ({error})") from error

@@ -1,0 +1,49 @@
+"""How long training will take, from a few steps on a copy of the net."""
+
+from __future__ import annotations
+
+import copy
+import random
+import time
+from collections.abc import Sequence
+from statistics import median
+
+import torch
+
+from supernet.data.batches import Augment, num_batches, train_batches
+from supernet.data.sets import ImageData
+from supernet.network import SuperNet
+from supernet.space import Arch
+from supernet.train.phases import Phase
+from supernet.train.strategies import Strategy
+
+_STEPS = 3
+
+
+def estimate_seconds(
+    net: SuperNet, phases: Sequence[Phase], strategy: Strategy, data: ImageData, batch_size: int
+) -> float:
+    """Return the seconds that the weight steps of `phases` will take, from a few of each."""
+    twin = copy.deepcopy(net).train()
+    device = next(net.parameters()).device
+    batches = train_batches(
+        data.train, data.preprocess, batch_size=batch_size, augment=Augment(), seed=0, epoch=0,
+        device=device,
+    )  # fmt: skip
+    batch = next(iter(batches))
+    total = 0.0
+    for phase in phases:
+        seconds = [_seconds(twin, phase, strategy, batch, step) for step in range(_STEPS + 1)]
+        total += median(seconds[1:]) * phase.epochs * num_batches(data.train, batch_size)
+    return total
+
+
+def _seconds(twin: SuperNet, phase: Phase, strategy: Strategy, batch: object, step: int) -> float:
+    def draw(place: int) -> Arch:
+        return phase.space.sample(random.Random(f"{step}/{place}"))
+
+    start = time.perf_counter()
+    strategy.backward(twin, batch, phase=phase, draw=draw)  # type: ignore[arg-type]
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start

@@ -1,0 +1,75 @@
+"""The shrinking schedule: a list of phases, each with a restricted space.
+
+Source: Once-for-All (1908.09791), section 3, progressive shrinking. Not here: which subnets and
+losses a step uses (`strategies.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fvcore.common.param_scheduler import CosineParamScheduler
+
+from supernet.errors import SupernetError
+from supernet.space import SearchSpace
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """One part of training.
+
+    Args:
+        name: shown in logs.
+        space: where subnets are sampled.
+        epochs: passes over the training images.
+        lr: highest learning rate; it falls to zero along a cosine.
+        subnets: how many are drawn a step.
+        teach: whether the largest subnet trains along and teaches the drawn ones.
+        sort_channels: whether hidden channels are sorted by importance before the phase.
+        warmup_steps: steps over which the learning rate rises from zero.
+    """
+
+    name: str
+    space: SearchSpace
+    epochs: int
+    lr: float
+    subnets: int = 1
+    teach: bool = True
+    sort_channels: bool = False
+    warmup_steps: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        if self.epochs < 1 or self.subnets < 1 or not self.lr > 0 or self.warmup_steps < 0:
+            raise SupernetError(
+                f"phase {self.name!r}: epochs and subnets must be 1 or more, lr positive and "
+                f"warmup_steps not negative; got {self.epochs}, {self.subnets}, {self.lr}, "
+                f"{self.warmup_steps}"
+            )
+
+    def lr_at(self, step: int, num_steps: int) -> float:
+        """Return the learning rate of `step` (from 0) of `num_steps`."""
+        if step < self.warmup_steps:
+            return self.lr * (step + 1) / (self.warmup_steps + 1)
+        return float(CosineParamScheduler(self.lr, 0.0)(step / num_steps))
+
+
+def build_phases(space: SearchSpace, phases: Sequence[Mapping[str, Any]]) -> tuple[Phase, ...]:
+    """Turn a recipe's list into phases; `keep` holds the arguments of `SearchSpace.restrict`.
+
+    Raises:
+        SupernetError: if the list is empty or a phase has a field that is not known.
+    """
+    if not phases:
+        raise SupernetError("recipe.phases is empty; name at least one phase")
+    built = []
+    for number, fields in enumerate(phases):
+        rest = dict(fields)
+        try:
+            narrow = space.restrict(**rest.pop("keep", {}))
+            built.append(Phase(space=narrow, **rest))
+        except TypeError as error:
+            raise SupernetError(f"recipe.phases[{number}]: {error}") from error
+    return tuple(built)

@@ -1,0 +1,71 @@
+"""Which subnets and losses a step uses. Not here: where to sample (`phases.py`), the optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch.nn.functional as F
+
+from supernet.data.batches import Batch
+from supernet.data.preprocess import resize
+from supernet.losses import distillation
+from supernet.network import SuperNet
+from supernet.space import Arch
+from supernet.train.phases import Phase
+
+Draw = Callable[[int], Arch]
+"""The subnet at a place of a step, a pure function of (seed, step, place)."""
+
+
+class Strategy(Protocol):
+    """One step's gradients."""
+
+    def backward(
+        self, net: SuperNet, batch: Batch, *, phase: Phase, draw: Draw
+    ) -> dict[str, float]:
+        """Add this step's gradients to `net` and return metrics."""
+        ...
+
+
+@dataclass(frozen=True)
+class LargestTeaches:
+    """Train the drawn subnets; in phases that teach, on the largest one's predictions.
+
+    The largest subnet learns from the labels in the same step and its detached logits are the
+    target of the others: in-place distillation (BigNAS, 2003.11142) inside once-for-all's phases,
+    so that no second set of weights is kept. Gradients are the mean over the subnets.
+
+    Args:
+        label_smoothing: of the cross-entropy.
+        hard_share: share of the labels' cross-entropy in the loss of a taught subnet.
+    """
+
+    label_smoothing: float = 0.0
+    hard_share: float = 0.0
+
+    def backward(
+        self, net: SuperNet, batch: Batch, *, phase: Phase, draw: Draw
+    ) -> dict[str, float]:
+        """See `Strategy.backward`."""
+        archs = [draw(place) for place in range(phase.subnets)]
+        count = phase.subnets + phase.teach
+        metrics: dict[str, float] = {}
+        teacher = None
+        if phase.teach:
+            largest = phase.space.largest()
+            teacher = net(resize(batch.images, largest.resolution), largest)
+            loss = F.cross_entropy(teacher, batch.labels, label_smoothing=self.label_smoothing)
+            (loss / count).backward()
+            metrics["loss/largest"] = loss.item()
+        total = 0.0
+        for arch in archs:
+            logits = net(resize(batch.images, arch.resolution), arch)
+            loss = F.cross_entropy(logits, batch.labels, label_smoothing=self.label_smoothing)
+            if teacher is not None:
+                taught = distillation(logits, teacher)
+                loss = self.hard_share * loss + (1 - self.hard_share) * taught
+            (loss / count).backward()
+            total += loss.item()
+        return metrics | {"loss/subnets": total / len(archs)}

@@ -1,0 +1,117 @@
+"""A trained run as later commands see it: the net, its data, its gates, its provenance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from supernet.data.preprocess import Preprocess
+from supernet.data.sets import ImageData
+from supernet.errors import CheckpointError, SupernetError
+from supernet.network import SuperNet
+from supernet.settings import build_data
+from supernet.train import checkpoint
+
+GATES_FORMAT, GATES_VERSION = "supernet-gates", 1
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run folder or checkpoint file that was read."""
+
+    file: Path
+    content: dict[str, Any]
+
+    @classmethod
+    def open(cls, path: str | Path) -> Trained:
+        """Read a run.
+
+        Raises:
+            CheckpointError: if there is none, or it is damaged.
+        """
+        file = checkpoint.find(path)
+        return cls(file, checkpoint.read(file))
+
+    @cached_property
+    def net(self) -> SuperNet:
+        """The supernet in evaluation mode, with all gates that were trained for it."""
+        net = checkpoint.net_of(self.content, self.file)
+        stored = {}
+        for file in sorted(self.gates_folder.glob("*.pt")):
+            state = read_gates(file)
+            if state["checkpoint"] == self.sha256:
+                stored[state["name"]] = state
+        gates = checkpoint.gates_of(stored, net.space, self.gates_folder)
+        net.gates = {**net.gates, **gates}
+        return net
+
+    @cached_property
+    def preprocess(self) -> Preprocess:
+        """What the run does to an image."""
+        return checkpoint.preprocess_of(self.content, self.file)
+
+    @cached_property
+    def data(self) -> ImageData:
+        """The run's images.
+
+        Raises:
+            SupernetError: if they are not there, or are not what the run was trained on.
+        """
+        try:
+            data = build_data(self.config)
+        except SupernetError as error:
+            raise SupernetError(f"the data of {self.file} cannot be loaded: {error}") from error
+        if list(data.classes) != list(self.classes) or data.in_chans != self.net.in_chans:
+            raise SupernetError(
+                f"the data now has classes {list(data.classes)} and {data.in_chans} channels; "
+                f"{self.file} was trained on {list(self.classes)} and {self.net.in_chans}"
+            )
+        return data
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of the checkpoint file."""
+        return checkpoint.sha256(self.file)
+
+    @property
+    def gates_folder(self) -> Path:
+        """Where gates that were trained later are kept."""
+        return self.file.parent / "gates"
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The configuration that the run was started with."""
+        return self._part("config", dict)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes."""
+        return tuple(self._part("classes", list))
+
+    def _part(self, name: str, kind: type) -> Any:
+        value = self.content.get(name)
+        if not isinstance(value, kind):
+            raise CheckpointError(f"{self.file}: lacks {name}")
+        return value
+
+    def keep_gates(self, name: str, state: dict[str, Any]) -> None:
+        """Store the gates of a target beside the checkpoint."""
+        path = self.gates_folder / f"{name}.pt"
+        head = {"format": GATES_FORMAT, "version": GATES_VERSION}
+        checkpoint.write(path, {**head, **state, "name": name, "checkpoint": self.sha256})
+
+
+def read_gates(file: Path) -> dict[str, Any]:
+    """Read a file of `Trained.keep_gates`.
+
+    Raises:
+        CheckpointError: if it is damaged or of another format or version.
+    """
+    state = checkpoint.load_tensors(file)
+    if (state.get("format"), state.get("version")) != (GATES_FORMAT, GATES_VERSION):
+        raise CheckpointError(f"{file}: not gates of version {GATES_VERSION}; remove the file")
+    if not {"name", "checkpoint", "gates"} <= set(state):
+        raise CheckpointError(f"{file}: lacks name, checkpoint or gates; remove the file")
+    return state

@@ -1,0 +1,188 @@
+"""A training from start to end: build every part from plain configuration, or resume a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from supernet.blocks import num_params
+from supernet.choose import costs_of
+from supernet.cost import module_macs
+from supernet.data.batches import num_batches
+from supernet.data.sets import ImageData
+from supernet.errors import CheckpointError, SupernetError
+from supernet.extraction import extract
+from supernet.latency.table import LatencyTable
+from supernet.network import SuperNet
+from supernet.settings import (
+    build_data,
+    build_optimizer,
+    build_recipe,
+    build_space,
+    build_steps,
+    construct,
+    pick_device,
+)
+from supernet.space import Arch
+from supernet.train import checkpoint
+from supernet.train.estimate import estimate_seconds
+from supernet.train.loop import Position, fit
+from supernet.train.run import RunFolder
+from supernet.train.targets import GateConfig, Target, new_target
+from supernet.trained import Trained
+
+
+def start(config: Mapping[str, Any], folder: Path, console: Console) -> None:
+    """Train a new supernet into `folder`.
+
+    Raises:
+        SupernetError: if the configuration cannot be used, or `folder` holds a run.
+    """
+    if (folder / checkpoint.FILE).exists():
+        raise SupernetError(
+            f"{folder} holds a run already; go on with resume={folder}, or choose another name="
+        )
+    _use_threads(config)
+    space = build_space(config["space"])
+    data = build_data(config)
+    torch.manual_seed(int(config["seed"]))
+    net = SuperNet(space, data.num_classes, data.in_chans)
+    _train(net, config, data, folder, console, Position(), {})
+
+
+def resume(path: Path, console: Console) -> None:
+    """Go on with the run in the folder `path` from its last checkpoint; the result is the same.
+
+    Raises:
+        SupernetError: if there is no such run, or its data or tables are not there any more.
+    """
+    run = Trained.open(path)
+    _use_threads(run.config)
+    where = run.content.get("position")
+    try:
+        position = Position(**where)  # type: ignore[arg-type]
+    except TypeError as error:
+        raise CheckpointError(f"{run.file}: lacks the position of training") from error
+    phases, _ = build_recipe(run.config, run.net.space)
+    if position.phase >= len(phases):
+        console.print(f"{run.file.parent} is trained to its end already", highlight=False)
+        return
+    _train(run.net, run.config, run.data, run.file.parent, console, position, run.content)
+
+
+def _train(
+    net: SuperNet,
+    config: Mapping[str, Any],
+    data: ImageData,
+    folder: Path,
+    console: Console,
+    position: Position,
+    state: Mapping[str, Any],
+) -> None:
+    device = pick_device(str(config["device"]))
+    net.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    phases, strategy = build_recipe(config, net.space)
+    steps = build_steps(config)
+    optimizer = build_optimizer(config, net)
+    targets = _targets(net, config, steps.gates)
+    if state:
+        optimizer.load_state_dict(state["optimizer"])
+        for target in targets:
+            target.load_state_(_stored(state, target))
+    per_epoch = num_batches(data.train, steps.batch_size)
+    num_steps = per_epoch * sum(phase.epochs for phase in phases)
+    describe(net, data, console)
+    left = estimate_seconds(net, phases, strategy, data, steps.batch_size)
+    left *= (num_steps - position.step) / num_steps
+    console.print(
+        f"training {num_steps - position.step} steps in {len(phases)} phases, about "
+        f"{left / 60:.1f} min on {device} with {torch.get_num_threads()} threads, into {folder}",
+        highlight=False,
+    )
+    meta = {
+        "space": net.space.to_dict(),
+        "num_classes": net.num_classes,
+        "in_chans": net.in_chans,
+        "preprocess": data.preprocess.to_dict(),
+        "classes": list(data.classes),
+        "config": dict(config),
+        "supernet": metadata.version("supernet"),
+    }
+    with RunFolder(
+        folder, data=data, meta=meta, num_steps=num_steps, first_step=position.step, console=console
+    ) as run:
+        fit(
+            net, phases=phases, strategy=strategy, data=data, optimizer=optimizer, config=steps,
+            run=run, targets=targets, start=position,
+        )  # fmt: skip
+
+
+def describe(net: SuperNet, data: ImageData, console: Console) -> None:
+    """Print the size of the space and of its smallest and largest subnets."""
+    space = net.space
+    console.print(
+        f"data {data.name}: {len(data.train)} images for weights, {len(data.held_out)} for gates, "
+        f"{len(data.test)} for reports; {data.num_classes} classes",
+        highlight=False,
+    )
+    console.print(
+        f"space of {space.size:.3g} architectures in {len(space.blocks)} blocks, "
+        f"{num_params(net):,} shared parameters",
+        highlight=False,
+    )
+    for name, arch in (("smallest", space.smallest()), ("largest", space.largest())):
+        macs, params = size_of(net, arch)
+        console.print(f"  {name:<8} {macs:>13,} MACs  {params:>10,} parameters", highlight=False)
+
+
+def size_of(net: SuperNet, arch: Arch) -> tuple[int, int]:
+    """Return MACs (for one image) and parameters of a subnet."""
+    model = extract(net, arch).eval()
+    like = next(model.parameters())
+    size = (1, net.in_chans, arch.resolution, arch.resolution)
+    return module_macs(model, like.new_zeros(size)), num_params(model)
+
+
+def _use_threads(config: Mapping[str, Any]) -> None:
+    threads = config["threads"]
+    if threads is None:
+        return
+    if not 1 <= int(threads) <= 1024:
+        raise SupernetError(f"threads is {threads}; it must be 1 or more, or null")
+    torch.set_num_threads(int(threads))
+
+
+def _targets(net: SuperNet, config: Mapping[str, Any], gates: GateConfig) -> list[Target]:
+    targets = []
+    for number, fields in enumerate(config["targets"]):
+        wanted = construct(_wanted, fields, f"targets[{number}]")
+        table = LatencyTable.load(wanted["table"])
+        targets.append(
+            new_target(
+                net,
+                table_id=table.id,
+                device=table.device.name,
+                budget_ms=float(wanted["budget_ms"]),
+                costs=costs_of(net, table),
+                config=gates,
+            )
+        )
+    return targets
+
+
+def _wanted(*, table: str, budget_ms: float) -> dict[str, Any]:
+    return {"table": table, "budget_ms": budget_ms}
+
+
+def _stored(state: Mapping[str, Any], target: Target) -> Mapping[str, Any]:
+    stored = state["gates"].get(target.name)
+    if stored is None:
+        raise CheckpointError(
+            f"the run has no gates {target.name}: a table of its targets changed since it began"
+        )
+    return stored

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from safetensors.torch import save_file
+
+from supernet import blocks
+from supernet.latency.keys import LayerKey, arch_keys
+from supernet.latency.onnx_layers import onnx_layers
+from supernet.latency.table import Device, Entry, LatencyTable
+from supernet.space import FixedBlock, SearchSpace, Stage
+
+DEVICE = Device(
+    machine="vm",
+    cpu="test, 2 cores",
+    runtime="onnxruntime",
+    runtime_version="1.31.1",
+    threads=1,
+    precision="fp32",
+    batch=1,
+)
+
+
+def key(kind: str = "block", **changes: object) -> LayerKey:
+    values = {"family": "mobilenetv3", "in_size": 8, "in_channels": 16, "out_channels": 24}
+    return LayerKey(kind=kind, **(values | changes))
+
+
+def entry(median_ms: float = 1.0, **changes: object) -> Entry:
+    values = {"low_ms": median_ms, "high_ms": median_ms, "visits": 9, "converged": True}
+    return Entry(median_ms=median_ms, **(values | changes))
+
+
+def table(entries: dict[LayerKey, Entry], **changes: object) -> LatencyTable:
+    values = {
+        "device": DEVICE,
+        "reference_ms": 0.1,
+        "load_average": 0.5,
+        "created": "2026-01-31",
+        "tool_version": "0.1.0",
+    }
+    return LatencyTable(entries=entries, **(values | changes))
+
+
+@pytest.fixture
+def small_space() -> SearchSpace:
+    return SearchSpace(
+        family="mobilenetv3",
+        stem_width=8,
+        first=FixedBlock(width=8),
+        stages=(Stage(width=16, stride=2, depths=(1, 2), se=True, act="hard_swish"),),
+        final_width=16,
+        head_width=32,
+        kernel_sizes=(3,),
+        expand_ratios=(2, 3),
+        resolutions=(8, 16),
+    )
+
+
+SHAPES = {"in_chans": 1, "num_classes": 4}
+
+
+def write_subnet(folder: Path, space: SearchSpace, *, batch: int = 1) -> Path:
+    folder.mkdir()
+    arch = space.smallest()
+    keys = arch_keys(space, arch, **SHAPES)
+    (folder / "model.onnx").write_bytes(onnx_layers(keys, blocks.layers(keys), batch=batch))
+    args = blocks.net_args(space, arch, **SHAPES)
+    (folder / "config.json").write_text(json.dumps({"net": args}))
+    save_file(blocks.timm_model(args).state_dict(), folder / "model.safetensors")
+    return folder

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from supernet.errors import DeviceError
+from supernet.latency import child
+
+START = subprocess.Popen
+
+
+class Spawned:
+    """Starts `script` in place of the worker and keeps the process."""
+
+    def __init__(self, script: str) -> None:
+        self.script = script
+
+    def __call__(self, command: list[str], **options: Any) -> subprocess.Popen[str]:
+        self.process = START([sys.executable, "-c", self.script], **options)
+        return self.process
+
+
+def _ask(monkeypatch: pytest.MonkeyPatch, script: str, on_progress: Any) -> tuple[Spawned, Any]:
+    spawned = Spawned(script)
+    monkeypatch.setattr(subprocess, "Popen", spawned)
+    try:
+        answer = child.ask_worker({"x": 1}, environment={"A": "b"}, on_progress=on_progress)
+    except BaseException as error:
+        answer = error
+    return spawned, answer
+
+
+def _ignore(phase: str, share: float) -> None:
+    pass
+
+
+ECHO = """
+import json, os, sys
+request = json.load(sys.stdin)
+print(json.dumps({"event": "time", "share": 0.5}), flush=True)
+print(json.dumps({"event": "result", "request": request, "A": os.environ["A"]}))
+"""
+
+
+def test_progress_and_result_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[str, float]] = []
+    spawned, answer = _ask(monkeypatch, ECHO, lambda *progress: seen.append(progress))
+    assert answer == {"event": "result", "request": {"x": 1}, "A": "b"}
+    assert seen == [("time", 0.5)]
+    assert spawned.process.poll() is not None
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ('print(\'{"event": "error", "message": "layer Y"}\')', "layer Y"),
+        ("raise OSError('no disk')", "ended with code 1: OSError: no disk"),
+        ("import os; os.kill(os.getpid(), 9)", "ended with code -9: it printed nothing"),
+    ],
+)
+def test_a_failed_child_is_a_device_error(
+    monkeypatch: pytest.MonkeyPatch, script: str, message: str
+) -> None:
+    _, error = _ask(monkeypatch, f"import sys; sys.stdin.read(); {script}", _ignore)
+    assert isinstance(error, DeviceError)
+    assert message in str(error)
+
+
+def test_a_child_that_dies_at_once_is_a_device_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    spawned = Spawned("raise SystemExit('no python here')")
+    monkeypatch.setattr(subprocess, "Popen", spawned)
+    with pytest.raises(DeviceError, match="ended with code 1: no python here"):
+        child.ask_worker({"x": "y" * 10**6}, environment={}, on_progress=_ignore)
+
+
+def test_ctrl_c_leaves_no_child(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(phase: str, share: float) -> None:
+        raise KeyboardInterrupt
+
+    script = ECHO.replace('print(json.dumps({"event": "result"', "import time; time.sleep(60)\n#")
+    spawned, error = _ask(monkeypatch, script, interrupt)
+    assert isinstance(error, KeyboardInterrupt)
+    assert spawned.process.poll() is not None

@@ -1,0 +1,24 @@
+from __future__ import annotations
+
+import pytest
+
+from supernet.errors import DeviceError
+from supernet.latency import host
+
+
+def test_the_machine_has_names_and_cores() -> None:
+    assert host.machine()
+    assert f"{host.num_cores()} cores" in host.cpu()
+    assert host.load_average() >= 0
+
+
+@pytest.mark.parametrize("threads", [0, 10_000])
+def test_more_threads_than_cores_are_refused(threads: int) -> None:
+    with pytest.raises(DeviceError, match=rf"{threads} threads asked for.*ask for 1 to"):
+        host.check_threads(threads)
+
+
+def test_a_busy_machine_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "num_cores", lambda: 4)
+    assert host.busy_warning(load=3.4, threads=1) is None
+    assert "load of 3.4 on 4 cores" in str(host.busy_warning(load=3.4, threads=2))

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+
+from supernet import blocks
+from supernet.latency.keys import LayerKey, arch_keys
+from supernet.latency.onnx_layers import onnx_layers
+from supernet.space import ACTIVATIONS, FAMILIES, FixedBlock, SearchSpace, Stage
+
+
+def _key(kind: str, family: str = "mobilenetv3", **rest: object) -> LayerKey:
+    values = {"in_size": 9, "in_channels": 16, "out_channels": 24} | rest
+    return LayerKey(kind=kind, family=family, **values)
+
+
+BLOCKS = [
+    _key("block", f, kernel_size=k, stride=s, se=se, act=act, expand_ratio=e, out_channels=out)
+    for f, k, s, se, act, (e, out) in itertools.product(
+        FAMILIES, (3, 5, 7), (1, 2), (False, True), ACTIVATIONS, ((3.0, 16), (2.5, 24))
+    )
+]
+FIRSTS = [
+    _key("first", f, kernel_size=k, stride=s, se=se, act=act, out_channels=out)
+    for f, k, s, se, act, out in itertools.product(
+        FAMILIES, (3, 5), (1, 2), (False, True), ("relu", "swish"), (16, 24)
+    )
+]
+OTHERS = [
+    *(_key("stem", kernel_size=3, stride=2, act=act, in_channels=3) for act in ACTIVATIONS),
+    *(_key("final", act=act) for act in ACTIVATIONS),
+    *(_key("head", act=act) for act in ACTIVATIONS),
+    _key("head", in_size=1, act="hard_swish"),
+    _key("classifier", in_size=1),
+    _key("classifier", "efficientnet", in_size=5),
+]
+
+
+def _assert_equal(keys: list[LayerKey], batch: int = 2) -> None:
+    generator = torch.Generator().manual_seed(0)
+    module = blocks.layers(keys)
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d):
+            nn.init.kaiming_normal_(part.weight, generator=generator)
+        if isinstance(part, nn.BatchNorm2d):
+            for tensor in (part.weight, part.bias, part.running_mean):
+                nn.init.normal_(tensor, 0.5, 0.5, generator=generator)
+            nn.init.uniform_(part.running_var, 0.5, 2.0, generator=generator)
+    first = keys[0]
+    x = torch.randn(batch, first.in_channels, first.in_size, first.in_size, generator=generator)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(onnx_layers(keys, module, batch=batch), options)
+    (y,) = session.run(None, {"x": x.numpy()})
+    with torch.no_grad():
+        expected = module(x)
+    assert session.get_inputs()[0].shape == list(x.shape)
+    # a chain of layers with random BN grows: the tolerance is relative to the output's size
+    scale = max(1.0, float(expected.abs().max()))
+    np.testing.assert_allclose(y / scale, expected.numpy() / scale, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("key", [*BLOCKS, *FIRSTS, *OTHERS], ids=str)
+def test_a_layer_equals_timms(key: LayerKey) -> None:
+    _assert_equal([key])
+
+
+def _space(family: str) -> SearchSpace:
+    return SearchSpace(
+        family=family,
+        stem_width=16,
+        first=FixedBlock(width=16, se=True),
+        stages=(
+            Stage(width=24, stride=2, depths=(1, 2), act="relu6"),
+            Stage(width=40, stride=2, depths=(2,), se=True, act="hard_swish"),
+        ),
+        final_width=96,
+        head_width=64 if family == "mobilenetv3" else None,
+        kernel_sizes=(3, 5),
+        expand_ratios=(3, 6),
+        resolutions=(24,),
+    )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_whole_net_equals_timms(family: str) -> None:
+    space = _space(family)
+    _assert_equal(list(arch_keys(space, space.largest(), in_chans=3, num_classes=10)))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_whole_net_has_the_ops_of_torchs_exporter(family: str) -> None:
+    space = _space(family)
+    keys = arch_keys(space, space.largest(), in_chans=3, num_classes=10)
+    ours = onnx.load_from_string(onnx_layers(keys, blocks.layers(keys)))
+    onnx.checker.check_model(ours, full_check=True)
+    args = blocks.net_args(space, space.largest(), num_classes=10, in_chans=3)
+    example = (torch.zeros(1, 3, 24, 24),)
+    program = torch.onnx.export(blocks.timm_model(args).eval(), example, dynamo=True, verbose=False)
+    theirs = program.model_proto
+    assert ours.opset_import[0].version == theirs.opset_import[0].version
+    assert [n.op_type for n in ours.graph.node] == [n.op_type for n in theirs.graph.node]

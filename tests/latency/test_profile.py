@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from supernet.errors import CheckpointError, DeviceError, SpaceError
+from supernet.latency.keys import space_keys
+from supernet.latency.profile import measure_subnets, profile
+from supernet.latency.table import LatencyTable
+from supernet.space import SearchSpace
+from tests.latency.conftest import SHAPES, write_subnet
+
+
+def _assert_sound(table: LatencyTable, space: SearchSpace, runtime: str) -> None:
+    for resolution in space.resolutions:
+        table.require(space_keys(space, resolution, **SHAPES).distinct())
+    assert table.device.runtime == runtime
+    assert table.device.name == f"{runtime}-fp32-1thread"
+    assert (table.scale_nets, table.scale_error >= 0, table.scale > 0) == (8, True, True)
+    assert 0 <= table.overhead_ms <= min(e.median_ms for e in table.entries.values())
+    assert all(e.visits >= 9 for e in table.entries.values())
+    assert LatencyTable.from_dict(json.loads(json.dumps(table.to_dict()))) == table
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "torch"])
+def test_a_profile_covers_the_space(small_space: SearchSpace, runtime: str) -> None:
+    seen: list[tuple[str, float]] = []
+    table = profile(
+        small_space,
+        runtime=runtime,
+        seconds=1,
+        on_progress=lambda *progress: seen.append(progress),
+        **SHAPES,
+    )
+    _assert_sound(table, small_space, runtime)
+    assert seen == sorted(seen)
+    assert {("load", 1.0), ("time", 1.0)} <= set(seen)
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "torch"])
+def test_finished_subnets_are_timed(tmp_path: Path, small_space: SearchSpace, runtime: str) -> None:
+    folders = [write_subnet(tmp_path / name, small_space) for name in "ab"]
+    warnings: list[str] = []
+    timings = measure_subnets(folders, runtime=runtime, seconds=0.2, on_warning=warnings.append)
+    assert len(timings) == 2
+    assert all(t.median_ms > 0 and t.visits >= 9 for t in timings)
+    assert all("busy" in w or "did not settle" in w for w in warnings)
+
+
+def test_the_batch_of_an_onnx_file_is_checked(tmp_path: Path, small_space: SearchSpace) -> None:
+    folder = write_subnet(tmp_path / "a", small_space, batch=2)
+    with pytest.raises(DeviceError, match=r"takes batches of 2; asked to time batches of 1"):
+        measure_subnets([folder], runtime="onnxruntime")
+
+
+def test_a_missing_file_is_named(tmp_path: Path, small_space: SearchSpace) -> None:
+    folder = write_subnet(tmp_path / "a", small_space)
+    (folder / "config.json").unlink()
+    with pytest.raises(CheckpointError, match=r"config\.json is missing"):
+        measure_subnets([folder], runtime="onnxruntime")
+
+
+def test_bad_arguments_are_refused_before_anything_starts(small_space: SearchSpace) -> None:
+    with pytest.raises(SpaceError, match=r"\[20\]"):
+        profile(small_space, runtime="torch", resolutions=(8, 20), **SHAPES)
+    with pytest.raises(SpaceError, match="resolutions"):
+        profile(small_space, runtime="torch", resolutions=(), **SHAPES)
+    with pytest.raises(DeviceError, match="no runtime"):
+        profile(small_space, runtime="none", **SHAPES)
+    with pytest.raises(DeviceError, match="threads"):
+        profile(small_space, runtime="torch", threads=10_000, **SHAPES)
+    with pytest.raises(DeviceError, match="no runtime"):
+        measure_subnets([], runtime="none")

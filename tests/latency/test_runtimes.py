@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from supernet.errors import DeviceError
+from supernet.latency import runtimes
+from supernet.latency.model import Model, of_keys
+from tests.latency.conftest import key
+
+LAYER = key(kernel_size=3, expand_ratio=2.0, act="relu")
+
+
+def test_runtimes_are_the_files_of_the_folder() -> None:
+    assert {"onnxruntime", "torch"} <= set(runtimes.available())
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "torch"])
+def test_a_runtime_runs_a_layer(runtime: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
+    module = runtimes.get(runtime)
+    assert module.PRECISION == "fp32"
+    assert module.version()[0].isdigit()
+    assert all(isinstance(v, str) for pair in module.environment().items() for v in pair)
+    run = module.load(of_keys([LAYER], batch=2), threads=2)
+    run()
+    run()
+
+
+def test_an_unknown_runtime_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(DeviceError, match=r"no runtime 'tvm'; there are: .*onnxruntime, torch"):
+        runtimes.get("tvm")
+
+
+def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> Any:
+        raise ModuleNotFoundError("no", name="onnxruntime")
+
+    monkeypatch.setattr(importlib, "import_module", missing)
+    with pytest.raises(DeviceError, match=r"pip install 'supernet\[onnxruntime\]'"):
+        runtimes.get("onnxruntime")
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "torch"])
+def test_a_refused_model_is_named(runtime: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
+    broken = Model(
+        name="block X",
+        input_shape=(1, 3, 4, 4),
+        build_onnx=lambda: b"no protobuf",
+        build_module=lambda: nn.Conv2d(5, 5, 1),
+    )
+    with pytest.raises(DeviceError, match=f"{runtime} refuses block X: "):
+        runtimes.get(runtime).load(broken, threads=1)

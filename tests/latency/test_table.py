@@ -1,0 +1,237 @@
+from __future__ import annotations
+
+import copy
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from supernet.errors import TableError
+from supernet.latency.keys import KINDS, LayerKey
+from supernet.latency.table import Device, Entry, LatencyTable
+from supernet.space import ACTIVATIONS, FAMILIES
+from tests.latency.conftest import DEVICE, entry, key, table
+
+times = st.floats(min_value=1e-6, max_value=1e6)
+counts = st.integers(min_value=1, max_value=10_000)
+keys = st.builds(
+    LayerKey,
+    kind=st.sampled_from(KINDS),
+    family=st.sampled_from(FAMILIES),
+    in_size=counts,
+    in_channels=counts,
+    out_channels=counts,
+    kernel_size=counts,
+    expand_ratio=times,
+    stride=counts,
+    se=st.booleans(),
+    act=st.sampled_from(("", *ACTIVATIONS)),
+)
+entries = st.builds(
+    lambda ends, visits, done: Entry(
+        low_ms=ends[0], median_ms=ends[1], high_ms=ends[2], visits=visits, converged=done
+    ),
+    st.tuples(times, times, times).map(sorted),
+    counts,
+    st.booleans(),
+)
+tables = st.builds(
+    LatencyTable,
+    device=st.builds(
+        Device,
+        machine=st.text(),
+        cpu=st.text(),
+        runtime=st.text(),
+        runtime_version=st.text(),
+        threads=counts,
+        precision=st.text(),
+        batch=counts,
+    ),
+    entries=st.dictionaries(keys, entries, max_size=5),
+    reference_ms=times,
+    load_average=times,
+    created=st.dates().map(lambda day: day.isoformat()),
+    tool_version=st.text(),
+    overhead_ms=times,
+    scale=times,
+    scale_nets=counts,
+    scale_error=times,
+)
+
+
+@given(tables)
+def test_a_table_survives_json(given_table: LatencyTable) -> None:
+    again = LatencyTable.from_dict(json.loads(json.dumps(given_table.to_dict())))
+    assert again == given_table
+    assert again.id == given_table.id
+
+
+def test_a_table_survives_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "new folder" / "t.json"
+    saved = table({key(in_size=size): entry(size / 7) for size in (4, 8)}, scale=1.1)
+    saved.save(path)
+    assert LatencyTable.load(path) == saved
+    assert [found.name for found in path.parent.iterdir()] == ["t.json"]
+    assert re.fullmatch("[0-9a-f]{12}", saved.id)
+    table({}).save(path)
+    assert LatencyTable.load(path).entries == {}
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "t.json"
+    table({}).save(path)
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="JSON"):
+        table({key(): entry(math.nan)}).save(path)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError, match="directory"):
+        table({}).save(tmp_path / "folder")
+    assert path.read_bytes() == before
+    assert sorted(found.name for found in tmp_path.iterdir()) == ["folder", "t.json"]
+
+
+def test_order_of_entries_does_not_change_the_id() -> None:
+    rows = [(key(in_size=size), entry(size)) for size in (4, 8)]
+    assert table(dict(rows)).id == table(dict(reversed(rows))).id
+    assert table(dict(rows)).id != table(dict(rows[:1])).id
+
+
+def test_corrected_times_add_up_to_the_prediction() -> None:
+    net = [key("stem"), key(), key("classifier")]
+    corrected = table({k: entry(ms) for k, ms in zip(net, (3, 2, 1), strict=True)},
+                      overhead_ms=0.5, scale=2.0)  # fmt: skip
+    assert sum(map(corrected.ms, net)) == pytest.approx(2 * (0.5 + 2.5 + 1.5 + 0.5))
+    assert table({key(): entry(1)}, overhead_ms=2.0).ms(key()) == 0
+
+
+def test_missing_layers_are_all_listed() -> None:
+    have, lack, other = key(in_size=4), key(in_size=8), key("classifier")
+    part = table({have: entry()})
+    assert part[have] == entry()
+    assert part.missing([other, lack, have, lack]) == tuple(sorted([other, lack]))
+    with pytest.raises(TableError, match=r"lacks 2 layers.*supernet profile") as caught:
+        part.require([have, lack, other])
+    assert f"{lack}; {other}" in str(caught.value)
+    with pytest.raises(TableError, match=re.escape(str(lack))):
+        part[lack]
+    with pytest.raises(TableError):
+        part.ms(lack)
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({}, "onnxruntime-fp32-1thread"),
+        ({"threads": 4, "batch": 8}, "onnxruntime-fp32-4threads-batch8"),
+        ({"runtime": "onnxruntime-int8", "precision": "int8"}, "onnxruntime-int8-1thread"),
+    ],
+)
+def test_device_names(changes: dict[str, Any], name: str) -> None:
+    assert Device(**(vars(DEVICE) | changes)).name == name
+
+
+VALID = table({key(): entry(1, low_ms=0.9)}).to_dict()
+
+
+def _put(*path: Any) -> dict[str, Any]:
+    """Return a valid table with the value at `path[:-1]` replaced by `path[-1]`."""
+    data = copy.deepcopy(VALID)
+    place = data
+    for step in path[:-2]:
+        place = place[step]
+    place[path[-2]] = path[-1]
+    return data
+
+
+def _without(*path: Any) -> dict[str, Any]:
+    data = copy.deepcopy(VALID)
+    place = data
+    for step in path[:-1]:
+        place = place[step]
+    del place[path[-1]]
+    return data
+
+
+FIRST = ("entries", 0)
+MALFORMED = [
+    ([], "format"),
+    (_put("format", "other"), "format"),
+    (_put("version", 2), r"version is 2"),
+    (_put("version", True), "version is True"),
+    (_without("version"), "version is None"),
+    (_without("device"), "lacks device"),
+    (_put("scael", 1.0), "unknown 'scael'"),
+    (_put("device", []), "device is list"),
+    (_put("device", "threads", 0), r"device\.threads is 0"),
+    (_put("device", "threads", 1.5), r"device\.threads is 1\.5; expected an integer"),
+    (_put("device", "cpu", None), r"device\.cpu is None; expected a string"),
+    (_put("reference_ms", 0), "reference_ms is 0"),
+    (_put("load_average", -1), "load_average is -1"),
+    (_put("scale", "1"), "scale is '1'; expected a number"),
+    (_put("scale", 0.0), "scale is 0"),
+    (_put("overhead_ms", -0.1), "overhead_ms"),
+    (_put("scale_nets", 1.0), "scale_nets"),
+    (_put("created", "yesterday"), "created is 'yesterday'"),
+    (_put("entries", {}), "entries is dict"),
+    (_put("entries", [{}] * 200_001), "at most 200000"),
+    (_put("entries", [1]), r"entries\[0\]"),
+    (_put("entries", VALID["entries"] * 2), r"entries\[1\]: a second entry for block 8x8"),
+    (_put(*FIRST, "median_ms", -1.0), r"entries\[0\]\.median_ms is -1"),
+    (_put(*FIRST, "median_ms", 0), r"entries\[0\]\.median_ms is 0"),
+    (_put(*FIRST, "median_ms", True), r"entries\[0\]\.median_ms is True"),
+    (_put(*FIRST, "high_ms", 0.5), "does not hold"),
+    (_put(*FIRST, "converged", 1), r"converged is 1; expected a bool"),
+    (_without(*FIRST, "visits"), r"entries\[0\] lacks visits"),
+    (_without(*FIRST, "key"), r"entries\[0\]"),
+    (_put(*FIRST, "key", "kind", "pool"), r"key\.kind is 'pool'; allowed"),
+    (_put(*FIRST, "key", "family", "resnet"), r"key\.family is 'resnet'; allowed"),
+    (_put(*FIRST, "key", "act", "gelu"), r"key\.act is 'gelu'; allowed"),
+    (_put(*FIRST, "key", "in_size", 10**400), r"key\.in_size"),
+]
+
+
+@pytest.mark.parametrize(("data", "message"), MALFORMED)
+def test_malformed_tables_name_file_and_place(tmp_path: Path, data: Any, message: str) -> None:
+    path = tmp_path / "t.json"
+    path.write_text(json.dumps(data))
+    with pytest.raises(TableError, match=rf"^{re.escape(str(path))}: .*{message}"):
+        LatencyTable.load(path)
+
+
+GOOD = json.dumps(VALID).encode()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "not JSON"),
+        (GOOD[:-20], "not JSON, or cut off"),
+        (b"\xff\xfe" + GOOD, "not JSON"),
+        (b"[" * 200_000, "nested"),
+        (GOOD.replace(b"0.9", b"NaN"), "holds NaN"),
+        (GOOD.replace(b"0.9", b"-Infinity"), "holds -Infinity"),
+        (GOOD.replace(b"0.9", b"1e999"), r"low_ms is inf"),
+        (GOOD.replace(b"0.9", b"9" * 5000), "not JSON"),
+    ],
+)
+def test_files_that_are_no_json(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "t.json"
+    path.write_bytes(content)
+    with pytest.raises(TableError, match=message):
+        LatencyTable.load(path)
+
+
+def test_files_that_are_not_there_or_too_large(tmp_path: Path) -> None:
+    with pytest.raises(TableError, match=r"no\.json: cannot be read: No such file"):
+        LatencyTable.load(tmp_path / "no.json")
+    with pytest.raises(TableError, match="cannot be read"):
+        LatencyTable.load(tmp_path)
+    with (tmp_path / "huge.json").open("wb") as file:
+        file.truncate(64 * 2**20 + 1)
+    with pytest.raises(TableError, match="at most"):
+        LatencyTable.load(tmp_path / "huge.json")

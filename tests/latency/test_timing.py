@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import pytest
+
+from supernet.latency.table import Entry
+from supernet.latency.timing import MAX_VISITS, MIN_VISITS, median_interval, time_all
+
+
+class Machine:
+    """Simulated time: a run of `seconds` takes that times drift and noise."""
+
+    def __init__(
+        self,
+        noise: float = 0.0,
+        drift: Callable[[float], float] = lambda now: 1.0,
+        stall: float = 0.0,
+    ) -> None:
+        self.now, self.noise, self.drift, self.stall = 0.0, noise, drift, stall
+        self.rng = random.Random(0)
+
+    def clock(self) -> float:
+        return self.now
+
+    def runner(self, seconds: float) -> Callable[[], None]:
+        def run() -> None:
+            self.now += seconds * self.drift(self.now) * self.rng.gauss(1, self.noise)
+            if self.rng.random() < self.stall:
+                self.now += 0.004
+
+        return run
+
+    def time(self, costs_ms: list[float], max_seconds: float = 100.0) -> list[Entry]:
+        return time_all(
+            [self.runner(ms / 1e3) for ms in costs_ms],
+            self.runner(1e-4),
+            rng=random.Random(1),
+            max_seconds=max_seconds,
+            clock=self.clock,
+        )
+
+
+COSTS_MS = [0.01, 0.1, 0.7, 5.0]
+
+
+def _assert_close(timings: list[Entry], costs_ms: list[float], rel: float) -> None:
+    assert [t.median_ms for t in timings] == pytest.approx(costs_ms, rel=rel)
+    assert all(t.low_ms <= t.median_ms <= t.high_ms for t in timings)
+
+
+def test_a_quiet_machine_needs_the_fewest_visits() -> None:
+    timings = Machine().time(COSTS_MS)
+    _assert_close(timings, COSTS_MS, 1e-6)
+    assert all(t.converged and t.visits == MIN_VISITS for t in timings)
+
+
+@pytest.mark.parametrize("at", [0.02, 0.1, 0.3])
+def test_a_uniform_drift_of_27_percent_cancels(at: float) -> None:
+    timings = Machine(drift=lambda now: 1.27 if now > at else 1.0).time(COSTS_MS)
+    ratios = [t.median_ms / timings[1].median_ms for t in timings]
+    assert ratios == pytest.approx([cost / COSTS_MS[1] for cost in COSTS_MS], rel=0.005)
+
+
+def test_a_steady_drift_cancels() -> None:
+    machine = Machine(noise=0.02, drift=lambda now: 1 + 0.27 * min(now / 0.5, 1))
+    timings = machine.time(COSTS_MS)
+    ratios = [t.median_ms / timings[1].median_ms for t in timings]
+    assert ratios == pytest.approx([cost / COSTS_MS[1] for cost in COSTS_MS], rel=0.03)
+
+
+def test_noise_and_stalls_leave_the_median_alone() -> None:
+    timings = Machine(noise=0.05, stall=0.002).time(COSTS_MS)
+    _assert_close(timings, COSTS_MS, 0.03)
+    assert any(t.visits > MIN_VISITS for t in timings)
+    assert all(t.converged for t in timings)
+
+
+def test_what_does_not_settle_is_marked() -> None:
+    (timing,) = Machine(noise=0.4).time([5.0], max_seconds=1e6)
+    assert (timing.visits, timing.converged) == (MAX_VISITS, False)
+
+
+def test_without_time_each_gets_the_fewest_visits() -> None:
+    timings = Machine(noise=0.3).time([5.0, 6.0], max_seconds=1e-9)
+    assert [t.visits for t in timings] == [MIN_VISITS] * 2
+    assert not any(t.converged for t in timings)
+
+
+def test_settled_models_leave_the_rounds() -> None:
+    machine = Machine()
+    steady, wild = machine.runner(1e-3), machine.runner(1e-3)
+
+    def unsteady() -> None:
+        wild()
+        machine.now += machine.rng.random() * 1e-2
+
+    timings = time_all(
+        [steady, unsteady],
+        machine.runner(1e-4),
+        rng=random.Random(0),
+        max_seconds=5,
+        clock=machine.clock,
+    )
+    assert timings[0].visits == MIN_VISITS
+    assert timings[1].visits > 2 * MIN_VISITS
+
+
+def test_progress_grows_to_one() -> None:
+    shares: list[float] = []
+    machine = Machine()
+    time_all(
+        [machine.runner(1e-3)],
+        machine.runner(1e-4),
+        rng=random.Random(0),
+        max_seconds=1,
+        clock=machine.clock,
+        on_progress=shares.append,
+    )
+    assert shares == sorted(shares)
+    assert shares[-1] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("count", "rank"), [(1, 0), (5, 0), (6, 0), (8, 0), (9, 1), (20, 5), (25, 7), (100, 39)]
+)
+def test_median_interval_is_the_sign_tests(count: int, rank: int) -> None:
+    values = random.Random(0).sample(range(count), count)
+    assert median_interval(values) == (rank, count - 1 - rank)
+
+
+def test_median_interval_covers_the_median() -> None:
+    rng = random.Random(0)
+    hits = 0
+    for _ in range(2000):
+        low, high = median_interval([rng.expovariate(1.0) for _ in range(25)])
+        hits += low <= 0.693147 <= high
+    assert 0.94 < hits / 2000 < 0.98
