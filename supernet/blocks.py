@@ -111,7 +111,9 @@ def layer(key: LayerKey) -> nn.Module:
             create_act_layer(key.act, inplace=True),
         )
     assert key.kind == "classifier", key.kind
-    flat = SelectAdaptivePool2d(pool_type="avg", flatten=True)
+    flat = (
+        nn.Flatten(1) if key.in_size == 1 else SelectAdaptivePool2d(pool_type="avg", flatten=True)
+    )
     return nn.Sequential(flat, nn.Linear(key.in_channels, key.out_channels))
 
 

@@ -74,12 +74,11 @@ def demo(
 
     About four minutes on two cores. Started again, it goes on where it stopped.
     """
-    from rich.console import Console
-
     from supernet.config import composed
     from supernet.demo import run_demo
+    from supernet.screen import new_console
 
-    run_demo(composed(["experiment=demo"]), out, Console())
+    run_demo(composed(["experiment=demo"]), out, new_console())
 
 
 @app.command()
@@ -98,42 +97,30 @@ def profile(
         float | None, typer.Option(help="Upper limit of timing; default 0.15 a layer.")
     ] = None,
 ) -> None:
-    """Time every layer of a space on this machine and write a latency table.
+    """Time every layer of a space on this machine and write its latency table.
 
     \b
     supernet profile runs/demo --runtime onnxruntime --out T.json
     supernet profile ofa_mbv3 --resolution 224 --threads 2 --out T.json
     """
-    from rich.console import Console
-
-    from supernet.latency.profile import profile as profile_space
-    from supernet.train.run import progress_bar
+    from supernet.device import described, profile_to
+    from supernet.screen import new_console
 
     space, in_chans, num_classes = _space_of(of, in_chans, num_classes)
-    console = Console()
-    with progress_bar(console) as progress:
-        task = progress.add_task(runtime, total=100)
-        table = profile_space(
-            space,
-            runtime=runtime,
-            resolutions=resolution or None,
-            in_chans=in_chans,
-            num_classes=num_classes,
-            threads=threads,
-            batch=batch,
-            seconds=seconds,
-            on_progress=lambda phase, share: progress.update(
-                task, description=f"{runtime}: {phase}", completed=100 * share
-            ),
-            on_warning=lambda text: console.print(f"warning: {text}", highlight=False),
-        )
-    table.save(out)
-    console.print(
-        f"{out}: {len(table.entries)} layers on {table.device.name}, table {table.id}; "
-        f"{table.scale_nets} whole nets come out within {100 * table.scale_error:.1f} % of the "
-        "prediction (leave-one-out)",
-        highlight=False,
+    console = new_console()
+    table = profile_to(
+        out,
+        space,
+        runtime=runtime,
+        console=console,
+        resolutions=resolution or None,
+        in_chans=in_chans,
+        num_classes=num_classes,
+        threads=threads,
+        batch=batch,
+        seconds=seconds,
     )
+    console.print(described(out, table))
 
 
 @app.command()
@@ -152,14 +139,13 @@ def extract(
     \b
     supernet extract runs/demo --table T.json --budget-ms 2.5 --out fast/
     """
-    from rich.console import Console
-
     from supernet import deploy
     from supernet.demo import show, summary_row
     from supernet.latency.table import LatencyTable
+    from supernet.screen import new_console
     from supernet.trained import Trained
 
-    console = Console()
+    console = new_console()
     times = LatencyTable.load(table)
     trained = Trained.open(run)
     candidate = deploy.candidate_for(trained, times, budget_ms, console)
@@ -167,7 +153,7 @@ def extract(
     deploy.write_subnet(trained, candidate.arch, out, promise=promise)
     deploy.measure([out], times, console)
     show([summary_row(out)], console)
-    console.print(f"{candidate.arch}\n{out}", highlight=False)
+    console.print(f"{candidate.arch}\n{out}")
 
 
 @app.command("eval")

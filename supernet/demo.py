@@ -16,12 +16,11 @@ from supernet import training
 from supernet.choose import costs_of
 from supernet.cost import cost_range
 from supernet.deploy import candidate_for, measure, promise_of, read_certificate, write_subnet
+from supernet.device import described, profile_to
 from supernet.errors import SupernetError
-from supernet.latency.profile import profile
 from supernet.latency.table import LatencyTable
 from supernet.subnet import write_json
 from supernet.train import checkpoint
-from supernet.train.run import progress_bar
 from supernet.trained import Trained
 
 RUNTIMES = ("onnxruntime", "torch")
@@ -47,7 +46,7 @@ def run_demo(config: dict[str, Any], folder: Path, console: Console) -> list[dic
     write_json(folder / "summary.json", rows)
     draw_pareto(rows, folder / "pareto.png")
     show(rows, console)
-    console.print(f"{folder}/summary.json, {folder}/pareto.png", highlight=False)
+    console.print(f"{folder}/summary.json, {folder}/pareto.png")
     return rows
 
 
@@ -68,25 +67,15 @@ def _table(run: Trained, folder: Path, runtime: str, console: Console) -> Latenc
     if path.exists():
         table = LatencyTable.load(path)
     else:
-        net = run.net
-        with progress_bar(console) as progress:
-            task = progress.add_task(f"profile {runtime}", total=100)
-            table = profile(
-                net.space,
-                runtime=runtime,
-                in_chans=net.in_chans,
-                num_classes=net.num_classes,
-                on_progress=lambda phase, share: progress.update(
-                    task, description=f"{runtime}: {phase}", completed=100 * share
-                ),
-                on_warning=lambda text: console.print(f"warning: {text}", highlight=False),
-            )
-        table.save(path)
-    console.print(
-        f"{path}: {len(table.entries)} layers on {table.device.name}; whole nets come out within "
-        f"{100 * table.scale_error:.1f} % of the prediction (leave-one-out)",
-        highlight=False,
-    )
+        table = profile_to(
+            path,
+            run.net.space,
+            runtime=runtime,
+            console=console,
+            in_chans=run.net.in_chans,
+            num_classes=run.net.num_classes,
+        )
+    console.print(described(path, table))
     return table
 
 

@@ -25,10 +25,10 @@ from supernet.extraction import extract
 from supernet.latency import host
 from supernet.latency.profile import measure_subnets
 from supernet.latency.table import LatencyTable
+from supernet.screen import progress_bar
 from supernet.settings import construct
 from supernet.space import Arch
 from supernet.subnet import SubnetConfig, onnx_outputs, replacing, save_subnet, write_json
-from supernet.train.run import progress_bar
 from supernet.train.targets import GateConfig, new_target, train_gates
 from supernet.trained import Trained
 
@@ -146,13 +146,12 @@ def measure(folders: Sequence[Path], table: LatencyTable, console: Console) -> N
     device = table.device
     if device.cpu != host.cpu():
         console.print(
-            f"not measured: the table is of {device.machine} ({device.cpu}), this is {host.cpu()}",
-            highlight=False,
+            f"not measured: the table is of {device.machine} ({device.cpu}), this is {host.cpu()}"
         )
         return
     timings = measure_subnets(
         folders, runtime=device.runtime, threads=device.threads, batch=device.batch,
-        on_warning=lambda text: console.print(f"warning: {text}", highlight=False),
+        on_warning=lambda text: console.print(f"warning: {text}"),
     )  # fmt: skip
     for folder, timing in zip(folders, timings, strict=True):
         certificate = read_certificate(folder)

@@ -9,10 +9,10 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
-from rich.console import Console
 
 from supernet.config import composed, config_dir, plain, register
 from supernet.errors import SupernetError, reported
+from supernet.screen import new_console
 
 
 def main() -> None:
@@ -30,7 +30,7 @@ def _job(config: DictConfig) -> None:
 
     with reported():
         values = plain(config)
-        console = Console()
+        console = new_console()
         if values["resume"]:
             training.resume(Path(values["resume"]), console)
             return
@@ -38,7 +38,7 @@ def _job(config: DictConfig) -> None:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             folder /= str(HydraConfig.get().job.num)
         training.start(values, folder, console)
-        console.print(f"done: supernet info {folder}", highlight=False)
+        console.print(f"done: supernet info {folder}")
 
 
 def _check_resume(overrides: list[str], resume: str | None) -> None:

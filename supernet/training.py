@@ -70,7 +70,7 @@ def resume(path: Path, console: Console) -> None:
         raise CheckpointError(f"{run.file}: lacks the position of training") from error
     phases, _ = build_recipe(run.config, run.net.space)
     if position.phase >= len(phases):
-        console.print(f"{run.file.parent} is trained to its end already", highlight=False)
+        console.print(f"{run.file.parent} is trained to its end already")
         return
     _train(run.net, run.config, run.data, run.file.parent, console, position, run.content)
 
@@ -101,8 +101,7 @@ def _train(
     left *= (num_steps - position.step) / num_steps
     console.print(
         f"training {num_steps - position.step} steps in {len(phases)} phases, about "
-        f"{left / 60:.1f} min on {device} with {torch.get_num_threads()} threads, into {folder}",
-        highlight=False,
+        f"{left / 60:.1f} min on {device} with {torch.get_num_threads()} threads, into {folder}"
     )
     meta = {
         "space": net.space.to_dict(),
@@ -127,17 +126,15 @@ def describe(net: SuperNet, data: ImageData, console: Console) -> None:
     space = net.space
     console.print(
         f"data {data.name}: {len(data.train)} images for weights, {len(data.held_out)} for gates, "
-        f"{len(data.test)} for reports; {data.num_classes} classes",
-        highlight=False,
+        f"{len(data.test)} for reports; {data.num_classes} classes"
     )
     console.print(
         f"space of {space.size:.3g} architectures in {len(space.blocks)} blocks, "
-        f"{num_params(net):,} shared parameters",
-        highlight=False,
+        f"{num_params(net):,} shared parameters"
     )
     for name, arch in (("smallest", space.smallest()), ("largest", space.largest())):
         macs, params = size_of(net, arch)
-        console.print(f"  {name:<8} {macs:>13,} MACs  {params:>10,} parameters", highlight=False)
+        console.print(f"  {name:<8} {macs:>13,} MACs  {params:>10,} parameters")
 
 
 def size_of(net: SuperNet, arch: Arch) -> tuple[int, int]:

@@ -10,7 +10,7 @@ from typing import Any
 from supernet.data.sets import ImageData
 from supernet.errors import DataError
 
-NAMES = ("digits", "synthetic")
+NAMES = ("digits", "fashion_mnist", "synthetic")
 
 
 def load_data(name: str, options: Mapping[str, Any], *, seed: int) -> ImageData:

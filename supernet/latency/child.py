@@ -61,7 +61,7 @@ def _converse(
     for line in child.stdout:
         event = json.loads(line)
         if event["event"] == "result":
-            return event  # type: ignore[no-any-return]
+            return event
         if event["event"] == "error":
             raise DeviceError(event["message"])
         on_progress(event["event"], event["share"])

@@ -67,7 +67,7 @@ def text(data: dict[str, Any], name: str, place: str = "") -> str:
     """Return `data[name]`, a string."""
     if not isinstance(data[name], str):
         raise TableError(f"{f'{place}.{name}'.lstrip('.')} is {data[name]!r}; expected a string")
-    return data[name]  # type: ignore[no-any-return]
+    return data[name]
 
 
 def record(cls: type[T], data: Any, place: str) -> T:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
+import time
 from pathlib import Path
 
 from supernet.errors import DeviceError
@@ -39,6 +40,27 @@ def load_average() -> float:
     return os.getloadavg()[0]
 
 
+def busy_cores(seconds: float = 0.4) -> float:
+    """Return how many cores are at work now; where the system does not tell, the load average.
+
+    The load average still counts what ended a minute ago, such as one's own training.
+    """
+    stat = Path("/proc/stat")
+    if not stat.exists():
+        return load_average()
+    before = _work_and_idle(stat)
+    time.sleep(seconds)
+    work, idle = (b - a for a, b in zip(before, _work_and_idle(stat), strict=True))
+    return (os.cpu_count() or 1) * work / max(work + idle, 1)
+
+
+def _work_and_idle(stat: Path) -> tuple[int, int]:
+    """Return the ticks of all cores since the start: at work, and idle or waiting."""
+    ticks = [int(word) for word in stat.read_text(encoding="utf-8").split("\n", 1)[0].split()[1:]]
+    idle = sum(ticks[3:5])
+    return sum(ticks[:8]) - idle, idle
+
+
 def check_threads(threads: int) -> None:
     """Raise `DeviceError` unless there is a core for each of `threads`."""
     if not 1 <= threads <= num_cores():
@@ -48,13 +70,13 @@ def check_threads(threads: int) -> None:
         )
 
 
-def busy_warning(load: float, threads: int) -> str | None:
-    """Say that cores are not idle, if `load` leaves fewer than `threads` of them."""
+def busy_warning(busy: float, threads: int) -> str | None:
+    """Say that cores are not idle, if `busy` of them leave fewer than `threads`."""
     cores = num_cores()
-    if load <= cores - threads + 0.5:
+    if busy <= cores - threads + 0.25:
         return None
     return (
-        f"this machine is busy: a load of {load:.1f} on {cores} cores leaves fewer than the "
+        f"this machine is busy: {busy:.1f} of {cores} cores at work leave fewer than the "
         f"{threads} that timing needs, so times will come out long and scattered; "
         "stop what else is running, and time again"
     )

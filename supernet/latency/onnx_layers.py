@@ -60,7 +60,7 @@ class _Graph:
         )
         opsets = [helper.make_opsetid("", OPSET)]
         model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
-        return model.SerializeToString()  # type: ignore[no-any-return]
+        return model.SerializeToString()
 
 
 def _layer(graph: _Graph, x: str, key: LayerKey, part: Any) -> str:
@@ -146,4 +146,4 @@ def _mean(graph: _Graph, x: str) -> str:
 
 
 def _array(tensor: Any) -> np.ndarray[Any, Any]:
-    return tensor.detach().cpu().numpy()  # type: ignore[no-any-return]
+    return tensor.detach().cpu().numpy()

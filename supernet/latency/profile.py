@@ -81,7 +81,6 @@ def profile(
         batch=batch,
         seconds=LAYER_SECONDS * (len(keys) + len(nets)) if seconds is None else seconds,
         seed=seed,
-        load=load,
         on_progress=on_progress,
         on_warning=on_warning,
     )
@@ -139,7 +138,6 @@ def measure_subnets(
         batch=batch,
         seconds=SUBNET_SECONDS * len(paths) if seconds is None else seconds,
         seed=seed,
-        load=host.load_average(),
         on_progress=on_progress,
         on_warning=on_warning,
     )
@@ -151,7 +149,6 @@ def _measure(
     *,
     runtime: str,
     threads: int,
-    load: float,
     on_progress: OnProgress,
     on_warning: OnWarning,
     **request: Any,
@@ -159,7 +156,7 @@ def _measure(
     """Return the timings of the reference model and of `models`."""
     host.check_threads(threads)
     environment = runtimes.get(runtime).environment()
-    busy = host.busy_warning(load, threads)
+    busy = host.busy_warning(host.busy_cores(), threads)
     if busy is not None:
         on_warning(busy)
     result = ask_worker(

@@ -9,20 +9,13 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from torch.utils.tensorboard import SummaryWriter
 
 from supernet.data.sets import ImageData
 from supernet.evaluate import accuracy_on, calibrate_on_
 from supernet.extraction import extract
 from supernet.network import SuperNet
+from supernet.screen import progress_bar
 from supernet.train import checkpoint
 from supernet.train.phases import Phase
 
@@ -96,17 +89,4 @@ class RunFolder:
             found[name] = accuracy_on(model, self.data.held_out, preprocess, arch.resolution)
             self.writer.add_scalar(f"held_out_top1/{name}", found[name], step)
         parts = ", ".join(f"{name} {100 * value:.1f} %" for name, value in found.items())
-        self.console.print(f"phase {phase.name} done: held-out top-1 {parts}", highlight=False)
-
-
-def progress_bar(console: Console) -> Progress:
-    """Return the bar that every long command shows, with the time left."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=console,
-    )
+        self.console.print(f"phase {phase.name} done: held-out top-1 {parts}")

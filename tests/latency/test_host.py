@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from supernet.errors import DeviceError
@@ -10,6 +12,7 @@ def test_the_machine_has_names_and_cores() -> None:
     assert host.machine()
     assert f"{host.num_cores()} cores" in host.cpu()
     assert host.load_average() >= 0
+    assert 0 <= host.busy_cores(0.05) <= (os.cpu_count() or 1)
 
 
 @pytest.mark.parametrize("threads", [0, 10_000])
@@ -20,5 +23,5 @@ def test_more_threads_than_cores_are_refused(threads: int) -> None:
 
 def test_a_busy_machine_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host, "num_cores", lambda: 4)
-    assert host.busy_warning(load=3.4, threads=1) is None
-    assert "load of 3.4 on 4 cores" in str(host.busy_warning(load=3.4, threads=2))
+    assert host.busy_warning(busy=3.1, threads=1) is None
+    assert "3.1 of 4 cores at work" in str(host.busy_warning(busy=3.1, threads=2))

@@ -1,0 +1,82 @@
+"""Fashion-MNIST (1708.07747): 60,000 + 10,000 grey images of 28 x 28 pixels, ten classes.
+
+Read from Debian's package `dataset-fashion-mnist`, or from a folder that holds its four `.gz`
+files; torchvision fetches them where there is neither but internet.
+"""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+import torch
+from torchvision.datasets import FashionMNIST
+
+from supernet.data.sets import ImageData, Images, split
+from supernet.errors import DataError
+
+DEBIAN = Path("/usr/share/datasets/fashion-mnist")
+CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker",
+           "Bag", "Ankle boot")  # fmt: skip
+
+
+def fashion_mnist(
+    *, root: str | None = None, held_out: float = 0.1, seed: int = 0
+) -> ImageData:
+    """Load Fashion-MNIST.
+
+    Args:
+        root: a folder with the four `.gz` files, or where torchvision keeps or puts them; left
+            out: Debian's, else `data/`.
+        held_out: share of the training images kept for gates.
+        seed: of that split.
+
+    Raises:
+        DataError: if the files are not there and cannot be fetched, or are damaged.
+    """
+    folder = _folder(root)
+    train, test = (_read(folder, name) for name in ("train", "t10k"))
+    training, holding = split(train, held_out, seed=seed)
+    return ImageData(
+        name="fashion_mnist", classes=CLASSES, train=training, held_out=holding, test=test
+    )
+
+
+def _folder(root: str | None) -> Path:
+    candidates = [DEBIAN, Path("data")] if root is None else [Path(root)]
+    for candidate in candidates:
+        for folder in (candidate, candidate / "FashionMNIST" / "raw"):
+            if (folder / "train-images-idx3-ubyte.gz").is_file():
+                return folder
+    try:
+        FashionMNIST(str(candidates[-1]), download=True)
+    except (RuntimeError, OSError) as error:
+        raise DataError(
+            f"Fashion-MNIST is not in {', '.join(map(str, candidates))} and cannot be fetched "
+            f"({error}); on Debian: apt-get install dataset-fashion-mnist, or name its folder with "
+            "data.options.root="
+        ) from error
+    return candidates[-1] / "FashionMNIST" / "raw"
+
+
+def _read(folder: Path, name: str) -> Images:
+    pixels = _idx(folder / f"{name}-images-idx3-ubyte.gz")
+    labels = _idx(folder / f"{name}-labels-idx1-ubyte.gz")
+    if pixels.ndim != 3 or labels.ndim != 1 or len(pixels) != len(labels):
+        raise DataError(f"{folder}: images and labels of {name} do not belong together")
+    return Images(torch.from_numpy(pixels)[:, None], torch.from_numpy(labels).long())
+
+
+def _idx(file: Path) -> np.ndarray:
+    """Read an IDX file of bytes: two zeros, type 8, the number of sizes, the sizes, the data."""
+    try:
+        with gzip.open(file, "rb") as stream:
+            content = stream.read()
+        if content[:3] != b"\0\0\x08":
+            raise ValueError("it is no IDX file of bytes")
+        count = content[3]
+        sizes = np.frombuffer(content, ">i4", count, 4).astype(int)
+        return np.frombuffer(content, np.uint8, -1, 4 + 4 * count).reshape(sizes).copy()
+    except (OSError, EOFError, ValueError, IndexError) as error:
+        raise DataError(f"{file}: cannot be read ({error})") from error

@@ -1,0 +1,275 @@
+"""Small spaces, random nets, synthetic tables and configurations that tests are made of."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from supernet.config import composed
+from supernet.latency.keys import LayerKey, space_keys
+from supernet.latency.table import Device, Entry, LatencyTable
+from supernet.network import SuperNet
+from supernet.settings import build_space
+from supernet.space import FAMILIES, Arch, FixedBlock, Op, SearchSpace, Stage
+
+# ---- spaces ------------------------------------------------------------------------------------
+
+
+def small_space(**changes: Any) -> SearchSpace:
+    """Two stages, three blocks, 2 x 72 architectures at 8 and 16 px, unless `changes` differ."""
+    mobile = changes.get("family", "mobilenetv3") == "mobilenetv3"
+    fields = {
+        "family": "mobilenetv3",
+        "stem_width": 8,
+        "first": FixedBlock(width=8),
+        "stages": (
+            Stage(width=8, stride=1, depths=(1, 2)),
+            Stage(width=16, stride=2, depths=(1,), se=True, act="hard_swish"),
+        ),
+        "final_width": 32,
+        "head_width": 40 if mobile else None,
+        "kernel_sizes": (3, 5),
+        "expand_ratios": (2, 3),
+        "resolutions": (8, 16),
+    }
+    return SearchSpace(**(fields | changes))
+
+
+def ragged_stage(skip: str) -> Stage:
+    rows = (
+        (Op(3, 2), Op(5, 3), Op(3, 1)),
+        (Op(5, 2),),
+        (Op(3, 3), Op(5, 1), Op(5, 3)),
+        (Op(3, 2.3), Op(5, 2)),
+    )
+    depths = (1, 2, 3, 4) if skip == "any" else (2, 4)
+    return Stage(width=16, stride=2, depths=depths, se=True, act="hard_swish", allowed=rows)
+
+
+def _hand_made(family: str, skip: str) -> SearchSpace:
+    """Ragged ops, and depths 2 and 4 without 3 where depth is elastic by suffix."""
+    return small_space(
+        family=family,
+        skip=skip,
+        stages=(Stage(width=8, stride=1, depths=(1, 2)), ragged_stage(skip)),
+        expand_ratios=(1, 2, 2.3, 3),
+    )
+
+
+HAND_MADE = {
+    f"{family}-{skip}": _hand_made(family, skip) for family in FAMILIES for skip in ("suffix", "any")
+}
+
+
+@st.composite
+def spaces(draw: st.DrawFn, *, max_size: int = 2000) -> SearchSpace:
+    """Draw a space that can be enumerated: both families and skip rules, gaps, ragged ops."""
+    family = draw(st.sampled_from(FAMILIES))
+    skip = draw(st.sampled_from(("suffix", "any")))
+    kernels = draw(st.sets(st.sampled_from((3, 5, 7)), min_size=1, max_size=2))
+    expands = draw(st.sets(st.sampled_from((1, 2, 2.3, 4, 6)), min_size=1, max_size=2))
+    ops = [Op(kernel, expand) for kernel in sorted(kernels) for expand in sorted(expands)]
+
+    def stage() -> Stage:
+        ragged = draw(st.booleans())
+        count = draw(st.integers(1, 3))
+        deep = st.sets(st.integers(1, count), min_size=1)
+        depths = draw(st.sampled_from([range(1, count + 1), [count]]) if skip == "any" else deep)
+        row = st.sets(st.sampled_from(ops), min_size=1, max_size=3)
+        return Stage(
+            width=draw(st.sampled_from((8, 16))),
+            stride=draw(st.sampled_from((1, 2))),
+            depths=tuple(depths),
+            se=draw(st.booleans()),
+            act=draw(st.sampled_from(("relu", "hard_swish"))),
+            allowed=tuple(tuple(draw(row)) for _ in range(count)) if ragged else None,
+        )
+
+    stages = [stage() for _ in range(draw(st.integers(1, 2)))]
+    sizes = draw(st.sets(st.sampled_from((8, 16, 24)), min_size=1, max_size=2))
+    space = small_space(
+        family=family,
+        skip=skip,
+        stages=tuple(stages),
+        kernel_sizes=tuple(kernels),
+        expand_ratios=tuple(expands),
+        resolutions=tuple(sizes),
+    )
+    while space.size > max_size:  # cut whole stages, so that every drawn space is of use
+        stages.pop()
+        space = small_space(
+            family=family, skip=skip, stages=tuple(stages), kernel_sizes=tuple(kernels),
+            expand_ratios=tuple(expands), resolutions=tuple(sizes),
+        )  # fmt: skip
+    return space
+
+
+def conf_space(name: str) -> SearchSpace:
+    """Build a space of `conf/space/`, the published one narrow and on small images."""
+    small = ["space.width_mult=0.35", "space.resolutions=[32,64]"] * (name == "ofa_mbv3")
+    return build_space(composed([f"space={name}", *small])["space"])
+
+
+def some_archs(space: SearchSpace, count: int, seed: int = 0) -> list[Arch]:
+    """Return the largest, the smallest, and `count` drawn architectures."""
+    rng = random.Random(seed)
+    return [space.largest(), space.smallest(), *(space.sample(rng) for _ in range(count))]
+
+
+# ---- nets --------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def randomise_(module: nn.Module, seed: int = 0) -> nn.Module:
+    """Make everything random that starts as 0, 1 or the identity; defaults hide slicing bugs."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(tensor: Tensor) -> Tensor:
+        return torch.randn(tensor.shape, generator=generator, dtype=torch.float64).to(tensor)
+
+    for name, tensor in module.state_dict().items():
+        if name.endswith("num_batches_tracked"):
+            continue
+        if name.endswith("running_var"):
+            tensor.copy_(normal(tensor).abs() + 0.5)
+        elif "transforms." in name or name.endswith("_matrix"):
+            tensor.add_(0.2 * normal(tensor))
+        elif tensor.ndim == 1:
+            tensor.add_(0.3 * normal(tensor))
+    return module
+
+
+def random_net(
+    space: SearchSpace, *, num_classes: int = 5, in_chans: int = 3, seed: int = 0
+) -> SuperNet:
+    """Return a supernet in float64 and evaluation mode whose BN is not that of a fresh one."""
+    torch.manual_seed(seed)
+    net = SuperNet(space, num_classes, in_chans).double()
+    randomise_(net, seed)
+    return net.eval()
+
+
+def images(net: SuperNet, resolution: int, count: int = 2, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    shape = (count, net.in_chans, resolution, resolution)
+    like = next(net.parameters())
+    return torch.randn(shape, generator=generator, dtype=like.dtype)
+
+
+def assert_same(got: Tensor, want: Tensor, *, tolerance: float = 1e-9) -> None:
+    """Compare relative to the largest value, and refuse to compare nothing with nothing."""
+    scale = float(want.abs().max())
+    assert scale > 1e-6, "the outputs vanish, so that any bug would pass"
+    torch.testing.assert_close(got, want, rtol=0, atol=tolerance * scale)
+
+
+# ---- tables ------------------------------------------------------------------------------------
+
+DEVICE = Device(
+    machine="nowhere",
+    cpu="made up",
+    runtime="onnxruntime",
+    runtime_version="1.0",
+    threads=1,
+    precision="fp32",
+    batch=1,
+)
+
+
+def entry(ms: float) -> Entry:
+    return Entry(median_ms=ms, low_ms=ms, high_ms=ms, visits=9, converged=True)
+
+
+def made_up_table(
+    space: SearchSpace, *, in_chans: int, num_classes: int, seed: int = 0, **changes: Any
+) -> LatencyTable:
+    """Return a table with a time for each layer of `space` that grows with its work."""
+    rng = random.Random(seed)
+    keys: set[LayerKey] = set()
+    for resolution in space.resolutions:
+        keys |= set(
+            space_keys(space, resolution, in_chans=in_chans, num_classes=num_classes).distinct()
+        )
+    entries = {key: entry(_work(key) * rng.uniform(0.9, 1.1)) for key in sorted(keys)}
+    fields = {
+        "device": DEVICE,
+        "entries": entries,
+        "reference_ms": 0.1,
+        "load_average": 0.5,
+        "created": "2026-01-31",
+        "tool_version": "0.1.0",
+        "overhead_ms": 0.002,
+        "scale": 1.1,
+    }
+    return LatencyTable(**(fields | changes))
+
+
+def _work(key: LayerKey) -> float:
+    area = (key.in_size / key.stride) ** 2
+    return 0.01 + 1e-6 * area * key.in_channels * key.expand_ratio * (key.kernel_size**2 + 8)
+
+
+def middle(ends: Sequence[float], share: float = 0.5) -> float:
+    low, high = ends
+    return low + share * (high - low)
+
+
+# ---- configurations ----------------------------------------------------------------------------
+
+TINY = (
+    "data=synthetic",
+    "data.options.per_class=8",
+    "data.options.size=8",
+    "data.augment.pad=1",
+    "data.augment.flip=true",
+    "space.stages=[{width:16,stride:2,depths:[1,2]},{width:24,stride:2,depths:[1],se:true}]",
+    "space.final_width=32",
+    "space.head_width=32",
+    "space.kernel_sizes=[3,5]",
+    "space.expand_ratios=[2,3]",
+    "space.resolutions=[8,16]",
+    "~recipe.phases.kernel",
+    "~recipe.phases.depth",
+    "recipe.phases.largest.epochs=2",
+    "recipe.phases.largest.warmup_steps=2",
+    "recipe.phases.expand.epochs=3",
+    "recipe.phases.expand.subnets=2",
+    "gates.steps=4",
+    "gates.batch_size=8",
+    "batch_size=12",
+    "threads=1",
+    "device=cpu",
+    "name=tiny",
+)
+
+
+def tiny_config(*overrides: str) -> dict[str, Any]:
+    """Return a configuration that trains in about a second, changed by `overrides`."""
+    return composed([*TINY, *overrides])
+
+
+def tiny_space() -> SearchSpace:
+    """Return the space of `tiny_config`."""
+    return build_space(tiny_config()["space"])
+
+
+def tiny_table(**changes: Any) -> LatencyTable:
+    """Return a made-up table for runs of `tiny_config`."""
+    return made_up_table(tiny_space(), in_chans=3, num_classes=4, **changes)
+
+
+def phase_steps(config: dict[str, Any], images_: int) -> int:
+    """Return the steps of a whole training on `images_` images."""
+    per_epoch = math.ceil(images_ / config["batch_size"])
+    return per_epoch * sum(phase["epochs"] for phase in config["recipe"]["phases"].values())
+
+
+def telescopes(values: Sequence[float]) -> bool:
+    return all(a >= b for a, b in pairwise(values))
