@@ -21,9 +21,7 @@ CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shi
            "Bag", "Ankle boot")  # fmt: skip
 
 
-def fashion_mnist(
-    *, root: str | None = None, held_out: float = 0.1, seed: int = 0
-) -> ImageData:
+def fashion_mnist(*, root: str | None = None, held_out: float = 0.1, seed: int = 0) -> ImageData:
     """Load Fashion-MNIST.
 
     Args:

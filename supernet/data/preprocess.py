@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,32 +11,38 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from supernet.errors import DataError
 
+MAX_SIZE = 4096
+
 
 @dataclass(frozen=True)
 class Preprocess:
-    """Scale to [0, 1], normalise each channel, resize to a square.
+    """Crop to a square, scale to [0, 1], normalise each channel, resize.
 
     Args:
         mean: of each channel, of pixels scaled to [0, 1].
         std: standard deviation of each channel.
+        size: side in pixels to which images were brought before training.
     """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    size: int
 
     def __post_init__(self) -> None:
-        """Coerce lists from files."""
+        """Coerce lists from files, and check them."""
         object.__setattr__(self, "mean", tuple(float(v) for v in self.mean))
         object.__setattr__(self, "std", tuple(float(v) for v in self.std))
         if len(self.mean) != len(self.std) or not self.mean or min(self.std) <= 0:
             raise DataError(
                 f"preprocessing needs one mean and one positive std a channel; got {self}"
             )
+        if not 1 <= self.size <= MAX_SIZE:
+            raise DataError(f"preprocessing size is {self.size}; it must lie in 1..{MAX_SIZE}")
 
     @property
     def in_chans(self) -> int:
@@ -54,7 +62,7 @@ class Preprocess:
         if isinstance(image, (str, Path)):
             image = read_image(image)
         if isinstance(image, Image.Image):
-            image = self._pixels(image)
+            image = square(image, self.size, self.in_chans)
         pixels = torch.as_tensor(image)
         if pixels.ndim == 2:
             pixels = pixels[None]
@@ -71,17 +79,40 @@ class Preprocess:
         std = torch.tensor(self.std, device=pixels.device).view(1, -1, 1, 1)
         return (pixels.float() / 255 - mean) / std
 
-    def _pixels(self, image: Image.Image) -> Tensor:
-        image = ImageOps.exif_transpose(image)
-        mode = {1: "L", 3: "RGB"}.get(self.in_chans)
-        if mode is None:
-            raise DataError(f"images of {self.in_chans} channels are passed as tensors")
-        array = np.array(image.convert(mode))
-        return torch.from_numpy(array if array.ndim == 2 else array.transpose(2, 0, 1).copy())
-
     def to_dict(self) -> dict[str, Any]:
         """Return plain data."""
-        return {"mean": list(self.mean), "std": list(self.std)}
+        return {"mean": list(self.mean), "std": list(self.std), "size": self.size}
+
+
+def square(image: Image.Image, size: int, in_chans: int) -> Tensor:
+    """Turn an upright image into uint8 `[in_chans, size, size]`: shorter side, centre crop.
+
+    Deep images are scaled to 8 bits, transparent ones laid on white, as `upright` does.
+    """
+    if in_chans not in (1, 3):
+        raise DataError(f"images of {in_chans} channels are passed as tensors, not as files")
+    image = upright(image).convert("L" if in_chans == 1 else "RGB")
+    if image.size != (size, size):
+        image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
+    array = np.array(image)
+    return torch.from_numpy(array[None] if array.ndim == 2 else array.transpose(2, 0, 1).copy())
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Apply the EXIF rotation; bring 16-bit grey to 8 bits; lay transparent images on white."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):
+        deep = np.asarray(image, dtype=np.float64)
+        return Image.fromarray((deep / 257).round().clip(0, 255).astype(np.uint8))
+    if "A" in image.getbands() or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image
+
+
+def is_grey(image: Image.Image) -> bool:
+    """Whether an image file has no colour channels."""
+    return image.mode in ("1", "L", "LA") or image.mode.startswith("I")
 
 
 def resize(images: Tensor, resolution: int) -> Tensor:
@@ -93,16 +124,19 @@ def resize(images: Tensor, resolution: int) -> Tensor:
 
 
 def read_image(path: str | Path) -> Image.Image:
-    """Open an image file.
+    """Read an image file whole.
 
     Raises:
-        DataError: if there is no such file or it is not an image.
+        DataError: if there is no such file, or it is damaged or not an image.
     """
     try:
-        image = Image.open(path)
-        image.load()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image = Image.open(path)
+            image.load()
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such image") from error
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error,
+            Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # fmt: skip
         raise DataError(f"{path}: not an image that can be read ({error})") from error
     return image

@@ -60,7 +60,8 @@ class ImageData:
         pixels = self.train.pixels.double() / 255
         mean = pixels.mean((0, 2, 3))
         std = pixels.std((0, 2, 3)).clamp_min(1e-3)
-        return Preprocess(mean=tuple(mean.tolist()), std=tuple(std.tolist()))
+        size = int(pixels.shape[-1])
+        return Preprocess(mean=tuple(mean.tolist()), std=tuple(std.tolist()), size=size)
 
 
 def split(images: Images, fraction: float, *, seed: int) -> tuple[Images, Images]:
