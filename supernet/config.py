@@ -28,6 +28,7 @@ class Schema:
     device: str = "auto"
     threads: int | None = None
     batch_size: int = 64
+    epoch_batches: int | None = None
     clip_grad: float | None = None
     optimizer: dict[str, Any] = field(default_factory=dict)
     targets: list[dict[str, Any]] = field(default_factory=list)

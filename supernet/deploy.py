@@ -18,7 +18,7 @@ from rich.console import Console
 from supernet.blocks import net_args, num_params
 from supernet.choose import Candidate, check_feasible, costs_of, pick, target_name
 from supernet.cost import module_macs
-from supernet.data.batches import Batch, drawn_batch
+from supernet.data.batches import Batch, check_balance, drawn_batch
 from supernet.data.preprocess import resize
 from supernet.evaluate import accuracy_on, calibrate_on_
 from supernet.extraction import extract
@@ -79,7 +79,8 @@ def write_subnet(
     """
     model = extract(run.net, arch).eval()
     data, preprocess = run.data, run.preprocess
-    images = resize(preprocess.normalise(data.test.pixels[:64]), arch.resolution)
+    some = data.test.take(torch.arange(min(64, len(data.test))))
+    images = resize(preprocess.normalise(some.pixels), arch.resolution)
     with torch.no_grad():
         shared_difference = _largest_difference(run.net(images, arch), model(images))
     calibrate_on_(model, data.train, preprocess, arch.resolution)
@@ -90,7 +91,7 @@ def write_subnet(
         arch=arch,
         preprocess=preprocess,
         classes=run.classes,
-        data={**run.config["data"], "seed": run.config["seed"]},
+        data={"fields": run.config["data"], "seed": run.config["seed"]},
     )
     with replacing(folder) as beside:
         save_subnet(beside, model, config)
@@ -167,10 +168,11 @@ def read_certificate(folder: Path) -> dict[str, Any]:
 
 def _held_out(run: Trained, config: GateConfig) -> Iterator[Batch]:
     device = next(run.net.parameters()).device
+    balance = check_balance(run.config["data"].get("balance"))
     for step in range(config.steps):
         yield drawn_batch(
             run.data.held_out, run.preprocess, batch_size=config.batch_size,
-            seed=int(run.config["seed"]), step=step, device=device,
+            seed=int(run.config["seed"]), step=step, device=device, balance=balance,
         )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from supernet.data.batches import Batch, eval_batches
 from supernet.data.preprocess import Preprocess, resize
-from supernet.data.sets import Images
+from supernet.data.sets import ImageSource
 
 _Norms = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
@@ -99,7 +99,7 @@ def _alone_in_training(model: nn.Module, norms: list[Any]) -> Iterator[None]:
 
 def calibrate_on_(
     model: nn.Module,
-    images: Images,
+    images: ImageSource,
     preprocess: Preprocess,
     resolution: int,
     *,
@@ -114,7 +114,9 @@ def calibrate_on_(
     calibrate_(model, (resize(b.images, resolution) for b in batches if len(b.labels) > 1))
 
 
-def accuracy_on(model: nn.Module, images: Images, preprocess: Preprocess, resolution: int) -> float:
+def accuracy_on(
+    model: nn.Module, images: ImageSource, preprocess: Preprocess, resolution: int
+) -> float:
     """Return the share of `images` whose top class is right, in evaluation mode."""
     device = next(model.parameters()).device
     batches = eval_batches(images, preprocess, batch_size=256, device=device)

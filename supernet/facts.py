@@ -11,7 +11,7 @@ from supernet.deploy import CERTIFICATE
 from supernet.errors import CheckpointError, SpaceError
 from supernet.evaluate import accuracy_on, calibrate_on_
 from supernet.extraction import extract
-from supernet.settings import build_data
+from supernet.settings import data_of
 from supernet.space import Arch
 from supernet.subnet import is_subnet, load_config, load_subnet
 from supernet.trained import Trained
@@ -63,7 +63,9 @@ def scores(path: Path, arch_file: Path | None) -> list[dict[str, Any]]:
         config = load_config(path)
         if arch_file is not None:
             raise SpaceError(f"{path} is one subnet already; --arch goes with a run")
-        data = build_data({"data": config.data, "seed": config.data.get("seed", 0)})
+        data = data_of(
+            config.data["fields"], seed=int(config.data["seed"]), size=config.preprocess.size
+        )
         model = load_subnet(path)
         size = config.arch.resolution
         top1 = accuracy_on(model, data.test, config.preprocess, size)

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 from timm.optim import create_optimizer_v2
 
-from supernet.data.batches import Augment
+from supernet.data.batches import Augment, check_balance
 from supernet.data.load import load_data
 from supernet.data.sets import ImageData
 from supernet.errors import DeviceError, SupernetError
@@ -27,6 +27,8 @@ from supernet.train.strategies import LargestTeaches
 from supernet.train.targets import GateConfig
 
 T = TypeVar("T")
+BATCHING = ("augment", "balance")
+"""Fields of a `conf/data/` file that say how images are batched, not which there are."""
 
 
 def construct(make: Callable[..., T], fields: Any, where: str) -> T:
@@ -65,11 +67,16 @@ def build_space(fields: Mapping[str, Any]) -> SearchSpace:
 
 def build_data(config: Mapping[str, Any]) -> ImageData:
     """Load the run's images."""
-    data = config["data"]
-    for name in ("name", "options"):
-        if name not in data:
-            raise SupernetError(f"data lacks {name}; see conf/data/ for examples")
-    return load_data(str(data["name"]), data["options"], seed=int(config["seed"]))
+    size = max(build_space(config["space"]).resolutions)
+    return data_of(config["data"], seed=int(config["seed"]), size=size)
+
+
+def data_of(fields: Mapping[str, Any], *, seed: int, size: int) -> ImageData:
+    """Load the images of a `conf/data/` file; how they are batched is not part of it."""
+    if "name" not in fields:
+        raise SupernetError("data lacks name; see conf/data/ for examples")
+    options = {key: value for key, value in fields.items() if key not in ("name", *BATCHING)}
+    return load_data(str(fields["name"]), options, seed=seed, size=size)
 
 
 def build_recipe(
@@ -93,7 +100,9 @@ def build_steps(config: Mapping[str, Any]) -> StepConfig:
         raise SupernetError(f"batch_size is {batch_size}; BN needs 2 or more")
     return StepConfig(
         batch_size=batch_size,
-        augment=construct(Augment, config["data"].get("augment", {}), "data.augment"),
+        augment=construct(Augment, config["data"].get("augment") or {}, "data.augment"),
+        balance=check_balance(config["data"].get("balance")),
+        epoch_batches=config["epoch_batches"],
         seed=int(config["seed"]),
         gates=construct(GateConfig, config["gates"], "gates"),
         clip_grad=config["clip_grad"],

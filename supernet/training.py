@@ -13,7 +13,6 @@ from rich.console import Console
 from supernet.blocks import num_params
 from supernet.choose import costs_of
 from supernet.cost import module_macs
-from supernet.data.batches import num_batches
 from supernet.data.sets import ImageData
 from supernet.errors import CheckpointError, SupernetError
 from supernet.extraction import extract
@@ -94,10 +93,9 @@ def _train(
         optimizer.load_state_dict(state["optimizer"])
         for target in targets:
             target.load_state_(_stored(state, target))
-    per_epoch = num_batches(data.train, steps.batch_size)
-    num_steps = per_epoch * sum(phase.epochs for phase in phases)
+    num_steps = steps.per_epoch(data) * sum(phase.epochs for phase in phases)
     describe(net, data, console)
-    left = estimate_seconds(net, phases, strategy, data, steps.batch_size)
+    left = estimate_seconds(net, phases, strategy, data, steps)
     left *= (num_steps - position.step) / num_steps
     console.print(
         f"training {num_steps - position.step} steps in {len(phases)} phases, about "
@@ -128,6 +126,8 @@ def describe(net: SuperNet, data: ImageData, console: Console) -> None:
         f"data {data.name}: {len(data.train)} images for weights, {len(data.held_out)} for gates, "
         f"{len(data.test)} for reports; {data.num_classes} classes"
     )
+    for note in data.notes:
+        console.print(f"note: {note}")
     console.print(
         f"space of {space.size:.3g} architectures in {len(space.blocks)} blocks, "
         f"{num_params(net):,} shared parameters"

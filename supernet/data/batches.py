@@ -8,13 +8,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from supernet.data.preprocess import Preprocess
-from supernet.data.sets import Images
+from supernet.data.sets import Images, ImageSource
+from supernet.errors import DataError
+
+BALANCES = (None, "weights", "sampling")
 
 
 @dataclass(frozen=True)
@@ -22,12 +26,18 @@ class Augment:
     """Random crop after padding, and horizontal flips.
 
     Args:
-        pad: pixels of padding on each side (with the darkest value) before the crop.
+        pad: padding on each side (with the darkest value) before the crop: pixels, or below 1 a
+            share of the side.
         flip: whether half of the images are mirrored.
     """
 
-    pad: int = 0
+    pad: float = 0
     flip: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the padding."""
+        if not 0 <= self.pad <= 64:
+            raise DataError(f"pad is {self.pad}; it must lie in 0..64")
 
     def __call__(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
         """Augment uint8 `[N, C, H, W]`."""
@@ -35,11 +45,12 @@ class Augment:
         if self.flip:
             mirrored = torch.rand(count, generator=generator) < 0.5
             pixels = torch.where(mirrored[:, None, None, None], pixels.flip(-1), pixels)
-        if not self.pad:
-            return pixels
         height, width = pixels.shape[-2:]
-        padded = F.pad(pixels, (self.pad,) * 4)
-        shifts = torch.randint(0, 2 * self.pad + 1, (2, count, 1), generator=generator)
+        pad = round(self.pad * width) if self.pad < 1 else int(self.pad)
+        if not pad:
+            return pixels
+        padded = F.pad(pixels, (pad,) * 4)
+        shifts = torch.randint(0, 2 * pad + 1, (2, count, 1), generator=generator)
         rows = shifts[0] + torch.arange(height)
         columns = shifts[1] + torch.arange(width)
         index = torch.arange(count)[:, None, None]
@@ -49,20 +60,35 @@ class Augment:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Normalised images `[N, C, H, W]` at their own size, and labels `[N]`, on one device."""
+    """Normalised images `[N, C, H, W]` at their own size, and labels `[N]`, on one device.
+
+    `class_weights` `[classes]` are those of the loss, None for equal ones.
+    """
 
     images: Tensor
     labels: Tensor
+    class_weights: Tensor | None = None
 
 
-def num_batches(images: Images, batch_size: int) -> int:
-    """Return how many batches an epoch has; a last one of a single image is dropped (BN)."""
+def check_balance(balance: Any) -> str | None:
+    """Return `balance` if it is known; raise `DataError` if not."""
+    if balance not in BALANCES:
+        raise DataError(f"data.balance is {balance!r}; allowed: null, weights, sampling")
+    return balance
+
+
+def num_batches(images: ImageSource, batch_size: int, limit: int | None = None) -> int:
+    """Return how many batches an epoch has, at most `limit`.
+
+    A last batch of a single image is dropped: BN cannot normalise it.
+    """
     whole, rest = divmod(len(images), batch_size)
-    return max(1, whole + (rest > 1))
+    count = max(1, whole + (rest > 1))
+    return count if limit is None else min(count, limit)
 
 
 def train_batches(
-    images: Images,
+    images: ImageSource,
     preprocess: Preprocess,
     *,
     batch_size: int,
@@ -70,43 +96,62 @@ def train_batches(
     seed: int,
     epoch: int,
     device: torch.device,
+    balance: str | None = None,
+    limit: int | None = None,
 ) -> Iterator[Batch]:
     """Yield the shuffled, augmented batches of one epoch."""
-    order = torch.randperm(len(images), generator=_generator(seed, epoch, "order"))
-    for number in range(num_batches(images, batch_size)):
-        part = images.take(order[number * batch_size : (number + 1) * batch_size])
+    order = _order(images.labels, balance, _generator(seed, epoch, "order"))
+    parts = order.split(batch_size)[: num_batches(images, batch_size, limit)]
+    weights = class_weights(images.labels).to(device) if balance == "weights" else None
+    for number, part in enumerate(images.stream(parts)):
         pixels = augment(part.pixels, _generator(seed, epoch, number))
-        yield _batch(Images(pixels, part.labels), preprocess, device)
+        yield _batch(Images(pixels, part.labels), preprocess, device, weights)
 
 
 def drawn_batch(
-    images: Images,
+    images: ImageSource,
     preprocess: Preprocess,
     *,
     batch_size: int,
     seed: int,
     step: int,
     device: torch.device,
+    balance: str | None = None,
 ) -> Batch:
-    """Return the batch that belongs to `step`: images drawn without replacement, unchanged."""
-    order = torch.randperm(len(images), generator=_generator(seed, step, "drawn"))
-    return _batch(images.take(order[:batch_size]), preprocess, device)
+    """Return the batch that belongs to `step`: images drawn at random, not augmented."""
+    order = _order(images.labels, balance, _generator(seed, step, "drawn"))
+    weights = class_weights(images.labels).to(device) if balance == "weights" else None
+    return _batch(images.take(order[:batch_size]), preprocess, device, weights)
 
 
 def eval_batches(
-    images: Images, preprocess: Preprocess, *, batch_size: int, device: torch.device
+    images: ImageSource, preprocess: Preprocess, *, batch_size: int, device: torch.device
 ) -> Iterator[Batch]:
     """Yield all images in order, unchanged."""
-    for start in range(0, len(images), batch_size):
-        part = Images(
-            images.pixels[start : start + batch_size], images.labels[start : start + batch_size]
-        )
+    for part in images.stream(torch.arange(len(images)).split(batch_size)):
         yield _batch(part, preprocess, device)
 
 
-def _batch(images: Images, preprocess: Preprocess, device: torch.device) -> Batch:
+def class_weights(labels: Tensor) -> Tensor:
+    """Return the weight `[classes]` of each class: the inverse of its share, 1 in the mean."""
+    counts = labels.bincount().clamp_min(1)
+    return len(labels) / (len(counts) * counts.float())
+
+
+def _order(labels: Tensor, balance: str | None, generator: torch.Generator) -> Tensor:
+    """Return an epoch's indices `[N]`: each image once, or each class equally often."""
+    if balance == "sampling":
+        weights = class_weights(labels)[labels]
+        return torch.multinomial(weights, len(labels), replacement=True, generator=generator)
+    return torch.randperm(len(labels), generator=generator)
+
+
+def _batch(
+    images: Images, preprocess: Preprocess, device: torch.device, weights: Tensor | None = None
+) -> Batch:
     pixels = preprocess.normalise(images.pixels.to(device))
-    return Batch(pixels.contiguous(memory_format=torch.channels_last), images.labels.to(device))
+    pixels = pixels.contiguous(memory_format=torch.channels_last)
+    return Batch(pixels, images.labels.to(device), weights)
 
 
 def _generator(*position: object) -> torch.Generator:

@@ -10,20 +10,34 @@ from typing import Any
 from supernet.data.sets import ImageData
 from supernet.errors import DataError
 
-NAMES = ("digits", "fashion_mnist", "synthetic")
+NAMES = ("cifar10", "cifar100", "digits", "fashion_mnist", "folder", "synthetic")
 
 
-def load_data(name: str, options: Mapping[str, Any], *, seed: int) -> ImageData:
+def load_data(name: str, options: Mapping[str, Any], *, seed: int, size: int) -> ImageData:
     """Load the data set `name` with its `options`.
+
+    Args:
+        name: one of `NAMES`.
+        options: arguments of its function.
+        seed: of splits.
+        size: side in pixels to store images at, where the set has images of any size and the
+            options do not say.
 
     Raises:
         DataError: if there is no such data set, or it has no such option.
     """
     if name not in NAMES:
         raise DataError(f"data.name is {name!r}; allowed: {', '.join(NAMES)}")
-    function = getattr(import_module(f"supernet.data.{name}"), name)
+    module = "cifar" if name.startswith("cifar") else name
+    function = getattr(import_module(f"supernet.data.{module}"), name)
     allowed = sorted(set(inspect.signature(function).parameters) - {"seed"})
     unknown = sorted(set(options) - set(allowed))
     if unknown:
-        raise DataError(f"data.options has {', '.join(unknown)}; {name} takes {', '.join(allowed)}")
-    return function(**options, seed=seed)
+        raise DataError(f"data has {', '.join(unknown)}; {name} takes {', '.join(allowed)}")
+    given = dict(options)
+    if "size" in allowed and given.get("size") is None:
+        given["size"] = size
+    try:
+        return function(**given, seed=seed)
+    except TypeError as error:
+        raise DataError(f"data: {error}") from error

@@ -10,10 +10,11 @@ from statistics import median
 
 import torch
 
-from supernet.data.batches import Augment, num_batches, train_batches
+from supernet.data.batches import train_batches
 from supernet.data.sets import ImageData
 from supernet.network import SuperNet
 from supernet.space import Arch
+from supernet.train.loop import StepConfig
 from supernet.train.phases import Phase
 from supernet.train.strategies import Strategy
 
@@ -21,20 +22,20 @@ _STEPS = 3
 
 
 def estimate_seconds(
-    net: SuperNet, phases: Sequence[Phase], strategy: Strategy, data: ImageData, batch_size: int
+    net: SuperNet, phases: Sequence[Phase], strategy: Strategy, data: ImageData, config: StepConfig
 ) -> float:
     """Return the seconds that the weight steps of `phases` will take, from a few of each."""
     twin = copy.deepcopy(net).train()
     device = next(net.parameters()).device
     batches = train_batches(
-        data.train, data.preprocess, batch_size=batch_size, augment=Augment(), seed=0, epoch=0,
-        device=device,
+        data.train, data.preprocess, batch_size=config.batch_size, augment=config.augment,
+        seed=0, epoch=0, device=device, limit=1,
     )  # fmt: skip
     batch = next(iter(batches))
     total = 0.0
     for phase in phases:
         seconds = [_seconds(twin, phase, strategy, batch, step) for step in range(_STEPS + 1)]
-        total += median(seconds[1:]) * phase.epochs * num_batches(data.train, batch_size)
+        total += median(seconds[1:]) * phase.epochs * config.per_epoch(data)
     return total
 
 

@@ -54,6 +54,12 @@ class StepConfig:
     seed: int
     gates: GateConfig
     clip_grad: float | None = None
+    balance: str | None = None
+    epoch_batches: int | None = None
+
+    def per_epoch(self, data: ImageData) -> int:
+        """Return the steps of an epoch."""
+        return num_batches(data.train, self.batch_size, self.epoch_batches)
 
 
 def fit(
@@ -71,7 +77,7 @@ def fit(
     """Train `net` through `phases` from `start` on, and the gates of `targets` along with it."""
     device = next(net.parameters()).device
     preprocess = data.preprocess
-    per_epoch = num_batches(data.train, config.batch_size)
+    per_epoch = config.per_epoch(data)
     for position, phase in epochs(phases, start, per_epoch):
         net.train()
         if position.epoch == 0:
@@ -82,6 +88,7 @@ def fit(
         batches = train_batches(
             data.train, preprocess, batch_size=config.batch_size, augment=config.augment,
             seed=config.seed, epoch=epochs_before(phases, position), device=device,
+            balance=config.balance, limit=config.epoch_batches,
         )  # fmt: skip
         for number, batch in enumerate(batches):
             step = position.step + number
@@ -98,7 +105,7 @@ def fit(
             for target in moving:
                 held = drawn_batch(
                     data.held_out, preprocess, batch_size=config.gates.batch_size,
-                    seed=config.seed, step=step, device=device,
+                    seed=config.seed, step=step, device=device, balance=config.balance,
                 )  # fmt: skip
                 rng = random.Random(f"{config.seed}/{target.name}/{step}")
                 moved = arch_step(net, target, held, rng=rng, config=config.gates)

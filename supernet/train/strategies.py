@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch.nn.functional as F
+from torch import Tensor
 
 from supernet.data.batches import Batch
 from supernet.data.preprocess import resize
@@ -56,16 +57,24 @@ class LargestTeaches:
         if phase.teach:
             largest = phase.space.largest()
             teacher = net(resize(batch.images, largest.resolution), largest)
-            loss = F.cross_entropy(teacher, batch.labels, label_smoothing=self.label_smoothing)
+            loss = self._labels_loss(teacher, batch)
             (loss / count).backward()
             metrics["loss/largest"] = loss.item()
         total = 0.0
         for arch in archs:
             logits = net(resize(batch.images, arch.resolution), arch)
-            loss = F.cross_entropy(logits, batch.labels, label_smoothing=self.label_smoothing)
+            loss = self._labels_loss(logits, batch)
             if teacher is not None:
                 taught = distillation(logits, teacher)
                 loss = self.hard_share * loss + (1 - self.hard_share) * taught
             (loss / count).backward()
             total += loss.item()
         return metrics | {"loss/subnets": total / len(archs)}
+
+    def _labels_loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        return F.cross_entropy(
+            logits,
+            batch.labels,
+            weight=batch.class_weights,
+            label_smoothing=self.label_smoothing,
+        )

@@ -121,7 +121,8 @@ def arch_step(
     assert net.training
     gates = target.gates
     arch, drawn = gates.sample(rng)
-    ce = F.cross_entropy(_two_sizes(net, batch, arch, drawn), batch.labels)
+    logits = _two_sizes(net, batch, arch, drawn)
+    ce = F.cross_entropy(logits, batch.labels, weight=batch.class_weights)
     expected = gates.expected_cost(target.costs)
     loss = with_latency(ce, expected, target.budget_ms, kind=config.loss, weight=config.weight)
     parameters = list(gates.parameters())

@@ -1,0 +1,109 @@
+"""The knapsack against every architecture of a small space, one by one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from supernet.search import exact
+from supernet.search.encoding import Encoding
+from supernet.space import SearchSpace
+from tests.builders import HAND_MADE, spaces
+
+seeds = st.integers(0, 2**32)
+
+
+def indices_of(space: SearchSpace) -> np.ndarray:
+    """Return `[A, B]`, each architecture once."""
+    part = space.restrict(resolutions=1)
+    return np.array([part.encode(arch) for arch in part])
+
+
+def picked(cell: np.ndarray, indices: np.ndarray) -> np.ndarray:
+    """Sum `cell` `[B, O]` over architectures `[A, B]`."""
+    return cell[np.arange(len(cell)), indices].sum(-1)
+
+
+def drawn_cost(space: SearchSpace, rng: np.random.Generator) -> exact.Cost:
+    """Draw a cost: 0 where a block is skipped, and sometimes elsewhere."""
+    cell = np.where(np.array(space.allowed), rng.uniform(0, 1, np.shape(space.allowed)), 0.0)
+    cell = np.where(rng.random(cell.shape) < 0.1, 0.0, cell)
+    cell[:, 0] = 0.0
+    return exact.Cost(float(rng.uniform(0, 2)), cell)
+
+
+@given(spaces(), seeds)
+@settings(max_examples=60)
+def test_the_best_without_a_limit(space: SearchSpace, seed: int) -> None:
+    scores = np.random.default_rng(seed).normal(size=np.shape(space.allowed))
+    found = exact.best(Encoding.of(space), scores, None, None)
+    every = indices_of(space)
+    assert found is not None
+    assert found.score == pytest.approx(picked(scores, every).max(), abs=1e-9)
+    assert found.score == pytest.approx(picked(scores, np.array(found.indices)), abs=1e-9)
+    assert found.indices in set(map(tuple, every.tolist()))
+
+
+@given(spaces(), seeds)
+@settings(max_examples=60)
+def test_extremes_are_the_ends_of_the_range(space: SearchSpace, seed: int) -> None:
+    cost = drawn_cost(space, np.random.default_rng(seed))
+    every = cost.fixed + picked(cost.cell, indices_of(space))
+    low, high = exact.extremes(Encoding.of(space), cost)
+    assert low.score == pytest.approx(every.min(), abs=1e-9)
+    assert high.score == pytest.approx(every.max(), abs=1e-9)
+
+
+@given(spaces(), seeds, st.floats(0, 1))
+@settings(max_examples=150)
+def test_the_best_under_a_limit(space: SearchSpace, seed: int, share: float) -> None:
+    """Never dearer than the limit; only what lies within `B` grid steps below it may be missed."""
+    rng = np.random.default_rng(seed)
+    cost, scores = drawn_cost(space, rng), rng.normal(size=np.shape(space.allowed))
+    every = indices_of(space)
+    costs, values = cost.fixed + picked(cost.cell, every), picked(scores, every)
+    limit = float(costs.min() + share * (costs.max() - costs.min()))
+    found = exact.best(Encoding.of(space), scores, cost, limit)
+    assert found is not None
+    assert found.indices in set(map(tuple, every.tolist()))
+    assert cost.fixed + picked(cost.cell, np.array(found.indices)) <= limit * (1 + 1e-12)
+    slack = len(space.blocks) * (limit - costs.min()) / exact.GRID
+    surely = values[costs <= limit - slack - 1e-12]
+    assert found.score >= surely.max(initial=-np.inf) - 1e-9
+    assert found.score <= values[costs <= limit * (1 + 1e-12)].max() + 1e-9
+
+
+@pytest.mark.parametrize("space", HAND_MADE.values(), ids=HAND_MADE)
+def test_the_ends_of_the_limit(space: SearchSpace) -> None:
+    rng = np.random.default_rng(0)
+    encoding, cost = Encoding.of(space), drawn_cost(space, rng)
+    scores = rng.normal(size=np.shape(space.allowed))
+    low, high = (end.score for end in exact.extremes(encoding, cost))
+    cheapest = exact.best(encoding, scores, cost, low)
+    assert cheapest is not None, "a limit that only the cheapest meets is met"
+    assert cost.fixed + picked(cost.cell, np.array(cheapest.indices)) == pytest.approx(low)
+    assert exact.best(encoding, scores, cost, low * (1 - 1e-6)) is None
+    assert exact.best(encoding, scores, cost, 2 * high) == exact.best(encoding, scores, None, None)
+
+
+def test_minus_infinity_forbids_an_op() -> None:
+    space = HAND_MADE["mobilenetv3-suffix"]
+    scores = np.zeros(np.shape(space.allowed))
+    columns = [space.ops.index(op) for op in space.blocks[0].ops]
+    scores[0, columns[:-1]] = -np.inf
+    found = exact.best(Encoding.of(space), scores, None, None)
+    assert found is not None
+    assert found.indices[0] == columns[-1]
+    scores[0] = -np.inf
+    assert exact.best(Encoding.of(space), scores, None, None) is None
+
+
+def test_what_is_not_allowed_never_wins() -> None:
+    space = HAND_MADE["mobilenetv3-suffix"]
+    scores = np.where(np.array(space.allowed), 0.0, 1e6)
+    found = exact.best(Encoding.of(space), scores, None, None)
+    assert found is not None
+    assert found.score == 0.0
+    assert space.decode(found.indices, 16) in space

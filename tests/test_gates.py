@@ -1,0 +1,427 @@
+"""Gates against every architecture of a small space, and against ProxylessNAS's own formula."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections import Counter
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from supernet.cost import CostMatrix, Costs, arch_cost, cost_range
+from supernet.data.batches import Batch
+from supernet.errors import InfeasibleBudget
+from supernet.gates import Path, PathGates
+from supernet.network import SuperNet, _gated_block
+from supernet.search import exact
+from supernet.space import Arch, SearchSpace, Stage
+from supernet.train.targets import GateConfig, arch_step, new_target, train_gates
+from tests.builders import (
+    HAND_MADE,
+    assert_same,
+    images,
+    made_up_table,
+    random_net,
+    small_space,
+    spaces,
+)
+
+SPACES = pytest.mark.parametrize("space", HAND_MADE.values(), ids=HAND_MADE)
+SUFFIX = HAND_MADE["mobilenetv3-suffix"]
+ANY = HAND_MADE["mobilenetv3-any"]
+
+
+def random_gates(space: SearchSpace, seed: int = 0) -> PathGates:
+    """Return gates in float64 with every logit random, also those that are masked."""
+    generator = torch.Generator().manual_seed(seed)
+    gates = PathGates(space).double()
+    with torch.no_grad():
+        for parameter in gates.parameters():
+            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            parameter.add_(1.5 * noise)
+    return gates
+
+
+def random_costs(space: SearchSpace, seed: int = 0) -> dict[int, CostMatrix]:
+    generator = torch.Generator().manual_seed(seed)
+    allowed = torch.tensor(space.allowed)
+    costs = {}
+    for resolution in space.resolutions:
+        cell = torch.rand(allowed.shape, generator=generator, dtype=torch.float64) * allowed
+        cell[:, 0] = 0.0
+        fixed = torch.rand((), generator=generator, dtype=torch.float64)
+        costs[resolution] = CostMatrix(fixed, cell, "ms")
+    return costs
+
+
+class Enumerated:
+    """Every architecture of a space: columns `[A, B]`, resolution `[A]` as a position."""
+
+    def __init__(self, space: SearchSpace) -> None:
+        self.archs = list(space)
+        self.indices = torch.tensor([space.encode(arch) for arch in self.archs])
+        self.sizes = torch.tensor([space.resolutions.index(a.resolution) for a in self.archs])
+        self.rows = torch.arange(self.indices.shape[1])
+
+    def log_probs(self, gates: PathGates) -> Tensor:
+        scores = gates.log_probs()[self.rows, self.indices].sum(1)
+        return scores + gates.resolution.log_softmax(0)[self.sizes]
+
+    def costs(self, space: SearchSpace, costs: Costs) -> Tensor:
+        each = torch.stack([costs[r].of(self.indices) for r in space.resolutions])
+        return each[self.sizes, torch.arange(len(self.archs))]
+
+
+# ---- the distribution, against enumeration -----------------------------------------------------
+
+
+@given(spaces(), st.integers(0, 1000))
+@settings(max_examples=80)
+def test_the_distribution_is_what_enumeration_says(space: SearchSpace, seed: int) -> None:
+    gates, costs, every = random_gates(space, seed), random_costs(space, seed), Enumerated(space)
+    probs = every.log_probs(gates).exp()
+    torch.testing.assert_close(probs.sum().item(), 1.0, rtol=0, atol=1e-12)
+
+    rows = gates.marginals()
+    torch.testing.assert_close(rows.sum(1), torch.ones(len(rows)).double(), rtol=0, atol=1e-12)
+    counted = torch.zeros_like(rows)
+    for row in every.rows.tolist():
+        counted[row].index_add_(0, every.indices[:, row], probs)
+    torch.testing.assert_close(rows, counted, rtol=0, atol=1e-12)
+
+    expected = gates.expected_cost(costs)
+    torch.testing.assert_close(
+        expected, (probs * every.costs(space, costs)).sum(), rtol=1e-12, atol=0
+    )
+    entropy = gates.entropy()
+    assert entropy.isfinite().all()
+    assert (entropy >= 0).all()
+
+
+@given(spaces(), st.integers(0, 1000))
+def test_log_prob_is_conditional_by_conditional(space: SearchSpace, seed: int) -> None:
+    """Walk along the network: stop or go on at each place where that is a choice, then the op."""
+    gates = random_gates(space, seed)
+    arch = space.sample(random.Random(seed))
+    alpha = gates.alpha.detach()
+    want = float(gates.resolution.log_softmax(0)[space.resolutions.index(arch.resolution)])
+    stopped = False
+    for row, (block, op) in enumerate(zip(space.blocks, arch.ops, strict=True)):
+        stage = space.stages[block.stage]
+        if block.position == 0:
+            stopped = False
+        mine = alpha[row, [space.ops.index(other) for other in block.ops]]
+        may_stop = block.skippable and block.position < max(stage.depths)
+        if space.skip == "suffix":
+            may_stop = may_stop and not stopped and block.position in stage.depths
+        if may_stop:
+            odds = torch.sigmoid(alpha[row, 0] - mine.logsumexp(0))
+            want += float((odds if op is None else 1 - odds).log())
+        if op is None:
+            stopped = True
+        else:
+            want += float(mine.log_softmax(0)[block.ops.index(op)])
+    assert gates.log_prob(arch) == pytest.approx(want, abs=1e-10)
+
+
+@given(spaces())
+def test_one_hot_marginals_cost_what_the_arch_costs(space: SearchSpace) -> None:
+    costs, arch = random_costs(space), space.sample(random.Random(0))
+    indices = torch.tensor(space.encode(arch))
+    cost = costs[arch.resolution]
+    one_hot = torch.nn.functional.one_hot(indices, len(space.ops)).double()
+    torch.testing.assert_close(cost.expected(one_hot), cost.of(indices), rtol=1e-14, atol=0)
+    assert arch_cost(space, costs, arch) == float(cost.of(indices))
+    both = torch.stack([indices, indices])
+    torch.testing.assert_close(cost.of(both), cost.of(indices).expand(2))
+    torch.testing.assert_close(
+        cost.expected(torch.stack([one_hot, one_hot])), cost.of(both), rtol=1e-14, atol=0
+    )
+
+
+@given(spaces(), st.integers(0, 1000))
+def test_masked_entries_get_no_gradient(space: SearchSpace, seed: int) -> None:
+    gates, costs = random_gates(space, seed), random_costs(space, seed)
+    arch, drawn = gates.sample(random.Random(seed))
+    indices = space.encode(arch)
+    score = gates.log_probs()[range(len(indices)), indices].sum()
+    weights = sum(path.weight for paths in (*drawn.ops, *drawn.depths) for path in paths)
+    (gates.expected_cost(costs) + score + weights + gates.resolution.sum()).backward()
+    gradient = gates.alpha.grad
+    assert gradient is not None
+    assert gradient.isfinite().all()
+    assert not gradient[~torch.tensor(space.allowed)].any()
+
+
+# ---- the start ---------------------------------------------------------------------------------
+
+
+@given(spaces())
+@settings(max_examples=60)
+def test_new_gates_are_uniform_sampling(space: SearchSpace) -> None:
+    """Each depth, each op and each resolution alike; `any` skips with probability one half."""
+    gates = PathGates(space).double()
+    for arch in list(space)[:: max(1, space.size // 50)]:
+        share = 1 / len(space.resolutions)
+        for stage, where in zip(space.stages, space.stage_slices, strict=True):
+            if space.skip == "suffix":
+                share /= len(stage.depths)
+            for block, op in zip(space.blocks[where], arch.ops[where], strict=True):
+                share *= 0.5 if space.skip == "any" and block.skippable else 1
+                share /= len(block.ops) if op is not None else 1
+        assert torch.tensor(gates.log_prob(arch)).exp().item() == pytest.approx(share, rel=1e-5)
+
+
+@pytest.mark.parametrize("skip", ["suffix", "any"])
+def test_new_gates_draw_as_the_space_does(skip: str) -> None:
+    """Chi-square of 1,200 draws each, within 5 standard deviations of its mean."""
+    stage = Stage(width=8, stride=1, depths=(1, 2, 3))
+    space = small_space(stages=(stage,), kernel_sizes=(3,), skip=skip)
+    gates, count = PathGates(space), 1200
+    rng = random.Random(0)
+    drawn = Counter(gates.sample(rng, paths=1)[0] for _ in range(count))
+    plain = Counter(space.sample(rng) for _ in range(count))
+    for found in (drawn, plain):
+        square = 0.0
+        for arch in space:
+            want = count * torch.tensor(gates.log_prob(arch)).exp().item()
+            square += (found[arch] - want) ** 2 / want
+        degrees = space.size - 1
+        assert square < degrees + 5 * (2 * degrees) ** 0.5
+
+
+# ---- drawing -----------------------------------------------------------------------------------
+
+
+@given(spaces(), st.integers(0, 1000), st.integers(1, 3))
+def test_a_sample_is_of_the_space(space: SearchSpace, seed: int, paths: int) -> None:
+    gates = random_gates(space, seed)
+    arch, drawn = gates.sample(random.Random(seed), paths)
+    assert arch in space
+    assert gates.sample(random.Random(seed), paths)[0] == arch, "same seed, same arch"
+    assert arch.resolution == drawn.resolutions[0].choice
+    for stage, where, depths in zip(space.stages, space.stage_slices, drawn.depths, strict=True):
+        assert {path.choice for path in depths} <= {*stage.depths, len(stage.blocks)}
+        for op, candidates in zip(arch.ops[where], drawn.ops[where], strict=True):
+            if op is not None:
+                assert candidates[0].choice == op
+    for candidates in (*drawn.ops, *drawn.depths, drawn.resolutions):
+        assert len({path.choice for path in candidates}) == len(candidates) <= paths
+        weights = [path.weight.item() for path in candidates]
+        assert weights == pytest.approx([1.0] + [0.0] * (len(candidates) - 1), abs=1e-12)[
+            : len(candidates)
+        ] if candidates else True
+
+
+@SPACES
+def test_sure_gates_draw_what_they_are_sure_of(space: SearchSpace) -> None:
+    arch = space.sample(random.Random(3))
+    gates = PathGates(space)
+    with torch.no_grad():
+        for row, column in enumerate(space.encode(arch)):
+            gates.alpha[row] = -30.0
+            gates.alpha[row, column] = 30.0
+        gates.resolution[space.resolutions.index(arch.resolution)] = 60.0
+    rng = random.Random(0)
+    assert {gates.sample(rng, paths=1)[0] for _ in range(20)} == {arch}
+    assert gates.most_likely() == arch
+
+
+# ---- choosing ----------------------------------------------------------------------------------
+
+
+@SPACES
+def test_the_most_likely_is_what_enumeration_says(space: SearchSpace) -> None:
+    gates = random_gates(space, 1)
+    probs = Enumerated(space).log_probs(gates)
+    assert gates.log_prob(gates.most_likely()) == pytest.approx(probs.max().item(), abs=1e-9)
+
+
+@SPACES
+def test_the_most_likely_under_budgets_is_what_enumeration_says(space: SearchSpace) -> None:
+    """Up to what the grid may miss: what lies within `B` of its steps below the budget."""
+    gates, costs, every = random_gates(space, 2), random_costs(space, 2), Enumerated(space)
+    probs, dear = every.log_probs(gates), every.costs(space, costs)
+    low, high = cost_range(space, costs)
+    assert (low, high) == pytest.approx((dear.min().item(), dear.max().item()), rel=1e-12)
+    rng, missed = random.Random(0), 0
+    for _ in range(100):
+        budget = rng.uniform(low, high * 1.05)
+        arch = gates.most_likely(costs, budget)
+        assert arch_cost(space, costs, arch) <= budget
+        score = gates.log_prob(arch)
+        best = probs[dear <= budget].max().item()
+        assert score <= best + 1e-9
+        slack = len(space.blocks) * (budget - low) / exact.GRID
+        surely = probs[dear <= budget - slack]
+        assert not len(surely) or score >= surely.max().item() - 1e-9
+        missed += score < best - 1e-9
+    assert missed <= 2, "the grid is fine enough to miss next to nothing"
+
+
+@SPACES
+def test_a_budget_that_only_the_cheapest_meets(space: SearchSpace) -> None:
+    gates, costs, every = random_gates(space, 3), random_costs(space, 3), Enumerated(space)
+    dear = every.costs(space, costs)
+    low, high = cost_range(space, costs)
+    arch = gates.most_likely(costs, low)
+    assert arch == every.archs[int(dear.argmin())]
+    for budget in (low * (1 - 1e-9), low / 2):
+        with pytest.raises(InfeasibleBudget, match="feasible budgets lie between") as caught:
+            gates.most_likely(costs, budget)
+        error = caught.value
+        assert (error.budget, error.lowest, error.highest) == (budget, low, high)
+        assert error.unit == "ms"
+
+
+# ---- running paths -----------------------------------------------------------------------------
+
+
+@SPACES
+def test_gated_outputs_are_the_plain_ones(space: SearchSpace) -> None:
+    """In float64; and BN's running statistics stay, which the plain pass moves."""
+    net = random_net(space).train()
+    gates = random_gates(space)
+    before = copy.deepcopy(net.state_dict())
+    for seed in range(6):
+        arch, drawn = gates.sample(random.Random(seed))
+        x = images(net, arch.resolution)
+        gated = net(x, arch, drawn)
+        torch.testing.assert_close(net.state_dict(), before, rtol=0, atol=0)
+        with torch.no_grad():
+            torch.testing.assert_close(net(x, arch, drawn), gated, rtol=0, atol=1e-12)
+            assert_same(gated, copy.deepcopy(net)(x, arch), tolerance=1e-12)
+    net.eval()
+    assert_same(net(x, arch, drawn), net(x, arch), tolerance=1e-12)
+
+
+def _formula(alphas: Tensor, outputs: list[Tensor], upstream: Tensor) -> Tensor:
+    """dL/dalpha_i = sum_j dL/dg_j p_j (delta_ij - p_i), with dL/dg_j = <dL/dy, o_j>."""
+    p = alphas.softmax(0)
+    gate = torch.stack([(upstream * output).sum() for output in outputs])
+    eye = torch.eye(len(p), dtype=p.dtype)
+    return ((gate * p)[None, :] * (eye - p[:, None])).sum(1)
+
+
+@pytest.mark.parametrize("skip", ["suffix", "any"])
+@pytest.mark.parametrize("paths", [2, 3])
+def test_the_gradient_is_that_of_proxylessnas(skip: str, paths: int) -> None:
+    """1812.00332, equation 4, over the candidates drawn; block 1 of `any` has None among them."""
+    depths = (2,) if skip == "suffix" else (1, 2)
+    space = small_space(stages=(Stage(width=8, stride=1, depths=depths, se=True),), skip=skip)
+    net, gates = random_net(space).train(), random_gates(space)
+    x, upstream = images(net, 8), torch.randn(2, 8, 8, 8).double()
+    x = torch.cat([x, x, x], 1)[:, :8]
+    with_none = False
+    for seed in range(20):
+        _, drawn = gates.sample(random.Random(seed), paths)
+        candidates = drawn.ops[1]
+        columns = [space.ops.index(path.choice) for path in candidates]
+        with_none |= 0 in columns
+        gates.alpha.grad = None
+        y = _gated_block(net.blocks[1], x, candidates)
+        (y * upstream).sum().backward()
+        with torch.no_grad():
+            outputs = [x if c == 0 else net.blocks[1](x, space.ops[c], keep_stats=True)
+                       for c in columns]  # fmt: skip
+            want = torch.zeros(len(space.blocks), len(space.ops)).double()
+            want[1, columns] = _formula(gates.alpha[1, columns], outputs, upstream)
+        assert want.abs().max() > 1e-3
+        torch.testing.assert_close(gates.alpha.grad, want, rtol=1e-9, atol=1e-9)
+    assert with_none == (skip == "any")
+
+
+def test_the_gradient_of_depth_gates() -> None:
+    """As for ops, where the candidates are the outputs after the depths that were drawn."""
+    space = small_space(stages=(Stage(width=8, stride=1, depths=(1, 3)),), kernel_sizes=(3,),
+                        expand_ratios=(2,), resolutions=(16,))  # fmt: skip
+    net, gates = random_net(space).train(), random_gates(space)
+    x, op = images(net, 16), space.ops[1]
+    stem = net.stem(x).detach()
+    after = {}
+    y = stem
+    for depth, block in enumerate(net.blocks, start=1):
+        y = block(y, op, keep_stats=True)
+        after[depth] = y.detach()
+    for seed in range(6):
+        arch, drawn = gates.sample(random.Random(seed))
+        gates.alpha.grad = None
+        tail_in: list[Tensor] = []
+        hook = net.tail.register_forward_pre_hook(lambda _, args, kept=tail_in: kept.append(args[0]))
+        logits = net(x, arch, drawn)
+        hook.remove()
+        loss = logits.square().sum()
+        (upstream,) = torch.autograd.grad(loss, tail_in[0] if tail_in else logits, retain_graph=True)
+        loss.backward()
+        depths = [path.choice for path in drawn.depths[0]]
+        assert sorted(depths) == [1, 3]
+        # the only choice is to stop at block 1 or not: p(3) = sigmoid(op - none)
+        alphas = torch.stack([gates.alpha[1, 0], gates.alpha[1, 1]]).detach()
+        want = _formula(alphas, [after[1], after[3]], upstream)
+        torch.testing.assert_close(gates.alpha.grad[1, :2], want, rtol=1e-6, atol=1e-9)
+
+
+# ---- arch steps --------------------------------------------------------------------------------
+
+
+def _target_and_batch(net: SuperNet, config: GateConfig, share: float = 0.5):
+    space = net.space
+    table = made_up_table(space, in_chans=net.in_chans, num_classes=net.num_classes)
+    costs = random_costs(space)
+    low, high = cost_range(space, costs)
+    target = new_target(
+        net, table_id=table.id, device="made up", budget_ms=low + share * (high - low),
+        costs=costs, config=config,
+    )  # fmt: skip
+    generator = torch.Generator().manual_seed(0)
+    batch = Batch(torch.randn(8, 3, 16, 16, generator=generator), torch.arange(8) % 5)
+    return target, batch
+
+
+@SPACES
+@pytest.mark.parametrize("loss", ["add", "mul"])
+def test_an_arch_step_moves_nothing_but_gates(space: SearchSpace, loss: str) -> None:
+    net = SuperNet(space, 5).train()
+    config = GateConfig(loss=loss)
+    target, batch = _target_and_batch(net, config)
+    before = copy.deepcopy(net.state_dict())
+    gates_before = copy.deepcopy(target.gates.state_dict())
+    metrics = arch_step(net, target, batch, rng=random.Random(0), config=config)
+    torch.testing.assert_close(net.state_dict(), before, rtol=0, atol=0)
+    assert all(parameter.grad is None for parameter in net.parameters())
+    for name, value in target.gates.state_dict().items():
+        assert not torch.equal(value, gates_before[name]), f"{name} did not move"
+        assert value.isfinite().all()
+    assert set(metrics) == {"ce", "expected_ms", "entropy"}
+
+
+def test_training_gates_alone_leaves_the_mode_and_is_reproducible() -> None:
+    net = SuperNet(SUFFIX, 5).eval()
+    config = GateConfig(steps=5)
+    results = []
+    for _ in range(2):
+        target, batch = _target_and_batch(net, config)
+        train_gates(net, target, [batch] * 5, seed=0, config=config)
+        results.append(target.gates.alpha.detach().clone())
+        assert not net.training
+    assert torch.equal(*results)
+
+
+@pytest.mark.parametrize("loss", ["add", "mul"])
+def test_a_heavy_price_makes_fast_architectures_likely(loss: str) -> None:
+    net = SuperNet(SUFFIX, 5).eval()
+    config = GateConfig(loss=loss, weight=20.0, lr=0.2)
+    target, batch = _target_and_batch(net, config)
+    start = target.gates.expected_cost(target.costs).item()
+    train_gates(net, target, [batch] * 15, seed=0, config=config)
+    assert target.gates.expected_cost(target.costs).item() < 0.8 * start
+
+
+def test_a_path_holds_its_gate() -> None:
+    assert Path("k3", torch.tensor(1.0)).choice == "k3"
+    assert isinstance(SUFFIX.largest(), Arch)
+    assert ANY.skip == "any"
