@@ -178,8 +178,11 @@ def evaluate(
         print(json.dumps(rows, indent=2))
         return
     for row in rows:
-        print(f"{row['name']:<10} top-1 {100 * row['top1']:.2f} % on {row['images']} images  "
-              f"{row['arch']}")  # fmt: skip
+        top5 = "" if row["top5"] is None else f", top-5 {100 * row['top5']:.2f} %"
+        print(
+            f"{row['name']:<10} top-1 {100 * row['top1']:.2f} %{top5}, mean of the classes "
+            f"{100 * row['mean_class']:.2f} % on {row['images']} images  {row['arch']}"
+        )
 
 
 @app.command()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -20,7 +21,7 @@ from supernet.choose import Candidate, check_feasible, costs_of, pick, target_na
 from supernet.cost import module_macs
 from supernet.data.batches import Batch, check_balance, drawn_batch
 from supernet.data.preprocess import resize
-from supernet.evaluate import accuracy_on, calibrate_on_
+from supernet.evaluate import calibrate_on_, scores_on
 from supernet.extraction import extract
 from supernet.latency import host
 from supernet.latency.profile import measure_subnets
@@ -109,7 +110,7 @@ def write_subnet(
             "checkpoint_sha256": run.sha256,
             **promise,
             "measured_ms": None,
-            "top1": accuracy_on(model, data.test, preprocess, arch.resolution),
+            **asdict(scores_on(model, data.test, preprocess, arch.resolution)),
             "test_images": len(data.test),
             "macs": module_macs(model, images[:1]),
             "params": num_params(model),

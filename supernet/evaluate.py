@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -114,22 +115,45 @@ def calibrate_on_(
     calibrate_(model, (resize(b.images, resolution) for b in batches if len(b.labels) > 1))
 
 
-def accuracy_on(
+@dataclass(frozen=True)
+class Scores:
+    """How well a network does on images that it was not trained on.
+
+    Args:
+        top1: share of images whose best class is right.
+        mean_class: mean over the classes of the share of their images that are right.
+        top5: share of images whose class is among the best five; None below ten classes.
+    """
+
+    top1: float
+    mean_class: float
+    top5: float | None
+
+
+def scores_on(
     model: nn.Module, images: ImageSource, preprocess: Preprocess, resolution: int
-) -> float:
-    """Return the share of `images` whose top class is right, in evaluation mode."""
+) -> Scores:
+    """Score `model` on `images`, in evaluation mode."""
     device = next(model.parameters()).device
     batches = eval_batches(images, preprocess, batch_size=256, device=device)
-    return accuracy(model, batches, resolution)
+    return scores(model, batches, resolution)
 
 
 @torch.no_grad()
-def accuracy(model: nn.Module, batches: Iterable[Batch], resolution: int) -> float:
-    """Return the share of images of `batches` whose top class is right."""
+def scores(model: nn.Module, batches: Iterable[Batch], resolution: int) -> Scores:
+    """Score `model` on `batches`, in evaluation mode."""
     model.eval()
-    right = count = 0
+    hits, labels = [], []
     for batch in batches:
-        predicted = model(resize(batch.images, resolution)).argmax(1)
-        right += int((predicted == batch.labels).sum())
-        count += len(batch.labels)
-    return right / count
+        logits = model(resize(batch.images, resolution))
+        best = logits.topk(min(5, logits.shape[1])).indices
+        hits.append(best == batch.labels[:, None])
+        labels.append(batch.labels)
+    hit, label = torch.cat(hits), torch.cat(labels)
+    right = hit[:, 0].double()
+    seen = label.bincount(minlength=logits.shape[1])
+    rights = torch.zeros(len(seen), dtype=right.dtype, device=right.device)
+    rights.index_add_(0, label, right)
+    per_class = rights[seen > 0] / seen[seen > 0]
+    top5 = float(hit.any(1).double().mean()) if len(seen) >= 10 else None
+    return Scores(float(right.mean()), float(per_class.mean()), top5)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from supernet.blocks import num_params
 from supernet.deploy import CERTIFICATE
 from supernet.errors import CheckpointError, SpaceError
-from supernet.evaluate import accuracy_on, calibrate_on_
+from supernet.evaluate import Scores, calibrate_on_, scores_on
 from supernet.extraction import extract
 from supernet.settings import data_of
 from supernet.space import Arch
@@ -68,8 +69,8 @@ def scores(path: Path, arch_file: Path | None) -> list[dict[str, Any]]:
         )
         model = load_subnet(path)
         size = config.arch.resolution
-        top1 = accuracy_on(model, data.test, config.preprocess, size)
-        return [_score("subnet", config.arch, top1, len(data.test))]
+        found = scores_on(model, data.test, config.preprocess, size)
+        return [_score("subnet", config.arch, found, len(data.test))]
     run = Trained.open(path)
     space = run.net.space
     if arch_file is None:
@@ -80,13 +81,13 @@ def scores(path: Path, arch_file: Path | None) -> list[dict[str, Any]]:
     for name, arch in archs.items():
         model = extract(run.net, arch)
         calibrate_on_(model, run.data.train, run.preprocess, arch.resolution)
-        top1 = accuracy_on(model, run.data.test, run.preprocess, arch.resolution)
-        rows.append(_score(name, arch, top1, len(run.data.test)))
+        found = scores_on(model, run.data.test, run.preprocess, arch.resolution)
+        rows.append(_score(name, arch, found, len(run.data.test)))
     return rows
 
 
-def _score(name: str, arch: Arch, top1: float, images: int) -> dict[str, Any]:
-    return {"name": name, "top1": top1, "images": images, "arch_id": arch.id, "arch": str(arch)}
+def _score(name: str, arch: Arch, found: Scores, images: int) -> dict[str, Any]:
+    return {"name": name, **asdict(found), "images": images, "arch_id": arch.id, "arch": str(arch)}
 
 
 def read_arch(file: Path) -> Arch:

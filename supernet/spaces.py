@@ -51,4 +51,48 @@ def ofa_mbv3(
     )
 
 
-PRESETS: dict[str, Callable[..., SearchSpace]] = {"ofa_mbv3": ofa_mbv3}
+def ofa_proxyless(
+    *,
+    width_mult: float = 1.3,
+    kernel_sizes: Sequence[int] = (3, 5, 7),
+    expand_ratios: Sequence[float] = (3, 4, 6),
+    depths: Sequence[int] = (2, 3, 4),
+    resolutions: Sequence[int] = (128, 144, 160, 176, 192, 208, 224),
+) -> SearchSpace:
+    """Return once-for-all's MobileNetV2-like space, that of ProxylessNAS (1812.00332).
+
+    ReLU6, no SE, BN's epsilon 1e-3; a sixth stage of one block ends the searchable part. The
+    last layer keeps 1280 channels at widths up to 1.
+    """
+
+    def width(base: int) -> int:
+        return int(make_divisible(base * width_mult, 8))
+
+    rows = ((24, 2), (40, 2), (80, 2), (96, 1), (192, 2), (320, 1))
+    return SearchSpace(
+        family="efficientnet",
+        stem_width=width(32),
+        first=FixedBlock(width=width(16), act="relu6"),
+        stages=tuple(
+            Stage(
+                width=width(base),
+                stride=stride,
+                depths=tuple(depths) if base < 320 else (1,),
+                act="relu6",
+            )
+            for base, stride in rows
+        ),
+        final_width=width(1280) if width_mult > 1 else 1280,
+        head_width=None,
+        kernel_sizes=tuple(kernel_sizes),
+        expand_ratios=tuple(expand_ratios),
+        resolutions=tuple(resolutions),
+        act="relu6",
+        bn_eps=1e-3,
+    )
+
+
+PRESETS: dict[str, Callable[..., SearchSpace]] = {
+    "ofa_mbv3": ofa_mbv3,
+    "ofa_proxyless": ofa_proxyless,
+}

@@ -49,7 +49,7 @@ def ragged_stage(skip: str) -> Stage:
         (Op(3, 3), Op(5, 1), Op(5, 3)),
         (Op(3, 2.3), Op(5, 2)),
     )
-    depths = (1, 2, 3, 4) if skip == "any" else (2, 4)
+    depths, rows = ((1, 2, 3), rows[:3]) if skip == "any" else ((2, 4), rows)
     return Stage(width=16, stride=2, depths=depths, se=True, act="hard_swish", allowed=rows)
 
 
@@ -64,7 +64,9 @@ def _hand_made(family: str, skip: str) -> SearchSpace:
 
 
 HAND_MADE = {
-    f"{family}-{skip}": _hand_made(family, skip) for family in FAMILIES for skip in ("suffix", "any")
+    f"{family}-{skip}": _hand_made(family, skip)
+    for family in FAMILIES
+    for skip in ("suffix", "any")
 }
 
 
@@ -128,7 +130,10 @@ def some_archs(space: SearchSpace, count: int, seed: int = 0) -> list[Arch]:
 
 @torch.no_grad()
 def randomise_(module: nn.Module, seed: int = 0) -> nn.Module:
-    """Make everything random that starts as 0, 1 or the identity; defaults hide slicing bugs."""
+    """Make all random that starts as 0, 1 or the identity; defaults hide slicing bugs.
+
+    Convolutions are scaled to keep the signal, so that deep nets do not forget their input.
+    """
     generator = torch.Generator().manual_seed(seed)
 
     def normal(tensor: Tensor) -> Tensor:
@@ -141,6 +146,8 @@ def randomise_(module: nn.Module, seed: int = 0) -> nn.Module:
             tensor.copy_(normal(tensor).abs() + 0.5)
         elif "transforms." in name or name.endswith("_matrix"):
             tensor.add_(0.2 * normal(tensor))
+        elif tensor.ndim == 4:
+            tensor.copy_(normal(tensor) * (3 / tensor[0].numel()) ** 0.5)
         elif tensor.ndim == 1:
             tensor.add_(0.3 * normal(tensor))
     return module
@@ -165,7 +172,7 @@ def images(net: SuperNet, resolution: int, count: int = 2, seed: int = 0) -> Ten
 
 def assert_same(got: Tensor, want: Tensor, *, tolerance: float = 1e-9) -> None:
     """Compare relative to the largest value, and refuse to compare nothing with nothing."""
-    scale = float(want.abs().max())
+    scale = want.detach().abs().max().item()
     assert scale > 1e-6, "the outputs vanish, so that any bug would pass"
     torch.testing.assert_close(got, want, rtol=0, atol=tolerance * scale)
 
@@ -225,8 +232,8 @@ def middle(ends: Sequence[float], share: float = 0.5) -> float:
 
 TINY = (
     "data=synthetic",
-    "data.options.per_class=8",
-    "data.options.size=8",
+    "data.per_class=8",
+    "data.size=8",
     "data.augment.pad=1",
     "data.augment.flip=true",
     "space.stages=[{width:16,stride:2,depths:[1,2]},{width:24,stride:2,depths:[1],se:true}]",

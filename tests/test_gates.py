@@ -15,16 +15,15 @@ from torch import Tensor
 from supernet.cost import CostMatrix, Costs, arch_cost, cost_range
 from supernet.data.batches import Batch
 from supernet.errors import InfeasibleBudget
-from supernet.gates import Path, PathGates
+from supernet.gates import PathGates
 from supernet.network import SuperNet, _gated_block
 from supernet.search import exact
-from supernet.space import Arch, SearchSpace, Stage
-from supernet.train.targets import GateConfig, arch_step, new_target, train_gates
+from supernet.space import SearchSpace, Stage
+from supernet.train.targets import GateConfig, Target, arch_step, new_target, train_gates
 from tests.builders import (
     HAND_MADE,
     assert_same,
     images,
-    made_up_table,
     random_net,
     small_space,
     spaces,
@@ -32,7 +31,6 @@ from tests.builders import (
 
 SPACES = pytest.mark.parametrize("space", HAND_MADE.values(), ids=HAND_MADE)
 SUFFIX = HAND_MADE["mobilenetv3-suffix"]
-ANY = HAND_MADE["mobilenetv3-any"]
 
 
 def random_gates(space: SearchSpace, seed: int = 0) -> PathGates:
@@ -108,7 +106,8 @@ def test_log_prob_is_conditional_by_conditional(space: SearchSpace, seed: int) -
     gates = random_gates(space, seed)
     arch = space.sample(random.Random(seed))
     alpha = gates.alpha.detach()
-    want = float(gates.resolution.log_softmax(0)[space.resolutions.index(arch.resolution)])
+    sizes = gates.resolution.detach().log_softmax(0)
+    want = float(sizes[space.resolutions.index(arch.resolution)])
     stopped = False
     for row, (block, op) in enumerate(zip(space.blocks, arch.ops, strict=True)):
         stage = space.stages[block.stage]
@@ -212,9 +211,7 @@ def test_a_sample_is_of_the_space(space: SearchSpace, seed: int, paths: int) -> 
     for candidates in (*drawn.ops, *drawn.depths, drawn.resolutions):
         assert len({path.choice for path in candidates}) == len(candidates) <= paths
         weights = [path.weight.item() for path in candidates]
-        assert weights == pytest.approx([1.0] + [0.0] * (len(candidates) - 1), abs=1e-12)[
-            : len(candidates)
-        ] if candidates else True
+        assert weights == pytest.approx([1.0, 0.0, 0.0][: len(candidates)], abs=1e-12)
 
 
 @SPACES
@@ -350,31 +347,31 @@ def test_the_gradient_of_depth_gates() -> None:
     for seed in range(6):
         arch, drawn = gates.sample(random.Random(seed))
         gates.alpha.grad = None
-        tail_in: list[Tensor] = []
-        hook = net.tail.register_forward_pre_hook(lambda _, args, kept=tail_in: kept.append(args[0]))
-        logits = net(x, arch, drawn)
-        hook.remove()
-        loss = logits.square().sum()
-        (upstream,) = torch.autograd.grad(loss, tail_in[0] if tail_in else logits, retain_graph=True)
+        stage_out: list[Tensor] = []
+        keep = net.tail.register_forward_pre_hook(lambda _, args, to=stage_out: to.append(args[0]))
+        loss = net(x, arch, drawn).square().sum()
+        keep.remove()
+        (upstream,) = torch.autograd.grad(loss, stage_out, retain_graph=True)
         loss.backward()
         depths = [path.choice for path in drawn.depths[0]]
         assert sorted(depths) == [1, 3]
         # the only choice is to stop at block 1 or not: p(3) = sigmoid(op - none)
         alphas = torch.stack([gates.alpha[1, 0], gates.alpha[1, 1]]).detach()
         want = _formula(alphas, [after[1], after[3]], upstream)
-        torch.testing.assert_close(gates.alpha.grad[1, :2], want, rtol=1e-6, atol=1e-9)
+        assert want.abs().max() > 1e-5
+        torch.testing.assert_close(gates.alpha.grad[1, :2], want, rtol=1e-9, atol=1e-12)
 
 
 # ---- arch steps --------------------------------------------------------------------------------
 
 
-def _target_and_batch(net: SuperNet, config: GateConfig, share: float = 0.5):
+def _target_and_batch(net: SuperNet, config: GateConfig) -> tuple[Target, Batch]:
+    """Return a target halfway through the feasible range, and eight images."""
     space = net.space
-    table = made_up_table(space, in_chans=net.in_chans, num_classes=net.num_classes)
     costs = random_costs(space)
     low, high = cost_range(space, costs)
     target = new_target(
-        net, table_id=table.id, device="made up", budget_ms=low + share * (high - low),
+        net, table_id="table", device="made up", budget_ms=(low + high) / 2,
         costs=costs, config=config,
     )  # fmt: skip
     generator = torch.Generator().manual_seed(0)
@@ -419,9 +416,3 @@ def test_a_heavy_price_makes_fast_architectures_likely(loss: str) -> None:
     start = target.gates.expected_cost(target.costs).item()
     train_gates(net, target, [batch] * 15, seed=0, config=config)
     assert target.gates.expected_cost(target.costs).item() < 0.8 * start
-
-
-def test_a_path_holds_its_gate() -> None:
-    assert Path("k3", torch.tensor(1.0)).choice == "k3"
-    assert isinstance(SUFFIX.largest(), Arch)
-    assert ANY.skip == "any"

@@ -124,7 +124,7 @@ def resize(images: Tensor, resolution: int) -> Tensor:
 
 
 def read_image(path: str | Path) -> Image.Image:
-    """Read an image file whole.
+    """Read an image file whole, upright.
 
     Raises:
         DataError: if there is no such file, or it is damaged or not an image.
@@ -132,11 +132,10 @@ def read_image(path: str | Path) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(path)
-            image.load()
+            with Image.open(path) as opened:
+                return ImageOps.exif_transpose(opened)  # a copy that needs the file no more
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such image") from error
     except (OSError, SyntaxError, ValueError, EOFError, struct.error,
             Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # fmt: skip
         raise DataError(f"{path}: not an image that can be read ({error})") from error
-    return image

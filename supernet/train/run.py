@@ -12,7 +12,7 @@ from rich.console import Console
 from torch.utils.tensorboard import SummaryWriter
 
 from supernet.data.sets import ImageData
-from supernet.evaluate import accuracy_on, calibrate_on_
+from supernet.evaluate import calibrate_on_, scores_on
 from supernet.extraction import extract
 from supernet.network import SuperNet
 from supernet.screen import progress_bar
@@ -86,7 +86,7 @@ class RunFolder:
             model = extract(net, arch)
             preprocess = self.data.preprocess
             calibrate_on_(model, self.data.train, preprocess, arch.resolution)
-            found[name] = accuracy_on(model, self.data.held_out, preprocess, arch.resolution)
+            found[name] = scores_on(model, self.data.held_out, preprocess, arch.resolution).top1
             self.writer.add_scalar(f"held_out_top1/{name}", found[name], step)
         parts = ", ".join(f"{name} {100 * value:.1f} %" for name, value in found.items())
         self.console.print(f"phase {phase.name} done: held-out top-1 {parts}")

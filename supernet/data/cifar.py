@@ -1,0 +1,55 @@
+"""CIFAR-10 and CIFAR-100 (Krizhevsky, 2009): 50,000 + 10,000 colour images of 32 x 32 pixels.
+
+Read and, where there is internet, fetched by torchvision. Its files are pickles; torchvision
+opens only those whose MD5 sums are the authors'.
+"""
+
+from __future__ import annotations
+
+import torch
+from torchvision.datasets import CIFAR10, CIFAR100
+
+from supernet.data.sets import ImageData, Images, split
+from supernet.errors import DataError
+
+
+def cifar10(*, root: str = "data", held_out: float = 0.1, seed: int = 0) -> ImageData:
+    """Load CIFAR-10 from `root`; `held_out` of its training images are kept for gates."""
+    return _cifar(CIFAR10, "cifar10", root, held_out, seed)
+
+
+def cifar100(*, root: str = "data", held_out: float = 0.1, seed: int = 0) -> ImageData:
+    """Load CIFAR-100 from `root`; `held_out` of its training images are kept for gates."""
+    return _cifar(CIFAR100, "cifar100", root, held_out, seed)
+
+
+def _cifar(kind: type[CIFAR10], name: str, root: str, held_out: float, seed: int) -> ImageData:
+    train, test = (_part(kind, root, train) for train in (True, False))
+    training, holding = split(_images(train), held_out, seed=seed)
+    return ImageData(
+        name=name,
+        classes=tuple(train.classes),
+        train=training,
+        held_out=holding,
+        test=_images(test),
+    )
+
+
+def _part(kind: type[CIFAR10], root: str, train: bool) -> CIFAR10:
+    """Open one part; what is on disk is used, what is not is fetched."""
+    try:
+        return kind(root, train=train)
+    except RuntimeError:
+        pass
+    try:
+        return kind(root, train=train, download=True)
+    except (RuntimeError, OSError) as error:
+        raise DataError(
+            f"{kind.__name__} is not in {root}/{kind.base_folder} and cannot be fetched ({error}); "
+            "put torchvision's files there, or name their folder with data.root="
+        ) from error
+
+
+def _images(part: CIFAR10) -> Images:
+    pixels = torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous()
+    return Images(pixels, torch.tensor(part.targets))

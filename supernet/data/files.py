@@ -1,0 +1,119 @@
+"""Images in files: read whole and brought to one size by worker processes, batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from supernet.data.preprocess import read_image, square
+from supernet.data.sets import Images
+from supernet.errors import DataError
+
+SHOWN = 20
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class FileImages:
+    """Images in files, an `ImageSource`.
+
+    Args:
+        files: where they are.
+        labels: `[N]`, int64.
+        size: side in pixels that each is brought to: shorter side resized, centre cropped.
+        in_chans: 1 or 3.
+        workers: processes that read ahead; 0 reads in this one.
+    """
+
+    files: tuple[Path, ...]
+    labels: Tensor
+    size: int
+    in_chans: int
+    workers: int
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.files)
+
+    def take(self, indices: Tensor) -> Images:
+        """Read the images at `indices` `[n]`.
+
+        Raises:
+            DataError: naming the file that is damaged or not an image.
+        """
+        pixels = [self._read(self.files[index]) for index in indices.tolist()]
+        return Images(torch.stack(pixels), self.labels[indices])
+
+    def stream(self, parts: Sequence[Tensor]) -> Iterator[Images]:
+        """Yield `take(part)` for each of `parts`, read ahead by the workers, in order."""
+        loader = DataLoader(
+            _Parts(self, parts), batch_size=None, num_workers=self.workers, in_order=True
+        )
+        for pixels, labels in loader:
+            yield Images(pixels, labels)
+
+    def pick(self, indices: Tensor) -> FileImages:
+        """Return some of the files."""
+        files = tuple(self.files[index] for index in indices.tolist())
+        return replace(self, files=files, labels=self.labels[indices])
+
+    def in_memory(self) -> Images:
+        """Read all files."""
+        parts = list(self.stream(torch.arange(len(self)).split(64)))
+        return Images(
+            torch.cat([part.pixels for part in parts]), torch.cat([part.labels for part in parts])
+        )
+
+    def check(self) -> None:
+        """Read every file once.
+
+        Raises:
+            DataError: naming the files that are damaged or not images.
+        """
+        loader = DataLoader(_Faults(self.files), batch_size=64, num_workers=self.workers,
+                            collate_fn=list)  # fmt: skip
+        faults = [fault for part in loader for fault in part if fault]
+        if faults:
+            more = f" and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
+            raise DataError(
+                f"{len(faults)} of {len(self)} files cannot be used: {'; '.join(faults[:SHOWN])}"
+                f"{more}. Repair or remove them: nothing is trained on a silent subset"
+            )
+
+    def _read(self, file: Path) -> Tensor:
+        return square(read_image(file), self.size, self.in_chans)
+
+
+class _Parts(Dataset[tuple[Tensor, Tensor]]):
+    """The images of each part, for a loader."""
+
+    def __init__(self, images: FileImages, parts: Sequence[Tensor]) -> None:
+        self.images, self.parts = images, parts
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:
+        part = self.images.take(self.parts[number])
+        return part.pixels, part.labels
+
+
+class _Faults(Dataset[str]):
+    """What is wrong with each file, or an empty string."""
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self.files = files
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, number: int) -> str:
+        try:
+            read_image(self.files[number])
+        except DataError as error:
+            return str(error)
+        return ""
