@@ -75,10 +75,10 @@ def demo(
     About four minutes on two cores. Started again, it goes on where it stopped.
     """
     from supernet.config import composed
-    from supernet.demo import run_demo
+    from supernet.main_job import do_main_job
     from supernet.screen import new_console
 
-    run_demo(composed(["experiment=demo"]), out, new_console())
+    do_main_job(composed(["experiment=demo"]), out, new_console())
 
 
 @app.command()
@@ -140,8 +140,8 @@ def extract(
     supernet extract runs/demo --table T.json --budget-ms 2.5 --out fast/
     """
     from supernet import deploy
-    from supernet.demo import show, summary_row
     from supernet.latency.table import LatencyTable
+    from supernet.main_job import show, summary_row
     from supernet.screen import new_console
     from supernet.trained import Trained
 

@@ -114,9 +114,11 @@ def spaces(draw: st.DrawFn, *, max_size: int = 2000) -> SearchSpace:
 
 
 def conf_space(name: str) -> SearchSpace:
-    """Build a space of `conf/space/`, the published one narrow and on small images."""
-    small = ["space.width_mult=0.35", "space.resolutions=[32,64]"] * (name == "ofa_mbv3")
-    return build_space(composed([f"space={name}", *small])["space"])
+    """Build a space of `conf/space/`; the published ones narrow and on small images."""
+    fields = composed([f"space={name}"])["space"]
+    if "preset" in fields:
+        fields |= {"width_mult": 0.35, "resolutions": [32, 64]}
+    return build_space(fields)
 
 
 def some_archs(space: SearchSpace, count: int, seed: int = 0) -> list[Arch]:

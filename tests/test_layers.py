@@ -25,7 +25,7 @@ LAYERS = (
     "latency.runtimes.* latency.worker latency.child latency.profile",
     "train.*",
     "settings trained",
-    "training deploy device facts predict demo",
+    "training deploy device facts predict main_job",
     "config cli train_app __main__ __init__",
 )
 """Names below `supernet`, `__init__` being the front door; a full name goes before a pattern."""

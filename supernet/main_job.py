@@ -1,6 +1,7 @@
-"""The main job on the digits: one training, two devices, three budgets each, a table, a picture.
+"""The main job: one training, two devices, three budgets each, a table, a picture.
 
-`runs/demo` is an ordinary run: every step is what the other commands do.
+`supernet demo` does it on the digits, `benchmarks/fashion_mnist.py` on Fashion-MNIST. The run is
+an ordinary one: every step is what the other commands do.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ SHARES = (0.15, 0.4, 0.8)
 """Where the three budgets lie between the fastest and the slowest subnet of a device."""
 
 
-def run_demo(config: dict[str, Any], folder: Path, console: Console) -> list[dict[str, Any]]:
+def do_main_job(config: dict[str, Any], folder: Path, console: Console) -> list[dict[str, Any]]:
     """Do the main job in `folder` and return its summary; what is done already is kept."""
     _title(console, "1. train one supernet")
     if (folder / checkpoint.FILE).exists():
@@ -148,7 +149,7 @@ def draw_pareto(rows: Sequence[dict[str, Any]], path: Path) -> None:
     axes.set(
         xscale="log",
         xlabel="latency of one image in ms",
-        ylabel="top-1 on held-out digits in %",
+        ylabel="top-1 on test images in %",
         title="One supernet, a subnet for each device and budget",
     )
     axes.margins(0.12, 0.25)
