@@ -99,8 +99,8 @@ def _deploy(
 def summary_row(folder: Path) -> dict[str, Any]:
     """Return a subnet's line of `summary.json`."""
     certificate = read_certificate(folder)
-    names = ("device", "runtime", "budget_ms", "predicted_ms", "measured_ms", "top1", "macs",
-             "params", "arch")  # fmt: skip
+    names = ("device", "runtime", "budget_ms", "predicted_ms", "measured_ms", "top1",
+             "test_images", "macs", "params", "arch")  # fmt: skip
     return {**{name: certificate[name] for name in names}, "path": folder.as_posix()}
 
 
@@ -126,34 +126,44 @@ def show(rows: Sequence[dict[str, Any]], console: Console) -> None:
 
 
 def draw_pareto(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Draw accuracy against latency, one colour a device; hollow marks are predictions."""
+    """Draw accuracy against latency, one colour a device; hollow marks are predictions.
+
+    Bars show one standard error of an accuracy, from the number of test images.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    figure, axes = plt.subplots(figsize=(7.5, 4.5), layout="constrained")
     for number, device in enumerate(dict.fromkeys(row["device"] for row in rows)):
         mine = [row for row in rows if row["device"] == device]
         colour = f"C{number}"
         top1 = [100 * row["top1"] for row in mine]
+        errors = [
+            100 * (row["top1"] * (1 - row["top1"]) / row["test_images"]) ** 0.5 for row in mine
+        ]
         predicted = [row["predicted_ms"] for row in mine]
         measured = [row["measured_ms"] or row["predicted_ms"] for row in mine]
-        axes.plot(measured, top1, "o-", color=colour, label=f"{device}, measured")
-        axes.plot(predicted, top1, "o", color=colour, mfc="none", ms=10, label="predicted")
-        for row, x, y in zip(mine, measured, top1, strict=True):
+        axes.errorbar(measured, top1, errors, fmt="o", color=colour, capsize=3, label=device)
+        axes.plot(predicted, top1, "o", color=colour, mfc="none", ms=11)
+        for row, x, y, error in zip(mine, measured, top1, errors, strict=True):
             axes.annotate(
-                f"{row['budget_ms']:g} ms", (x, y), textcoords="offset points", xytext=(0, -16),
-                ha="center", fontsize=8, color=colour,
+                f"≤ {row['budget_ms']:g}", (x, y + error), textcoords="offset points",
+                xytext=(0, 4), ha="center", fontsize=8, color=colour,
             )  # fmt: skip
+    axes.plot([], [], "o", color="grey", label="measured")
+    axes.plot([], [], "o", color="grey", mfc="none", ms=11, label="predicted")
     axes.set(
         xscale="log",
-        xlabel="latency of one image in ms",
+        xlabel="latency of one image in ms (labels: budget)",
         ylabel="top-1 on test images in %",
         title="One supernet, a subnet for each device and budget",
     )
-    axes.margins(0.12, 0.25)
+    low, high = axes.get_ylim()
+    axes.set_ylim(min(low, high - 3), high + 0.3)
+    axes.margins(x=0.12)
     axes.grid(alpha=0.3, which="both")
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=8, loc="lower right", ncols=2)
     figure.savefig(path, dpi=140)
     plt.close(figure)

@@ -65,6 +65,7 @@ def save_subnet(folder: Path, model: nn.Module, config: SubnetConfig) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     save_file(weights, folder / "model.safetensors")
+    (folder / "model.safetensors").chmod(0o644)  # it is written readable by its owner alone
     export_onnx(model, folder / "model.onnx", config)
     write_json(folder / "arch.json", config.arch.to_dict())
     write_json(folder / "config.json", config.to_dict())

@@ -14,12 +14,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-import supernet
 from supernet.errors import DeviceError
 
 OnProgress = Callable[[str, float], None]
 
-_ROOT = str(Path(supernet.__file__).parent.parent)
+_ROOT = str(Path(__file__).parents[2])
 
 
 def ask_worker(

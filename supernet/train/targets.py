@@ -42,8 +42,8 @@ class GateConfig:
     """
 
     loss: str = "add"
-    weight: float = 1.0
-    lr: float = 0.05
+    weight: float = 0.02
+    lr: float = 0.1
     steps: int = 200
     batch_size: int = 64
     share: float = 0.0

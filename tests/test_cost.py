@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from supernet.blocks import num_params
+from supernet.cost import (
+    arch_cost,
+    check_budget,
+    cost_range,
+    latency_costs,
+    macs_costs,
+    module_macs,
+    params_costs,
+)
+from supernet.errors import SupernetError, TableError
+from supernet.extraction import extract
+from supernet.latency.keys import arch_keys
+from supernet.network import SuperNet
+from supernet.space import SearchSpace
+from tests.builders import HAND_MADE, conf_space, made_up_table, some_archs
+
+SHAPES = {"in_chans": 1, "num_classes": 7}
+SPACES = pytest.mark.parametrize(
+    "space",
+    [*HAND_MADE.values(), conf_space("tiny"), conf_space("ofa_proxyless")],
+    ids=[*HAND_MADE, "tiny", "ofa_proxyless"],
+)
+
+
+@SPACES
+def test_counts_are_those_of_the_extracted_net(space: SearchSpace) -> None:
+    net = SuperNet(space, SHAPES["num_classes"], SHAPES["in_chans"])
+    macs, params = macs_costs(space, **SHAPES), params_costs(space, **SHAPES)
+    for arch in some_archs(space, 2):
+        model = extract(net, arch).eval()
+        size = arch.resolution
+        assert arch_cost(space, macs, arch) == module_macs(model, torch.zeros(1, 1, size, size))
+        assert arch_cost(space, params, arch) == num_params(model)
+        assert {costs[size].unit for costs in (macs, params)} == {"MACs", "params"}
+
+
+def test_multiply_adds_are_counted_by_hand() -> None:
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3, padding=1, bias=False),
+        torch.nn.BatchNorm2d(8),
+        torch.nn.Conv2d(8, 8, 5, padding=2, stride=2, groups=8),
+        torch.nn.Flatten(),
+        torch.nn.Linear(8 * 4 * 4, 10),
+    )
+    want = 8 * 8 * 8 * 3 * 9 + 8 * 4 * 4 * 25 + 8 * 4 * 4 * 10
+    assert module_macs(net.eval(), torch.zeros(1, 3, 8, 8)) == want
+
+
+@SPACES
+def test_latency_is_the_sum_over_the_layers(space: SearchSpace) -> None:
+    """With the overhead of one run in the stem alone, and the scale on top."""
+    table = made_up_table(space, overhead_ms=0.005, scale=1.3, **SHAPES)
+    costs = latency_costs(table, space, **SHAPES)
+    for arch in some_archs(space, 5):
+        raw = [table.entries[key].median_ms for key in arch_keys(space, arch, **SHAPES)]
+        want = 1.3 * (sum(raw) - 0.005 * (len(raw) - 1))
+        assert arch_cost(space, costs, arch) == pytest.approx(want, rel=1e-12)
+        assert costs[arch.resolution].unit == "ms"
+    for cost in costs.values():
+        assert cost.cell.dtype == torch.float64
+        assert not cost.cell[~torch.tensor(space.allowed)].any()
+        assert not cost.cell[:, 0].any()
+
+
+def test_a_layer_below_the_overhead_costs_nothing() -> None:
+    space = HAND_MADE["mobilenetv3-suffix"]
+    table = made_up_table(space, overhead_ms=1e6, **SHAPES)
+    costs = latency_costs(table, space, **SHAPES)
+    stems = [cost.fixed.item() for cost in costs.values()]
+    assert min(stems) > 0
+    assert all(not cost.cell.any() for cost in costs.values())
+
+
+def test_every_missing_layer_is_listed() -> None:
+    space = HAND_MADE["mobilenetv3-suffix"]
+    table = made_up_table(space, **SHAPES)
+    gone = sorted(table.entries)[::5]
+    rest = {key: entry for key, entry in table.entries.items() if key not in gone}
+    part = made_up_table(space, entries=rest, **SHAPES)
+    with pytest.raises(TableError, match=f"lacks {len(gone)} layers") as caught:
+        latency_costs(part, space, **SHAPES)
+    assert all(str(key) in str(caught.value) for key in gone)
+    with pytest.raises(TableError, match="same image channels and number of classes"):
+        latency_costs(table, space, in_chans=3, num_classes=7)
+
+
+def test_the_range_covers_every_arch() -> None:
+    space = HAND_MADE["efficientnet-suffix"]
+    costs = latency_costs(made_up_table(space, **SHAPES), space, **SHAPES)
+    every = [arch_cost(space, costs, arch) for arch in space]
+    assert cost_range(space, costs) == pytest.approx((min(every), max(every)), rel=1e-12)
+
+
+def test_a_restriction_costs_what_the_whole_space_does() -> None:
+    space = HAND_MADE["mobilenetv3-suffix"]
+    table = made_up_table(space, **SHAPES)
+    part = space.restrict(expand_ratios=1, depths=1)
+    whole, narrow = (latency_costs(table, s, **SHAPES) for s in (space, part))
+    for arch in part:
+        assert arch_cost(part, narrow, arch) == pytest.approx(arch_cost(space, whole, arch))
+
+
+@pytest.mark.parametrize("budget", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_budget_is_positive_and_finite(budget: float) -> None:
+    with pytest.raises(SupernetError, match=rf"positive number of milliseconds; got {budget}"):
+        check_budget(budget)
+    assert check_budget(2.5) == 2.5
