@@ -15,7 +15,6 @@ app = typer.Typer(
     help="Train one weight-sharing network once; cut out the best subnet for every device and "
     "latency budget, without retraining.",
     epilog="Start with `supernet demo`. Then: train on your data, profile your device, extract.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
@@ -26,8 +25,17 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instea
 
 def main() -> None:
     """Run the command line; expected errors are one line and exit code 2."""
+    words = sys.argv[1:] or ["--help"]
     with reported():
-        app()
+        try:
+            code = app(words, standalone_mode=False)
+        except typer.TyperException as error:
+            named = isinstance(error, typer.BadParameter)
+            text = error.format_message() if named else str(error)
+            raise SupernetError(f"{text.rstrip('.')} (see --help)") from error
+        except typer.Abort:
+            raise KeyboardInterrupt from None
+    raise SystemExit(code)
 
 
 def _version(asked: bool) -> None:

@@ -105,7 +105,7 @@ def write_subnet(
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "tool_version": metadata.version("supernet"),
             "arch_id": arch.id,
-            "arch": str(arch),
+            "arch": arch.to_dict(),
             "resolution": arch.resolution,
             "checkpoint_sha256": run.sha256,
             **promise,

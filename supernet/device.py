@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
+from supernet.latency import runtimes
 from supernet.latency.profile import profile
 from supernet.latency.table import LatencyTable
 from supernet.screen import progress_bar
@@ -17,6 +18,7 @@ def profile_to(
     path: Path, space: SearchSpace, *, runtime: str, console: Console, **options: Any
 ) -> LatencyTable:
     """Profile this machine (`options` as for `latency.profile.profile`) and write the table."""
+    runtimes.get(runtime)  # an unknown one is refused before anything is shown
     with progress_bar(console) as progress:
         task = progress.add_task(runtime, total=100)
         table = profile(

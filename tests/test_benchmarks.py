@@ -1,0 +1,39 @@
+"""Every benchmark runs in its quick form and writes a whole result file."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+FIELDS = {"question", "hardware", "versions", "commit", "command", "date", "aims", "data"}
+SCRIPTS = sorted(path for path in (ROOT / "benchmarks").glob("*.py") if path.stem != "common")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_quick_form_writes_a_result(script: Path, tmp_path: Path) -> None:
+    out = tmp_path / "result.json"
+    done = subprocess.run(
+        [sys.executable, str(script), "--quick", "--threads", "1", "--json", str(out)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    result = json.loads(out.read_text(encoding="utf-8"))
+    assert set(result) == FIELDS
+    assert all(set(aim) == {"name", "aim", "value", "met"} for aim in result["aims"])
+
+
+def test_results_are_whole_and_name_no_path_of_a_machine() -> None:
+    for file in (ROOT / "benchmarks" / "results").glob("*.json"):
+        text = file.read_text(encoding="utf-8")
+        assert set(json.loads(text)) == FIELDS, file
+        assert str(Path.home()) not in text, file
+        assert str(ROOT) not in text, file
