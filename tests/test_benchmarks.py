@@ -11,7 +11,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 FIELDS = {"question", "hardware", "versions", "commit", "command", "date", "aims", "data"}
-SCRIPTS = sorted(path for path in (ROOT / "benchmarks").glob("*.py") if path.stem != "common")
+TOOLS = ("common", "readme")
+SCRIPTS = sorted(path for path in (ROOT / "benchmarks").glob("*.py") if path.stem not in TOOLS)
 
 
 @pytest.mark.slow
@@ -37,3 +38,11 @@ def test_results_are_whole_and_name_no_path_of_a_machine() -> None:
         assert set(json.loads(text)) == FIELDS, file
         assert str(Path.home()) not in text, file
         assert str(ROOT) not in text, file
+
+
+def test_readme_shows_the_figures_of_the_result_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    from readme import rendered
+
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert rendered(text) == text, "run: python benchmarks/readme.py"
