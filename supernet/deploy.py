@@ -37,11 +37,16 @@ CERTIFICATE = "certificate.json"
 
 
 def candidate_for(
-    run: Trained, table: LatencyTable, budget_ms: float, console: Console
+    run: Trained,
+    table: LatencyTable,
+    budget_ms: float,
+    console: Console,
+    config: GateConfig | None = None,
 ) -> Candidate:
     """Return the run's choice for a device and a budget, training gates for it where it has none.
 
-    Gates that are trained here are kept beside the checkpoint.
+    Gates that are trained here, by `config` or as the run's configuration says, are kept beside
+    the checkpoint.
 
     Raises:
         InfeasibleBudget: if no architecture meets the budget.
@@ -52,7 +57,7 @@ def candidate_for(
     check_feasible(net, costs, budget_ms)
     name = target_name(table.id, budget_ms)
     if name not in net.gates:
-        config = construct(GateConfig, run.config["gates"], "gates")
+        config = config or construct(GateConfig, run.config["gates"], "gates")
         target = new_target(
             net, table_id=table.id, device=table.device.name, budget_ms=budget_ms, costs=costs,
             config=config,

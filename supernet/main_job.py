@@ -20,8 +20,10 @@ from supernet.deploy import candidate_for, measure, promise_of, read_certificate
 from supernet.device import described, profile_to
 from supernet.errors import SupernetError
 from supernet.latency.table import LatencyTable
+from supernet.settings import construct
 from supernet.subnet import write_json
 from supernet.train import checkpoint
+from supernet.train.targets import GateConfig
 from supernet.trained import Trained
 
 RUNTIMES = ("onnxruntime", "torch")
@@ -42,8 +44,9 @@ def do_main_job(config: dict[str, Any], folder: Path, console: Console) -> list[
     tables = [_table(run, folder, runtime, console) for runtime in RUNTIMES]
     _title(console, "3. a subnet for each budget, without retraining")
     rows: list[dict[str, Any]] = []
+    gates = construct(GateConfig, config["gates"], "gates")
     for table in tables:
-        rows += _deploy(run, table, folder, console)
+        rows += _deploy(run, table, folder, console, gates)
     write_json(folder / "summary.json", rows)
     draw_pareto(rows, folder / "pareto.png")
     show(rows, console)
@@ -56,7 +59,10 @@ def _title(console: Console, text: str) -> None:
 
 
 def _check_same(config: dict[str, Any], folder: Path) -> None:
-    if checkpoint.read(folder).get("config") != config:
+    """Refuse a run whose weights were trained by other settings; gates are trained here."""
+    there = checkpoint.read(folder).get("config", {})
+    names = set(config) - {"threads"} - ({"gates"} if not config["targets"] else set())
+    if any(there.get(name) != config[name] for name in names):
         raise SupernetError(
             f"{folder} holds a run with other settings; remove it, or name another --out"
         )
@@ -81,14 +87,14 @@ def _table(run: Trained, folder: Path, runtime: str, console: Console) -> Latenc
 
 
 def _deploy(
-    run: Trained, table: LatencyTable, folder: Path, console: Console
+    run: Trained, table: LatencyTable, folder: Path, console: Console, gates: GateConfig
 ) -> list[dict[str, Any]]:
     """Extract and measure a subnet for each budget of one device."""
     lowest, highest = cost_range(run.net.space, costs_of(run.net, table))
     folders = []
     for share in SHARES:
         budget = float(f"{lowest + share * (highest - lowest):.3g}")
-        candidate = candidate_for(run, table, budget, console)
+        candidate = candidate_for(run, table, budget, console, gates)
         out = folder / "subnets" / f"{table.device.runtime}-{budget:g}ms"
         write_subnet(run, candidate.arch, out, promise=promise_of(table, candidate))
         folders.append(out)
