@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -44,6 +45,12 @@ def _version(asked: bool) -> None:
 
         print(f"supernet {__version__}")
         raise typer.Exit
+
+
+def _positive(number: float | None) -> float | None:
+    if number is not None and not 0 < number < math.inf:
+        raise typer.BadParameter(f"{number} is not a positive number")
+    return number
 
 
 @app.callback()
@@ -94,15 +101,16 @@ def profile(
     of: Annotated[str, typer.Argument(help="A run, a checkpoint, or a space of conf/space/.")],
     out: Annotated[Path, typer.Option(help="The table to write.")],
     runtime: Annotated[str, typer.Option(help="onnxruntime or torch.")] = "onnxruntime",
-    threads: Annotated[int, typer.Option(help="Threads of the runtime.")] = 1,
-    batch: Annotated[int, typer.Option(help="Images in a run.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of the runtime.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, help="Images in a run.")] = 1,
     resolution: Annotated[
         list[int] | None, typer.Option(help="Only this input size; may be repeated.")
     ] = None,
-    in_chans: Annotated[int, typer.Option(help="Image channels, where OF is a space.")] = 3,
-    num_classes: Annotated[int, typer.Option(help="Classes, where OF is a space.")] = 1000,
+    in_chans: Annotated[int, typer.Option(min=1, help="Image channels, where OF is a space.")] = 3,
+    num_classes: Annotated[int, typer.Option(min=1, help="Classes, where OF is a space.")] = 1000,
     seconds: Annotated[
-        float | None, typer.Option(help="Upper limit of timing; default 0.15 a layer.")
+        float | None,
+        typer.Option(callback=_positive, help="Upper limit of timing; default 0.15 a layer."),
     ] = None,
 ) -> None:
     """Time every layer of a space on this machine and write its latency table.
@@ -151,9 +159,11 @@ def extract(
     from supernet.latency.table import LatencyTable
     from supernet.main_job import show, summary_row
     from supernet.screen import new_console
+    from supernet.subnet import check_replaceable
     from supernet.trained import Trained
 
     console = new_console()
+    check_replaceable(out)
     times = LatencyTable.load(table)
     trained = Trained.open(run)
     candidate = deploy.candidate_for(trained, times, budget_ms, console)

@@ -6,7 +6,7 @@ Only this file and `train_app.py` know Hydra.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from supernet.errors import SupernetError
 
@@ -61,7 +62,7 @@ def composed(overrides: Sequence[str]) -> dict[str, Any]:
     try:
         with initialize_config_dir(str(config_dir()), version_base="1.3"):
             return plain(compose("config", overrides=list(overrides)))
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
         raise SupernetError(f"configuration: {_message(error)}") from error
 
 
@@ -69,7 +70,14 @@ def plain(config: Any) -> dict[str, Any]:
     """Resolve a Hydra configuration to plain data."""
     data = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     assert isinstance(data, dict)
-    return {str(key): value for key, value in data.items() if key != "hydra"}
+    values = {str(key): value for key, value in data.items() if key != "hydra"}
+    known = {field.name for field in fields(Schema)}
+    if set(values) - known:
+        unknown = ", ".join(sorted(set(values) - known))
+        raise SupernetError(
+            f"configuration: no such key: {unknown}; keys: {', '.join(sorted(known))}"
+        )
+    return values
 
 
 def _message(error: BaseException) -> str:

@@ -18,6 +18,7 @@ from rich.console import Console
 
 from supernet.blocks import net_args, num_params
 from supernet.choose import Candidate, check_feasible, costs_of, pick, target_name
+from supernet.construct import construct
 from supernet.cost import module_macs
 from supernet.data.batches import Batch, check_balance, drawn_batch
 from supernet.data.preprocess import resize
@@ -27,7 +28,6 @@ from supernet.latency import host
 from supernet.latency.profile import measure_subnets
 from supernet.latency.table import LatencyTable
 from supernet.screen import progress_bar
-from supernet.settings import construct
 from supernet.space import Arch
 from supernet.subnet import SubnetConfig, onnx_outputs, replacing, save_subnet, write_json
 from supernet.train.targets import GateConfig, new_target, train_gates

@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
+from supernet.errors import DeviceError
 from supernet.latency import runtimes
 from supernet.latency.profile import profile
 from supernet.latency.table import LatencyTable
@@ -18,7 +19,13 @@ def profile_to(
     path: Path, space: SearchSpace, *, runtime: str, console: Console, **options: Any
 ) -> LatencyTable:
     """Profile this machine (`options` as for `latency.profile.profile`) and write the table."""
-    runtimes.get(runtime)  # an unknown one is refused before anything is shown
+    runtimes.get(runtime)  # an unknown one is refused before anything is made or shown
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DeviceError(f"{path}: no folder can be made for the table ({error})") from error
+    if path.is_dir():
+        raise DeviceError(f"{path} is a folder; name a file for the table")
     with progress_bar(console) as progress:
         task = progress.add_task(runtime, total=100)
         table = profile(

@@ -15,12 +15,12 @@ from rich.table import Table
 
 from supernet import training
 from supernet.choose import costs_of
+from supernet.construct import construct
 from supernet.cost import cost_range
 from supernet.deploy import candidate_for, measure, promise_of, read_certificate, write_subnet
 from supernet.device import described, profile_to
 from supernet.errors import SupernetError
 from supernet.latency.table import LatencyTable
-from supernet.settings import construct
 from supernet.subnet import write_json
 from supernet.train import checkpoint
 from supernet.train.targets import GateConfig

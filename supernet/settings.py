@@ -7,13 +7,13 @@ resumed run).
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from timm.optim import create_optimizer_v2
 
+from supernet.construct import check_types, construct
 from supernet.data.batches import Augment, check_balance
 from supernet.data.load import load_data
 from supernet.data.sets import ImageData
@@ -26,32 +26,8 @@ from supernet.train.phases import Phase, build_phases
 from supernet.train.strategies import LargestTeaches
 from supernet.train.targets import GateConfig
 
-T = TypeVar("T")
 BATCHING = ("augment", "balance")
 """Fields of a `conf/data/` file that say how images are batched, not which there are."""
-
-
-def construct(make: Callable[..., T], fields: Any, where: str) -> T:
-    """Call `make` with `fields`.
-
-    Raises:
-        SupernetError: naming a field that is unknown or missing, and what is allowed.
-    """
-    if not isinstance(fields, Mapping):
-        raise SupernetError(f"{where} must be a list of fields; got {fields!r}")
-    allowed = inspect.signature(make).parameters
-    unknown = sorted(set(map(str, fields)) - set(allowed))
-    if unknown:
-        raise SupernetError(
-            f"{where} has {', '.join(unknown)}; allowed: {', '.join(sorted(allowed))}"
-        )
-    missing = [n for n, p in allowed.items() if p.default is p.empty and n not in fields]
-    if missing:
-        raise SupernetError(f"{where} lacks {', '.join(missing)}")
-    try:
-        return make(**fields)
-    except (TypeError, ValueError, AttributeError) as error:
-        raise SupernetError(f"{where}: {error}") from error
 
 
 def build_space(fields: Mapping[str, Any]) -> SearchSpace:
@@ -73,7 +49,7 @@ def build_data(config: Mapping[str, Any]) -> ImageData:
 
 def data_of(fields: Mapping[str, Any], *, seed: int, size: int) -> ImageData:
     """Load the images of a `conf/data/` file; how they are batched is not part of it."""
-    if "name" not in fields:
+    if not isinstance(fields, Mapping) or "name" not in fields:
         raise SupernetError("data lacks name; see conf/data/ for examples")
     options = {key: value for key, value in fields.items() if key not in ("name", *BATCHING)}
     return load_data(str(fields["name"]), options, seed=seed, size=size)
@@ -84,9 +60,8 @@ def build_recipe(
 ) -> tuple[tuple[Phase, ...], LargestTeaches]:
     """Build phases and strategy."""
     recipe = construct(_recipe, config["recipe"], "recipe")
-    phases = [{"name": name, **fields} for name, fields in recipe["phases"].items()]
     strategy = construct(LargestTeaches, recipe["strategy"], "recipe.strategy")
-    return build_phases(space, phases), strategy
+    return build_phases(space, recipe["phases"]), strategy
 
 
 def _recipe(*, phases: dict[str, Any], strategy: dict[str, Any]) -> dict[str, Any]:
@@ -98,6 +73,9 @@ def build_steps(config: Mapping[str, Any]) -> StepConfig:
     batch_size = int(config["batch_size"])
     if batch_size < 2:
         raise SupernetError(f"batch_size is {batch_size}; BN needs 2 or more")
+    for name in ("epoch_batches", "clip_grad"):
+        if config[name] is not None and not config[name] > 0:
+            raise SupernetError(f"{name} is {config[name]}; it must be positive, or null")
     return StepConfig(
         batch_size=batch_size,
         augment=construct(Augment, config["data"].get("augment") or {}, "data.augment"),
@@ -112,9 +90,10 @@ def build_steps(config: Mapping[str, Any]) -> StepConfig:
 def build_optimizer(config: Mapping[str, Any], net: SuperNet) -> torch.optim.Optimizer:
     """Build timm's optimizer; BN and biases get no weight decay. Phases set the rate."""
     fields = {"lr": 1e-3, "filter_bias_and_bn": True, **config["optimizer"]}
+    check_types(fields, create_optimizer_v2, "optimizer")
     try:
         return create_optimizer_v2(net, **fields)
-    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+    except (TypeError, ValueError, AttributeError, AssertionError, RuntimeError) as error:
         raise SupernetError(f"optimizer: {error}") from error
 
 
@@ -128,7 +107,7 @@ def pick_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device)
+        torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise DeviceError(f"device {name!r} cannot be used ({reason}); auto and cpu can") from error

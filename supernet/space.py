@@ -24,7 +24,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from supernet.errors import SpaceError
+from supernet.construct import check_types, construct
+from supernet.errors import SpaceError, SupernetError
 
 FAMILIES = ("mobilenetv3", "efficientnet")
 ACTIVATIONS = ("relu", "relu6", "hard_swish", "swish")
@@ -178,12 +179,19 @@ class SearchSpace:
     def __post_init__(self) -> None:
         """Coerce plain data, fill in `Stage.allowed`, check everything once."""
         put = object.__setattr__
+        try:
+            check_types(vars(self), SearchSpace, "space")
+            if isinstance(self.first, Mapping):
+                put(self, "first", construct(FixedBlock, self.first, "space.first"))
+            stages = tuple(
+                stage if isinstance(stage, Stage) else construct(Stage, stage, f"space.stages[{n}]")
+                for n, stage in enumerate(self.stages)
+            )
+        except SupernetError as error:
+            raise SpaceError(str(error)) from error
         put(self, "kernel_sizes", tuple(sorted(set(self.kernel_sizes))))
         put(self, "expand_ratios", tuple(sorted({float(e) for e in self.expand_ratios})))
         put(self, "resolutions", tuple(sorted(set(self.resolutions))))
-        if isinstance(self.first, Mapping):
-            put(self, "first", FixedBlock(**self.first))
-        stages = (Stage(**s) if isinstance(s, Mapping) else s for s in self.stages)
         put(self, "stages", tuple(self._filled(stage) for stage in stages))
         _check_space(self)
 
@@ -446,10 +454,8 @@ class SearchSpace:
             SpaceError: if `data` is not of that form.
         """
         try:
-            return cls(**data)
-        except SpaceError:
-            raise
-        except (TypeError, ValueError, KeyError, AttributeError) as error:
+            return construct(cls, data, "space")
+        except SupernetError as error:
             raise SpaceError(f"not a search space: {error}") from error
 
 
@@ -506,6 +512,13 @@ def _check_space(space: SearchSpace) -> None:
 
     need(space.family in FAMILIES, f"family is {space.family!r}; allowed: {FAMILIES}")
     need(space.skip in ("suffix", "any"), f"skip is {space.skip!r}; allowed: 'suffix', 'any'")
+    need(0 < space.bn_eps < 1, f"bn_eps is {space.bn_eps}; it must lie between 0 and 1")
+    head = space.head_width
+    need(head is None or head > 0, f"head_width is {head}; it must be positive")
+    first = space.first
+    need(first.stride in (1, 2), f"first.stride is {first.stride}; allowed: 1, 2")
+    odd = first.kernel_size % 2 == 1 and first.kernel_size > 0
+    need(odd, f"first.kernel_size is {first.kernel_size}; it must be odd")
     need(bool(space.stages), "stages is empty; a space needs at least one stage")
     need(bool(space.resolutions), "resolutions is empty; name at least one input size")
     need(min(space.resolutions) >= 8, f"resolutions are {space.resolutions}; 8 px is the least")
@@ -515,8 +528,8 @@ def _check_space(space: SearchSpace) -> None:
         f"kernel_sizes are {space.kernel_sizes}; they must be odd",
     )
     need(
-        bool(space.expand_ratios) and min(space.expand_ratios) >= 1,
-        f"expand_ratios are {space.expand_ratios}; they must be 1 or more",
+        bool(space.expand_ratios) and all(1 <= e <= 64 for e in space.expand_ratios),
+        f"expand_ratios are {space.expand_ratios}; they must lie in 1..64",
     )
     need(
         (space.head_width is None) == (space.family == "efficientnet"),

@@ -164,10 +164,7 @@ def replacing(folder: Path) -> Iterator[Path]:
     Raises:
         SupernetError: if `folder` holds something that is not a subnet.
     """
-    if folder.exists() and not is_subnet(folder) and (folder.is_file() or any(folder.iterdir())):
-        raise SupernetError(
-            f"{folder} exists and is not a subnet folder; name another --out, or remove it"
-        )
+    check_replaceable(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     beside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(beside, ignore_errors=True)
@@ -179,6 +176,14 @@ def replacing(folder: Path) -> Iterator[Path]:
         os.replace(beside, folder)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def check_replaceable(folder: Path) -> None:
+    """Raise `SupernetError` if `folder` holds something that is not a subnet."""
+    if folder.exists() and not is_subnet(folder) and (folder.is_file() or any(folder.iterdir())):
+        raise SupernetError(
+            f"{folder} exists and is not a subnet folder; name another --out, or remove it"
+        )
 
 
 def write_json(path: Path, data: Any) -> None:

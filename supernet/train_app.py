@@ -7,6 +7,8 @@ from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
@@ -14,15 +16,40 @@ from supernet.config import composed, config_dir, plain, register
 from supernet.errors import SupernetError, reported
 from supernet.screen import new_console
 
+FLAGS_WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--info", "-i", "--experimental-rerun")
+
 
 def main() -> None:
     """Train by the overrides on the command line; Hydra's own flags work too."""
     with reported():
-        overrides = [word for word in sys.argv[1:] if not word.startswith("-")]
-        if "-m" not in sys.argv and "--multirun" not in sys.argv:
-            _check_resume(overrides, composed(overrides)["resume"])
+        overrides = _overrides(sys.argv[1:])
+        _check_resume(overrides, composed(_first_of_sweeps(overrides))["resume"])
     register()
     hydra.main(config_path=str(config_dir()), config_name="config", version_base="1.3")(_job)()
+
+
+def _overrides(words: list[str]) -> list[str]:
+    """Return the words that are neither a flag of Hydra nor the value of one."""
+    kept, skip = [], False
+    for word in words:
+        if not skip and not word.startswith("-"):
+            kept.append(word)
+        skip = word in FLAGS_WITH_VALUE
+    return kept
+
+
+def _first_of_sweeps(words: list[str]) -> list[str]:
+    """Return `words` with each sweep, such as `seed=1,2`, at its first value."""
+    try:
+        parsed = OverridesParser.create().parse_overrides(words)
+    except HydraException:
+        return words  # composing them says what is wrong
+    return [
+        f"{override.get_key_element()}={next(override.sweep_string_iterator())}"
+        if override.is_sweep_override()
+        else str(override.input_line)
+        for override in parsed
+    ]
 
 
 def _job(config: DictConfig) -> None:

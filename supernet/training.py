@@ -12,6 +12,7 @@ from rich.console import Console
 
 from supernet.blocks import num_params
 from supernet.choose import costs_of
+from supernet.construct import construct
 from supernet.cost import module_macs
 from supernet.data.sets import ImageData
 from supernet.errors import CheckpointError, SupernetError
@@ -24,7 +25,6 @@ from supernet.settings import (
     build_recipe,
     build_space,
     build_steps,
-    construct,
     pick_device,
 )
 from supernet.space import Arch

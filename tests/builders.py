@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Sequence
-from itertools import pairwise
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -274,11 +274,36 @@ def tiny_table(**changes: Any) -> LatencyTable:
     return made_up_table(tiny_space(), in_chans=3, num_classes=4, **changes)
 
 
-def phase_steps(config: dict[str, Any], images_: int) -> int:
-    """Return the steps of a whole training on `images_` images."""
-    per_epoch = math.ceil(images_ / config["batch_size"])
-    return per_epoch * sum(phase["epochs"] for phase in config["recipe"]["phases"].values())
+DIGITS = (
+    "data=digits",
+    "space.stages=[{width:16,stride:2,depths:[1,2]},{width:24,stride:2,depths:[1,2],se:true}]",
+    "space.final_width=64",
+    "space.head_width=64",
+    "space.kernel_sizes=[3,5]",
+    "space.expand_ratios=[2,4]",
+    "space.resolutions=[8,16]",
+    "~recipe.phases.kernel",
+    "~recipe.phases.depth",
+    "recipe.phases.largest.epochs=3",
+    "recipe.phases.expand.epochs=1",
+    "recipe.phases.expand.subnets=2",
+    "gates.steps=5",
+    "threads=1",
+    "device=cpu",
+    "name=digits",
+)
 
 
-def telescopes(values: Sequence[float]) -> bool:
-    return all(a >= b for a, b in pairwise(values))
+@dataclass(frozen=True)
+class MainJob:
+    """The main job, done in miniature: its folder, settings, summary and what it printed."""
+
+    folder: Path
+    config: dict[str, Any]
+    rows: list[dict[str, Any]]
+    printed: str
+
+
+def digits_config(*overrides: str) -> dict[str, Any]:
+    """Return a configuration that learns the digits somewhat in a few seconds."""
+    return composed([*DIGITS, *overrides])

@@ -67,6 +67,19 @@ def test_batches_depend_on_seed_and_epoch_and_nothing_else() -> None:
     assert numbers(epoch_of(data, seed=4, epoch=7)) != numbers(epoch_of(data, seed=3, epoch=7))
 
 
+def test_augmentation_is_drawn_anew_each_epoch_and_batch() -> None:
+    """Seen on images that are all alike, so that their order plays no part."""
+    data = Images(pictures(1, 8, channels=1).expand(8, 1, 8, 8), torch.arange(8) % 2)
+
+    def drawn(epoch: int) -> list[Tensor]:
+        return [b.images for b in epoch_of(data, augment=Augment(pad=3), epoch=epoch)]
+
+    first, second = drawn(0)
+    assert not torch.equal(first, second)
+    assert not torch.equal(first, drawn(1)[0])
+    assert torch.equal(first, drawn(0)[0])
+
+
 def test_the_global_generator_is_left_alone() -> None:
     before = torch.get_rng_state()
     epoch_of(numbered(10), augment=Augment(pad=1, flip=True))

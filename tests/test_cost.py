@@ -32,7 +32,7 @@ SPACES = pytest.mark.parametrize(
 def test_counts_are_those_of_the_extracted_net(space: SearchSpace) -> None:
     net = SuperNet(space, SHAPES["num_classes"], SHAPES["in_chans"])
     macs, params = macs_costs(space, **SHAPES), params_costs(space, **SHAPES)
-    for arch in some_archs(space, 2):
+    for arch in some_archs(space, 1):
         model = extract(net, arch).eval()
         size = arch.resolution
         assert arch_cost(space, macs, arch) == module_macs(model, torch.zeros(1, 1, size, size))

@@ -56,15 +56,19 @@ def test_extremes_are_the_ends_of_the_range(space: SearchSpace, seed: int) -> No
     assert high.score == pytest.approx(every.max(), abs=1e-9)
 
 
-@given(spaces(), seeds, st.floats(0, 1))
-@settings(max_examples=150)
-def test_the_best_under_a_limit(space: SearchSpace, seed: int, share: float) -> None:
-    """Never dearer than the limit; only what lies within `B` grid steps below it may be missed."""
+def assert_best_under(space: SearchSpace, seed: int, share: float, below: float = 0.0) -> None:
+    """Never dearer than the limit; only what lies within `B` grid steps below it may be missed.
+
+    The limit is the cost of the best-scored architecture, `share` up in their order, less `below`.
+    """
     rng = np.random.default_rng(seed)
     cost, scores = drawn_cost(space, rng), rng.normal(size=np.shape(space.allowed))
     every = indices_of(space)
-    costs, values = cost.fixed + picked(cost.cell, every), picked(scores, every)
-    limit = float(costs.min() + share * (costs.max() - costs.min()))
+    costs = cost.fixed + picked(cost.cell, every)
+    chosen = np.argsort(costs)[round(share * (len(costs) - 1))]
+    scores[np.arange(len(scores)), every[chosen]] += 9.0  # whatever its cost, it is wanted
+    values = picked(scores, every)
+    limit = max(costs[chosen] - below * (costs[chosen] - costs.min()), costs.min())
     found = exact.best(Encoding.of(space), scores, cost, limit)
     assert found is not None
     assert found.indices in set(map(tuple, every.tolist()))
@@ -73,6 +77,31 @@ def test_the_best_under_a_limit(space: SearchSpace, seed: int, share: float) -> 
     surely = values[costs <= limit - slack - 1e-12]
     assert found.score >= surely.max(initial=-np.inf) - 1e-9
     assert found.score <= values[costs <= limit * (1 + 1e-12)].max() + 1e-9
+
+
+@given(spaces(), seeds, st.floats(0, 1))
+@settings(max_examples=100)
+def test_the_best_under_a_limit(space: SearchSpace, seed: int, share: float) -> None:
+    assert_best_under(space, seed, share)
+
+
+@pytest.mark.parametrize("below", [0.0, 1e-6, 5e-5, 2e-4])
+@pytest.mark.parametrize("space", HAND_MADE.values(), ids=HAND_MADE)
+def test_limits_just_below_an_architecture(space: SearchSpace, below: float) -> None:
+    """Where rounding on the grid decides: 12 limits a fraction of a grid step too low."""
+    for seed in range(12):
+        assert_best_under(space, seed, share=(seed + 1) / 13, below=below)
+
+
+@pytest.mark.parametrize("space", HAND_MADE.values(), ids=HAND_MADE)
+def test_depths_with_a_gap(space: SearchSpace) -> None:
+    """Depth 3 of 2 and 4 is never the answer, whatever its score."""
+    every = set(map(tuple, indices_of(space).tolist()))
+    for seed in range(25):
+        scores = np.random.default_rng(seed).normal(size=np.shape(space.allowed))
+        found = exact.best(Encoding.of(space), scores, None, None)
+        assert found is not None
+        assert found.indices in every
 
 
 @pytest.mark.parametrize("space", HAND_MADE.values(), ids=HAND_MADE)

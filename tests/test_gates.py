@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import random
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,15 +15,24 @@ from torch import Tensor
 
 from supernet.cost import CostMatrix, Costs, arch_cost, cost_range
 from supernet.data.batches import Batch
+from supernet.data.preprocess import resize
 from supernet.errors import InfeasibleBudget
 from supernet.gates import PathGates
 from supernet.network import SuperNet, _gated_block
 from supernet.search import exact
 from supernet.space import SearchSpace, Stage
-from supernet.train.targets import GateConfig, Target, arch_step, new_target, train_gates
+from supernet.train.targets import (
+    GateConfig,
+    Target,
+    _two_sizes,
+    arch_step,
+    new_target,
+    train_gates,
+)
 from tests.builders import (
     HAND_MADE,
     assert_same,
+    conf_space,
     images,
     random_net,
     small_space,
@@ -101,6 +111,7 @@ def test_the_distribution_is_what_enumeration_says(space: SearchSpace, seed: int
 
 
 @given(spaces(), st.integers(0, 1000))
+@settings(max_examples=60)
 def test_log_prob_is_conditional_by_conditional(space: SearchSpace, seed: int) -> None:
     """Walk along the network: stop or go on at each place where that is a choice, then the op."""
     gates = random_gates(space, seed)
@@ -128,6 +139,7 @@ def test_log_prob_is_conditional_by_conditional(space: SearchSpace, seed: int) -
 
 
 @given(spaces())
+@settings(max_examples=60)
 def test_one_hot_marginals_cost_what_the_arch_costs(space: SearchSpace) -> None:
     costs, arch = random_costs(space), space.sample(random.Random(0))
     indices = torch.tensor(space.encode(arch))
@@ -143,6 +155,7 @@ def test_one_hot_marginals_cost_what_the_arch_costs(space: SearchSpace) -> None:
 
 
 @given(spaces(), st.integers(0, 1000))
+@settings(max_examples=60)
 def test_masked_entries_get_no_gradient(space: SearchSpace, seed: int) -> None:
     gates, costs = random_gates(space, seed), random_costs(space, seed)
     arch, drawn = gates.sample(random.Random(seed))
@@ -197,6 +210,7 @@ def test_new_gates_draw_as_the_space_does(skip: str) -> None:
 
 
 @given(spaces(), st.integers(0, 1000), st.integers(1, 3))
+@settings(max_examples=60)
 def test_a_sample_is_of_the_space(space: SearchSpace, seed: int, paths: int) -> None:
     gates = random_gates(space, seed)
     arch, drawn = gates.sample(random.Random(seed), paths)
@@ -273,6 +287,16 @@ def test_a_budget_that_only_the_cheapest_meets(space: SearchSpace) -> None:
         error = caught.value
         assert (error.budget, error.lowest, error.highest) == (budget, low, high)
         assert error.unit == "ms"
+
+
+def test_the_lowest_budget_is_met_whatever_its_last_bits() -> None:
+    """Ten blocks, 100 random costs: sums in another order differ by rounding."""
+    space = conf_space("fashion")
+    gates = PathGates(space)
+    for seed in range(100):
+        costs = random_costs(space, seed)
+        low, _ = cost_range(space, costs)
+        assert arch_cost(space, costs, gates.most_likely(costs, low)) == low
 
 
 # ---- running paths -----------------------------------------------------------------------------
@@ -360,6 +384,24 @@ def test_the_gradient_of_depth_gates() -> None:
         want = _formula(alphas, [after[1], after[3]], upstream)
         assert want.abs().max() > 1e-5
         torch.testing.assert_close(gates.alpha.grad[1, :2], want, rtol=1e-9, atol=1e-12)
+
+
+def test_the_gradient_of_resolution_gates() -> None:
+    """The candidates are the logits at the two input sizes."""
+    space = small_space()
+    net, gates = random_net(space).train(), random_gates(space)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(6, 3, 16, 16, generator=generator, dtype=torch.float64)
+    upstream = torch.randn(6, 5, generator=generator, dtype=torch.float64)
+    arch, drawn = gates.sample(random.Random(0))
+    logits = _two_sizes(net, Batch(x, torch.zeros(6)), arch, drawn)
+    assert_same(logits, net(resize(x, arch.resolution), arch, drawn), tolerance=1e-12)
+    (logits * upstream).sum().backward()
+    with torch.no_grad():
+        outputs = [net(resize(x, r), replace(arch, resolution=r), drawn) for r in (8, 16)]
+        want = _formula(gates.resolution, outputs, upstream)
+    assert want.abs().max() > 1e-3
+    torch.testing.assert_close(gates.resolution.grad, want, rtol=1e-9, atol=1e-9)
 
 
 # ---- arch steps --------------------------------------------------------------------------------

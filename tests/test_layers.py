@@ -16,7 +16,7 @@ import supernet
 ROOT = Path(supernet.__file__).parent
 
 LAYERS = (
-    "errors space latency latency.keys latency.fields latency.table latency.correction "
+    "errors construct space latency latency.keys latency.fields latency.table latency.correction "
     "latency.timing latency.host",
     "blocks spaces screen search search.* data data.preprocess train train.phases",
     "cost elastic data.*",

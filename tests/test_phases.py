@@ -39,7 +39,7 @@ def test_progressive_shrinking_opens_one_dimension_after_another() -> None:
         {"name": "expand"},
     ]
     full = small_space()
-    phases = build_phases(full, [{"epochs": 1, "lr": 0.1, **row} for row in rows])
+    phases = build_phases(full, {row.pop("name"): {"epochs": 1, "lr": 0.1, **row} for row in rows})
     assert [phase.name for phase in phases] == ["largest", "kernel", "depth", "expand"]
     assert phases[0].space.restrict(resolutions=1).size == 1
     assert phases[-1].space == full
@@ -47,8 +47,8 @@ def test_progressive_shrinking_opens_one_dimension_after_another() -> None:
         assert set(narrow.space) < set(wide.space)
         assert narrow.space.largest() == wide.space.largest(), "the teacher stays the same"
     with pytest.raises(SupernetError, match="without an op"):  # k5e3 is not of every ragged block
-        build_phases(space, [{"name": "x", "epochs": 1, "lr": 0.1,
-                              "keep": {"kernel_sizes": (3,), "expand_ratios": (3,)}}])  # fmt: skip
+        build_phases(space, {"x": {"epochs": 1, "lr": 0.1,
+                              "keep": {"kernel_sizes": (3,), "expand_ratios": (3,)}}})  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -69,9 +69,9 @@ def test_progressive_shrinking_opens_one_dimension_after_another() -> None:
 )
 def test_a_phase_names_what_is_wrong(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(SupernetError, match=message):
-        build_phases(SPACE, [{"name": "p", "epochs": 1, "lr": 0.1, **fields}])
+        build_phases(SPACE, {"p": {"epochs": 1, "lr": 0.1, **fields}})
 
 
 def test_a_recipe_without_phases_is_refused() -> None:
     with pytest.raises(SupernetError, match=r"recipe\.phases is empty"):
-        build_phases(SPACE, [])
+        build_phases(SPACE, {})

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
+from supernet.construct import construct
 from supernet.data.sets import ImageData
-from supernet.errors import DataError
+from supernet.errors import DataError, SupernetError
 
 NAMES = ("cifar10", "cifar100", "digits", "fashion_mnist", "folder", "synthetic")
 
@@ -30,14 +31,10 @@ def load_data(name: str, options: Mapping[str, Any], *, seed: int, size: int) ->
         raise DataError(f"data.name is {name!r}; allowed: {', '.join(NAMES)}")
     module = "cifar" if name.startswith("cifar") else name
     function = getattr(import_module(f"supernet.data.{module}"), name)
-    allowed = sorted(set(inspect.signature(function).parameters) - {"seed"})
-    unknown = sorted(set(options) - set(allowed))
-    if unknown:
-        raise DataError(f"data has {', '.join(unknown)}; {name} takes {', '.join(allowed)}")
     given = dict(options)
-    if "size" in allowed and given.get("size") is None:
+    if "size" in inspect.signature(function).parameters and given.get("size") is None:
         given["size"] = size
     try:
-        return function(**given, seed=seed)
-    except TypeError as error:
-        raise DataError(f"data: {error}") from error
+        return construct(function, {"seed": seed, **given}, "data")
+    except SupernetError as error:
+        raise DataError(str(error)) from error

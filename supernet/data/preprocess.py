@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 import warnings
 from dataclasses import dataclass
@@ -17,6 +18,17 @@ from torch import Tensor
 from supernet.errors import DataError
 
 MAX_SIZE = 4096
+_UNREADABLE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    struct.error,
+    UserWarning,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+)
+"""What Pillow raises for files that are damaged, not images, or absurdly large."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +49,8 @@ class Preprocess:
         """Coerce lists from files, and check them."""
         object.__setattr__(self, "mean", tuple(float(v) for v in self.mean))
         object.__setattr__(self, "std", tuple(float(v) for v in self.std))
-        if len(self.mean) != len(self.std) or not self.mean or min(self.std) <= 0:
+        positive = all(0 < value < math.inf for value in self.std)
+        if len(self.mean) != len(self.std) or not self.mean or not positive:
             raise DataError(
                 f"preprocessing needs one mean and one positive std a channel; got {self}"
             )
@@ -66,7 +79,8 @@ class Preprocess:
         pixels = torch.as_tensor(image)
         if pixels.ndim == 2:
             pixels = pixels[None]
-        if pixels.dtype != torch.uint8 or pixels.ndim != 3 or len(pixels) != self.in_chans:
+        shaped = pixels.ndim == 3 and len(pixels) == self.in_chans and pixels.numel() > 0
+        if pixels.dtype != torch.uint8 or not shaped:
             raise DataError(
                 f"an image must be uint8 [{self.in_chans}, height, width]; got {pixels.dtype} "
                 f"{list(pixels.shape)}"
@@ -132,10 +146,10 @@ def read_image(path: str | Path) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
+            warnings.filterwarnings("error", "Corrupt EXIF|Truncated File", UserWarning)
             with Image.open(path) as opened:
                 return ImageOps.exif_transpose(opened)  # a copy that needs the file no more
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such image") from error
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error,
-            Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # fmt: skip
+    except _UNREADABLE as error:
         raise DataError(f"{path}: not an image that can be read ({error})") from error

@@ -5,12 +5,18 @@ from __future__ import annotations
 import torch
 
 from supernet.data.sets import ImageData, Images
+from supernet.errors import DataError
 
 
 def synthetic(
     *, num_classes: int = 4, in_chans: int = 3, size: int = 16, per_class: int = 24, seed: int = 0
 ) -> ImageData:
     """Make a data set that a small network learns in a few steps."""
+    if min(num_classes, in_chans, size, per_class) < 1:
+        raise DataError(
+            "num_classes, in_chans, size and per_class must be 1 or more; got "
+            f"{num_classes}, {in_chans}, {size}, {per_class}"
+        )
     generator = torch.Generator().manual_seed(seed)
     patterns = torch.rand(num_classes, in_chans, size, size, generator=generator)
 

@@ -7,6 +7,7 @@ process that times (`worker.py`), the recipe (`timing.py`), the runtimes (`runti
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import random
 from collections.abc import Callable, Collection, Sequence
@@ -15,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from supernet.errors import CheckpointError, SpaceError
+from supernet.errors import CheckpointError, DeviceError, SpaceError
 from supernet.latency import host, runtimes
 from supernet.latency.child import OnProgress, ask_worker
 from supernet.latency.correction import fit_correction, sample_nets
@@ -65,6 +66,12 @@ def profile(
         DeviceError: if the runtime is not there or refuses a layer, or there are too few cores.
         SpaceError: if a resolution is not of the space.
     """
+    numbers = {"batch": batch, "in_chans": in_chans, "num_classes": num_classes}
+    for name, number in numbers.items():
+        if number < 1:
+            raise DeviceError(f"{name} is {number}; it must be 1 or more")
+    if seconds is not None and not 0 < seconds < math.inf:
+        raise DeviceError(f"seconds is {seconds}; it must be a positive number")
     chosen = space.resolutions if resolutions is None else tuple(resolutions)
     stray = sorted(set(chosen) - set(space.resolutions))
     if stray or not chosen:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from supernet.data.preprocess import Preprocess
-from supernet.errors import CheckpointError, SupernetError
+from supernet.errors import CheckpointError
 from supernet.gates import PathGates
 from supernet.network import SuperNet
 from supernet.space import SearchSpace
@@ -110,7 +110,7 @@ def net_of(content: Mapping[str, Any], source: str | Path) -> SuperNet:
         space = SearchSpace.from_dict(content["space"])
         net = SuperNet(space, int(content["num_classes"]), int(content["in_chans"]))
         net.load_state_dict(content["model"])
-    except (SupernetError, RuntimeError, TypeError, AttributeError, KeyError) as error:
+    except (ValueError, RuntimeError, TypeError, AttributeError, KeyError) as error:
         reason = " ".join(str(error).split())[:300]
         raise CheckpointError(f"{source}: the weights do not fit the space ({reason})") from error
     net.gates = gates_of(content.get("gates", {}), space, source)
@@ -125,6 +125,8 @@ def gates_of(
     Raises:
         CheckpointError: if they are not gates of `space`.
     """
+    if not isinstance(states, Mapping):
+        raise CheckpointError(f"{source}: its gates are {type(states).__name__}, not a group")
     gates = {}
     for name, state in states.items():
         gates[name] = PathGates(space)

@@ -6,12 +6,13 @@ losses a step uses (`strategies.py`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from fvcore.common.param_scheduler import CosineParamScheduler
 
+from supernet.construct import construct
 from supernet.errors import SupernetError
 from supernet.space import SearchSpace
 
@@ -56,20 +57,20 @@ class Phase:
         return float(CosineParamScheduler(self.lr, 0.0)(step / num_steps))
 
 
-def build_phases(space: SearchSpace, phases: Sequence[Mapping[str, Any]]) -> tuple[Phase, ...]:
-    """Turn a recipe's list into phases; `keep` holds the arguments of `SearchSpace.restrict`.
+def build_phases(space: SearchSpace, phases: Mapping[str, Any]) -> tuple[Phase, ...]:
+    """Turn a recipe's phases, by name, into values; `keep` holds arguments of `restrict`.
 
     Raises:
-        SupernetError: if the list is empty or a phase has a field that is not known.
+        SupernetError: if there is none, or a phase has a field that is unknown or cannot be used.
     """
     if not phases:
         raise SupernetError("recipe.phases is empty; name at least one phase")
     built = []
-    for number, fields in enumerate(phases):
+    for name, fields in phases.items():
+        where = f"recipe.phases.{name}"
+        if not isinstance(fields, Mapping):
+            raise SupernetError(f"{where} is {fields!r}; it must be a group of fields")
         rest = dict(fields)
-        try:
-            narrow = space.restrict(**rest.pop("keep", {}))
-            built.append(Phase(space=narrow, **rest))
-        except TypeError as error:
-            raise SupernetError(f"recipe.phases[{number}]: {error}") from error
+        narrow = construct(space.restrict, rest.pop("keep", {}), f"{where}.keep")
+        built.append(construct(Phase, {"name": name, "space": narrow, **rest}, where))
     return tuple(built)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from supernet.data.batches import Batch
 from supernet.data.preprocess import resize
+from supernet.errors import SupernetError
 from supernet.losses import distillation
 from supernet.network import SuperNet
 from supernet.space import Arch
@@ -45,6 +46,14 @@ class LargestTeaches:
 
     label_smoothing: float = 0.0
     hard_share: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check the shares."""
+        if not (0 <= self.label_smoothing < 1 and 0 <= self.hard_share <= 1):
+            raise SupernetError(
+                "label_smoothing must lie in 0..1 (1 excluded) and hard_share in 0..1; got "
+                f"{self.label_smoothing} and {self.hard_share}"
+            )
 
     def backward(
         self, net: SuperNet, batch: Batch, *, phase: Phase, draw: Draw

@@ -55,11 +55,13 @@ class GateConfig:
             raise SupernetError(f"gates.loss is {self.loss!r}; allowed: {LATENCY_LOSSES}")
         if not 0 <= self.share <= 1:
             raise SupernetError(f"gates.share is {self.share}; it must lie in 0..1")
-        if min(self.lr, self.weight) <= 0 or min(self.steps, self.batch_size) < 1:
+        if min(self.lr, self.weight) <= 0 or self.steps < 1 or self.batch_size < 2:
             raise SupernetError(
-                "gates: lr and weight must be positive, steps and batch_size 1 or more; got "
-                f"{self.lr}, {self.weight}, {self.steps}, {self.batch_size}"
+                "gates: lr and weight must be positive, steps 1 or more and batch_size 2 or more "
+                f"(BN); got {self.lr}, {self.weight}, {self.steps}, {self.batch_size}"
             )
+        if self.warmup_epochs < 0:
+            raise SupernetError(f"gates.warmup_epochs is {self.warmup_epochs}; 0 is the least")
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,300 @@
+"""Every file under `conf/` composes and builds; every typo is one clear line."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from rich.console import Console
+
+from supernet import training
+from supernet.config import composed, config_dir
+from supernet.data.load import NAMES
+from supernet.errors import SupernetError
+from supernet.network import SuperNet
+from supernet.settings import (
+    build_data,
+    build_optimizer,
+    build_recipe,
+    build_space,
+    build_steps,
+    pick_device,
+)
+from supernet.space import SearchSpace
+from tests.builders import TINY, small_space, tiny_config, tiny_table
+
+CONF = config_dir()
+GROUPS = {
+    folder.name: sorted(file.stem for file in folder.glob("*.yaml"))
+    for folder in CONF.iterdir()
+    if folder.is_dir() and folder.name != "experiment"
+}
+OPTIONS = [f"{group}={name}" for group, names in GROUPS.items() for name in names]
+EXPERIMENTS = sorted(file.stem for file in (CONF / "experiment").glob("*.yaml"))
+SHIPPED = ("digits", "synthetic")
+
+
+def build(config: dict[str, Any]) -> SearchSpace:
+    """Build every part but the images, as `training.start` does; the net small."""
+    space = build_space(config["space"])
+    phases, _ = build_recipe(config, space)
+    assert phases[-1].space == space, "a recipe ends with the whole space"
+    steps = build_steps(config)
+    assert steps.batch_size >= 2
+    net = SuperNet(small_space(), 2)
+    optimizer = build_optimizer(config, net)
+    assert {p for group in optimizer.param_groups for p in group["params"]} == set(net.parameters())
+    pick_device(config["device"])
+    return space
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_composes_and_builds(option: str) -> None:
+    needs = ["data.root=photos"] * (option == "data=folder")
+    config = composed([option, *needs])
+    space = build(config)
+    assert space.largest() in space
+    if config["data"]["name"] in SHIPPED:
+        data = build_data(config)
+        assert len(data.train) > len(data.held_out)
+    assert config["data"]["name"] in NAMES
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_composes_and_builds(name: str) -> None:
+    config = composed([f"experiment={name}", *["data.root=photos"] * (name == "folder")])
+    build(config)
+    text = (CONF / "experiment" / f"{name}.yaml").read_text(encoding="utf-8")
+    lines = text.splitlines()
+    assert lines[0] == "# @package _global_"
+    assert lines[1].startswith("# "), "an experiment begins with its command"
+    assert f"experiment={name}" in lines[1] or f"supernet {name}" in lines[1]
+
+
+@pytest.mark.parametrize("name", ["demo", "smoke"])
+def test_experiments_change_nothing_that_they_do_not_name(name: str) -> None:
+    plain, changed = composed([]), composed([f"experiment={name}"])
+    written = yaml.safe_load((CONF / "experiment" / f"{name}.yaml").read_text(encoding="utf-8"))
+    touched = set(written) | {d.split("/")[-1] for row in written.get("defaults", ()) for d in row}
+    assert {key for key in plain if plain[key] != changed[key]} <= {*touched, "name"}
+
+
+def test_the_default_run_is_named_after_the_time() -> None:
+    name = composed([])["name"]
+    assert name[:2] == "20"
+    assert not set(name) & set('/\\: "')
+
+
+def test_options_have_no_unused_files() -> None:
+    assert set(GROUPS) == {"data", "gates", "recipe", "space"}
+    assert set(GROUPS["data"]) == set(NAMES)
+    assert {*GROUPS["space"]} >= {"tiny", "fashion", "ofa_mbv3"}
+    assert set(EXPERIMENTS) >= {"demo"}
+
+
+# ---- what is wrong -----------------------------------------------------------------------------
+
+
+def refused(folder: Path, *overrides: str) -> str:
+    """Return the message of a training that does not start, and check that it left nothing."""
+    with pytest.raises(SupernetError) as error:
+        training.start(composed([*TINY, *overrides]), folder, Console(quiet=True))
+    assert not folder.exists(), "nothing is written before everything is checked"
+    return " ".join(str(error.value).split())
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "batchsize=32",
+        "+batchsize=32",
+        "data.colour=true",
+        "+data.colour=true",
+        "data.augment.zoom=2",
+        "+data.augment.zoom=2",
+        "recipe.phases.expand.rate=1",
+        "+recipe.phases.expand.rate=1",
+        "+recipe.phases.expand.keep.widths=1",
+        "+recipe.strategy.teacher=largest",
+        "+recipe.teacher=largest",
+        "gates.rate=1",
+        "+gates.rate=1",
+        "optimizer.beta=0.9",
+        "+optimizer.beta=0.9",
+        "space.depth=3",
+        "+space.depth=3",
+        "+space.first.depth=3",
+    ],
+)
+def test_an_unknown_key_is_named(override: str, tmp_path: Path) -> None:
+    message = refused(tmp_path / "run", override)
+    assert override.strip("+").partition("=")[0].rpartition(".")[2] in message
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "data=imagenet",
+        "space=imagenet",
+        "recipe=imagenet",
+        "gates=imagenet",
+        "experiment=imagenet",
+        "data.name=imagenet",
+        "+space.preset=imagenet",
+    ],
+)
+def test_an_unknown_name_is_named_beside_those_there_are(override: str, tmp_path: Path) -> None:
+    message = refused(tmp_path / "run", override)
+    assert "imagenet" in message
+    assert any(name in message for names in (*GROUPS.values(), EXPERIMENTS) for name in names)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "batch_size=1",
+        "batch_size=many",
+        "batch_size=2.5",
+        "epoch_batches=0",
+        "epoch_batches=-1",
+        "seed=now",
+        "threads=0",
+        "device=quantum",
+        "device=meta",
+        "clip_grad=-1",
+        "clip_grad=much",
+        "optimizer.opt=nope",
+        "optimizer.opt=null",
+        "optimizer.weight_decay=much",
+        "optimizer=null",
+        "data.num_classes=0",
+        "data.num_classes=1",
+        "data.num_classes=many",
+        "data.size=0",
+        "data.per_class=0",
+        "data.in_chans=0",
+        "data.balance=perhaps",
+        "data.augment.pad=-1",
+        "data.augment.pad=wide",
+        "data.augment=5",
+        "data=null",
+        "space.resolutions=[4]",
+        "space.resolutions=[24.5]",
+        "space.resolutions=24",
+        "space.resolutions=[wide]",
+        "space.stem_width=12",
+        "space.stem_width=wide",
+        "space.head_width=-8",
+        "space.head_width=null",
+        "space.kernel_sizes=[4]",
+        "space.stages=null",
+        "space.stages=[5]",
+        "+space.bn_eps=-1",
+        "+space.act=gelu",
+        "recipe.phases=null",
+        "recipe.phases=5",
+        "recipe.phases.largest=null",
+        "recipe.phases.largest=5",
+        "recipe.phases.largest.epochs=0",
+        "recipe.phases.largest.epochs=1.5",
+        "recipe.phases.largest.epochs=many",
+        "recipe.phases.largest.lr=0",
+        "recipe.phases.largest.lr=fast",
+        "recipe.phases.largest.warmup_steps=some",
+        "recipe.phases.largest.keep=null",
+        "recipe.phases.largest.keep.kernel_sizes=[9]",
+        "recipe.phases.expand.subnets=0",
+        "recipe.phases.expand.subnets=1.5",
+        "recipe.phases.expand.sort_channels=perhaps",
+        "recipe.strategy=null",
+        "recipe.strategy.label_smoothing=2",
+        "recipe.strategy.label_smoothing=some",
+        "recipe.strategy.hard_share=7",
+        "recipe.strategy.hard_share=half",
+        "gates.loss=sum",
+        "gates.weight=0",
+        "gates.weight=much",
+        "gates.lr=0",
+        "gates.steps=0",
+        "gates.steps=1.5",
+        "gates.steps=many",
+        "gates.batch_size=0",
+        "gates.batch_size=1",
+        "gates.share=2",
+        "gates.share=half",
+        "gates.warmup_epochs=-1",
+        "gates.warmup_epochs=some",
+        "targets=5",
+        "targets=[5]",
+        "targets=[{table: T.json}]",
+        "targets=[{table: T.json, budget_ms: 1, device: x}]",
+        "targets=[{table: nowhere.json, budget_ms: 1}]",
+        "targets=[{table: null, budget_ms: 1}]",
+    ],
+)
+def test_a_bad_value_is_one_line(override: str, tmp_path: Path) -> None:
+    refused(tmp_path / "run", override)
+
+
+@pytest.mark.parametrize("budget", ["fast", "0", "-1", "nan", "null"])
+def test_a_bad_budget_is_one_line(budget: str, tmp_path: Path) -> None:
+    file = tmp_path / "T.json"
+    tiny_table().save(file)
+    message = refused(tmp_path / "run", f"targets=[{{table: {file}, budget_ms: {budget}}}]")
+    assert "budget" in message
+
+
+@pytest.mark.parametrize("words", ["a b", "=3", "space.stages=[", "seed", "data=5"])
+def test_an_override_that_cannot_be_read_is_one_line(words: str) -> None:
+    with pytest.raises(SupernetError, match="configuration: "):
+        composed([words])
+
+
+TYPOS = {
+    "batchsize: 32": "batchsize",
+    "data: {colour: 1}": "colour",
+    "gates: {rate: 1}": "rate",
+    "recipe: {phases: {expand: {rate: 1}}}": "rate",
+    "space: {depth: 3}": "depth",
+    "optimizer: {beta: 1}": "beta",
+    "seed: now": "seed",
+    "seed: [": "typo.yaml",
+    "- 5": "typo",
+}
+
+
+@pytest.mark.parametrize("line", TYPOS)
+def test_a_typo_in_a_file_is_one_line(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conf = tmp_path / "conf"
+    shutil.copytree(CONF, conf)
+    (conf / "experiment" / "typo.yaml").write_text(f"# @package _global_\n{line}\n")
+    monkeypatch.setattr("supernet.config.config_dir", lambda: conf)
+    assert TYPOS[line] in refused(tmp_path / "run", "experiment=typo")
+
+
+def test_what_must_be_given_is_named() -> None:
+    with pytest.raises(SupernetError, match=r"data\.root"):
+        composed(["data=folder"])
+
+
+def test_a_configuration_is_plain_data() -> None:
+    def plain(value: Any) -> bool:
+        if isinstance(value, dict):
+            return all(type(key) is str and plain(item) for key, item in value.items())
+        if isinstance(value, list):
+            return all(map(plain, value))
+        return value is None or type(value) in (str, int, float, bool)
+
+    assert plain(tiny_config())
+    assert "hydra" not in tiny_config()
+
+
+def test_composing_twice_is_independent() -> None:
+    first = composed(["seed=1"])
+    first["data"]["name"] = "changed"
+    assert composed(["seed=1"])["data"]["name"] == "digits"

@@ -1,0 +1,31 @@
+"""`import supernet`: cheap, and whole."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import supernet
+
+
+def fresh(code: str) -> None:
+    """Run `code` in a process of its own, where a warning is an error."""
+    words = [sys.executable, "-W", "error", "-c", code]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_importing_it_is_cheap() -> None:
+    fresh("import sys, supernet; assert not {'torch', 'timm', 'hydra'} & set(sys.modules)")
+
+
+def test_search_stays_a_function_beside_the_package_of_that_name() -> None:
+    fresh("import supernet, supernet.search.exact; assert callable(supernet.search)")
+    fresh("import supernet.search.exact, supernet; assert callable(supernet.search)")
+
+
+@pytest.mark.parametrize("name", supernet.__all__)
+def test_every_name_is_there_and_explained(name: str) -> None:
+    assert getattr(supernet, name).__doc__

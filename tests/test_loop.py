@@ -1,0 +1,428 @@
+"""Training: it learns, its randomness is a function of position, and resuming is exact."""
+
+from __future__ import annotations
+
+import copy
+import random
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+
+from supernet import training
+from supernet.cost import cost_range, latency_costs
+from supernet.data.batches import Augment, Batch
+from supernet.data.preprocess import resize
+from supernet.data.synthetic import synthetic
+from supernet.errors import CheckpointError, InfeasibleBudget, SupernetError, TableError
+from supernet.losses import distillation
+from supernet.network import SuperNet
+from supernet.settings import build_recipe, build_steps
+from supernet.space import SearchSpace
+from supernet.train import checkpoint
+from supernet.train.loop import Draw, Position, StepConfig, epochs, epochs_before, fit, gates_move
+from supernet.train.phases import Phase
+from supernet.train.run import RunFolder
+from supernet.train.strategies import LargestTeaches
+from supernet.train.targets import GateConfig, Target, new_target
+from tests.builders import middle, small_space, tiny_config, tiny_space, tiny_table
+
+SPACE = small_space()
+
+
+class Recorder:
+    """A run that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+        self.metrics: list[dict[str, float]] = []
+        self.states: list[dict[str, Any]] = []
+        self.done: list[str] = []
+
+    def log(self, step: int, phase: Phase, metrics: dict[str, float]) -> None:
+        assert step == len(self.losses)
+        self.losses.append(metrics["loss/subnets"])
+        self.metrics.append(metrics)
+
+    def save(self, state: dict[str, Any]) -> None:
+        self.states.append(copy.deepcopy(state))
+
+    def phase_done(self, net: SuperNet, phase: Phase, step: int) -> None:
+        assert step == len(self.losses)
+        self.done.append(phase.name)
+
+
+def phase_of(space: SearchSpace, **changes: Any) -> Phase:
+    return Phase(**{"name": "p", "space": space, "epochs": 2, "lr": 3e-3, **changes})
+
+
+def steps_of(**changes: Any) -> StepConfig:
+    fields = {key: changes.pop(key) for key in list(changes) if hasattr(GateConfig, key)}
+    config = build_steps(tiny_config())
+    gates = GateConfig(**{"batch_size": 8, **fields})
+    return StepConfig(**{**vars(config), "gates": gates, **changes})
+
+
+def fitted(
+    phases: list[Phase], config: StepConfig, targets: list[Target], net: SuperNet
+) -> Recorder:
+    run = Recorder()
+    fit(
+        net, phases=phases, strategy=LargestTeaches(), config=config, run=run, targets=targets,
+        data=synthetic(per_class=12, size=8),
+        optimizer=torch.optim.AdamW(net.parameters()),
+    )  # fmt: skip
+    return run
+
+
+def target_of(net: SuperNet, config: StepConfig, name: str = "table") -> Target:
+    table = tiny_table()
+    costs = latency_costs(table, net.space, in_chans=3, num_classes=4)
+    return new_target(
+        net, table_id=name, device="made up", budget_ms=middle(cost_range(net.space, costs)),
+        costs=costs, config=config.gates,
+    )  # fmt: skip
+
+
+# ---- learning ----------------------------------------------------------------------------------
+
+
+def test_training_reduces_the_loss() -> None:
+    torch.manual_seed(0)
+    net = SuperNet(SPACE, 4)
+    phases = [
+        phase_of(SPACE.restrict(depths=1, resolutions=1), epochs=6, teach=False, lr=0.02),
+        phase_of(SPACE, epochs=4, subnets=2, sort_channels=True, lr=1e-3),
+    ]
+    run = fitted(phases, steps_of(), [], net)
+    first, last = run.losses[:4], run.losses[20:24]
+    assert sum(last) < 0.6 * sum(first)
+    assert run.done == ["p", "p"]
+    assert len(run.losses) == 4 * 10
+    assert all({"lr", "grad_norm", "loss/subnets"} <= set(metrics) for metrics in run.metrics)
+    assert "loss/largest" not in run.metrics[0]
+    assert "loss/largest" in run.metrics[-1]
+
+
+def test_a_step_learns_from_the_mean_over_its_subnets() -> None:
+    """One step of the strategy against the sum written out, in float64."""
+    torch.manual_seed(0)
+    net = SuperNet(SPACE, 4).double().train()
+    twin = copy.deepcopy(net)
+    data = synthetic(size=16)
+    x = data.preprocess.normalise(data.train.pixels[:8]).double()
+    labels = data.train.labels[:8]
+    archs = [SPACE.sample(random.Random(seed)) for seed in range(2)]
+    phase = phase_of(SPACE, subnets=2)
+    strategy = LargestTeaches(label_smoothing=0.1, hard_share=0.25)
+    metrics = strategy.backward(net, Batch(x, labels), phase=phase, draw=archs.__getitem__)
+
+    def cross_entropy(logits: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.cross_entropy(logits, labels, label_smoothing=0.1)
+
+    teacher = twin(x, SPACE.largest())
+    total = cross_entropy(teacher)
+    taught = []
+    for arch in archs:
+        logits = twin(resize(x, arch.resolution), arch)
+        loss = 0.25 * cross_entropy(logits) + 0.75 * distillation(logits, teacher)
+        taught.append(loss.item())
+        total = total + loss
+    (total / 3).backward()
+    for got, want in zip(net.parameters(), twin.parameters(), strict=True):
+        assert (got.grad is None) == (want.grad is None)
+        if want.grad is not None:
+            torch.testing.assert_close(got.grad, want.grad, rtol=1e-9, atol=1e-12)
+    assert metrics["loss/largest"] == pytest.approx(cross_entropy(teacher).item())
+    assert metrics["loss/subnets"] == pytest.approx(sum(taught) / 2)
+
+
+def test_a_phase_starts_without_momenta() -> None:
+    space = tiny_space()
+    phases = [phase_of(space, epochs=2), phase_of(space, epochs=1)]
+    run = fitted(phases, steps_of(), [], SuperNet(space, 4))
+    steps = [
+        {int(state["step"]) for state in saved["optimizer"]["state"].values()}
+        for saved in run.states
+    ]
+    per_epoch = len(run.losses) // 3
+    assert [max(counts) for counts in steps] == [per_epoch, 2 * per_epoch, per_epoch]
+
+
+@pytest.mark.parametrize("sort", [False, True])
+def test_channels_are_sorted_when_a_phase_says_so(sort: bool) -> None:
+    """At a rate that moves nothing."""
+    torch.manual_seed(0)
+    space = tiny_space()
+    net = SuperNet(space, 4)
+    fitted([phase_of(space, epochs=1, lr=1e-20, sort_channels=sort)], steps_of(), [], net)
+    in_order = []
+    for block in net.blocks:
+        importance = block.timm.conv_pwl.weight.abs().sum((0, 2, 3)).detach()
+        in_order.append(torch.equal(importance, importance.sort(descending=True).values))
+    assert in_order == [sort] * len(net.blocks)
+
+
+def test_no_two_epochs_see_the_same_batches() -> None:
+    """Across phases, too."""
+    space, seen = tiny_space(), []
+
+    class Spy:
+        def backward(self, net: SuperNet, batch: Batch, **_: Any) -> dict[str, float]:
+            seen.append(batch.images.clone())
+            return {"loss/subnets": 0.0}
+
+    net = SuperNet(space, 4)
+    fit(
+        net, phases=[phase_of(space), phase_of(space)], strategy=Spy(), run=Recorder(),
+        config=steps_of(clip_grad=None, augment=Augment()), data=synthetic(per_class=12, size=8),
+        optimizer=torch.optim.SGD(net.parameters()),
+    )  # fmt: skip
+    per_epoch = len(seen) // 4
+    firsts = seen[::per_epoch]
+    assert len(firsts) == 4
+    assert not any(torch.equal(a, b) for a, b in combinations(firsts, 2))
+
+
+# ---- where randomness comes from ---------------------------------------------------------------
+
+
+def test_epochs_are_counted_through_the_phases() -> None:
+    phases = [phase_of(SPACE, epochs=2), phase_of(SPACE, epochs=1), phase_of(SPACE, epochs=2)]
+    walked = [position for position, _ in epochs(phases, Position(), 5)]
+    assert walked == [
+        Position(0, 0, 0), Position(0, 1, 5), Position(1, 0, 10), Position(2, 0, 15),
+        Position(2, 1, 20),
+    ]  # fmt: skip
+    assert [epochs_before(phases, position) for position in walked] == [0, 1, 2, 3, 4]
+    for start in walked:
+        assert [p for p, _ in epochs(phases, start, 5)] == walked[walked.index(start) :]
+    assert list(epochs(phases, Position(3, 0, 25), 5)) == []
+
+
+def test_a_draw_is_a_function_of_seed_step_and_place() -> None:
+    config = steps_of()
+    draw = Draw(SPACE, config, 7, ())
+    assert [draw(place) for place in range(20)] == [draw(place) for place in range(20)]
+    assert len({draw(place) for place in range(20)}) > 5
+    assert [Draw(SPACE, config, 8, ())(p) for p in range(9)] != [draw(p) for p in range(9)]
+    other = steps_of(seed=1)
+    assert [Draw(SPACE, other, 7, ())(p) for p in range(9)] != [draw(p) for p in range(9)]
+    assert all(draw(place) in SPACE for place in range(20))
+
+
+@pytest.mark.parametrize(("share", "low", "high"), [(0.0, 0, 5), (0.5, 60, 140), (1.0, 200, 200)])
+def test_share_says_how_many_subnets_come_from_the_gates(share: float, low: int, high: int) -> None:
+    """Gates that are sure of one architecture; 200 draws."""
+    space = tiny_space()
+    net = SuperNet(space, 4)
+    config = steps_of(share=share)
+    target = target_of(net, config)
+    sure = space.sample(random.Random(5))
+    with torch.no_grad():
+        for row, column in enumerate(space.encode(sure)):
+            target.gates.alpha[row] = -40.0
+            target.gates.alpha[row, column] = 40.0
+        target.gates.resolution[space.resolutions.index(sure.resolution)] = 80.0
+    drawn = [Draw(space, config, step, [target])(0) for step in range(200)]
+    assert low <= drawn.count(sure) <= high
+    assert drawn == [Draw(space, config, step, [target])(0) for step in range(200)]
+    assert Draw(space, config, 0, ())(0) in space, "no targets, no gates"
+
+
+# ---- gates along with the weights --------------------------------------------------------------
+
+
+def test_gates_move_when_the_whole_space_is_open_and_the_warm_up_is_over() -> None:
+    narrow = SPACE.restrict(expand_ratios=1)
+    phases = [phase_of(narrow, epochs=3), phase_of(SPACE, epochs=2), phase_of(SPACE, epochs=2)]
+    moving = {
+        warmup: [
+            gates_move(phases, position, GateConfig(warmup_epochs=warmup))
+            for position, _ in epochs(phases, Position(), 1)
+        ]
+        for warmup in (0, 1, 3, 9)
+    }
+    assert moving == {
+        0: [False] * 3 + [True] * 4,
+        1: [False] * 4 + [True] * 3,
+        3: [False] * 6 + [True],
+        9: [False] * 7,
+    }
+
+
+def test_gates_stay_until_then_and_move_afterwards() -> None:
+    torch.manual_seed(0)
+    space = tiny_space()
+    net = SuperNet(space, 4)
+    config = steps_of(warmup_epochs=1, share=1.0)
+    target = target_of(net, config)
+    uniform = target.gates.alpha.detach().clone()
+    phases = [
+        phase_of(space.restrict(expand_ratios=1), epochs=1),
+        phase_of(space, epochs=2),
+    ]
+    run = fitted(phases, config, [target], net)
+    after = [state["gates"][target.name]["gates"]["alpha"] for state in run.states]
+    assert torch.equal(after[0], uniform)
+    assert torch.equal(after[1], uniform)
+    assert not torch.equal(after[2], uniform)
+    logged = [any(key.startswith("gates/") for key in metrics) for metrics in run.metrics]
+    per_epoch = len(logged) // 3
+    assert logged == [False] * 2 * per_epoch + [True] * per_epoch
+    assert all(value.grad is not None for value in target.gates.parameters())
+
+
+def test_gates_do_not_change_how_weights_are_trained() -> None:
+    """With share 0 the weights end the same for whatever targets, bit for bit."""
+    space, config = tiny_space(), steps_of(share=0.0)
+    nets = []
+    for count in (1, 2):
+        torch.manual_seed(0)
+        net = SuperNet(space, 4)
+        targets = [target_of(net, config, name) for name in ("one", "two")[:count]]
+        fitted([phase_of(space, epochs=1)], config, targets, net)
+        nets.append(net.state_dict())
+    torch.testing.assert_close(*nets, rtol=0, atol=0)
+
+
+# ---- resuming ----------------------------------------------------------------------------------
+
+
+class Stop(Exception):
+    pass
+
+
+def same(a: Any, b: Any, where: str = "") -> None:
+    """Compare bit for bit."""
+    assert type(a) is type(b), where
+    if isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            same(a[key], b[key], f"{where}.{key}")
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b), where
+        for number, (one, two) in enumerate(zip(a, b, strict=True)):
+            same(one, two, f"{where}[{number}]")
+    elif isinstance(a, torch.Tensor):
+        assert a.dtype == b.dtype, where
+        assert torch.equal(a, b), where
+    else:
+        assert a == b, where
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Two targets, channel sorting, subnets from the gates: all that has a state."""
+    file = tmp_path_factory.mktemp("tables") / "T.json"
+    table = tiny_table()
+    table.save(file)
+    space = tiny_space()
+    ends = cost_range(space, latency_costs(table, space, in_chans=3, num_classes=4))
+    config = tiny_config(
+        "gates.warmup_epochs=1", "gates.share=0.5", "+recipe.phases.largest.sort_channels=true"
+    )
+    budgets = [middle(ends, share) for share in (0.2, 0.7)]
+    return {**config, "targets": [{"table": str(file), "budget_ms": b} for b in budgets]}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(config: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    training.start(config, folder, Console(quiet=True))
+    return checkpoint.read(folder)
+
+
+def test_training_twice_gives_the_same_bits(
+    config: dict[str, Any], undisturbed: dict[str, Any], tmp_path: Path, console: Console
+) -> None:
+    training.start(config, tmp_path / "run", console)
+    same(checkpoint.read(tmp_path / "run"), undisturbed)
+
+
+@pytest.mark.parametrize("stops", [[4], [6], [4, 8, 10, 14]])
+def test_resuming_gives_the_same_bits(
+    config: dict[str, Any],
+    undisturbed: dict[str, Any],
+    tmp_path: Path,
+    console: Console,
+    monkeypatch: pytest.MonkeyPatch,
+    stops: list[int],
+) -> None:
+    """Stopped within an epoch, at its end, at the end of a phase (6 steps), again and again."""
+    log, folder = RunFolder.log, tmp_path / "run"
+    left = list(stops)
+
+    def stopping(self: RunFolder, step: int, phase: Phase, metrics: dict[str, float]) -> None:
+        log(self, step, phase, metrics)
+        if left and step == left[0]:
+            left.pop(0)
+            raise Stop
+
+    monkeypatch.setattr(RunFolder, "log", stopping)
+    with pytest.raises(Stop):
+        training.start(config, folder, console)
+    for _ in stops[1:]:
+        with pytest.raises(Stop):
+            training.resume(folder, console)
+    before = checkpoint.read(folder)
+    assert before["position"]["step"] < undisturbed["position"]["step"]
+    training.resume(folder, console)
+    assert not left
+    same(checkpoint.read(folder), undisturbed)
+    training.resume(folder, console)
+    assert "is trained to its end already" in console.file.getvalue()
+
+
+def test_the_checkpoint_knows_where_training_is(undisturbed: dict[str, Any]) -> None:
+    assert undisturbed["position"] == {"phase": 2, "epoch": 0, "step": 15}
+    assert len(undisturbed["gates"]) == 2
+    assert all(name.endswith("ms") for name in undisturbed["gates"])
+
+
+def test_a_run_is_not_overwritten(trained_run: Path, console: Console) -> None:
+    before = (trained_run / checkpoint.FILE).read_bytes()
+    with pytest.raises(SupernetError, match=r"holds a run already; go on with resume="):
+        training.start(tiny_config(), trained_run, console)
+    assert (trained_run / checkpoint.FILE).read_bytes() == before
+
+
+def test_resuming_needs_the_position_and_the_tables(
+    config: dict[str, Any], undisturbed: dict[str, Any], tmp_path: Path, console: Console
+) -> None:
+    file = tmp_path / checkpoint.FILE
+    for where in (None, {"epoch": 1, "hour": 2}, 5):
+        checkpoint.save(file, {**undisturbed, "position": where})
+        with pytest.raises(CheckpointError, match="lacks the position of training"):
+            training.resume(tmp_path, console)
+    start = {"phase": 0, "epoch": 1, "step": 3}
+    other = tiny_table(seed=9)
+    other.save(tmp_path / "other.json")
+    moved = {**config, "targets": [{**config["targets"][0], "table": str(tmp_path / "other.json")}]}
+    checkpoint.save(file, {**undisturbed, "position": start, "config": moved})
+    with pytest.raises(CheckpointError, match=r"no gates .*a table of its targets changed"):
+        training.resume(tmp_path, console)
+    gone = {**config, "targets": [{**config["targets"][0], "table": str(tmp_path / "gone.json")}]}
+    checkpoint.save(file, {**undisturbed, "position": start, "config": gone})
+    with pytest.raises(TableError, match=r"gone\.json: cannot be read"):
+        training.resume(tmp_path, console)
+
+
+def test_a_target_out_of_reach_is_refused_before_training(
+    config: dict[str, Any], tmp_path: Path, console: Console
+) -> None:
+    table = config["targets"][0]["table"]
+    bad = {**config, "targets": [{"table": table, "budget_ms": 1e-6}]}
+    with pytest.raises(InfeasibleBudget, match="feasible budgets lie between"):
+        training.start(bad, tmp_path / "run", console)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_recipe_of_the_configuration_is_what_is_trained() -> None:
+    phases, strategy = build_recipe(tiny_config(), tiny_space())
+    assert [phase.name for phase in phases] == ["largest", "expand"]
+    assert phases[-1].space == tiny_space()
+    assert isinstance(strategy, LargestTeaches)

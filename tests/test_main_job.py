@@ -1,0 +1,386 @@
+"""The main job in miniature, and everything one can do with what it leaves."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+from sklearn.datasets import load_digits
+from timm.models.mobilenetv3 import MobileNetV3
+
+import supernet
+from supernet import deploy, main_job, training
+from supernet.choose import costs_of, target_name
+from supernet.config import composed
+from supernet.cost import arch_cost, cost_range
+from supernet.data.digits import digits
+from supernet.data.preprocess import resize
+from supernet.errors import CheckpointError, InfeasibleBudget, SpaceError, SupernetError
+from supernet.evaluate import scores_on
+from supernet.facts import facts, scores
+from supernet.latency.table import LatencyTable
+from supernet.network import SuperNet
+from supernet.predict import predictions
+from supernet.space import Arch
+from supernet.subnet import is_subnet, load_config, onnx_outputs, replacing
+from supernet.trained import Trained
+from tests.builders import MainJob, made_up_table, middle
+
+FIELDS = {"device", "runtime", "budget_ms", "predicted_ms", "measured_ms", "top1", "macs", "params",
+          "arch", "path"}  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def run(main_job_done: MainJob) -> Trained:
+    return Trained.open(main_job_done.folder)
+
+
+@pytest.fixture(scope="session")
+def table(main_job_done: MainJob) -> LatencyTable:
+    return LatencyTable.load(main_job_done.folder / "tables" / "onnxruntime.json")
+
+
+@pytest.fixture(scope="session")
+def subnets(main_job_done: MainJob) -> list[Path]:
+    return [Path(row["path"]) for row in main_job_done.rows]
+
+
+# ---- the summary -------------------------------------------------------------------------------
+
+
+def test_the_summary_has_a_line_a_budget(main_job_done: MainJob) -> None:
+    rows = main_job_done.rows
+    assert json.loads((main_job_done.folder / "summary.json").read_text()) == rows
+    assert len(rows) == 3
+    for row in rows:
+        assert set(row) >= FIELDS
+        assert 0 < row["predicted_ms"] <= row["budget_ms"]
+        assert row["measured_ms"] > 0
+        assert 0 < row["top1"] <= 1
+        assert row["runtime"] == "onnxruntime"
+        assert Path(row["path"]).is_dir()
+    budgets = [row["budget_ms"] for row in rows]
+    assert budgets == sorted(set(budgets))
+    assert (main_job_done.folder / "pareto.png").read_bytes().startswith(b"\x89PNG")
+    for words in ("1. train", "2. profile", "3. a subnet", "smallest", "largest", "top-1"):
+        assert words in main_job_done.printed
+
+
+def test_what_is_done_is_kept(main_job_done: MainJob, monkeypatch: pytest.MonkeyPatch,
+                              console: Console) -> None:  # fmt: skip
+    folder = main_job_done.folder
+    with pytest.raises(SupernetError, match="holds a run with other settings"):
+        main_job.do_main_job({**main_job_done.config, "seed": 1}, folder, console)
+    monkeypatch.setattr(training, "_train", lambda *_: pytest.fail("it trains again"))
+    monkeypatch.setattr(main_job, "profile_to", lambda *_, **__: pytest.fail("it profiles again"))
+    monkeypatch.setattr(main_job, "RUNTIMES", ("onnxruntime",))
+    monkeypatch.setattr(main_job, "_deploy", lambda *_: main_job_done.rows)
+    main_job.do_main_job(main_job_done.config, folder, console)
+    assert "trained to its end already" in console.file.getvalue()
+
+
+# ---- the subnets -------------------------------------------------------------------------------
+
+
+def test_a_subnet_is_a_plain_timm_net_and_onnx_runtime_agrees(subnets: list[Path]) -> None:
+    """Also for a batch of one and of three (1e-4)."""
+    pixels = digits().test.pixels
+    for folder in subnets:
+        config = load_config(folder)
+        model = supernet.load_subnet(folder)
+        assert type(model) is MobileNetV3
+        assert not model.training
+        for count in (1, 3):
+            x = resize(config.preprocess.normalise(pixels[:count]), config.arch.resolution)
+            with torch.no_grad():
+                want = model(x)
+            assert want.shape == (count, 10)
+            got = onnx_outputs(folder / "model.onnx", x)
+            torch.testing.assert_close(got, want, rtol=0, atol=1e-4)
+
+
+def test_a_folder_is_whole(subnets: list[Path], run: Trained) -> None:
+    for folder in subnets:
+        names = {file.name for file in folder.iterdir()}
+        assert names == {"config.json", "model.safetensors", "model.onnx", "arch.json",
+                         "certificate.json"}  # fmt: skip
+        assert is_subnet(folder)
+        arch = Arch.from_dict(json.loads((folder / "arch.json").read_text()))
+        assert arch in run.net.space
+        assert arch == load_config(folder).arch
+    assert not [path.name for path in subnets[0].parent.iterdir() if path.name.startswith(".")]
+
+
+def test_the_certificate_says_what_holds(
+    subnets: list[Path], run: Trained, table: LatencyTable, main_job_done: MainJob
+) -> None:
+    costs = costs_of(run.net, table)
+    for folder, row in zip(subnets, main_job_done.rows, strict=True):
+        paper = deploy.read_certificate(folder)
+        config = load_config(folder)
+        assert paper["arch_id"] == config.arch.id
+        assert Arch.from_dict(paper["arch"]) == config.arch
+        assert paper["checkpoint_sha256"] == run.sha256
+        assert paper["table_id"] == table.id
+        assert (paper["runtime"], paper["threads"]) == ("onnxruntime", 1)
+        assert paper["predicted_ms"] == arch_cost(run.net.space, costs, config.arch)
+        low, high = paper["measured_interval_ms"]
+        assert low <= paper["measured_ms"] <= high
+        assert paper["difference_supernet_extracted"] < 1e-4
+        assert paper["difference_extracted_onnxruntime"] < 1e-4
+        found = scores_on(supernet.load_subnet(folder), digits().test, config.preprocess,
+                          config.arch.resolution)  # fmt: skip
+        assert (paper["top1"], paper["mean_class"]) == (found.top1, found.mean_class)
+        assert paper["top1"] == row["top1"]
+
+
+# ---- choosing again ----------------------------------------------------------------------------
+
+
+def test_search_finds_the_stored_gates(
+    main_job_done: MainJob, table: LatencyTable, subnets: list[Path]
+) -> None:
+    net = supernet.load(main_job_done.folder)
+    assert isinstance(net, SuperNet)
+    budgets = [row["budget_ms"] for row in main_job_done.rows]
+    assert set(net.gates) == {target_name(table.id, budget) for budget in budgets}
+    found = supernet.search(net, table, budgets)
+    assert [c.arch for c in found] == [load_config(folder).arch for folder in subnets]
+    assert [c.predicted_ms for c in found] == [row["predicted_ms"] for row in main_job_done.rows]
+    (one,) = supernet.search(net, table, budgets[0])
+    assert one == found[0]
+    model = supernet.extract(net, one.arch)
+    x = torch.randn(2, 1, one.arch.resolution, one.arch.resolution)
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), net(x, one.arch), rtol=0, atol=1e-4)
+
+
+def test_search_says_what_it_cannot_do(run: Trained, table: LatencyTable) -> None:
+    low, high = cost_range(run.net.space, costs_of(run.net, table))
+    with pytest.raises(SupernetError, match=r"no gates for .* at .*supernet extract"):
+        supernet.search(run.net, table, middle((low, high), 0.5))
+    with pytest.raises(InfeasibleBudget) as error:
+        supernet.search(run.net, table, low / 2)
+    assert (error.value.lowest, error.value.highest) == (low, high)
+    with pytest.raises(SupernetError, match="positive number"):
+        supernet.search(run.net, table, [float("nan")])
+    with pytest.raises(supernet.SupernetError, match="lacks"):
+        supernet.search(run.net, made_up_table(run.net.space, in_chans=3, num_classes=9), high)
+
+
+def test_gates_are_trained_once(
+    main_job_done: MainJob,
+    table: LatencyTable,
+    tmp_path: Path,
+    console: Console,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    copied = tmp_path / "run"
+    copied.mkdir()
+    shutil.copy(main_job_done.folder / "checkpoint.pt", copied)
+    run = Trained.open(copied)
+    assert not run.net.gates
+    ends = cost_range(run.net.space, costs_of(run.net, table))
+    budget = middle(ends, 0.3)
+    before = {name: tensor.clone() for name, tensor in run.net.state_dict().items()}
+    first = deploy.candidate_for(run, table, budget, console)
+    torch.testing.assert_close(run.net.state_dict(), before, rtol=0, atol=0)
+    assert first.predicted_ms <= budget
+    assert not run.net.training
+    monkeypatch.setattr(deploy, "train_gates", lambda *_, **__: pytest.fail("it trains again"))
+    assert deploy.candidate_for(run, table, budget, console) == first
+    assert deploy.candidate_for(Trained.open(copied), table, budget, console) == first
+    assert supernet.search(supernet.load(copied), table, budget) == [first]
+
+
+# ---- what the commands find out ----------------------------------------------------------------
+
+
+def test_facts_of_a_run_and_of_a_subnet(
+    main_job_done: MainJob, subnets: list[Path], run: Trained
+) -> None:
+    found = facts(main_job_done.folder)
+    assert found == facts(main_job_done.folder / "checkpoint.pt")
+    assert found["architectures"] == run.net.space.size
+    assert found["phases done"] == "2 of 2 (largest, expand)"
+    assert len(found["gates"]) == 3
+    assert found["classes"] == [str(digit) for digit in range(10)]
+    json.dumps(found)
+    paper = facts(subnets[0])
+    assert paper["arch_id"] == load_config(subnets[0]).arch.id
+    json.dumps(paper)
+
+
+def test_scores_of_a_run_and_of_a_subnet(main_job_done: MainJob, subnets: list[Path]) -> None:
+    (row,) = scores(subnets[0], None)
+    assert row["top1"] == main_job_done.rows[0]["top1"]
+    assert row["images"] == len(digits().test)
+    both = scores(main_job_done.folder, None)
+    assert [row["name"] for row in both] == ["largest", "smallest"]
+    (same,) = scores(main_job_done.folder, subnets[0] / "arch.json")
+    assert same["top1"] == row["top1"], "extraction and calibration are the same everywhere"
+    with pytest.raises(SpaceError, match="--arch goes with a run"):
+        scores(subnets[0], subnets[0] / "arch.json")
+
+
+def digit_file(folder: Path, number: int) -> tuple[Path, int]:
+    bunch = load_digits()
+    file = folder / f"{number}.png"
+    Image.fromarray((bunch.images[number] * 255 / 16).round().astype(np.uint8)).save(file)
+    return file, int(bunch.target[number])
+
+
+def test_prediction_is_what_the_net_says(subnets: list[Path], tmp_path: Path) -> None:
+    """Files through the command's code, and the same pixels by hand."""
+    folder = subnets[-1]
+    config, model = load_config(folder), supernet.load_subnet(folder)
+    files = [digit_file(tmp_path, number)[0] for number in (0, 7, 20)]
+    found = dict(predictions(folder, files, top=10))
+    assert list(found) == files
+    for file, classes in found.items():
+        pixels = torch.from_numpy(np.array(Image.open(file)))[None, None]
+        x = resize(config.preprocess.normalise(pixels), config.arch.resolution)
+        with torch.no_grad():
+            want = model(x)[0].softmax(0)
+        assert list(classes.values()) == sorted(classes.values(), reverse=True)
+        assert sum(classes.values()) == pytest.approx(1, abs=1e-5)
+        for digit, share in classes.items():
+            assert share == pytest.approx(want[int(digit)].item(), abs=1e-5)
+    assert [len(classes) for _, classes in predictions(folder, files, top=3)] == [3, 3, 3]
+    assert [len(classes) for _, classes in predictions(folder, files[:1], top=99)] == [10]
+
+
+def test_preprocessing_is_the_same_everywhere(
+    main_job_done: MainJob, subnets: list[Path], tmp_path: Path
+) -> None:
+    want = digits().preprocess
+    for path in (main_job_done.folder, main_job_done.folder / "checkpoint.pt", str(subnets[0])):
+        assert supernet.preprocessing(path) == want
+    file, _ = digit_file(tmp_path, 3)
+    x = supernet.preprocessing(main_job_done.folder)(file, 16)
+    assert x.shape == (1, 1, 16, 16)
+    with pytest.raises(CheckpointError, match="no such file or folder"):
+        supernet.preprocessing(tmp_path / "nowhere")
+
+
+# ---- damaged and foreign folders ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("config.json", b""),
+        ("config.json", b"[]"),
+        ("config.json", b"\xff\xfe"),
+        ("config.json", b'{"format": "supernet-subnet", "version": 2}'),
+        ("config.json", b'{"format": "supernet-subnet", "version": 1}'),
+        ("config.json", None),
+        ("model.safetensors", b"junk"),
+        ("model.safetensors", None),
+    ],
+)
+def test_a_damaged_subnet_is_refused(
+    subnets: list[Path], tmp_path: Path, file: str, content: bytes | None
+) -> None:
+    folder = tmp_path / "subnet"
+    shutil.copytree(subnets[0], folder)
+    if content is None:
+        (folder / file).unlink()
+    else:
+        (folder / file).write_bytes(content)
+    with pytest.raises(CheckpointError, match="subnet") as error:
+        supernet.load_subnet(folder)
+    assert len(str(error.value)) < 700
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"net": {}},
+        {"net": 5},
+        {"net": {"family": "resnet"}},
+        {"arch": {"resolution": 8}},
+        {"preprocess": {"mean": [0.1]}},
+        {"classes": 5},
+        {"data": None},
+    ],
+)
+def test_an_edited_configuration_is_refused(
+    subnets: list[Path], tmp_path: Path, change: dict[str, Any]
+) -> None:
+    folder = tmp_path / "subnet"
+    shutil.copytree(subnets[0], folder)
+    data = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**data, **change}))
+    with pytest.raises(CheckpointError, match="subnet"):
+        supernet.load_subnet(folder)
+
+
+def test_other_peoples_folders_are_not_replaced(tmp_path: Path, subnets: list[Path]) -> None:
+    thesis = tmp_path / "thesis"
+    thesis.mkdir()
+    (thesis / "chapter.tex").write_text("mine")
+    with (
+        pytest.raises(SupernetError, match="exists and is not a subnet folder"),
+        replacing(thesis),
+    ):
+        pytest.fail("it must not come this far")
+    assert (thesis / "chapter.tex").read_text() == "mine"
+    with pytest.raises(SupernetError, match="exists and is not"), replacing(thesis / "chapter.tex"):
+        pytest.fail("it must not come this far")
+
+    old = tmp_path / "old"
+    shutil.copytree(subnets[0], old)
+
+    def fail_halfway() -> None:
+        with replacing(old) as beside:
+            (beside / "config.json").write_text("half")
+            raise RuntimeError("the disk is gone")
+
+    with pytest.raises(RuntimeError, match="the disk is gone"):
+        fail_halfway()
+    assert load_config(old) == load_config(subnets[0]), "the old one stays"
+    with replacing(old) as beside:
+        (beside / "config.json").write_text("new")
+    assert (old / "config.json").read_text() == "new"
+    with replacing(tmp_path / "a" / "b") as beside:
+        (beside / "x").write_text("x")
+    assert (tmp_path / "a" / "b" / "x").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "old", "thesis"]
+
+
+def test_nothing_is_measured_on_another_machine(
+    subnets: list[Path], run: Trained, tmp_path: Path, console: Console
+) -> None:
+    folder = tmp_path / "subnet"
+    shutil.copytree(subnets[0], folder)
+    paper = deploy.read_certificate(folder)
+    foreign = made_up_table(run.net.space, in_chans=1, num_classes=10)
+    deploy.measure([folder], foreign, console)
+    assert "not measured: the table is of nowhere (made up)" in console.file.getvalue()
+    assert deploy.read_certificate(folder) == paper
+
+
+# ---- the whole of it ---------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_demo_holds_what_it_promises(tmp_path: Path, console: Console) -> None:
+    """`supernet demo` as it is: about four minutes."""
+    folder = tmp_path / "demo"
+    rows = main_job.do_main_job(composed(["experiment=demo"]), folder, console)
+    torch.set_num_threads(1)
+    assert len(rows) == 6
+    for runtime in ("onnxruntime", "torch"):
+        mine = [row for row in rows if row["runtime"] == runtime]
+        assert all(row["predicted_ms"] <= row["budget_ms"] for row in mine)
+        assert [row["top1"] >= 0.97 for row in mine[1:]] == [True, True]
+        noise = 3 * (0.03 * 0.97 / 450) ** 0.5
+        assert all(row["top1"] >= mine[0]["top1"] - noise for row in mine[1:])
