@@ -20,10 +20,9 @@ def profile_to(
 ) -> LatencyTable:
     """Profile this machine (`options` as for `latency.profile.profile`) and write the table."""
     runtimes.get(runtime)  # an unknown one is refused before anything is made or shown
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DeviceError(f"{path}: no folder can be made for the table ({error})") from error
+    above = next(place for place in path.absolute().parents if place.exists())
+    if not above.is_dir():
+        raise DeviceError(f"{path}: no table can be written there, {above} is a file")
     if path.is_dir():
         raise DeviceError(f"{path} is a folder; name a file for the table")
     with progress_bar(console) as progress:
