@@ -100,7 +100,13 @@ def demo(
 def profile(
     of: Annotated[str, typer.Argument(help="A run, a checkpoint, or a space of conf/space/.")],
     out: Annotated[Path, typer.Option(help="The table to write.")],
-    runtime: Annotated[str, typer.Option(help="onnxruntime or torch.")] = "onnxruntime",
+    runtime: Annotated[
+        str,
+        typer.Option(help="onnxruntime, onnxruntime-int8, openvino, ncnn, litert or torch."),
+    ] = "onnxruntime",
+    provider: Annotated[
+        str, typer.Option(help="What the runtime runs on, such as cpu, gpu or cuda.")
+    ] = "cpu",
     threads: Annotated[int, typer.Option(min=1, help="Threads of the runtime.")] = 1,
     batch: Annotated[int, typer.Option(min=1, help="Images in a run.")] = 1,
     resolution: Annotated[
@@ -128,6 +134,7 @@ def profile(
         out,
         space,
         runtime=runtime,
+        provider=provider,
         console=console,
         resolutions=resolution or None,
         in_chans=in_chans,

@@ -139,6 +139,7 @@ def promise_of(table: LatencyTable, candidate: Candidate) -> dict[str, Any]:
         "threads": device.threads,
         "precision": device.precision,
         "batch": device.batch,
+        "provider": device.provider,
         "budget_ms": candidate.budget_ms,
         "predicted_ms": candidate.predicted_ms,
     }
@@ -158,6 +159,7 @@ def measure(folders: Sequence[Path], table: LatencyTable, console: Console) -> N
         return
     timings = measure_subnets(
         folders, runtime=device.runtime, threads=device.threads, batch=device.batch,
+        provider=device.provider,
         on_warning=lambda text: console.print(f"warning: {text}"),
     )  # fmt: skip
     for folder, timing in zip(folders, timings, strict=True):

@@ -16,10 +16,16 @@ from supernet.space import SearchSpace
 
 
 def profile_to(
-    path: Path, space: SearchSpace, *, runtime: str, console: Console, **options: Any
+    path: Path,
+    space: SearchSpace,
+    *,
+    runtime: str,
+    provider: str = "cpu",
+    console: Console,
+    **options: Any,
 ) -> LatencyTable:
     """Profile this machine (`options` as for `latency.profile.profile`) and write the table."""
-    runtimes.get(runtime)  # an unknown one is refused before anything is made or shown
+    runtimes.provider_of(runtime, provider)  # refused before anything is made or shown
     above = next(place for place in path.absolute().parents if place.exists())
     if not above.is_dir():
         raise DeviceError(f"{path}: no table can be written there, {above} is a file")
@@ -30,6 +36,7 @@ def profile_to(
         table = profile(
             space,
             runtime=runtime,
+            provider=provider,
             on_progress=lambda phase, share: progress.update(
                 task, description=f"{runtime}: {phase}", completed=round(100 * share)
             ),

@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
 from safetensors import SafetensorError
@@ -32,6 +33,10 @@ class Model:
     input_shape: tuple[int, ...]
     build_onnx: Callable[[], bytes]
     build_module: Callable[[], nn.Module]
+
+    def example(self) -> np.ndarray[Any, Any]:
+        """Return the input that it is run on: unit variance, the same at each call."""
+        return np.random.default_rng(0).standard_normal(self.input_shape, dtype=np.float32)
 
     @property
     def onnx(self) -> bytes:

@@ -42,6 +42,7 @@ def profile(
     resolutions: Collection[int] | None = None,
     threads: int = 1,
     batch: int = 1,
+    provider: str = "cpu",
     seconds: float | None = None,
     seed: int = 0,
     on_progress: OnProgress = lambda phase, share: None,
@@ -57,6 +58,7 @@ def profile(
         resolutions: some of the space's, in pixels; left out: all.
         threads: of the runtime.
         batch: images in a run.
+        provider: what the runtime runs on, one of `runtimes.get(runtime).providers()`.
         seconds: of timing, at most, once each model was visited 9 times; left out: 0.15 a model.
         seed: of the order of visits and the choice of nets.
         on_progress: gets the phase, "load" or "time", and the share of it done, 0..1.
@@ -86,13 +88,14 @@ def profile(
         runtime=runtime,
         threads=threads,
         batch=batch,
+        provider=provider,
         seconds=LAYER_SECONDS * (len(keys) + len(nets)) if seconds is None else seconds,
         seed=seed,
         on_progress=on_progress,
         on_warning=on_warning,
     )
     table = LatencyTable(
-        device=_device(runtime, threads, batch),
+        device=_device(runtime, threads, batch, provider),
         entries=dict(zip(keys, timings, strict=False)),
         reference_ms=reference.median_ms,
         load_average=load,
@@ -120,6 +123,7 @@ def measure_subnets(
     runtime: str,
     threads: int = 1,
     batch: int = 1,
+    provider: str = "cpu",
     seconds: float | None = None,
     seed: int = 0,
     on_progress: OnProgress = lambda phase, share: None,
@@ -143,6 +147,7 @@ def measure_subnets(
         runtime=runtime,
         threads=threads,
         batch=batch,
+        provider=provider,
         seconds=SUBNET_SECONDS * len(paths) if seconds is None else seconds,
         seed=seed,
         on_progress=on_progress,
@@ -156,6 +161,7 @@ def _measure(
     *,
     runtime: str,
     threads: int,
+    provider: str,
     on_progress: OnProgress,
     on_warning: OnWarning,
     **request: Any,
@@ -163,11 +169,12 @@ def _measure(
     """Return the timings of the reference model and of `models`."""
     host.check_threads(threads)
     environment = runtimes.get(runtime).environment()
+    provider = runtimes.provider_of(runtime, provider)
     busy = host.busy_warning(host.busy_cores(), threads)
     if busy is not None:
         on_warning(busy)
     result = ask_worker(
-        {"runtime": runtime, "threads": threads, "models": models, **request},
+        {"runtime": runtime, "threads": threads, "provider": provider, "models": models, **request},
         environment=environment,
         on_progress=on_progress,
     )
@@ -187,7 +194,7 @@ def _half_width(timing: Entry) -> float:
     return max(ends) / timing.median_ms
 
 
-def _device(runtime: str, threads: int, batch: int) -> Device:
+def _device(runtime: str, threads: int, batch: int, provider: str) -> Device:
     module = runtimes.get(runtime)
     return Device(
         machine=host.machine(),
@@ -197,6 +204,7 @@ def _device(runtime: str, threads: int, batch: int) -> Device:
         threads=threads,
         precision=module.PRECISION,
         batch=batch,
+        provider=runtimes.provider_of(runtime, provider),
     )
 
 

@@ -43,11 +43,12 @@ class Device:
     threads: int
     precision: str
     batch: int
+    provider: str = "cpu"
 
     @property
     def name(self) -> str:
         """Short name for people and files, such as `onnxruntime-fp32-1thread`."""
-        words = [self.runtime]
+        words = [self.runtime] + [self.provider] * (self.provider != "cpu")
         if not self.runtime.endswith(f"-{self.precision}"):
             words.append(self.precision)
         words.append(f"{self.threads}thread" + "s" * (self.threads > 1))

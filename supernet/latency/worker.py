@@ -2,9 +2,9 @@
 
 Timing happens in a fresh child, so that threads, memory allocation and whatever else the caller
 has done to the process play no part. The request, one JSON object on stdin: `runtime`, `threads`,
-`batch`, `seconds`, `seed`, and `models`, a list of `{"keys": [...]}` (a chain of layers) and
-`{"subnet": folder}`. The answer: lines `{"event": "load" | "time", "share": 0..1}`, then one
-`{"event": "result", "reference", "timings"}` or `{"event": "error", "message"}`.
+`provider`, `batch`, `seconds`, `seed`, and `models`, a list of `{"keys": [...]}` (a chain of
+layers) and `{"subnet": folder}`. The answer: lines `{"event": "load" | "time", "share": 0..1}`,
+then one `{"event": "result", "reference", "timings"}` or `{"event": "error", "message"}`.
 
 Not here: who asks and what becomes of the answer (`child.py`, `profile.py`).
 """
@@ -37,12 +37,13 @@ REFERENCE = LayerKey(
 
 def answer(request: dict[str, Any], tell: Tell) -> None:
     """Time the models of `request` and `tell` the result."""
-    runtime, threads, batch = runtimes.get(request["runtime"]), request["threads"], request["batch"]
+    runtime, batch = runtimes.get(request["runtime"]), request["batch"]
+    threads, provider = request["threads"], request["provider"]
     models = [of_keys([REFERENCE], batch=1)]
     models += [_model(spec, batch) for spec in request["models"]]
     runners = []
     for number, model in enumerate(models, start=1):
-        runners.append(runtime.load(model, threads=threads))
+        runners.append(runtime.load(model, threads=threads, provider=provider).run)
         tell({"event": "load", "share": number / len(models)})
     del models
     gc.collect()

@@ -39,7 +39,7 @@ def test_a_symbolic_batch_is_filled_in(tmp_path: Path, small_space: SearchSpace)
     onnx.save_model(proto, folder / "model.onnx")
     model = of_subnet(folder, batch=3)
     assert model.input_shape == (3, 1, 8, 8)
-    runtimes.get("onnxruntime").load(model, threads=1)()
+    runtimes.get("onnxruntime").load(model, threads=1, provider="cpu").run()
 
 
 def test_a_subnets_module_has_the_saved_weights(tmp_path: Path, small_space: SearchSpace) -> None:

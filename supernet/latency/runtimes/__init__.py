@@ -9,10 +9,21 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable
-from typing import Protocol, cast
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+
+import numpy as np
 
 from supernet.errors import DeviceError
 from supernet.latency.model import Model
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model that is ready: `run` it once, and see what the last run gave."""
+
+    run: Callable[[], object]
+    output: Callable[[], np.ndarray[Any, Any]]
 
 
 class Runtime(Protocol):
@@ -26,8 +37,11 @@ class Runtime(Protocol):
     def environment(self) -> dict[str, str]:
         """Return the environment variables that the timing process must start with."""
 
-    def load(self, model: Model, *, threads: int) -> Callable[[], object]:
-        """Return a function that runs `model` once on a fixed random input.
+    def providers(self) -> tuple[str, ...]:
+        """Return what it can run on here, in small letters; "cpu" is among them."""
+
+    def load(self, model: Model, *, threads: int, provider: str) -> Loaded:
+        """Make `model` ready to run on `model.example()`; it ran once already.
 
         Raises:
             DeviceError: if the runtime refuses the model.
@@ -55,3 +69,23 @@ def get(runtime: str) -> Runtime:
             f"pip install 'supernet[{runtime}]'"
         ) from error
     return cast(Runtime, module)
+
+
+def provider_of(runtime: str, provider: str) -> str:
+    """Return `provider` as `runtime` spells it; ONNX Runtime's long names are understood.
+
+    Raises:
+        DeviceError: if there is no such runtime, or it cannot run on `provider` here.
+    """
+    known = get(runtime).providers()
+    name = provider.lower().removesuffix("executionprovider")
+    if name not in known:
+        raise DeviceError(
+            f"runtime {runtime!r} cannot run on {provider!r} here; it can on: {', '.join(known)}"
+        )
+    return name
+
+
+def refusal(runtime: str, model: Model, error: Exception) -> DeviceError:
+    """Return one line that says which model `runtime` refuses, and why."""
+    return DeviceError(f"{runtime} refuses {model.name}: {' '.join(str(error).split())}")

@@ -1,9 +1,12 @@
-"""ONNX Runtime on the CPU, fp32."""
+"""ONNX Runtime, fp32; on the CPU, or on another execution provider of the installed package.
+
+Input and output lie where the provider computes, as they do for a layer in the middle of a net.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -11,9 +14,11 @@ from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
 from supernet.errors import DeviceError
 from supernet.latency.model import Model
+from supernet.latency.runtimes import Loaded, refusal
 
 PRECISION = "fp32"
-_REFUSALS = (
+REFUSALS = (
+    errors.EPFail,
     errors.Fail,
     errors.InvalidArgument,
     errors.InvalidGraph,
@@ -21,6 +26,8 @@ _REFUSALS = (
     errors.NotImplemented,
     errors.RuntimeException,
 )
+_SUFFIX = "ExecutionProvider"
+_MEMORY = {"cuda": "cuda", "tensorrt": "cuda"}  # others copy from the host's memory and back
 
 
 def version() -> str:
@@ -33,24 +40,47 @@ def environment() -> dict[str, str]:
     return {}
 
 
-def load(model: Model, *, threads: int) -> Callable[[], object]:
-    """Return a function that runs `model` once; input and output stay where they are."""
+def providers() -> tuple[str, ...]:
+    """Return its execution providers, such as "cuda" for CUDAExecutionProvider."""
+    return tuple(_long_names())
+
+
+def load(model: Model, *, threads: int, provider: str) -> Loaded:
+    """Start a session; input and output stay where they are."""
+    try:
+        return start(model.onnx, model.example(), threads=threads, provider=provider)
+    except REFUSALS as error:
+        raise refusal("onnxruntime", model, error) from error
+
+
+def start(onnx: bytes, x: np.ndarray[Any, Any], *, threads: int, provider: str) -> Loaded:
+    """Start a session of the model in `onnx` on `x`; raise one of `REFUSALS` if it is refused.
+
+    Raises:
+        DeviceError: if the provider is in the package, but cannot start here.
+    """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = 3
     if threads > 1:  # a spinning pool takes the cores away from whatever is timed next
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    x = np.random.default_rng(0).standard_normal(model.input_shape, dtype=np.float32)
-    try:
-        session = onnxruntime.InferenceSession(
-            model.onnx, options, providers=["CPUExecutionProvider"]
+    wanted = _long_names()[provider]
+    session = onnxruntime.InferenceSession(onnx, options, providers=[wanted])
+    if wanted not in session.get_providers():  # it falls back to the CPU without a word
+        raise DeviceError(
+            f"onnxruntime could not start {wanted}: its libraries are missing or do not fit"
         )
-        (given,), (result,) = session.get_inputs(), session.get_outputs()
-        (y,) = session.run(None, {given.name: x})
-    except _REFUSALS as error:
-        raise DeviceError(f"onnxruntime refuses {model.name}: {error}") from error
+    (given,), (result,) = session.get_inputs(), session.get_outputs()
+    (y,) = session.run(None, {given.name: x})
+    memory = _MEMORY.get(provider, "cpu")
+    x, y = (onnxruntime.OrtValue.ortvalue_from_numpy(array, memory) for array in (x, y))
     binding = session.io_binding()
-    binding.bind_ortvalue_input(given.name, onnxruntime.OrtValue.ortvalue_from_numpy(x))
-    binding.bind_ortvalue_output(result.name, onnxruntime.OrtValue.ortvalue_from_numpy(y))
-    return partial(session.run_with_iobinding, binding)
+    binding.bind_ortvalue_input(given.name, x)
+    binding.bind_ortvalue_output(result.name, y)
+    return Loaded(partial(session.run_with_iobinding, binding), y.numpy)
+
+
+def _long_names() -> dict[str, str]:
+    names = set(onnxruntime.get_available_providers()) - {"AzureExecutionProvider"}  # a service
+    return {name.removesuffix(_SUFFIX).lower(): name for name in sorted(names)}

@@ -6,12 +6,10 @@ and 15 % less time than NCHW (Xeon with AVX-512, one thread, torch 2.14).
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 
-from supernet.errors import DeviceError
 from supernet.latency.model import Model
+from supernet.latency.runtimes import Loaded, refusal
 
 PRECISION = "fp32"
 
@@ -29,19 +27,23 @@ def environment() -> dict[str, str]:
     return {"MALLOC_TRIM_THRESHOLD_": str(2**28), "MALLOC_MMAP_THRESHOLD_": str(2**25)}
 
 
-def load(model: Model, *, threads: int) -> Callable[[], object]:
-    """Return a function that runs `model` once."""
+def providers() -> tuple[str, ...]:
+    """Return the CPU alone."""
+    return ("cpu",)
+
+
+def load(model: Model, *, threads: int, provider: str) -> Loaded:
+    """Run timm's module as it is."""
     torch.set_num_threads(threads)
     module = model.module.to(memory_format=torch.channels_last)
-    x = torch.randn(model.input_shape, generator=torch.Generator().manual_seed(0))
-    x = x.contiguous(memory_format=torch.channels_last)
+    x = torch.from_numpy(model.example()).contiguous(memory_format=torch.channels_last)
 
-    def run() -> object:
+    def run() -> torch.Tensor:
         with torch.inference_mode():
             return module(x)
 
     try:
         run()
     except RuntimeError as error:
-        raise DeviceError(f"torch refuses {model.name}: {error}") from error
-    return run
+        raise refusal("torch", model, error) from error
+    return Loaded(run, lambda: run().numpy())
