@@ -1,10 +1,12 @@
 """The machine that timing happens on: its names, its cores, whether it is busy.
 
-Standard library only; Linux and macOS.
+Standard library only, and Python 3.8: bundles carry this file's text to boards (`bundle.py`).
+Linux and macOS.
 """
 
 from __future__ import annotations
 
+import operator
 import os
 import platform
 import sys
@@ -21,9 +23,11 @@ def machine() -> str:
 
 def cpu() -> str:
     """Return model, architecture and number of cores, as far as the system tells."""
-    info = Path("/proc/cpuinfo")
+    info, board = Path("/proc/cpuinfo"), Path("/proc/device-tree/model")
     lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    if not names and board.exists():  # ARM names no model, but most boards have one themselves
+        names = [board.read_text(encoding="utf-8").strip("\0\n ")]
     name = names[0] if names else platform.processor() or "unknown"
     return f"{name}, {platform.machine()}, {num_cores()} cores"
 
@@ -50,7 +54,7 @@ def busy_cores(seconds: float = 0.4) -> float:
         return load_average()
     before = _work_and_idle(stat)
     time.sleep(seconds)
-    work, idle = (b - a for a, b in zip(before, _work_and_idle(stat), strict=True))
+    work, idle = map(operator.sub, _work_and_idle(stat), before)
     return (os.cpu_count() or 1) * work / max(work + idle, 1)
 
 

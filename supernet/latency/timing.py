@@ -1,7 +1,8 @@
 """How models are timed so that drift of the machine cancels: one pure function.
 
-Standard library only; a clock and an `rng` come in as arguments. Not here: what a model is, where
-it runs (`worker.py`), what is done with the figures (`profile.py`).
+Standard library only, and Python 3.8: bundles carry this file's text to boards (`bundle.py`). A
+clock and an `rng` come in as arguments. Not here: what a model is, where it runs (`worker.py`),
+what is done with the figures (`profile.py`).
 
 The recipe: models are visited in short bursts, in an order shuffled anew each round. A reference
 model runs between any two visits; a visit counts as the ratio of the model's time to the mean of
@@ -15,13 +16,9 @@ import math
 import random
 import time
 from collections.abc import Callable, Sequence
-from functools import cache
+from dataclasses import dataclass
+from functools import lru_cache
 from statistics import median
-
-from supernet.latency.table import Entry
-
-Runner = Callable[[], object]
-Clock = Callable[[], float]
 
 TOLERANCE = 0.02  # a model is done when both ends of the interval are this close to the median
 MIN_VISITS = 9  # the fewest whose 95 % interval leaves out the extremes, so one stray does no harm
@@ -30,43 +27,77 @@ BURST_SECONDS = 0.002
 REFERENCE_SECONDS = 0.001
 
 
+@dataclass(frozen=True)
+class Timing:
+    """The median, its 95 % interval, the number of visits, and whether that sufficed."""
+
+    median_ms: float
+    low_ms: float
+    high_ms: float
+    visits: int
+    converged: bool
+
+
+@dataclass(frozen=True)
+class Round:
+    """What one round of visits gave: enough to go on from after an interruption.
+
+    Args:
+        ratios: model's time / reference's time, by the number of the runner.
+        references: mean seconds of the reference in each of its bursts.
+        seconds: how long the round took.
+    """
+
+    ratios: dict[int, float]
+    references: list[float]
+    seconds: float
+
+
 def time_all(
-    runners: Sequence[Runner],
-    reference: Runner,
+    runners: Sequence[Callable[[], object]],
+    reference: Callable[[], object],
     *,
     rng: random.Random,
     max_seconds: float,
-    clock: Clock = time.perf_counter,
+    clock: Callable[[], float] = time.perf_counter,
+    done: Sequence[Round] = (),
+    on_round: Callable[[Round], None] = lambda finished: None,
     on_progress: Callable[[float], None] = lambda share: None,
-) -> list[Entry]:
+) -> list[Timing]:
     """Time every runner; the result has their order.
 
     A runner is visited until the 95 % interval of the median of its ratios lies within 2 % of that
     median, above and below. After `max_seconds` or 200 visits the rest is left as it is and marked
     as not converged, but each gets at least 9 visits. Watching the interval while it shrinks makes
     it a little less than 95 %. A time in ms is the median ratio times the reference's median time.
-    `on_progress` gets the share done, 0 to 1, after each round.
+
+    `on_round` gets each finished round; those of an interrupted call, given as `done`, count as
+    if they had happened in this one. `on_progress` gets the share done, 0 to 1, after each round.
     """
     guesses = [_warm_up(run, clock) for run in runners]
     reference_runs = _runs(REFERENCE_SECONDS, _warm_up(reference, clock))
-    ratios: list[list[float]] = [[] for _ in runners]
-    before = _burst(reference, reference_runs, clock)
-    references = [before]
-    active, rounds, start = list(range(len(runners))), 0, clock()
-    while active and _goes_on(rounds, clock() - start, max_seconds):
+    finished = list(done)
+    active = _unsettled(len(runners), finished)
+    while active and _goes_on(len(finished), sum(r.seconds for r in finished), max_seconds):
         rng.shuffle(active)
+        start, ratios = clock(), {}
+        references = [_burst(reference, reference_runs, clock)]
         for index in active:
             guesses[index] = _burst(runners[index], _runs(BURST_SECONDS, guesses[index]), clock)
-            after = _burst(reference, reference_runs, clock)
-            ratios[index].append(2 * guesses[index] / (before + after))
-            references.append(after)
-            before = after
-        rounds += 1
-        active = [index for index in active if not _narrow(ratios[index])]
-        done = 1 - len(active) / len(runners)
-        on_progress(min(1.0, max(done, (clock() - start) / max_seconds)))
-    reference_ms = 1e3 * median(references)
-    return [_entry(values, reference_ms) for values in ratios]
+            references.append(_burst(reference, reference_runs, clock))
+            ratios[index] = 2 * guesses[index] / (references[-2] + references[-1])
+        finished.append(Round(ratios, references, clock() - start))
+        on_round(finished[-1])
+        active = _unsettled(len(runners), finished)
+        share = sum(r.seconds for r in finished) / max_seconds
+        on_progress(min(1.0, max(1 - len(active) / len(runners), share)))
+    return timings_of(len(runners), finished)
+
+
+def timings_of(count: int, rounds: Sequence[Round]) -> list[Timing]:
+    """Return what `rounds` say of `count` runners."""
+    reference_ms = 1e3 * median([seconds for r in rounds for seconds in r.references])
+    return [_timing(values, reference_ms) for values in _ratios(count, rounds)]
 
 
 def median_interval(values: Sequence[float]) -> tuple[float, float]:
@@ -79,7 +110,7 @@ def median_interval(values: Sequence[float]) -> tuple[float, float]:
     return ordered[rank], ordered[-1 - rank]
 
 
-@cache
+@lru_cache(maxsize=None)
 def _rank(count: int) -> int:
     rank, below = 0, 1
     while below + math.comb(count, rank + 1) <= 0.025 * 2**count:
@@ -93,13 +124,23 @@ def _goes_on(rounds: int, elapsed: float, max_seconds: float) -> bool:
 
 
 def _narrow(ratios: Sequence[float]) -> bool:
+    if len(ratios) < MIN_VISITS:
+        return False
     middle, (low, high) = median(ratios), median_interval(ratios)
-    return len(ratios) >= MIN_VISITS and max(high - middle, middle - low) <= TOLERANCE * middle
+    return max(high - middle, middle - low) <= TOLERANCE * middle
 
 
-def _entry(ratios: Sequence[float], reference_ms: float) -> Entry:
+def _ratios(count: int, rounds: Sequence[Round]) -> list[list[float]]:
+    return [[r.ratios[number] for r in rounds if number in r.ratios] for number in range(count)]
+
+
+def _unsettled(count: int, rounds: Sequence[Round]) -> list[int]:
+    return [number for number, values in enumerate(_ratios(count, rounds)) if not _narrow(values)]
+
+
+def _timing(ratios: Sequence[float], reference_ms: float) -> Timing:
     low, high = median_interval(ratios)
-    return Entry(
+    return Timing(
         median_ms=median(ratios) * reference_ms,
         low_ms=low * reference_ms,
         high_ms=high * reference_ms,
@@ -108,7 +149,7 @@ def _entry(ratios: Sequence[float], reference_ms: float) -> Entry:
     )
 
 
-def _warm_up(run: Runner, clock: Clock) -> float:
+def _warm_up(run: Callable[[], object], clock: Callable[[], float]) -> float:
     run()
     return _burst(run, 1, clock)
 
@@ -117,7 +158,7 @@ def _runs(seconds: float, guess: float) -> int:
     return max(1, round(seconds / max(guess, 1e-7)))
 
 
-def _burst(run: Runner, runs: int, clock: Clock) -> float:
+def _burst(run: Callable[[], object], runs: int, clock: Callable[[], float]) -> float:
     """Return the mean seconds of `runs` runs, after one that is not timed."""
     run()
     start = clock()

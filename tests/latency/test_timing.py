@@ -1,12 +1,20 @@
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Callable
 
 import pytest
 
-from supernet.latency.table import Entry
-from supernet.latency.timing import MAX_VISITS, MIN_VISITS, median_interval, time_all
+from supernet.latency.timing import (
+    MAX_VISITS,
+    MIN_VISITS,
+    Round,
+    Timing,
+    median_interval,
+    time_all,
+    timings_of,
+)
 
 
 class Machine:
@@ -32,7 +40,7 @@ class Machine:
 
         return run
 
-    def time(self, costs_ms: list[float], max_seconds: float = 100.0) -> list[Entry]:
+    def time(self, costs_ms: list[float], max_seconds: float = 100.0) -> list[Timing]:
         return time_all(
             [self.runner(ms / 1e3) for ms in costs_ms],
             self.runner(1e-4),
@@ -45,7 +53,7 @@ class Machine:
 COSTS_MS = [0.01, 0.1, 0.7, 5.0]
 
 
-def _assert_close(timings: list[Entry], costs_ms: list[float], rel: float) -> None:
+def _assert_close(timings: list[Timing], costs_ms: list[float], rel: float) -> None:
     assert [t.median_ms for t in timings] == pytest.approx(costs_ms, rel=rel)
     assert all(t.low_ms <= t.median_ms <= t.high_ms for t in timings)
 
@@ -120,6 +128,48 @@ def test_progress_grows_to_one() -> None:
     )
     assert shares == sorted(shares)
     assert shares[-1] == 1.0
+
+
+def _rounds(machine: Machine, done: list[Round], stop_after: int) -> list[Round]:
+    """Return the rounds of a call that is interrupted after some of its own."""
+    rounds = list(done)
+
+    def keep(finished: Round) -> None:
+        rounds.append(finished)
+        if len(rounds) - len(done) == stop_after:
+            raise KeyboardInterrupt
+
+    with contextlib.suppress(KeyboardInterrupt):
+        time_all(
+            [machine.runner(ms / 1e3) for ms in COSTS_MS],
+            machine.runner(1e-4),
+            rng=random.Random(1),
+            max_seconds=100,
+            clock=machine.clock,
+            done=done,
+            on_round=keep,
+        )
+    return rounds
+
+
+def test_an_interrupted_call_goes_on_from_its_rounds() -> None:
+    rounds = _rounds(Machine(noise=0.01), [], stop_after=4)
+    assert len(rounds) == 4
+    rounds = _rounds(Machine(noise=0.01), rounds, stop_after=3)
+    assert len(rounds) == 7
+    again = _rounds(Machine(), rounds, stop_after=10**6)
+    assert again[:7] == rounds
+    visits = [sum(number in r.ratios for r in again) for number in range(len(COSTS_MS))]
+    assert MIN_VISITS in visits
+    assert len(again) < 2 * MIN_VISITS
+    _assert_close(timings_of(len(COSTS_MS), again), COSTS_MS, 0.02)
+
+
+def test_finished_rounds_are_not_timed_again() -> None:
+    machine = Machine()
+    rounds = _rounds(machine, [], stop_after=10**6)
+    assert len(rounds) == MIN_VISITS
+    assert _rounds(machine, rounds, stop_after=1) == rounds
 
 
 @pytest.mark.parametrize(
