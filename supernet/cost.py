@@ -73,8 +73,14 @@ def latency_costs(
     """
     keys = {r: space_keys(space, r, in_chans=in_chans, num_classes=num_classes)
             for r in space.resolutions}  # fmt: skip
-    table.require(sorted({key for part in keys.values() for key in part.distinct()}))
-    return {r: _matrix(space, part.fixed, part.cell, table.ms, "ms") for r, part in keys.items()}
+    table.require(key.at(r) for r, part in keys.items() for key in part.distinct())
+    return {
+        r: _matrix(space, part.fixed, part.cell, _ms_at(table, r), "ms") for r, part in keys.items()
+    }
+
+
+def _ms_at(table: LatencyTable, resolution: int) -> Callable[[LayerKey], float]:
+    return lambda key: table.ms(key.at(resolution))
 
 
 def macs_costs(space: SearchSpace, *, in_chans: int, num_classes: int) -> dict[int, CostMatrix]:

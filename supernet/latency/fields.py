@@ -70,11 +70,15 @@ def text(data: dict[str, Any], name: str, place: str = "") -> str:
     return data[name]
 
 
-def record(cls: type[T], data: Any, place: str) -> T:
-    """Build a flat dataclass of str, bool, and int and float above 0 from an object."""
+def record(cls: type[T], data: Any, place: str, optional: Collection[str] = ()) -> T:
+    """Build a flat dataclass of str, bool, and int and float above 0 from an object.
+
+    Fields named in `optional` may be left out; they keep their default.
+    """
     if not isinstance(data, dict):
         raise TableError(f"{place} is {type(data).__name__}; expected an object")
-    fields = dataclasses.fields(cls)  # type: ignore[arg-type]
+    every = dataclasses.fields(cls)  # type: ignore[arg-type]
+    fields = [field for field in every if field.name in data or field.name not in optional]
     check_names(data, [field.name for field in fields], place)
     values: dict[str, Any] = {}
     for field in fields:

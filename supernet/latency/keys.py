@@ -12,7 +12,7 @@ from typing import Any
 
 from supernet.space import Arch, SearchSpace
 
-KINDS = ("stem", "first", "block", "final", "head", "classifier")
+KINDS = ("stem", "first", "block", "final", "pool", "head", "classifier")
 
 
 @dataclass(frozen=True, order=True, kw_only=True)
@@ -22,9 +22,12 @@ class LayerKey:
     Kinds: `stem` (3x3 convolution, BN, activation), `first` (depthwise-separable block), `block`
     (inverted residual), `final` (1x1 convolution, BN, activation), `head` (pooling, hidden layer
     and activation; MobileNetV3 only), `classifier` (linear, after pooling where `in_size` > 1).
+    `pool` is in no space: tables from elsewhere time it apart from the head (`parts`).
 
     `in_size` is the height and width of the input in pixels. `family` decides how
     squeeze-and-excite is built. Fields that mean nothing for a kind hold 1, False or "".
+    `resolution` is 0, or the input size of the network that the layer was timed for: some tables
+    hold a timing of the same layer for each (`LatencyTable.names`).
     """
 
     kind: str
@@ -37,6 +40,22 @@ class LayerKey:
     stride: int = 1
     se: bool = False
     act: str = ""
+    resolution: int = 0
+
+    def at(self, resolution: int) -> LayerKey:
+        """Return this layer in a network of `resolution` pixels; 0: in any."""
+        return dataclasses.replace(self, resolution=resolution)
+
+    @property
+    def parts(self) -> tuple[LayerKey, ...]:
+        """The layers that this one is timed in elsewhere: a head is pooling, then its one pixel."""
+        if self.kind != "head" or self.in_size == 1:
+            return (self,)
+        pool = LayerKey(
+            kind="pool", family=self.family, in_size=self.in_size, in_channels=self.in_channels,
+            out_channels=self.in_channels, resolution=self.resolution,
+        )  # fmt: skip
+        return pool, dataclasses.replace(self, in_size=1)
 
     def __str__(self) -> str:
         """Human-readable form, such as `block 16x16 24->40 k5 e3 s2 se relu`."""
@@ -47,11 +66,13 @@ class LayerKey:
         if self.kind == "block":
             words.append(f"e{self.expand_ratio:g}")
         words += [f"s{self.stride}"] * (self.stride > 1) + ["se"] * self.se
-        return " ".join([*words, self.act]).strip()
+        words += [self.act] * bool(self.act)
+        return " ".join(words + [f"at {self.resolution} px"] * bool(self.resolution))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data for JSON."""
-        return dataclasses.asdict(self)
+        """Return plain data for JSON; `resolution` is left out where it is 0."""
+        values = dataclasses.asdict(self)
+        return values if self.resolution else {n: v for n, v in values.items() if n != "resolution"}
 
 
 @dataclass(frozen=True)

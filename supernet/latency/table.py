@@ -5,6 +5,8 @@ becomes a `[B, O]` cost (`cost.py`), the keys (`keys.py`), checks of single valu
 
 A file holds one object: `format`, `version`, the scalar fields of `LatencyTable`, `device`, and
 `entries`, a list of `{"key": {...}, "median_ms", "low_ms", "high_ms", "visits", "converged"}`.
+A key with `resolution` was timed for networks of that input size only; `source` is there where
+the timings are somebody else's.
 """
 
 from __future__ import annotations
@@ -80,6 +82,8 @@ class LatencyTable:
         load_average: of the machine, over a minute, when timing began.
         created: ISO date.
         tool_version: of the supernet that wrote the table.
+        source: where the timings come from if they are somebody else's; then `created` is the day
+            of import, and there is no reference (`reference_ms` 0) and no correction.
         overhead_ms: fitted with the scale; what a run takes besides its layers.
         scale: median over whole nets of measured / predicted with scale 1.
         scale_nets: how many whole nets both were fitted on.
@@ -93,6 +97,7 @@ class LatencyTable:
     load_average: float
     created: str
     tool_version: str
+    source: str = ""
     overhead_ms: float = 0.0
     scale: float = 1.0
     scale_nets: int = 0
@@ -107,7 +112,33 @@ class LatencyTable:
     def __getitem__(self, key: LayerKey) -> Entry:
         """Return the raw timing of `key`; raise `TableError` if there is none."""
         self.require((key,))
-        return self.entries[key]
+        found = [self.entries[name] for name in self.names(key)]
+        return found[0] if len(found) == 1 else _added(found)
+
+    def names(self, key: LayerKey) -> tuple[LayerKey, ...]:
+        """Return the entries whose timings add up to that of `key`, or would if they were there.
+
+        An entry for the network's resolution wins over one for any; a table that times pooling
+        by itself has the two parts of a head.
+        """
+        whole = self._name(key)
+        if whole in self.entries or not self._times_pooling:
+            return (whole,)
+        return tuple(map(self._name, key.parts))
+
+    def _name(self, key: LayerKey) -> LayerKey:
+        if not self._has_resolutions:
+            return key if key.resolution == 0 else key.at(0)
+        shared = key.at(0)
+        return shared if key not in self.entries and shared in self.entries else key
+
+    @cached_property
+    def _has_resolutions(self) -> bool:
+        return any(key.resolution for key in self.entries)
+
+    @cached_property
+    def _times_pooling(self) -> bool:
+        return any(key.kind == "pool" for key in self.entries)
 
     def ms(self, key: LayerKey) -> float:
         """Return the corrected milliseconds that `key` adds to a net; summing them predicts it.
@@ -118,8 +149,8 @@ class LatencyTable:
         return self.scale * max(self[key].median_ms - overhead, 0.0)
 
     def missing(self, keys: Iterable[LayerKey]) -> tuple[LayerKey, ...]:
-        """Return those of `keys` that have no entry, each once, sorted."""
-        return tuple(sorted(set(keys) - set(self.entries)))
+        """Return what has no entry among the names of `keys`, each once, sorted."""
+        return tuple(sorted({name for key in keys for name in self.names(key)} - set(self.entries)))
 
     def require(self, keys: Iterable[LayerKey]) -> None:
         """Raise `TableError` listing all of `keys` that have no entry."""
@@ -135,6 +166,8 @@ class LatencyTable:
         """Return plain data for JSON."""
         own = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         own["device"] = dataclasses.asdict(self.device)
+        if not self.source:
+            del own["source"]
         own["entries"] = [
             {"key": key.to_dict(), **dataclasses.asdict(entry)}
             for key, entry in sorted(self.entries.items())
@@ -155,15 +188,17 @@ class LatencyTable:
                 f"version is {data.get('version')!r}; this supernet reads version {VERSION}: "
                 "profile again, or use the supernet that wrote the table"
             )
+        data = {"source": "", **data}
         names = [field.name for field in dataclasses.fields(cls)]
         check_names(data, ["format", "version", *names], "the table")
         return cls(
             device=record(Device, data["device"], "device"),
             entries=_entries(data["entries"]),
-            reference_ms=number(data, "reference_ms", above=True),
+            reference_ms=number(data, "reference_ms", above=not data["source"]),
             load_average=number(data, "load_average"),
             created=_date(text(data, "created")),
             tool_version=text(data, "tool_version"),
+            source=text(data, "source"),
             overhead_ms=number(data, "overhead_ms"),
             scale=number(data, "scale", above=True),
             scale_nets=int(number(data, "scale_nets", whole=True)),
@@ -223,8 +258,18 @@ def _entries(rows: Any) -> dict[LayerKey, Entry]:
     return entries
 
 
+def _added(parts: list[Entry]) -> Entry:
+    return Entry(
+        median_ms=sum(part.median_ms for part in parts),
+        low_ms=sum(part.low_ms for part in parts),
+        high_ms=sum(part.high_ms for part in parts),
+        visits=min(part.visits for part in parts),
+        converged=all(part.converged for part in parts),
+    )
+
+
 def _key(data: Any, place: str) -> LayerKey:
-    key = record(LayerKey, data, place)
+    key = record(LayerKey, data, place, optional=("resolution",))
     choices = (("kind", KINDS), ("family", FAMILIES), ("act", ("", *ACTIVATIONS)))
     for name, allowed in choices:
         if getattr(key, name) not in allowed:

@@ -31,6 +31,7 @@ keys = st.builds(
     stride=counts,
     se=st.booleans(),
     act=st.sampled_from(("", *ACTIVATIONS)),
+    resolution=st.sampled_from((0, 160, 224)),
 )
 entries = st.builds(
     lambda ends, visits, done: Entry(
@@ -57,6 +58,7 @@ tables = st.builds(
     load_average=times,
     created=st.dates().map(lambda day: day.isoformat()),
     tool_version=st.text(),
+    source=st.sampled_from(("", "somebody's file")),
     overhead_ms=times,
     scale=times,
     scale_nets=counts,
@@ -80,6 +82,16 @@ def test_a_table_survives_its_file(tmp_path: Path) -> None:
     assert re.fullmatch("[0-9a-f]{12}", saved.id)
     table({}).save(path)
     assert LatencyTable.load(path).entries == {}
+
+
+def test_what_is_not_used_is_not_written() -> None:
+    plain = table({key(): entry()}).to_dict()
+    assert "source" not in plain
+    assert "resolution" not in plain["entries"][0]["key"]
+    foreign = table({key().at(224): entry()}, source="a file", reference_ms=0.0).to_dict()
+    assert foreign["source"] == "a file"
+    assert foreign["entries"][0]["key"]["resolution"] == 224
+    assert LatencyTable.from_dict(foreign).reference_ms == 0
 
 
 def test_a_failed_save_leaves_the_old_file(tmp_path: Path) -> None:
@@ -121,6 +133,34 @@ def test_missing_layers_are_all_listed() -> None:
         part[lack]
     with pytest.raises(TableError):
         part.ms(lack)
+
+
+def test_an_entry_for_the_resolution_wins() -> None:
+    layer, other = key(), key(in_size=4)
+    one = table({layer: entry(1), layer.at(224): entry(2), other.at(160): entry(3)})
+    assert [one.ms(k) for k in (layer, layer.at(160), layer.at(224))] == [1, 1, 2]
+    assert one.missing([other, other.at(160), other.at(224)]) == (other, other.at(224))
+    with pytest.raises(TableError, match=r"lacks 1 layers: block 4x4 .* at 224 px\."):
+        one.ms(other.at(224))
+
+
+def test_without_resolutions_a_missing_layer_is_listed_once() -> None:
+    assert table({}).missing([key().at(160), key().at(224)]) == (key(),)
+    assert table({key(): entry(1)}).ms(key().at(224)) == 1
+
+
+def test_a_head_may_be_timed_in_two_parts() -> None:
+    head = key("head", in_size=7, act="hard_swish")
+    pool, rest = head.parts
+    assert (str(pool), str(rest)) == ("pool 7x7 16->16", "head 1x1 16->24 hard_swish")
+    assert rest.parts == (rest,)
+    parts = {pool: entry(1), rest.at(224): entry(2, visits=5, low_ms=1.5, converged=False)}
+    split = table(parts)
+    want = Entry(median_ms=3, low_ms=2.5, high_ms=3, visits=5, converged=False)
+    assert split[head.at(224)] == want
+    assert split.missing([head.at(160)]) == (rest.at(160),)
+    assert table({key(): entry()}).missing([head]) == (head,)
+    assert table(parts | {head: entry(9)}).ms(head.at(224)) == 9
 
 
 @pytest.mark.parametrize(
@@ -188,10 +228,13 @@ MALFORMED = [
     (_put(*FIRST, "converged", 1), r"converged is 1; expected a bool"),
     (_without(*FIRST, "visits"), r"entries\[0\] lacks visits"),
     (_without(*FIRST, "key"), r"entries\[0\]"),
-    (_put(*FIRST, "key", "kind", "pool"), r"key\.kind is 'pool'; allowed"),
+    (_put(*FIRST, "key", "kind", "skip"), r"key\.kind is 'skip'; allowed"),
     (_put(*FIRST, "key", "family", "resnet"), r"key\.family is 'resnet'; allowed"),
     (_put(*FIRST, "key", "act", "gelu"), r"key\.act is 'gelu'; allowed"),
     (_put(*FIRST, "key", "in_size", 10**400), r"key\.in_size"),
+    (_put(*FIRST, "key", "resolution", 0), r"key\.resolution is 0"),
+    (_put(*FIRST, "key", "size", 4), r"key has unknown 'size'"),
+    (_put("source", 1), "source is 1; expected a string"),
 ]
 
 
