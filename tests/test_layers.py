@@ -17,7 +17,7 @@ ROOT = Path(supernet.__file__).parent
 
 LAYERS = (
     "errors construct space latency latency.keys latency.fields latency.table latency.correction "
-    "latency.timing latency.host",
+    "latency.timing latency.host latency.plan",
     "blocks spaces screen search search.* data data.preprocess train train.phases",
     "cost elastic data.*",
     "gates network losses",

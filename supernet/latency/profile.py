@@ -1,33 +1,28 @@
 """From a space to the latency table of this machine under one runtime; timing finished subnets.
 
-This is the parent: it decides what is timed and makes a table of the answer. Not here: the
-process that times (`worker.py`), the recipe (`timing.py`), the runtimes (`runtimes/`).
+This is the parent: it has what is planned timed. Not here: what that is and what becomes of the
+timings (`plan.py`), the process that times (`worker.py`), the recipe (`timing.py`), the runtimes
+(`runtimes/`).
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import os
-import random
 from collections.abc import Callable, Collection, Sequence
-from datetime import date
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from supernet.errors import CheckpointError, DeviceError, SpaceError
+from supernet.errors import CheckpointError, DeviceError
 from supernet.latency import host, runtimes
 from supernet.latency.child import OnProgress, ask_worker
-from supernet.latency.correction import fit_correction, sample_nets
-from supernet.latency.keys import space_keys
+from supernet.latency.plan import Session, plan_for, table_of
 from supernet.latency.table import Device, Entry, LatencyTable
 from supernet.latency.timing import TOLERANCE
 from supernet.space import SearchSpace
 
 OnWarning = Callable[[str], None]
 
-NUM_NETS = 8  # whole nets that the scale is fitted on
 LAYER_SECONDS = 0.15  # of timing per model: 182 layers took 20 s to converge (ONNX Runtime)
 SUBNET_SECONDS = 1.0
 SUBNET_FILES = ("model.onnx", "config.json", "model.safetensors")
@@ -68,52 +63,30 @@ def profile(
         DeviceError: if the runtime is not there or refuses a layer, or there are too few cores.
         SpaceError: if a resolution is not of the space.
     """
-    numbers = {"batch": batch, "in_chans": in_chans, "num_classes": num_classes}
-    for name, number in numbers.items():
-        if number < 1:
-            raise DeviceError(f"{name} is {number}; it must be 1 or more")
+    if batch < 1:
+        raise DeviceError(f"batch is {batch}; it must be 1 or more")
     if seconds is not None and not 0 < seconds < math.inf:
         raise DeviceError(f"seconds is {seconds}; it must be a positive number")
-    chosen = space.resolutions if resolutions is None else tuple(resolutions)
-    stray = sorted(set(chosen) - set(space.resolutions))
-    if stray or not chosen:
-        raise SpaceError(f"resolutions {stray} are not of the space; it has {space.resolutions}")
-    shapes = {"in_chans": in_chans, "num_classes": num_classes}
-    keys = sorted({key for size in chosen for key in space_keys(space, size, **shapes).distinct()})
-    part = space.restrict(resolutions=chosen)
-    nets = sample_nets(part, NUM_NETS, rng=random.Random(seed), **shapes)
+    plan = plan_for(
+        space, in_chans=in_chans, num_classes=num_classes, resolutions=resolutions, seed=seed
+    )
     load = host.load_average()
     reference, timings = _measure(
-        [{"keys": [key.to_dict() for key in chain]} for chain in [*([k] for k in keys), *nets]],
+        [{"keys": [key.to_dict() for key in chain]} for chain in plan.chains],
         runtime=runtime,
         threads=threads,
         batch=batch,
         provider=provider,
-        seconds=LAYER_SECONDS * (len(keys) + len(nets)) if seconds is None else seconds,
+        seconds=LAYER_SECONDS * len(plan.chains) if seconds is None else seconds,
         seed=seed,
         on_progress=on_progress,
         on_warning=on_warning,
     )
-    table = LatencyTable(
+    return table_of(
+        plan,
+        [Session(reference, tuple(timings))],
         device=_device(runtime, threads, batch, provider),
-        entries=dict(zip(keys, timings, strict=False)),
-        reference_ms=reference.median_ms,
         load_average=load,
-        created=date.today().isoformat(),
-        tool_version=_tool_version(),
-    )
-    fit = fit_correction(
-        raw_ms=[sum(table[key].median_ms for key in net) for net in nets],
-        num_layers=[len(net) for net in nets],
-        measured_ms=[timing.median_ms for timing in timings[len(keys) :]],
-        limit_ms=min(entry.median_ms for entry in table.entries.values()),
-    )
-    return dataclasses.replace(
-        table,
-        overhead_ms=fit.overhead_ms,
-        scale=fit.scale,
-        scale_nets=len(nets),
-        scale_error=fit.error,
     )
 
 
@@ -206,10 +179,3 @@ def _device(runtime: str, threads: int, batch: int, provider: str) -> Device:
         batch=batch,
         provider=runtimes.provider_of(runtime, provider),
     )
-
-
-def _tool_version() -> str:
-    try:
-        return metadata.version("supernet")
-    except metadata.PackageNotFoundError:  # run from a source tree that is not installed
-        return "unknown"

@@ -1,0 +1,125 @@
+"""What is timed for a table, in which order, and the table that the timings make.
+
+The same whether this machine times (`profile.py`) or a board does (`bundle.py`). Standard library
+only. Not here: how models are timed (`timing.py`), the fit (`correction.py`).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from datetime import date
+from importlib import metadata
+from statistics import fmean
+
+from supernet.errors import DeviceError, SpaceError
+from supernet.latency.correction import fit_correction, sample_nets
+from supernet.latency.keys import LayerKey, space_keys
+from supernet.latency.table import Device, Entry, LatencyTable
+from supernet.space import SearchSpace
+
+NUM_NETS = 8  # whole nets that the correction is fitted on
+
+Chain = tuple[LayerKey, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Each distinct layer by itself, then the whole nets that the correction is fitted on."""
+
+    layers: tuple[LayerKey, ...]
+    nets: tuple[Chain, ...]
+
+    @property
+    def chains(self) -> tuple[Chain, ...]:
+        """What is timed, in order."""
+        return (*((key,) for key in self.layers), *self.nets)
+
+
+@dataclass(frozen=True)
+class Session:
+    """The timings of one process: of the reference model, and of `Plan.chains`, in order."""
+
+    reference: Entry
+    timings: tuple[Entry, ...]
+
+
+def plan_for(
+    space: SearchSpace,
+    *,
+    in_chans: int,
+    num_classes: int,
+    resolutions: Collection[int] | None = None,
+    seed: int = 0,
+) -> Plan:
+    """Return what a table of `space` needs at `resolutions` (left out: all of the space's).
+
+    Raises:
+        DeviceError: if a number is below 1.
+        SpaceError: if a resolution is not of the space.
+    """
+    for name, number in {"in_chans": in_chans, "num_classes": num_classes}.items():
+        if number < 1:
+            raise DeviceError(f"{name} is {number}; it must be 1 or more")
+    chosen = space.resolutions if resolutions is None else tuple(resolutions)
+    stray = sorted(set(chosen) - set(space.resolutions))
+    if stray or not chosen:
+        raise SpaceError(f"resolutions {stray} are not of the space; it has {space.resolutions}")
+    shapes = {"in_chans": in_chans, "num_classes": num_classes}
+    keys = {key for size in chosen for key in space_keys(space, size, **shapes).distinct()}
+    part = space.restrict(resolutions=chosen)
+    nets = sample_nets(part, NUM_NETS, rng=random.Random(seed), **shapes)
+    return Plan(tuple(sorted(keys)), tuple(nets))
+
+
+def table_of(
+    plan: Plan,
+    sessions: Sequence[Session],
+    *,
+    device: Device,
+    load_average: float,
+    created: str | None = None,
+) -> LatencyTable:
+    """Return the table of what one or more processes timed; `created` left out: today."""
+    timings = [_mean(entries) for entries in zip(*(s.timings for s in sessions), strict=True)]
+    table = LatencyTable(
+        device=device,
+        entries=dict(zip(plan.layers, timings, strict=False)),
+        reference_ms=fmean(session.reference.median_ms for session in sessions),
+        load_average=load_average,
+        created=created or date.today().isoformat(),
+        tool_version=tool_version(),
+    )
+    fit = fit_correction(
+        raw_ms=[sum(table[key].median_ms for key in net) for net in plan.nets],
+        num_layers=[len(net) for net in plan.nets],
+        measured_ms=[timing.median_ms for timing in timings[len(plan.layers) :]],
+        limit_ms=min(entry.median_ms for entry in table.entries.values()),
+    )
+    return replace(
+        table,
+        overhead_ms=fit.overhead_ms,
+        scale=fit.scale,
+        scale_nets=len(plan.nets),
+        scale_error=fit.error,
+    )
+
+
+def tool_version() -> str:
+    """Return the version of this package."""
+    try:
+        return metadata.version("supernet")
+    except metadata.PackageNotFoundError:  # run from a source tree that is not installed
+        return "unknown"
+
+
+def _mean(entries: Sequence[Entry]) -> Entry:
+    """Return the mean over processes; a layer has settled where it did so in each."""
+    return Entry(
+        median_ms=fmean(entry.median_ms for entry in entries),
+        low_ms=fmean(entry.low_ms for entry in entries),
+        high_ms=fmean(entry.high_ms for entry in entries),
+        visits=sum(entry.visits for entry in entries),
+        converged=all(entry.converged for entry in entries),
+    )
