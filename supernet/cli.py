@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from supernet.errors import SupernetError, reported
+from supernet.table_cli import table_app
 
 app = typer.Typer(
     help="Train one weight-sharing network once; cut out the best subnet for every device and "
@@ -19,6 +20,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(table_app, name="table")
 
 RunPath = Annotated[Path, typer.Argument(help="A run such as runs/demo, or a checkpoint file.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
@@ -125,10 +127,11 @@ def profile(
     supernet profile runs/demo --runtime onnxruntime --out T.json
     supernet profile ofa_mbv3 --resolution 224 --threads 2 --out T.json
     """
+    from supernet.config import space_of
     from supernet.device import described, profile_to
     from supernet.screen import new_console
 
-    space, in_chans, num_classes = _space_of(of, in_chans, num_classes)
+    space, in_chans, num_classes = space_of(of, in_chans, num_classes)
     console = new_console()
     table = profile_to(
         out,
@@ -242,20 +245,6 @@ def predict(
         else:
             shown = "  ".join(f"{name} {100 * share:.1f} %" for name, share in classes.items())
             print(f"{image}: {shown}")
-
-
-def _space_of(of: str, in_chans: int, num_classes: int) -> Any:
-    from supernet.config import composed, config_dir
-    from supernet.settings import build_space
-    from supernet.trained import Trained
-
-    if Path(of).exists():
-        net = Trained.open(of).net
-        return net.space, net.in_chans, net.num_classes
-    names = sorted(file.stem for file in (config_dir() / "space").glob("*.yaml"))
-    if of not in names:
-        raise SupernetError(f"{of}: no such run, and no such space; spaces: {', '.join(names)}")
-    return build_space(composed([f"space={of}"])["space"]), in_chans, num_classes
 
 
 def _text(value: Any) -> str:

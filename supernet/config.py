@@ -18,6 +18,9 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from supernet.errors import SupernetError
+from supernet.settings import build_space
+from supernet.space import SearchSpace
+from supernet.trained import Trained
 
 
 @dataclass
@@ -64,6 +67,21 @@ def composed(overrides: Sequence[str]) -> dict[str, Any]:
             return plain(compose("config", overrides=list(overrides)))
     except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
         raise SupernetError(f"configuration: {_message(error)}") from error
+
+
+def space_of(of: str, in_chans: int, num_classes: int) -> tuple[SearchSpace, int, int]:
+    """Return the space, image channels and classes of a run; or a named space and what is given.
+
+    Raises:
+        SupernetError: if `of` is neither a run nor a file of `conf/space/`.
+    """
+    if Path(of).exists():
+        net = Trained.open(of).net
+        return net.space, net.in_chans, net.num_classes
+    names = sorted(file.stem for file in (config_dir() / "space").glob("*.yaml"))
+    if of not in names:
+        raise SupernetError(f"{of}: no such run, and no such space; spaces: {', '.join(names)}")
+    return build_space(composed([f"space={of}"])["space"]), in_chans, num_classes
 
 
 def plain(config: Any) -> dict[str, Any]:

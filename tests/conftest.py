@@ -1,8 +1,12 @@
-"""Fixtures shared by the whole suite: one thread, no deadlines, one trained run to read."""
+"""Fixtures shared by the whole suite: one thread, no deadlines, one trained run, the commands."""
 
 from __future__ import annotations
 
 import io
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -10,9 +14,9 @@ import torch
 from hypothesis import settings
 from rich.console import Console
 
-from supernet import main_job, training
+from supernet import cli, main_job, training
 from supernet.latency import profile
-from tests.builders import MainJob, digits_config, tiny_config
+from tests.builders import MainJob, digits_config, tiny_config, tiny_table
 
 settings.register_profile("supernet", deadline=None, derandomize=True)
 settings.load_profile("supernet")
@@ -48,3 +52,78 @@ def main_job_done(tmp_path_factory: pytest.TempPathFactory) -> MainJob:
         patch.setattr(profile, "SUBNET_SECONDS", 0.2)
         rows = main_job.do_main_job(config, folder, console)
     return MainJob(folder, config, rows, console.file.getvalue())
+
+
+# ---- the command line --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Result:
+    code: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Result]
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to work in."""
+    folder = tmp_path / "place"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def command(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Command:
+    """Run `supernet WORDS` in this process, in `place`."""
+
+    def run(*words: object) -> Result:
+        monkeypatch.setattr(sys, "argv", ["supernet", *map(str, words)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        out, err = capsys.readouterr()
+        return Result(int(stop.value.code or 0), out, err)
+
+    return run
+
+
+@pytest.fixture
+def refused(command: Command, place: Path) -> Callable[..., str]:
+    """Run a command that must fail in one line and write nothing; return the line."""
+
+    def run(*words: object) -> str:
+        before = dict(tree(place))
+        result = command(*words)
+        assert result.code == 2, result
+        lines = result.err.splitlines()
+        assert len(lines) == 1, result.err
+        assert lines[0].startswith("supernet: error: ")
+        assert "Traceback" not in result.out
+        assert dict(tree(place)) == before, "nothing is written"
+        return lines[0]
+
+    return run
+
+
+def tree(folder: Path) -> Iterator[tuple[str, bytes]]:
+    for path in sorted(folder.rglob("*")):
+        yield str(path.relative_to(folder)), path.read_bytes() if path.is_file() else b""
+
+
+@pytest.fixture
+def run(trained_run: Path, place: Path) -> Path:
+    """A run of the tiny configuration, one's own copy, named relative to `place`."""
+    shutil.copytree(trained_run, place / "runs" / "tiny")
+    return Path("runs/tiny")
+
+
+@pytest.fixture
+def table(place: Path) -> Path:
+    """A made-up table for it."""
+    tiny_table().save(place / "T.json")
+    return Path("T.json")

@@ -3,97 +3,23 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import supernet
-from supernet import cli
 from supernet.errors import SpaceError, reported
 from supernet.latency.table import LatencyTable
 from supernet.subnet import load_config
 from supernet.train import checkpoint
-from tests.builders import TINY, MainJob, made_up_table, small_space, tiny_table
+from tests.builders import TINY, MainJob, made_up_table, small_space
+from tests.conftest import Command
 
-COMMANDS = ("train", "demo", "profile", "extract", "eval", "info", "predict")
+COMMANDS = ("train", "demo", "profile", "table", "extract", "eval", "info", "predict")
 ROOT = Path(__file__).resolve().parent.parent
-
-
-@dataclass(frozen=True)
-class Result:
-    code: int
-    out: str
-    err: str
-
-
-Command = Callable[..., Result]
-
-
-@pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder to work in."""
-    folder = tmp_path / "place"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    return folder
-
-
-@pytest.fixture
-def command(
-    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Command:
-    """Run `supernet WORDS` in this process, in `place`."""
-
-    def run(*words: object) -> Result:
-        monkeypatch.setattr(sys, "argv", ["supernet", *map(str, words)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        out, err = capsys.readouterr()
-        return Result(int(stop.value.code or 0), out, err)
-
-    return run
-
-
-@pytest.fixture
-def refused(command: Command, place: Path) -> Callable[..., str]:
-    """Run a command that must fail in one line and write nothing; return the line."""
-
-    def run(*words: object) -> str:
-        before = dict(tree(place))
-        result = command(*words)
-        assert result.code == 2, result
-        lines = result.err.splitlines()
-        assert len(lines) == 1, result.err
-        assert lines[0].startswith("supernet: error: ")
-        assert "Traceback" not in result.out
-        assert dict(tree(place)) == before, "nothing is written"
-        return lines[0]
-
-    return run
-
-
-def tree(folder: Path) -> Iterator[tuple[str, bytes]]:
-    for path in sorted(folder.rglob("*")):
-        yield str(path.relative_to(folder)), path.read_bytes() if path.is_file() else b""
-
-
-@pytest.fixture
-def run(trained_run: Path, place: Path) -> Path:
-    """A run of the tiny configuration, one's own copy, named relative to `place`."""
-    shutil.copytree(trained_run, place / "runs" / "tiny")
-    return Path("runs/tiny")
-
-
-@pytest.fixture
-def table(place: Path) -> Path:
-    """A made-up table for it."""
-    tiny_table().save(place / "T.json")
-    return Path("T.json")
 
 
 @pytest.fixture

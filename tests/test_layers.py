@@ -17,8 +17,9 @@ ROOT = Path(supernet.__file__).parent
 
 LAYERS = (
     "errors construct space latency latency.keys latency.fields latency.table latency.correction "
-    "latency.timing latency.host latency.plan",
-    "blocks spaces screen search search.* data data.preprocess train train.phases",
+    "latency.timing latency.host latency.plan latency.tools",
+    "blocks spaces screen interop interop.tables search search.* data data.preprocess train "
+    "train.phases",
     "cost elastic data.*",
     "gates network losses",
     "extraction evaluate choose subnet latency.model latency.onnx_layers latency.runtimes "
@@ -26,7 +27,7 @@ LAYERS = (
     "train.*",
     "settings trained",
     "training deploy device facts predict main_job",
-    "config cli train_app __main__ __init__",
+    "config cli table_cli train_app __main__ __init__",
 )
 """Names below `supernet`, `__init__` being the front door; a full name goes before a pattern."""
 
@@ -102,7 +103,7 @@ def test_there_is_no_cycle() -> None:
 
 def test_only_the_command_line_knows_its_frameworks() -> None:
     knowing = {m for m, (_, other) in IMPORTS.items() if other & {"hydra", "omegaconf", "typer"}}
-    assert knowing == {"config", "train_app", "cli"}
+    assert knowing == {"config", "train_app", "cli", "table_cli"}
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,8 @@ FORMAT = "supernet-latency-table"
 VERSION = 1
 MAX_BYTES = 64 * 2**20
 MAX_ENTRIES = 200_000
+UNKNOWN = "unknown"
+"""What a field of a device holds if whoever timed it did not say."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +52,9 @@ class Device:
     @property
     def name(self) -> str:
         """Short name for people and files, such as `onnxruntime-fp32-1thread`."""
-        words = [self.runtime] + [self.provider] * (self.provider != "cpu")
-        if not self.runtime.endswith(f"-{self.precision}"):
+        words = [self.machine if self.runtime == UNKNOWN else self.runtime]
+        words += [self.provider] * (self.provider != "cpu")
+        if self.precision != UNKNOWN and not self.runtime.endswith(f"-{self.precision}"):
             words.append(self.precision)
         words.append(f"{self.threads}thread" + "s" * (self.threads > 1))
         return "-".join(words + [f"batch{self.batch}"] * (self.batch > 1))

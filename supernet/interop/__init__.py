@@ -1,0 +1,1 @@
+"""In from what people have: tables, checkpoints and architectures of other projects."""

@@ -1,0 +1,175 @@
+"""The commands `supernet table ...`: looking at latency tables, joining them, reading others'."""
+
+from __future__ import annotations
+
+import json
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from supernet.latency.table import UNKNOWN, Device, LatencyTable
+
+table_app = typer.Typer(
+    help="Look at latency tables, join them, read those of other projects.",
+    epilog="Such as `supernet table show T.json`, `supernet table check T.json --space runs/demo`.",
+)
+
+TablePath = Annotated[Path, typer.Argument(help="A table file.")]
+Out = Annotated[Path, typer.Option(help="The table to write.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+Count = Annotated[int, typer.Option(min=1, help="What it ran with, if not 1.")]
+Said = Annotated[str, typer.Option(help="What it was measured with; the files do not say.")]
+
+
+@table_app.command()
+def show(table: TablePath, as_json: Json = False) -> None:
+    """Say what a table is: which device, how far it can be trusted, how old it is."""
+    from supernet.latency.tools import facts
+
+    found = facts(LatencyTable.load(table), date.today())
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    error = found.pop("error")
+    nets = found.pop("error_nets")
+    found["error"] = (
+        "never compared with whole nets"
+        if error is None
+        else f"{100 * error:.1f} % on {nets} whole nets, each predicted with the fit of the others"
+    )
+    found["resolutions"] = ", ".join(map(str, found["resolutions"]))
+    for name, value in found.items():
+        if value is not None:
+            text = f"{value:.6g}" if isinstance(value, float) else value
+            print(f"{name + ':':<16} {text}")
+
+
+@table_app.command()
+def check(
+    table: TablePath,
+    space: Annotated[str, typer.Option(help="A run, a checkpoint, or a space of conf/space/.")],
+    resolution: Annotated[
+        list[int] | None, typer.Option(help="Only this input size; may be repeated.")
+    ] = None,
+    in_chans: Annotated[int, typer.Option(min=1, help="Image channels, for a bare space.")] = 3,
+    num_classes: Annotated[int, typer.Option(min=1, help="Classes, for a bare space.")] = 1000,
+    as_json: Json = False,
+) -> None:
+    """Say whether a table covers a space; list every layer that it lacks, with exit code 2.
+
+    \b
+    supernet table check T.json --space runs/demo
+    supernet table check T.json --space ofa_mbv3 --resolution 224
+    """
+    from supernet.config import space_of
+    from supernet.cost import cost_range, latency_costs
+    from supernet.latency.tools import wanted
+
+    times = LatencyTable.load(table)
+    whole, in_chans, num_classes = space_of(space, in_chans, num_classes)
+    part = whole.restrict(resolutions=resolution or None)
+    shapes = {"in_chans": in_chans, "num_classes": num_classes}
+    keys = wanted(part, **shapes)
+    asked = {name for key in keys for name in times.names(key)}
+    missing = times.missing(keys)
+    ends = None if missing else cost_range(part, latency_costs(times, part, **shapes))
+    if as_json:
+        found = {"layers": len(asked), "missing": list(map(str, missing)), "range_ms": ends}
+        print(json.dumps(found, indent=2))
+    else:
+        for key in missing:
+            print(key)
+        sizes = ", ".join(map(str, part.resolutions))
+        print(f"{table}: {len(asked) - len(missing)} of {len(asked)} layers of {space} at {sizes} "
+              f"px, {len(missing)} missing")  # fmt: skip
+        if ends is not None:
+            print(f"its subnets take {ends[0]:.6g} to {ends[1]:.6g} ms")
+    if missing:
+        raise typer.Exit(2)
+
+
+@table_app.command()
+def diff(
+    first: TablePath,
+    second: TablePath,
+    top: Annotated[int, typer.Option(min=1, help="How many of the furthest to print.")] = 10,
+    as_json: Json = False,
+) -> None:
+    """Compare two tables: devices, the ratio of the times of each layer, layers in only one."""
+    from supernet.latency.tools import compare
+
+    found = compare(LatencyTable.load(first), LatencyTable.load(second))
+    if as_json:
+        print(json.dumps(found.to_dict(top), indent=2))
+        return
+    for name, (a, b) in found.device.items():
+        print(f"{name}: {a} | {b}")
+    if not found.device:
+        print("the same device")
+    if found.ratios:
+        low, high = found.spread
+        print(
+            f"{len(found.ratios)} layers in both: {second} / {first} is {found.median_ratio:.3f} "
+            f"in the median, 80 % lie between {low:.3f} and {high:.3f}; furthest from it:"
+        )
+        for key, ratio in found.furthest(top):
+            print(f"  {ratio:.3f}  {key}")
+    else:
+        print("no layer in both")
+    for path, keys in zip((first, second), found.only, strict=True):
+        if keys:
+            print(f"{len(keys)} layers only in {path}:")
+        for key in keys:
+            print(f"  {key}")
+
+
+@table_app.command()
+def merge(
+    tables: Annotated[list[Path], typer.Argument(help="Two tables of one device, or more.")],
+    out: Out,
+) -> None:
+    """Join tables of one device; where several have a layer, the last one's timing stands.
+
+    Correction, date and load are the last table's as well.
+    """
+    from supernet.latency import tools
+
+    joined = tools.merge([(str(path), LatencyTable.load(path)) for path in tables])
+    joined.save(out)
+    print(f"{out}: table {joined.id}, {len(joined.entries)} layers on {joined.device.name}")
+
+
+@table_app.command("import")
+def import_(
+    path: Annotated[Path, typer.Argument(help="A file, or a folder of them.")],
+    form: Annotated[str, typer.Option("--format", help="ofa or proxylessnas.")],
+    out: Out,
+    machine: Annotated[str, typer.Option(help="The device; default: the file's name.")] = "",
+    cpu: Said = UNKNOWN,
+    runtime: Said = UNKNOWN,
+    runtime_version: Said = UNKNOWN,
+    precision: Said = UNKNOWN,
+    threads: Count = 1,
+    batch: Count = 1,
+) -> None:
+    """Read the latency tables that other projects published; no timing is made up.
+
+    Each file was measured for nets of one input size, and its timings serve that size only. A
+    net costs their plain sum, as it does for their authors.
+
+    \b
+    supernet table import note10/ --format ofa --out note10.json
+    supernet table import mobile_trim.yaml --format proxylessnas --machine pixel1 --out P.json
+    """
+    from supernet.interop.tables import read_tables
+
+    said: dict[str, Any] = {"cpu": cpu, "runtime": runtime, "runtime_version": runtime_version,
+                            "precision": precision, "threads": threads, "batch": batch}  # fmt: skip
+    device = Device(machine=machine or path.resolve().stem, **said)
+    table = read_tables(path, form, device)
+    table.save(out)
+    sizes = sorted({key.resolution for key in table.entries})
+    print(f"{out}: table {table.id}, {len(table.entries)} layers on {table.device.name} at "
+          f"{', '.join(map(str, sizes))} px")  # fmt: skip
