@@ -6,15 +6,18 @@ only. Not here: how models are timed (`timing.py`), the fit (`correction.py`).
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from importlib import metadata
 from statistics import fmean
+from typing import Any
 
-from supernet.errors import DeviceError, SpaceError
+from supernet.errors import DeviceError, SpaceError, TableError
 from supernet.latency.correction import fit_correction, sample_nets
+from supernet.latency.fields import check_names, record
 from supernet.latency.keys import LayerKey, space_keys
 from supernet.latency.table import Device, Entry, LatencyTable
 from supernet.space import SearchSpace
@@ -35,6 +38,32 @@ class Plan:
     def chains(self) -> tuple[Chain, ...]:
         """What is timed, in order."""
         return (*((key,) for key in self.layers), *self.nets)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        nets = [[key.to_dict() for key in net] for net in self.nets]
+        return {"layers": [key.to_dict() for key in self.layers], "nets": nets}
+
+    @classmethod
+    def from_dict(cls, data: Any) -> Plan:
+        """Read what `to_dict` wrote.
+
+        Raises:
+            TableError: naming the place and what is wrong there.
+        """
+        if not isinstance(data, dict):
+            raise TableError(f"plan is {type(data).__name__}; expected an object")
+        check_names(data, ["layers", "nets"], "plan")
+        nets = tuple(
+            _chain(net, f"plan.nets[{number}]")
+            for number, net in enumerate(_list(data["nets"], "plan.nets"))
+        )
+        plan = cls(_chain(data["layers"], "plan.layers"), nets)
+        if not plan.layers or not plan.nets:
+            raise TableError("plan holds no layer, or no net")
+        if not set(itertools.chain(*nets)) <= set(plan.layers):
+            raise TableError("plan.nets hold layers that are not in plan.layers")
+        return plan
 
 
 @dataclass(frozen=True)
@@ -112,6 +141,19 @@ def tool_version() -> str:
         return metadata.version("supernet")
     except metadata.PackageNotFoundError:  # run from a source tree that is not installed
         return "unknown"
+
+
+def _chain(data: Any, place: str) -> Chain:
+    return tuple(
+        record(LayerKey, row, f"{place}[{number}]", optional=("resolution",))
+        for number, row in enumerate(_list(data, place))
+    )
+
+
+def _list(data: Any, place: str) -> list[Any]:
+    if not isinstance(data, list):
+        raise TableError(f"{place} is {type(data).__name__}; expected a list")
+    return data
 
 
 def _mean(entries: Sequence[Entry]) -> Entry:

@@ -1,8 +1,12 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import venv
 from pathlib import Path
 
+import numpy
+import onnxruntime
 import pytest
 from safetensors.torch import save_file
 
@@ -57,6 +61,32 @@ def small_space() -> SearchSpace:
         expand_ratios=(2, 3),
         resolutions=(8, 16),
     )
+
+
+@pytest.fixture(scope="session")
+def bare_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Python that has nothing but the standard library."""
+    folder = tmp_path_factory.mktemp("bare")
+    venv.create(folder, symlinks=True)
+    return folder / "bin" / "python"
+
+
+@pytest.fixture(scope="session")
+def board_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Python that has numpy and ONNX Runtime alone, those of this environment."""
+    folder = tmp_path_factory.mktemp("board")
+    venv.create(folder, symlinks=True)
+    (packages,) = folder.glob("lib/python*/site-packages")
+    for module in (numpy, onnxruntime):
+        there = Path(str(module.__file__)).parent
+        for part in (there, there.with_name(f"{there.name}.libs")):
+            if part.is_dir():
+                (packages / part.name).symlink_to(part)
+    python = folder / "bin" / "python"
+    for absent in ("torch", "onnx", "supernet"):
+        command = [python, "-c", f"import {absent}"]
+        assert subprocess.run(command, capture_output=True, cwd=folder, check=False).returncode
+    return python
 
 
 SHAPES = {"in_chans": 1, "num_classes": 4}

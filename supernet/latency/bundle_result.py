@@ -1,0 +1,124 @@
+"""From the result.json of a bundle to a latency table: every value checked, nothing taken on trust.
+
+Not here: what wrote it (`bundle_script.py`), what is in a bundle (`bundle.py`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+from supernet.errors import TableError
+from supernet.latency.bundle import FORMAT, VERSION, manifest_bytes
+from supernet.latency.bundle_script import RESULT_FORMAT, RESULT_VERSION, digest
+from supernet.latency.fields import check_names, number, read_json, record, text
+from supernet.latency.plan import Plan, Session, table_of
+from supernet.latency.table import Device, Entry, LatencyTable
+
+MAX_BYTES = 256 * 2**20
+
+_NAMES = (
+    "format", "version", "manifest_sha256", "manifest", "device", "created", "system", "python",
+    "numpy", "load_average", "warnings", "sessions", "sha256",
+)  # fmt: skip
+_AGAIN = "take the file as the script wrote it, or time again"
+
+
+def import_result(
+    path: str | os.PathLike[str], bundle: str | os.PathLike[str] | None = None
+) -> tuple[LatencyTable, list[str]]:
+    """Return the table that a bundle's result makes, and the warnings it came with.
+
+    Args:
+        path: result.json.
+        bundle: the folder that it must be of; left out: whichever it names.
+
+    Raises:
+        TableError: if the file was changed, is of another bundle, or makes no sense.
+    """
+    try:
+        result = read_json(Path(path), max_bytes=MAX_BYTES)
+        _check_whole(result)
+        if bundle is not None:
+            _check_bundle(result["manifest_sha256"], Path(bundle))
+        return _table(result), [text({"": line}, "", "warnings") for line in result["warnings"]]
+    except TableError as error:
+        raise TableError(f"{path}: {error}") from error
+
+
+def _check_whole(result: Any) -> None:
+    if not isinstance(result, dict) or result.get("format") != RESULT_FORMAT:
+        raise TableError(f'not the result of a bundle: expected "format": "{RESULT_FORMAT}"')
+    if result.get("version") != RESULT_VERSION or isinstance(result["version"], bool):
+        raise TableError(
+            f"version is {result.get('version')!r}; this supernet reads version {RESULT_VERSION}: "
+            "write the bundle again with it"
+        )
+    check_names(result, _NAMES, "the result")
+    rest = {name: value for name, value in result.items() if name != "sha256"}
+    if digest(rest) != result["sha256"]:
+        raise TableError(f"its content does not have the sha256 it holds: {_AGAIN}")
+    manifest = result["manifest"]
+    if hashlib.sha256(manifest_bytes(manifest)).hexdigest() != result["manifest_sha256"]:
+        raise TableError(f"its manifest does not have the sha256 it names: {_AGAIN}")
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise TableError(f'manifest: expected an object with "format": "{FORMAT}"')
+    if manifest.get("version") != VERSION:
+        raise TableError(f"manifest.version is {manifest.get('version')!r}; expected {VERSION}")
+
+
+def _check_bundle(sha256: str, folder: Path) -> None:
+    try:
+        found = hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest()
+    except OSError as error:
+        raise TableError(f"{folder} is no bundle: {error.strerror}: manifest.json") from error
+    if found != sha256:
+        raise TableError(
+            f"it is of another bundle: manifest {sha256[:12]}, that of {folder} is {found[:12]}"
+        )
+
+
+def _table(result: dict[str, Any]) -> LatencyTable:
+    manifest = result["manifest"]
+    plan = Plan.from_dict(manifest["plan"])
+    device = record(Device, result["device"], "device")
+    wanted = {"runtime": manifest["runtime"], "precision": manifest["precision"]}
+    wanted["batch"] = manifest["request"]["batch"]
+    for name, value in wanted.items():
+        if getattr(device, name) != value:
+            raise TableError(
+                f"device.{name} is {getattr(device, name)!r}; the bundle was made for {value!r}"
+            )
+    rows = result["sessions"]
+    if not isinstance(rows, list) or not rows:
+        raise TableError("sessions: expected a list with one or more")
+    table = table_of(
+        plan,
+        [_session(row, f"sessions[{n}]", len(plan.chains)) for n, row in enumerate(rows)],
+        device=device,
+        load_average=number(result, "load_average"),
+        created=text(result, "created"),
+    )
+    return LatencyTable.from_dict(table.to_dict())  # which checks every key and every entry
+
+
+def _session(row: Any, place: str, count: int) -> Session:
+    if not isinstance(row, dict):
+        raise TableError(f"{place} is {type(row).__name__}; expected an object")
+    check_names(row, ("reference", "timings"), place)
+    timings = row["timings"]
+    if not isinstance(timings, list) or len(timings) != count:
+        raise TableError(f"{place}.timings: expected a list of {count}, one for each model")
+    return Session(
+        _entry(row["reference"], f"{place}.reference"),
+        tuple(_entry(timing, f"{place}.timings[{n}]") for n, timing in enumerate(timings)),
+    )
+
+
+def _entry(data: Any, place: str) -> Entry:
+    entry = record(Entry, data, place)
+    if not entry.low_ms <= entry.median_ms <= entry.high_ms:
+        raise TableError(f"{place}: low_ms <= median_ms <= high_ms does not hold")
+    return entry

@@ -1,0 +1,301 @@
+"""Profiling a board over ssh: carry a bundle there, run it, fetch its result.
+
+Uses the system's own `ssh`, so names, keys, jumps and ports come from the user's configuration; one
+connection serves all steps. There, only Python, numpy and the runtime are needed. Everything lies
+in `~/.cache/supernet/` there until a table is made; a dropped connection costs a round of visits.
+
+Not here: what is timed (`plan.py`), what is carried (`bundle.py`), what runs (`bundle_script.py`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shlex
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, NoReturn
+
+from supernet.errors import DeviceError, TableError
+from supernet.latency.bundle import SCRIPT, write_bundle
+from supernet.latency.bundle_result import import_result
+from supernet.latency.plan import Plan
+from supernet.latency.table import LatencyTable
+
+OnStep = Callable[[str, float, float | None], None]
+
+_HOST = re.compile(r"[A-Za-z0-9_.~+@:%\[\]/][A-Za-z0-9_.~+@:%\[\]/-]*")
+_LOST = 255  # ssh's own exit code; others are those of what it ran
+_MARK = "supernet-board "
+
+# Programs for the board; they have to begin in Python 2 as well, to say that it is too old.
+_ASK = """
+import hashlib, json, os, sys
+sha256, runtime, result = sys.argv[1:]
+folder = os.path.join(os.path.expanduser("~"), ".cache", "supernet", sha256[:16])
+def content(name):
+    with open(os.path.join(folder, name), "rb") as file:
+        return file.read()
+def sha256_of(name):
+    return hashlib.sha256(content(name)).hexdigest()
+try:
+    files = json.loads(content("manifest.json").decode())["files"]
+    whole = sha256_of("manifest.json") == sha256
+    whole = whole and all(sha256_of(name) == files[name]["sha256"] for name in files)
+except (IOError, ValueError, KeyError):
+    whole = False
+missing = []
+for name in ("numpy", runtime):
+    try:
+        __import__(name)
+    except ImportError:
+        missing.append(name)
+done = os.path.exists(os.path.join(folder, result))
+facts = {"folder": folder, "whole": whole, "done": done, "missing": missing}
+print("supernet-board " + json.dumps(dict(facts, python=list(sys.version_info[:3]))))
+"""
+_UNPACK = """
+import os, shutil, sys, tarfile
+folder = sys.argv[1]
+new = folder + ".new"
+shutil.rmtree(new, ignore_errors=True)
+with tarfile.open(fileobj=sys.stdin.buffer, mode="r|") as tar:
+    tar.extractall(new)
+for name in os.listdir(folder) if os.path.isdir(folder) else ():
+    if name.startswith("result"):
+        os.rename(os.path.join(folder, name), os.path.join(new, name))
+shutil.rmtree(folder, ignore_errors=True)
+os.rename(new, folder)
+"""
+_CLEAN = """
+import os, shutil, sys
+folder, result = sys.argv[1:]
+os.remove(os.path.join(folder, result))
+if not any(name.startswith("result") for name in os.listdir(folder)):
+    shutil.rmtree(folder)
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Board:
+    """Where a bundle is run.
+
+    Args:
+        host: as `ssh` takes it, such as `user@board`.
+        python: the interpreter there; a path is relative to the home directory.
+        ssh_config: used in place of `~/.ssh/config`.
+    """
+
+    host: str
+    python: str = "python3"
+    ssh_config: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Raise `DeviceError` if `host` is no name of a host."""
+        if not _HOST.fullmatch(self.host):
+            raise DeviceError(f"--host is {self.host!r}; expected a name such as user@board")
+
+
+def profile_on(
+    board: Board,
+    plan: Plan,
+    *,
+    runtime: str,
+    batch: int = 1,
+    threads: int = 1,
+    provider: str = "cpu",
+    processes: int = 3,
+    seconds: float | None = None,
+    seed: int = 0,
+    on_step: OnStep = lambda step, share, left_seconds: None,
+) -> tuple[LatencyTable, list[str]]:
+    """Return the table of `board`, and the warnings of the script that ran there.
+
+    Goes on where an earlier call with the same arguments was cut off. `on_step` gets "copy" or
+    "time", the share of it done, 0..1, and the seconds it still needs, if known. Once there is a
+    table, nothing is left on the board.
+
+    Raises:
+        DeviceError: if the board cannot be reached, lacks something, or the connection is lost.
+        TableError: if what it answers is no result of this bundle.
+    """
+    options = [f"--threads={threads}", f"--provider={provider}", f"--processes={processes}"]
+    name = f"result-{hashlib.sha256(' '.join(options).encode()).hexdigest()[:8]}.json"
+    with tempfile.TemporaryDirectory() as made, _Connection(board) as connection:
+        folder, result = Path(made) / "bundle", Path(made) / name
+        sha256 = write_bundle(
+            folder, plan, runtime=runtime, batch=batch, seconds=seconds, seed=seed
+        )
+        there = _ask(connection, sha256, runtime, name)
+        target = there["folder"]
+        if not there["whole"]:
+            _copy(connection, folder, target, on_step)
+        if not there["done"]:
+            _run(connection, [f"{target}/{SCRIPT}", f"--out={target}/{name}", *options], on_step)
+        result.write_bytes(connection.call(["cat", f"{target}/{name}"]))
+        try:
+            table, warnings = import_result(result, folder)
+        except TableError as error:
+            reason = str(error).removeprefix(f"{result}: ")
+            raise TableError(f"{board.host}:{target}/{name}: {reason}; remove it there") from error
+        connection.python(_CLEAN, target, name)
+    return table, warnings
+
+
+class _Connection:
+    """One ssh connection that all commands share."""
+
+    def __init__(self, board: Board) -> None:
+        self.board = board
+        self.folder = tempfile.TemporaryDirectory(prefix="supernet-")
+        config = [] if board.ssh_config is None else ["-F", str(board.ssh_config)]
+        socket = f"{self.folder.name}/s".replace("%", "%%")
+        alive = ["ConnectTimeout=15", "ServerAliveInterval=10", "ServerAliveCountMax=3"]
+        options = [word for option in [*alive, f"ControlPath={socket}"] for word in ("-o", option)]
+        self.ssh = ["ssh", *config, *options]
+
+    def __enter__(self) -> _Connection:
+        try:
+            with tempfile.TemporaryFile() as stderr:  # a pipe would be held by what stays behind
+                command = [*self.ssh, "-M", "-N", "-f", "--", self.board.host]
+                code = subprocess.call(command, stdin=subprocess.DEVNULL, stderr=stderr)
+                if code:
+                    raise DeviceError(
+                        f"cannot connect to {self.board.host}: {_last_line(stderr)}; does "
+                        f"`ssh {self.board.host}` work?"
+                    )
+        except FileNotFoundError:
+            self.folder.cleanup()
+            raise DeviceError(
+                "ssh is not installed on this machine: apt-get install openssh-client"
+            ) from None
+        except BaseException:
+            self.folder.cleanup()
+            raise
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        command = [*self.ssh, "-O", "exit", "--", self.board.host]
+        subprocess.call(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        self.folder.cleanup()
+
+    @contextmanager
+    def start(self, words: Sequence[str]) -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes]]]:
+        """Run a command there, its words quoted for the shell of the board."""
+        with (
+            tempfile.TemporaryFile() as stderr,
+            subprocess.Popen(
+                [*self.ssh, "-T", "--", self.board.host, shlex.join(words)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+            ) as process,
+        ):
+            try:
+                yield process, stderr
+            finally:
+                process.kill()
+
+    def call(self, words: Sequence[str]) -> bytes:
+        """Return what a command prints there."""
+        with self.start(words) as (process, stderr):
+            printed, _ = process.communicate()
+            if process.returncode:
+                self.fail(process.returncode, stderr)
+            return printed
+
+    def python(self, program: str, *words: str) -> bytes:
+        """Return what a Python program prints there."""
+        return self.call(self.program(program, *words))
+
+    def program(self, text: str, *words: str) -> list[str]:
+        """Return the command that runs a program there; one line, for every shell."""
+        return [self.board.python, "-c", f"exec({text!r})", *words]
+
+    def fail(self, code: int, stderr: IO[bytes]) -> NoReturn:
+        """Raise `DeviceError` for a command that ended with `code`."""
+        host, python, said = self.board.host, self.board.python, _last_line(stderr)
+        if code == _LOST:
+            raise DeviceError(
+                f"the connection to {host} was lost: {said}; what was timed is kept there: start "
+                "the same command again and it goes on"
+            )
+        if code in (126, 127):
+            raise DeviceError(
+                f"{host} cannot run {python!r}: install it there (apt-get install python3), or "
+                "name one with --python"
+            )
+        said = said.partition("error: ")[2] or f"ended with code {code}: {said}"
+        raise DeviceError(f"on {host}: {said}")
+
+
+def _ask(connection: _Connection, *words: str) -> dict[str, Any]:
+    """Return what the board says of itself and of what lies there."""
+    board = connection.board
+    printed = connection.python(_ASK, *words)
+    lines = printed.decode("utf-8", "replace").splitlines()
+    marked = [line for line in lines if line.startswith(_MARK)]  # shells may print a greeting
+    if not marked:
+        raise DeviceError(f"{board.python!r} on {board.host} does not answer as a Python does")
+    facts: dict[str, Any] = json.loads(marked[-1].removeprefix(_MARK))
+    if facts["python"] < [3, 8]:
+        version = ".".join(map(str, facts["python"]))
+        raise DeviceError(
+            f"{board.python!r} on {board.host} is Python {version}; 3.8 or newer is needed: name "
+            "another with --python"
+        )
+    if facts["missing"]:
+        raise DeviceError(
+            f"{board.host} lacks {' and '.join(facts['missing'])}: run there "
+            f"{board.python} -m pip install {' '.join(facts['missing'])}"
+        )
+    return facts
+
+
+def _copy(connection: _Connection, folder: Path, target: str, on_step: OnStep) -> None:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    total, sent = sum(path.stat().st_size for path in files), 0
+    with connection.start(connection.program(_UNPACK, target)) as (process, stderr):
+        assert process.stdin is not None
+        try:
+            with tarfile.open(fileobj=process.stdin, mode="w|") as tar:
+                for path in files:
+                    tar.add(path, arcname=str(path.relative_to(folder)), filter=_anonymous)
+                    sent += path.stat().st_size
+                    on_step("copy", sent / total, None)
+            process.stdin.close()
+        except BrokenPipeError:
+            pass  # its exit code says why
+        if process.wait():
+            connection.fail(process.returncode, stderr)
+
+
+def _anonymous(info: tarfile.TarInfo) -> tarfile.TarInfo:
+    info.uid = info.gid = 0
+    info.uname = info.gname = ""
+    return info
+
+
+def _run(connection: _Connection, words: Sequence[str], on_step: OnStep) -> None:
+    command = [connection.board.python, "-u", *words, "--progress=json"]
+    with connection.start(command) as (process, stderr):
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith(b"{"):
+                event = json.loads(line)
+                on_step("time", event["share"], event["left_seconds"])
+        if process.wait():
+            connection.fail(process.returncode, stderr)
+
+
+def _last_line(stderr: IO[bytes]) -> str:
+    stderr.seek(0)
+    lines = stderr.read().decode("utf-8", "replace").split("\n")
+    said = [line.strip() for line in lines if line.strip()]
+    return said[-1] if said else "it did not say why"

@@ -1,0 +1,264 @@
+"""Against a real OpenSSH server on loopback, which each test starts itself."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import getpass
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from supernet.errors import DeviceError, TableError
+from supernet.latency import remote
+from supernet.latency.keys import space_keys
+from supernet.latency.plan import Plan, plan_for
+from supernet.latency.remote import Board, profile_on
+from supernet.space import SearchSpace
+from tests.latency.conftest import SHAPES
+
+SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+pytestmark = pytest.mark.skipif(
+    SSHD is None or shutil.which("ssh") is None,
+    reason="no OpenSSH server here: apt-get install openssh-server",
+)
+
+
+class Server:
+    """An OpenSSH server for this user, with a home directory of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.home = folder, folder / "home"
+        self.home.mkdir()
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        for name in ("host_key", "user_key"):
+            command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name]
+            subprocess.run(command, check=True)
+        shutil.copy(folder / "user_key.pub", folder / "authorized")
+        public = (folder / "host_key.pub").read_text()
+        (folder / "known").write_text(f"[127.0.0.1]:{self.port} {public}")
+        (folder / "sshd_config").write_text(
+            f"Port {self.port}\nListenAddress 127.0.0.1\nHostKey {folder}/host_key\n"
+            f"AuthorizedKeysFile {folder}/authorized\nPidFile {folder}/pid\nStrictModes no\n"
+            f"UsePAM no\nPasswordAuthentication no\nSetEnv HOME={self.home}\n"
+        )
+        self.config = folder / "ssh_config"
+        self.config.write_text(
+            f"Host board\n HostName 127.0.0.1\n Port {self.port}\n User {getpass.getuser()}\n"
+            f" IdentityFile {folder}/user_key\n IdentitiesOnly yes\n IdentityAgent none\n"
+            f" UserKnownHostsFile {folder}/known\n StrictHostKeyChecking yes\n BatchMode yes\n"
+        )
+
+    def start(self) -> None:
+        assert SSHD is not None
+        with contextlib.suppress(PermissionError):
+            Path("/run/sshd").mkdir(exist_ok=True)  # what the server asks for, if root starts it
+        command = [SSHD, "-D", "-e", "-f", self.folder / "sshd_config"]
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(command, stderr=log, stdin=subprocess.DEVNULL)
+        until = time.monotonic() + 10
+        while time.monotonic() < until and self.process.poll() is None:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port)):
+                return
+            time.sleep(0.02)
+        pytest.skip(f"sshd does not start here: {(self.folder / 'log').read_text()}")
+
+    def connections(self) -> int:
+        return (self.folder / "log").read_text().count("Accepted publickey")
+
+    def cut(self) -> None:
+        """End every connection at once, as a power cut of the board's network does."""
+        listed = subprocess.run(
+            ["ps", "-o", "pid=", "--ppid", str(self.process.pid)], capture_output=True, text=True
+        )
+        for pid in map(int, listed.stdout.split()):
+            os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    server = Server(tmp_path)
+    server.start()
+    yield server
+    server.cut()
+    server.process.kill()
+    server.process.wait()
+
+
+@pytest.fixture
+def plan(small_space: SearchSpace) -> Plan:
+    space = dataclasses.replace(small_space, final_width=64, head_width=128, resolutions=(8,))
+    return plan_for(space, **SHAPES)
+
+
+def _board(server: Server, python: Path | str) -> Board:
+    return Board(host="board", python=str(python), ssh_config=server.config)
+
+
+QUICK = {"runtime": "onnxruntime", "processes": 2, "seconds": 0.1}
+
+
+def test_a_board_is_profiled(server: Server, plan: Plan, board_python: Path) -> None:
+    seen: list[tuple[str, float, float | None]] = []
+    table, warnings = profile_on(
+        _board(server, board_python), plan, on_step=lambda *step: seen.append(step), **QUICK
+    )
+    table.require(plan.layers)
+    assert table.scale_nets == len(plan.nets)
+    assert all("busy" in warning for warning in warnings)
+    steps = [step for step, _, _ in seen]
+    assert steps == ["copy"] * steps.count("copy") + ["time"] * steps.count("time")
+    assert [share for step, share, _ in seen if step == "copy"][-1] == 1.0
+    assert seen[-1][:2] == ("time", 1.0)
+    assert server.connections() == 1
+    assert not list((server.home / ".cache" / "supernet").iterdir())
+
+
+def test_a_dropped_connection_costs_a_round(server: Server, plan: Plan, board_python: Path) -> None:
+    rounds = 0
+
+    def cut(step: str, share: float, left: float | None) -> None:
+        nonlocal rounds
+        rounds += step == "time" and share > 0
+        if rounds == 3:
+            server.cut()
+
+    board = _board(server, board_python)
+    with pytest.raises(DeviceError, match=r"connection to board was lost.*it goes on"):
+        profile_on(board, plan, on_step=cut, **QUICK)
+    (kept,) = (server.home / ".cache" / "supernet").glob("*/result-*.partial")
+    before = kept.read_bytes()
+    assert before.count(b'"round"') >= 3
+    seen: list[tuple[str, bytes]] = []
+
+    def look(step: str, share: float, left: float | None) -> None:
+        seen.append((step, kept.read_bytes() if kept.exists() else b""))
+
+    table, _ = profile_on(board, plan, on_step=look, **QUICK)
+    assert {step for step, _ in seen} == {"time"}
+    assert all(content.startswith(before) for _, content in seen[:-1])
+    table.require(plan.layers)
+
+
+def _left_there(server: Server, board: Board, plan: Plan) -> Path:
+    """Profile until the result is about to be read; return it, as it lies on the board."""
+
+    def lost(path: Path, folder: Path) -> None:
+        raise DeviceError("the power went here")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(remote, "import_result", lost)
+        with pytest.raises(DeviceError, match="power"):
+            profile_on(board, plan, **QUICK)
+    (result,) = (server.home / ".cache" / "supernet").glob("*/result-*.json")
+    return result
+
+
+def test_a_finished_result_is_fetched_without_timing_again(
+    server: Server, plan: Plan, board_python: Path
+) -> None:
+    board = _board(server, board_python)
+    result = _left_there(server, board, plan)
+    seen: list[str] = []
+    profile_on(board, plan, on_step=lambda *step: seen.append(step[0]), **QUICK)
+    assert not seen
+    assert not result.exists()
+
+
+def test_a_changed_result_is_refused(server: Server, plan: Plan, board_python: Path) -> None:
+    board = _board(server, board_python)
+    result = _left_there(server, board, plan)
+    result.write_text(result.read_text().replace('"python": "3', '"python": "4'))
+    with pytest.raises(TableError, match=r"board:.*result-.*does not have the sha256.*remove it"):
+        profile_on(board, plan, **QUICK)
+
+
+def test_a_damaged_bundle_is_copied_again(server: Server, plan: Plan, board_python: Path) -> None:
+    def interrupt(step: str, share: float, left: float | None) -> None:
+        if step == "time":
+            raise KeyboardInterrupt
+
+    board = _board(server, board_python)
+    with pytest.raises(KeyboardInterrupt):
+        profile_on(board, plan, on_step=interrupt, **QUICK)
+    (model,) = (server.home / ".cache" / "supernet").glob("*/models/0001.onnx")
+    model.write_bytes(b"x")
+    seen: list[str] = []
+    profile_on(board, plan, on_step=lambda *step: seen.append(step[0]), **QUICK)
+    assert "copy" in seen
+
+
+def test_what_the_board_lacks_is_said(
+    server: Server, plan: Plan, bare_python: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(
+        DeviceError, match=r"board lacks numpy and onnxruntime: run there .* -m"
+    ):
+        profile_on(_board(server, bare_python), plan, **QUICK)
+    with pytest.raises(DeviceError, match="board cannot run 'nopython': install it there"):
+        profile_on(_board(server, "nopython"), plan, **QUICK)
+    with pytest.raises(DeviceError, match="'echo' on board does not answer as a Python does"):
+        profile_on(_board(server, "echo"), plan, **QUICK)
+    old = tmp_path / "old"
+    old.write_text(f"#!/bin/sh\nexec {bare_python} -c 'import sys; sys.version_info = (3, 7, 9);"
+                   f" sys.argv.pop(1); exec(sys.argv.pop(1))' \"$@\"\n")  # fmt: skip
+    old.chmod(0o755)
+    with pytest.raises(DeviceError, match=r"is Python 3\.7\.9; 3\.8 or newer is needed"):
+        profile_on(_board(server, old), plan, **QUICK)
+    assert not list(server.home.iterdir())
+
+
+def test_an_error_of_the_script_is_one_line(server: Server, plan: Plan, board_python: Path) -> None:
+    with pytest.raises(DeviceError, match=r"^on board: 10000 threads asked for"):
+        profile_on(_board(server, board_python), plan, threads=10_000, **QUICK)
+
+
+def test_a_board_out_of_reach_is_said(
+    server: Server, plan: Plan, board_python: Path, tmp_path: Path
+) -> None:
+    board = _board(server, board_python)
+    (server.folder / "authorized").write_text("")
+    with pytest.raises(DeviceError, match=r"cannot connect to board: .*Permission denied.*`ssh "):
+        profile_on(board, plan, **QUICK)
+    (server.folder / "known").write_text("")
+    with pytest.raises(DeviceError, match=r"cannot connect to board: Host key verification failed"):
+        profile_on(board, plan, **QUICK)
+    server.process.kill()
+    server.process.wait()
+    with pytest.raises(DeviceError, match=r"cannot connect to board: .*Connection refused"):
+        profile_on(board, plan, **QUICK)
+
+
+def test_words_are_not_run_by_a_shell(server: Server, plan: Plan, tmp_path: Path) -> None:
+    python = f"python3; touch {tmp_path}/a; $(touch {tmp_path}/b) `touch {tmp_path}/c`"
+    with pytest.raises(DeviceError, match="cannot run"):
+        profile_on(_board(server, python), plan, provider=f"; touch {tmp_path}/d", **QUICK)
+    assert not [name for name in "abcd" if (tmp_path / name).exists()]
+
+
+@pytest.mark.parametrize("host", ["-oProxyCommand=touch x", "", "a b", "x;y", "$(x)", "a\nb"])
+def test_a_host_is_a_name(host: str) -> None:
+    with pytest.raises(DeviceError, match="expected a name such as user@board"):
+        Board(host=host)
+
+
+def test_a_machine_without_ssh_is_told_so(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(DeviceError, match="ssh is not installed on this machine"):
+        profile_on(Board(host="board"), plan, **QUICK)
+
+
+def test_the_space_is_covered(small_space: SearchSpace, plan: Plan) -> None:
+    space = dataclasses.replace(small_space, final_width=64, head_width=128, resolutions=(8,))
+    assert plan.layers == space_keys(space, 8, **SHAPES).distinct()
