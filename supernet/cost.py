@@ -1,8 +1,8 @@
-"""How costs of single blocks become the cost of a network: `CostMatrix`.
+"""How costs of single blocks become the cost of a network: `CostMatrix`, `PeakMatrix`.
 
-Latency, MACs and parameters are three instances of it. A cost is linear in the gates' marginals,
-and the cost of one architecture is the same expression at a one-hot. Not here: how a latency
-table is measured (`latency/`), search under a cost (`search/exact.py`).
+Latency, MACs and parameters are sums. Such a cost is linear in the gates' marginals, and the cost
+of one architecture is the same expression at a one-hot. Activation memory is a peak. Not here: how
+a latency table is measured (`latency/`), what may be spent (`limits.py`).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from supernet.activations import layer_peak_bytes
 from supernet.blocks import layer, num_params
 from supernet.errors import SupernetError
 from supernet.latency.keys import LayerKey, space_keys
@@ -59,8 +60,31 @@ class CostMatrix:
         return CostMatrix(self.fixed.to(device), self.cell.to(device), self.unit)
 
 
+@dataclass(frozen=True, eq=False)
+class PeakMatrix:
+    """A cost that is the largest one of its blocks, at one resolution: activation memory.
+
+    Args:
+        fixed: `[]`, what every architecture reaches, float64.
+        cell: `[B, O]`, what each op of each block reaches; 0 for a skipped block and where an op
+            is not allowed.
+        unit: `KiB`.
+    """
+
+    fixed: Tensor
+    cell: Tensor
+    unit: str
+
+    def of(self, indices: Tensor | Sequence[int]) -> Tensor:
+        """Return the peak `[...]` of `indices` `[..., B]`, columns of the space's `ops`."""
+        rows = torch.arange(self.cell.shape[0])
+        return torch.maximum(self.fixed, self.cell[rows, torch.as_tensor(indices)].amax(-1))
+
+
 Costs = Mapping[int, CostMatrix]
 """A cost of a space: a matrix for every resolution."""
+Peaks = Mapping[int, PeakMatrix]
+"""The same of a peak."""
 
 
 def latency_costs(
@@ -93,7 +117,22 @@ def params_costs(space: SearchSpace, *, in_chans: int, num_classes: int) -> dict
     return _counted(space, layer_params, "params", in_chans, num_classes)
 
 
-def arch_cost(space: SearchSpace, costs: Costs, arch: Arch) -> float:
+def memory_peaks(space: SearchSpace, *, in_chans: int, num_classes: int) -> dict[int, PeakMatrix]:
+    """Return peak activation memory in KiB, as `activations.py` defines it."""
+    peaks = {}
+    for resolution in space.resolutions:
+        keys = space_keys(space, resolution, in_chans=in_chans, num_classes=num_classes)
+        cell = [[0.0 if key is None else _peak_kib(key) for key in row] for row in keys.cell]
+        fixed = torch.tensor(max(map(_peak_kib, keys.fixed)), dtype=torch.float64)
+        peaks[resolution] = PeakMatrix(fixed, torch.tensor(cell, dtype=torch.float64), "KiB")
+    return peaks
+
+
+def _peak_kib(key: LayerKey) -> float:
+    return layer_peak_bytes(key) / 1024
+
+
+def arch_cost(space: SearchSpace, costs: Costs | Peaks, arch: Arch) -> float:
     """Return the cost of one architecture."""
     return float(costs[arch.resolution].of(space.encode(arch)))
 
@@ -105,6 +144,16 @@ def cost_range(space: SearchSpace, costs: Costs) -> tuple[float, float]:
     for resolution in space.resolutions:
         for best in exact.extremes(encoding, costs[resolution].numpy()):
             ends.append(float(costs[resolution].of(best.indices)))
+    return min(ends), max(ends)
+
+
+def peak_range(space: SearchSpace, peaks: Peaks) -> tuple[float, float]:
+    """Return the lowest and the highest peak of any architecture at any resolution."""
+    allowed = torch.tensor(space.allowed)
+    ends = []
+    for peak in peaks.values():
+        least = peak.cell.masked_fill(~allowed, math.inf).amin(1).max()
+        ends += [float(torch.maximum(peak.fixed, end)) for end in (least, peak.cell.max())]
     return min(ends), max(ends)
 
 

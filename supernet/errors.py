@@ -6,7 +6,7 @@ At the command line every `SupernetError` becomes one line and exit code 2, neve
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 
@@ -43,6 +43,22 @@ class InfeasibleBudget(SupernetError):
         super().__init__(
             f"no architecture of this space costs {budget:g} {unit} or less; feasible budgets "
             f"lie between {lowest:.6g} and {highest:.6g} {unit}: ask for one of these"
+        )
+
+
+class InfeasibleLimits(SupernetError):
+    """No architecture meets all limits together; carries what each of them can be alone."""
+
+    def __init__(self, limits: Sequence[tuple[float, float, float, str]]) -> None:
+        """Name each limit, the lowest and the highest cost there is, and the unit."""
+        self.limits = tuple(limits)
+        asked = ", ".join(f"{most:g} {unit}" for most, _, _, unit in limits)
+        can = ", ".join(
+            f"{lowest:.6g} to {highest:.6g} {unit}" for _, lowest, highest, unit in limits
+        )
+        super().__init__(
+            f"no architecture of this space costs {asked} or less all at once; each by itself can "
+            f"be {can}: ask for more of one of them"
         )
 
 

@@ -20,9 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from supernet.cost import CostMatrix, cost_range
-from supernet.errors import InfeasibleBudget
-from supernet.search import exact
+from supernet.cost import CostMatrix
+from supernet.limits import Limit, best_within, infeasible, meets
 from supernet.search.encoding import Encoding
 from supernet.space import Arch, SearchSpace
 
@@ -193,31 +192,31 @@ class PathGates(nn.Module):
 
     @torch.no_grad()
     def most_likely(
-        self, costs: Mapping[int, CostMatrix] | None = None, budget: float | None = None
+        self,
+        costs: Mapping[int, CostMatrix] | None = None,
+        budget: float | None = None,
+        further: Sequence[Limit] = (),
     ) -> Arch:
-        """Return the most likely architecture, under a budget if one is given.
+        """Return the most likely architecture, under a budget and further limits if given.
 
-        Exact over the whole space (`search/exact.py`): the log-probability is additive.
+        Exact over the whole space (`search/`): the log-probability is additive.
 
         Raises:
             InfeasibleBudget: if no architecture costs `budget` or less, with the feasible range.
+            InfeasibleLimits: if none meets all limits at once, with the range of each.
         """
+        limits = list(further)
+        if costs is not None and budget is not None:
+            limits.insert(0, Limit(costs, budget))
         scores = self.log_probs().double().cpu().numpy()
         sizes = self.resolution.log_softmax(0).tolist()
         found = []
         for resolution, size_score in zip(self.space.resolutions, sizes, strict=True):
-            cost = None if costs is None else costs[resolution]
-            limited = None if cost is None else cost.numpy()
-            best = exact.best(self._encoding, scores, limited, budget)
-            if best is None:
-                continue
-            if cost is None or budget is None or float(cost.of(best.indices)) <= budget:
+            best = best_within(self._encoding, scores, resolution, limits)
+            if best is not None and meets(limits, resolution, best.indices):
                 found.append((best.score + size_score, best.indices, resolution))
         if not found:
-            assert costs is not None
-            assert budget is not None
-            lowest, highest = cost_range(self.space, costs)
-            raise InfeasibleBudget(budget, lowest, highest, next(iter(costs.values())).unit)
+            raise infeasible(self.space, limits)
         _, indices, resolution = max(found, key=lambda item: item[0])
         return self.space.decode(indices, resolution)
 

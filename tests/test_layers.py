@@ -20,7 +20,7 @@ LAYERS = (
     "latency.timing latency.host latency.plan latency.tools",
     "blocks spaces screen interop interop.tables search search.* data data.preprocess train "
     "train.phases",
-    "cost elastic data.*",
+    "activations cost limits elastic data.*",
     "gates network losses",
     "extraction evaluate choose subnet latency.model latency.onnx_layers latency.runtimes "
     "latency.runtimes.* latency.worker latency.child latency.profile latency.bundle "

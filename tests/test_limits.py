@@ -1,0 +1,172 @@
+"""Sums and peaks as limits, against every architecture of small spaces, one by one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from supernet.activations import layer_peak_bytes
+from supernet.cost import (
+    CostMatrix,
+    arch_cost,
+    latency_costs,
+    macs_costs,
+    memory_peaks,
+    params_costs,
+    peak_range,
+)
+from supernet.errors import InfeasibleBudget, InfeasibleLimits, SupernetError
+from supernet.extraction import extract
+from supernet.gates import PathGates
+from supernet.latency.keys import LayerKey, arch_keys
+from supernet.limits import Caps, Limit, check_limits
+from supernet.network import SuperNet
+from supernet.space import SearchSpace
+from tests.builders import HAND_MADE, conf_space, made_up_table, middle, randomise_, some_archs
+
+SHAPES = {"in_chans": 1, "num_classes": 7}
+SPACES = pytest.mark.parametrize("space", HAND_MADE.values(), ids=HAND_MADE)
+
+
+def key(kind: str, size: int, channels: int, out: int, **rest: object) -> LayerKey:
+    values = {"family": "mobilenetv3", "act": "" if kind == "classifier" else "relu", **rest}
+    return LayerKey(kind=kind, in_size=size, in_channels=channels, out_channels=out, **values)
+
+
+@pytest.mark.parametrize(
+    ("layer", "floats"),
+    [
+        (key("stem", 9, 3, 16, kernel_size=3, stride=2), 81 * 3 + 25 * 16),
+        # widening: 16 in, 48 out; depthwise: 48 in, 48 out on a quarter; narrowing: 48 in, 24 out
+        (key("block", 8, 16, 24, kernel_size=3, expand_ratio=3, stride=2), 64 * 16 + 64 * 48),
+        # with a residual the input stays alive under the depthwise step
+        (key("block", 8, 16, 16, kernel_size=3, expand_ratio=3), 64 * (16 + 48 + 48)),
+        (key("block", 8, 16, 24, kernel_size=3, expand_ratio=3), 64 * (48 + 48)),
+        # the gate of squeeze-and-excite: 16 in, 48 out on one pixel, beside a map of one pixel
+        (key("block", 1, 16, 16, kernel_size=3, expand_ratio=3, se=True), 16 + 48 + 48 + 16),
+        (key("first", 8, 16, 16, kernel_size=3), 64 * (16 + 16 + 16)),
+        (key("first", 8, 16, 32, kernel_size=3), 64 * (16 + 32)),
+        (key("final", 4, 16, 96), 16 * (16 + 96)),
+        (key("head", 4, 96, 200), 16 * 96 + 96),
+        (key("head", 1, 96, 200), 96 + 200),
+        (key("classifier", 1, 96, 10), 106),
+        (key("classifier", 4, 96, 10), 17 * 96),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_peaks_counted_by_hand(layer: LayerKey, floats: int) -> None:
+    assert layer_peak_bytes(layer) == 4 * floats
+
+
+def peak_of_run(model: nn.Module, image: torch.Tensor) -> int:
+    """The largest input and output of a convolution or linear layer while a net runs, in bytes."""
+    most = 0
+
+    def step(_: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        nonlocal most
+        most = max(most, inputs[0].nbytes + output.nbytes)
+
+    hooks = [
+        part.register_forward_hook(step)
+        for part in model.modules()
+        if isinstance(part, (nn.Conv2d, nn.Linear))
+    ]
+    model(image)
+    for hook in hooks:
+        hook.remove()
+    return most
+
+
+@SPACES
+def test_a_peak_is_that_of_the_worst_layer(space: SearchSpace) -> None:
+    peaks = memory_peaks(space, **SHAPES)
+    net = SuperNet(space, SHAPES["num_classes"], SHAPES["in_chans"])
+    for arch in some_archs(space, 4):
+        want = max(map(layer_peak_bytes, arch_keys(space, arch, **SHAPES)))
+        assert 1024 * arch_cost(space, peaks, arch) == want
+        size = arch.resolution
+        seen = peak_of_run(extract(net, arch).eval(), torch.zeros(1, 1, size, size))
+        assert seen <= want <= 2 * seen
+
+
+@SPACES
+def test_the_range_of_peaks(space: SearchSpace) -> None:
+    peaks = memory_peaks(space, **SHAPES)
+    every = [arch_cost(space, peaks, arch) for arch in space]
+    assert peak_range(space, peaks) == (min(every), max(every))
+    assert {part.unit for part in peaks.values()} == {"KiB"}
+
+
+def costs_of(space: SearchSpace) -> list[dict]:
+    table = made_up_table(space, **SHAPES)
+    return [
+        latency_costs(table, space, **SHAPES), macs_costs(space, **SHAPES),
+        params_costs(space, **SHAPES), memory_peaks(space, **SHAPES),
+    ]  # fmt: skip
+
+
+@SPACES
+@pytest.mark.parametrize("kinds", [(0, 1), (3,), (0, 3), (1, 2, 3), (0, 1, 2, 3)], ids=str)
+def test_the_most_likely_within_limits(space: SearchSpace, kinds: tuple[int, ...]) -> None:
+    gates = randomise_(PathGates(space))
+    every = list(space)
+    logs = np.array([gates.log_prob(arch) for arch in every])
+    all_costs = costs_of(space)
+    totals = [np.array([arch_cost(space, c, a) for a in every]) for c in all_costs]
+    met = 0
+    for share in (0.2, 0.5, 0.8):
+        limits = [Limit(all_costs[k], float(np.quantile(totals[k], share))) for k in kinds]
+        fits = np.all([totals[k] <= limit.most for k, limit in zip(kinds, limits, strict=True)], 0)
+        if not fits.any():
+            with pytest.raises(InfeasibleLimits):
+                gates.most_likely(further=limits)
+            continue
+        met += 1
+        check_limits(space, limits)
+        arch = gates.most_likely(further=limits)
+        assert fits[every.index(arch)]
+        assert gates.log_prob(arch) == pytest.approx(logs[fits].max(), abs=1e-6)
+        if kinds[0] == 0:
+            first = {"costs": all_costs[0], "budget": limits[0].most}
+            assert gates.most_likely(**first, further=limits[1:]) == arch
+    assert met >= 2
+
+
+def test_limits_that_cannot_be_met_together() -> None:
+    """The first wants few MACs, the second, whose cost falls with them, many."""
+    space = HAND_MADE["mobilenetv3-suffix"]
+    macs, peaks = macs_costs(space, **SHAPES), memory_peaks(space, **SHAPES)
+    low, high = Limit(macs, 1).range(space)
+    dearest = max(float(part.cell.max()) for part in macs.values())
+    total = 2 * high + len(space.blocks) * dearest
+    idle = {r: CostMatrix(2 * high - c.fixed, dearest - c.cell, "idle") for r, c in macs.items()}
+    few, many = (middle((low, high), share) for share in (0.3, 0.6))
+    limits = [Limit(macs, few), Limit(idle, total - many), Limit(peaks, 1e6)]
+    for limit in limits:
+        check_limits(space, [limit])
+    check_limits(space, [Limit(macs, many * 1.2), *limits[1:]])
+    with pytest.raises(InfeasibleLimits) as caught:
+        check_limits(space, limits)
+    text = str(caught.value)
+    for limit in limits:
+        ends = limit.range(space)
+        assert f"{ends[0]:.6g} to {ends[1]:.6g} {limit.unit}" in text
+    assert "\n" not in text
+    with pytest.raises(InfeasibleBudget, match="feasible budgets lie between"):
+        check_limits(space, [Limit(peaks, 1e-3)])
+    with pytest.raises(InfeasibleBudget, match="MACs"):
+        PathGates(space).most_likely(further=[Limit(macs, low / 2)])
+
+
+def test_caps_as_people_give_them() -> None:
+    space = conf_space("tiny")
+    assert Caps().limits(space, **SHAPES) == []
+    caps = Caps(params=3e5, memory_kib=64, macs=2e7)
+    assert [limit.unit for limit in caps.limits(space, **SHAPES)] == ["MACs", "params", "KiB"]
+    assert str(caps) == "20000000macs-300000params-64kib"
+    assert str(Caps()) == ""
+    for bad in (0, -1, float("nan"), float("inf")):
+        with pytest.raises(SupernetError, match="limit of params must be a positive number"):
+            Caps(params=bad)
