@@ -120,41 +120,95 @@ def profile(
         float | None,
         typer.Option(callback=_positive, help="Upper limit of timing; default 0.15 a layer."),
     ] = None,
+    host: Annotated[
+        str | None, typer.Option(help="A board to time over ssh, such as user@board.")
+    ] = None,
+    python: Annotated[str, typer.Option(help="The Python of the board.")] = "python3",
+    ssh_config: Annotated[
+        Path | None, typer.Option(help="Used in place of ~/.ssh/config.", dir_okay=False)
+    ] = None,
 ) -> None:
-    """Time every layer of a space on this machine and write its latency table.
+    """Time every layer of a space, here or on a board, and write its latency table.
 
     \b
     supernet profile runs/demo --runtime onnxruntime --out T.json
     supernet profile ofa_mbv3 --resolution 224 --threads 2 --out T.json
+    supernet profile runs/demo --host user@board --out board.json
     """
     from supernet.config import space_of
-    from supernet.device import described, profile_to
+    from supernet.device import described, profile_board_to, profile_to
+    from supernet.latency.remote import Board
     from supernet.screen import new_console
 
     space, in_chans, num_classes = space_of(of, in_chans, num_classes)
     console = new_console()
-    table = profile_to(
-        out,
-        space,
-        runtime=runtime,
-        provider=provider,
-        console=console,
-        resolutions=resolution or None,
-        in_chans=in_chans,
-        num_classes=num_classes,
-        threads=threads,
-        batch=batch,
-        seconds=seconds,
-    )
+    options: dict[str, Any] = {
+        "runtime": runtime, "provider": provider, "threads": threads, "batch": batch,
+        "resolutions": resolution or None, "in_chans": in_chans, "num_classes": num_classes,
+        "seconds": seconds, "console": console,
+    }  # fmt: skip
+    if host is None:
+        table = profile_to(out, space, **options)
+    else:
+        board = Board(host=host, python=python, ssh_config=ssh_config)
+        table = profile_board_to(out, space, board, **options)
     console.print(described(out, table))
+
+
+@app.command()
+def bundle(
+    space: Annotated[str, typer.Option(help="A run, a checkpoint, or a space of conf/space/.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    runtime: Annotated[str, typer.Option(help="The runtime of the board.")] = "onnxruntime",
+    batch: Annotated[int, typer.Option(min=1, help="Images in a run.")] = 1,
+    resolution: Annotated[
+        list[int] | None, typer.Option(help="Only this input size; may be repeated.")
+    ] = None,
+    in_chans: Annotated[int, typer.Option(min=1, help="Image channels, for a bare space.")] = 3,
+    num_classes: Annotated[int, typer.Option(min=1, help="Classes, for a bare space.")] = 1000,
+    seconds: Annotated[
+        float | None,
+        typer.Option(callback=_positive, help="Upper limit of timing; default 0.15 a layer."),
+    ] = None,
+) -> None:
+    """Write what a board without torch needs to be timed: models and one script.
+
+    \b
+    supernet bundle --space runs/demo --out bundle/
+    python3 bundle/profile_board.py                 on the board: Python 3.8, numpy, the runtime
+    supernet table import result.json --out board.json
+    """
+    from supernet.config import space_of
+    from supernet.latency.bundle import SCRIPT, write_bundle
+    from supernet.latency.plan import plan_for
+
+    whole, in_chans, num_classes = space_of(space, in_chans, num_classes)
+    plan = plan_for(
+        whole, in_chans=in_chans, num_classes=num_classes, resolutions=resolution or None
+    )
+    sha256 = write_bundle(out, plan, runtime=runtime, batch=batch, seconds=seconds)
+    size = sum(file.stat().st_size for file in out.rglob("*")) / 1e6
+    print(
+        f"{out}: bundle {sha256[:12]}, {len(plan.layers)} layers and {len(plan.nets)} whole nets "
+        f"for {runtime}, {size:.1f} MB; on the board: python3 {out.name}/{SCRIPT}"
+    )
 
 
 @app.command()
 def extract(
     run: RunPath,
-    table: Annotated[Path, typer.Option(help="Latency table of the device.")],
-    budget_ms: Annotated[float, typer.Option(help="Upper limit of latency in milliseconds.")],
     out: Annotated[Path, typer.Option(help="Folder to write.")],
+    table: Annotated[Path | None, typer.Option(help="Latency table of the device.")] = None,
+    budget_ms: Annotated[
+        float | None, typer.Option(help="Upper limit of latency in milliseconds.")
+    ] = None,
+    max_macs: Annotated[
+        float | None, typer.Option(help="Most multiply-adds for an image, each 1 MAC; 20e6 does.")
+    ] = None,
+    max_params: Annotated[float | None, typer.Option(help="Most parameters.")] = None,
+    max_memory_kib: Annotated[
+        float | None, typer.Option(help="Most activation memory in KiB (one image, float32).")
+    ] = None,
 ) -> None:
     """Cut out the subnet for a device and a budget: model, ONNX, arch and certificate.
 
@@ -164,9 +218,11 @@ def extract(
 
     \b
     supernet extract runs/demo --table T.json --budget-ms 2.5 --out fast/
+    supernet extract runs/demo --max-macs 2e6 --max-memory-kib 64 --out small/
     """
     from supernet import deploy
     from supernet.latency.table import LatencyTable
+    from supernet.limits import Caps
     from supernet.main_job import show, summary_row
     from supernet.screen import new_console
     from supernet.subnet import check_replaceable
@@ -174,13 +230,17 @@ def extract(
 
     console = new_console()
     check_replaceable(out)
-    times = LatencyTable.load(table)
+    caps = Caps(macs=max_macs, params=max_params, memory_kib=max_memory_kib)
+    times = None if table is None else LatencyTable.load(table)
     trained = Trained.open(run)
-    candidate = deploy.candidate_for(trained, times, budget_ms, console)
+    candidate = deploy.candidate_for(trained, times, budget_ms, console, caps=caps)
     promise = deploy.promise_of(times, candidate)
     deploy.write_subnet(trained, candidate.arch, out, promise=promise)
-    deploy.measure([out], times, console)
+    if times is not None:
+        deploy.measure([out], times, console)
     show([summary_row(out)], console)
+    for unit, (limit, cost) in candidate.limits.items():
+        console.print(f"{cost:.9g} of at most {limit:.9g} {unit}")
     console.print(f"{candidate.arch}\n{out}")
 
 

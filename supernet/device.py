@@ -1,7 +1,8 @@
-"""Profiling this machine into a table file, with progress and warnings on the screen."""
+"""Profiling this machine or a board into a table file, with progress and warnings on the screen."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,9 @@ from rich.console import Console
 
 from supernet.errors import DeviceError
 from supernet.latency import runtimes
+from supernet.latency.plan import plan_for
 from supernet.latency.profile import profile
+from supernet.latency.remote import Board, profile_on
 from supernet.latency.table import LatencyTable
 from supernet.screen import progress_bar
 from supernet.space import SearchSpace
@@ -26,11 +29,7 @@ def profile_to(
 ) -> LatencyTable:
     """Profile this machine (`options` as for `latency.profile.profile`) and write the table."""
     runtimes.provider_of(runtime, provider)  # refused before anything is made or shown
-    above = next(place for place in path.absolute().parents if place.exists())
-    if not above.is_dir():
-        raise DeviceError(f"{path}: no table can be written there, {above} is a file")
-    if path.is_dir():
-        raise DeviceError(f"{path} is a folder; name a file for the table")
+    _check_place(path)
     with progress_bar(console) as progress:
         task = progress.add_task(runtime, total=100)
         table = profile(
@@ -45,6 +44,41 @@ def profile_to(
         )
     table.save(path)
     return table
+
+
+def profile_board_to(
+    path: Path,
+    space: SearchSpace,
+    board: Board,
+    *,
+    in_chans: int,
+    num_classes: int,
+    resolutions: Collection[int] | None,
+    console: Console,
+    **options: Any,
+) -> LatencyTable:
+    """Profile `board` (`options` as for `latency.remote.profile_on`) and write the table."""
+    _check_place(path)
+    plan = plan_for(space, in_chans=in_chans, num_classes=num_classes, resolutions=resolutions)
+    with progress_bar(console) as progress:
+        task = progress.add_task(f"{board.host}: connect", total=100)
+
+        def show(step: str, share: float, left_seconds: float | None) -> None:
+            progress.update(task, description=f"{board.host}: {step}", completed=round(100 * share))
+
+        table, warnings = profile_on(board, plan, on_step=show, **options)
+    for warning in warnings:
+        console.print(f"warning: {warning}")
+    table.save(path)
+    return table
+
+
+def _check_place(path: Path) -> None:
+    above = next(place for place in path.absolute().parents if place.exists())
+    if not above.is_dir():
+        raise DeviceError(f"{path}: no table can be written there, {above} is a file")
+    if path.is_dir():
+        raise DeviceError(f"{path} is a folder; name a file for the table")
 
 
 def described(path: Path, table: LatencyTable) -> str:

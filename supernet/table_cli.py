@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from supernet.errors import TableError
 from supernet.latency.table import UNKNOWN, Device, LatencyTable
 
 table_app = typer.Typer(
@@ -143,9 +144,14 @@ def merge(
 
 @table_app.command("import")
 def import_(
-    path: Annotated[Path, typer.Argument(help="A file, or a folder of them.")],
-    form: Annotated[str, typer.Option("--format", help="ofa or proxylessnas.")],
+    path: Annotated[Path, typer.Argument(help="A file; of other projects, or a folder of them.")],
     out: Out,
+    form: Annotated[
+        str, typer.Option("--format", help="supernet (a bundle's result), ofa or proxylessnas.")
+    ] = "supernet",
+    bundle: Annotated[
+        Path | None, typer.Option(help="The bundle that the result must be of.")
+    ] = None,
     machine: Annotated[str, typer.Option(help="The device; default: the file's name.")] = "",
     cpu: Said = UNKNOWN,
     runtime: Said = UNKNOWN,
@@ -154,22 +160,42 @@ def import_(
     threads: Count = 1,
     batch: Count = 1,
 ) -> None:
-    """Read the latency tables that other projects published; no timing is made up.
+    """Make a table of a bundle's result, or of what other projects published.
 
-    Each file was measured for nets of one input size, and its timings serve that size only. A
-    net costs their plain sum, as it does for their authors.
+    No timing is made up. A result says itself what it was measured with. Each file of another
+    project was measured for nets of one input size, and its timings serve that size only; a net
+    costs their plain sum, as it does for their authors.
 
     \b
+    supernet table import result.json --out board.json
     supernet table import note10/ --format ofa --out note10.json
     supernet table import mobile_trim.yaml --format proxylessnas --machine pixel1 --out P.json
     """
-    from supernet.interop.tables import read_tables
-
     said: dict[str, Any] = {"cpu": cpu, "runtime": runtime, "runtime_version": runtime_version,
                             "precision": precision, "threads": threads, "batch": batch}  # fmt: skip
+    if form == "supernet":
+        if machine or set(said.values()) != {UNKNOWN, 1}:
+            raise TableError(f"{path}: a bundle's result says itself what it was measured with")
+        _import_result(path, bundle, out)
+        return
+    if bundle is not None:
+        raise TableError(f"--bundle is for the result of one, not for files of {form}")
+    from supernet.interop.tables import read_tables
+
     device = Device(machine=machine or path.resolve().stem, **said)
     table = read_tables(path, form, device)
     table.save(out)
     sizes = sorted({key.resolution for key in table.entries})
     print(f"{out}: table {table.id}, {len(table.entries)} layers on {table.device.name} at "
           f"{', '.join(map(str, sizes))} px")  # fmt: skip
+
+
+def _import_result(path: Path, bundle: Path | None, out: Path) -> None:
+    from supernet.device import described
+    from supernet.latency.bundle_result import import_result
+
+    table, warnings = import_result(path, bundle)
+    for warning in warnings:
+        print(f"warning: {warning}")
+    table.save(out)
+    print(described(out, table))

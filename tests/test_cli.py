@@ -18,7 +18,7 @@ from supernet.train import checkpoint
 from tests.builders import TINY, MainJob, made_up_table, small_space
 from tests.conftest import Command
 
-COMMANDS = ("train", "demo", "profile", "table", "extract", "eval", "info", "predict")
+COMMANDS = ("train", "demo", "profile", "bundle", "table", "extract", "eval", "info", "predict")
 ROOT = Path(__file__).resolve().parent.parent
 
 

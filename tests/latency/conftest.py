@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import venv
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy
@@ -15,6 +16,7 @@ from supernet.latency.keys import LayerKey, arch_keys
 from supernet.latency.onnx_layers import onnx_layers
 from supernet.latency.table import Device, Entry, LatencyTable
 from supernet.space import FixedBlock, SearchSpace, Stage
+from tests.latency.sshd import Server
 
 DEVICE = Device(
     machine="vm",
@@ -87,6 +89,16 @@ def board_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
         command = [python, "-c", f"import {absent}"]
         assert subprocess.run(command, capture_output=True, cwd=folder, check=False).returncode
     return python
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    server = Server(tmp_path)
+    server.start()
+    yield server
+    server.cut()
+    server.process.kill()
+    server.process.wait()
 
 
 SHAPES = {"in_chans": 1, "num_classes": 4}

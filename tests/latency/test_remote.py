@@ -2,16 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import getpass
-import os
-import shutil
-import signal
-import socket
-import subprocess
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,75 +14,7 @@ from supernet.latency.plan import Plan, plan_for
 from supernet.latency.remote import Board, profile_on
 from supernet.space import SearchSpace
 from tests.latency.conftest import SHAPES
-
-SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
-pytestmark = pytest.mark.skipif(
-    SSHD is None or shutil.which("ssh") is None,
-    reason="no OpenSSH server here: apt-get install openssh-server",
-)
-
-
-class Server:
-    """An OpenSSH server for this user, with a home directory of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.home = folder, folder / "home"
-        self.home.mkdir()
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        for name in ("host_key", "user_key"):
-            command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name]
-            subprocess.run(command, check=True)
-        shutil.copy(folder / "user_key.pub", folder / "authorized")
-        public = (folder / "host_key.pub").read_text()
-        (folder / "known").write_text(f"[127.0.0.1]:{self.port} {public}")
-        (folder / "sshd_config").write_text(
-            f"Port {self.port}\nListenAddress 127.0.0.1\nHostKey {folder}/host_key\n"
-            f"AuthorizedKeysFile {folder}/authorized\nPidFile {folder}/pid\nStrictModes no\n"
-            f"UsePAM no\nPasswordAuthentication no\nSetEnv HOME={self.home}\n"
-        )
-        self.config = folder / "ssh_config"
-        self.config.write_text(
-            f"Host board\n HostName 127.0.0.1\n Port {self.port}\n User {getpass.getuser()}\n"
-            f" IdentityFile {folder}/user_key\n IdentitiesOnly yes\n IdentityAgent none\n"
-            f" UserKnownHostsFile {folder}/known\n StrictHostKeyChecking yes\n BatchMode yes\n"
-        )
-
-    def start(self) -> None:
-        assert SSHD is not None
-        with contextlib.suppress(PermissionError):
-            Path("/run/sshd").mkdir(exist_ok=True)  # what the server asks for, if root starts it
-        command = [SSHD, "-D", "-e", "-f", self.folder / "sshd_config"]
-        with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen(command, stderr=log, stdin=subprocess.DEVNULL)
-        until = time.monotonic() + 10
-        while time.monotonic() < until and self.process.poll() is None:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port)):
-                return
-            time.sleep(0.02)
-        pytest.skip(f"sshd does not start here: {(self.folder / 'log').read_text()}")
-
-    def connections(self) -> int:
-        return (self.folder / "log").read_text().count("Accepted publickey")
-
-    def cut(self) -> None:
-        """End every connection at once, as a power cut of the board's network does."""
-        listed = subprocess.run(
-            ["ps", "-o", "pid=", "--ppid", str(self.process.pid)], capture_output=True, text=True
-        )
-        for pid in map(int, listed.stdout.split()):
-            os.kill(pid, signal.SIGKILL)
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    server = Server(tmp_path)
-    server.start()
-    yield server
-    server.cut()
-    server.process.kill()
-    server.process.wait()
+from tests.latency.sshd import Server
 
 
 @pytest.fixture
@@ -200,9 +123,7 @@ def test_a_damaged_bundle_is_copied_again(server: Server, plan: Plan, board_pyth
 def test_what_the_board_lacks_is_said(
     server: Server, plan: Plan, bare_python: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(
-        DeviceError, match=r"board lacks numpy and onnxruntime: run there .* -m"
-    ):
+    with pytest.raises(DeviceError, match=r"board lacks numpy and onnxruntime: run there .* -m"):
         profile_on(_board(server, bare_python), plan, **QUICK)
     with pytest.raises(DeviceError, match="board cannot run 'nopython': install it there"):
         profile_on(_board(server, "nopython"), plan, **QUICK)
