@@ -17,7 +17,7 @@ from importlib import import_module, metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from supernet.errors import InfeasibleBudget, SupernetError
+from supernet.errors import InfeasibleBudget, InfeasibleLimits, SupernetError
 from supernet.latency.table import LatencyTable
 from supernet.space import Arch, Op, SearchSpace, Stage
 
@@ -36,6 +36,7 @@ __version__ = metadata.version("supernet")
 __all__ = [
     "Arch",
     "InfeasibleBudget",
+    "InfeasibleLimits",
     "LatencyTable",
     "Op",
     "SearchSpace",
@@ -63,23 +64,35 @@ def load(path: str | Path) -> SuperNet:
 
 
 def search(
-    net: SuperNet, table: LatencyTable, budget_ms: float | Sequence[float]
+    net: SuperNet,
+    table: LatencyTable | None = None,
+    budget_ms: float | Sequence[float] | None = None,
+    *,
+    max_macs: float | None = None,
+    max_params: float | None = None,
+    max_memory_kib: float | None = None,
 ) -> list[Candidate]:
     """Return, for each budget, the most likely architecture that meets it on the table's device.
 
     Args:
         net: a supernet with gates for this table and these budgets.
-        table: of the device.
+        table: of the device; without one only what follows is limited.
         budget_ms: one budget or several, in milliseconds.
+        max_macs: multiply-adds for one image at most; one multiply-add is 1.
+        max_params: parameters at most.
+        max_memory_kib: peak activation memory at most (`supernet.activations`).
 
     Raises:
         InfeasibleBudget: if no architecture meets a budget, with the feasible range.
+        InfeasibleLimits: if none meets all limits at once, with the range of each.
         SupernetError: if `net` has no gates for the table and a budget.
         TableError: if the table lacks layers of the space.
     """
     from supernet.choose import choose
+    from supernet.limits import Caps
 
-    return choose(net, table, budget_ms)
+    caps = Caps(macs=max_macs, params=max_params, memory_kib=max_memory_kib)
+    return choose(net, table, budget_ms, caps)
 
 
 def extract(net: SuperNet, arch: Arch) -> nn.Module:

@@ -132,7 +132,9 @@ def _peak_kib(key: LayerKey) -> float:
     return layer_peak_bytes(key) / 1024
 
 
-def arch_cost(space: SearchSpace, costs: Costs | Peaks, arch: Arch) -> float:
+def arch_cost(
+    space: SearchSpace, costs: Mapping[int, CostMatrix | PeakMatrix], arch: Arch
+) -> float:
     """Return the cost of one architecture."""
     return float(costs[arch.resolution].of(space.encode(arch)))
 

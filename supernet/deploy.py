@@ -17,7 +17,7 @@ import torch
 from rich.console import Console
 
 from supernet.blocks import net_args, num_params
-from supernet.choose import Candidate, check_feasible, costs_of, pick, target_name
+from supernet.choose import NO_CAPS, Candidate, aim_for, pick
 from supernet.construct import construct
 from supernet.cost import module_macs
 from supernet.data.batches import Batch, check_balance, drawn_batch
@@ -27,6 +27,7 @@ from supernet.extraction import extract
 from supernet.latency import host
 from supernet.latency.profile import measure_subnets
 from supernet.latency.table import LatencyTable
+from supernet.limits import Caps
 from supernet.screen import progress_bar
 from supernet.space import Arch
 from supernet.subnet import SubnetConfig, onnx_outputs, replacing, save_subnet, write_json
@@ -38,38 +39,40 @@ CERTIFICATE = "certificate.json"
 
 def candidate_for(
     run: Trained,
-    table: LatencyTable,
-    budget_ms: float,
+    table: LatencyTable | None,
+    budget_ms: float | None,
     console: Console,
     config: GateConfig | None = None,
+    caps: Caps = NO_CAPS,
 ) -> Candidate:
-    """Return the run's choice for a device and a budget, training gates for it where it has none.
+    """Return the run's choice for a device and limits, training gates for it where it has none.
 
     Gates that are trained here, by `config` or as the run's configuration says, are kept beside
-    the checkpoint.
+    the checkpoint. They are trained for the budget of the table, or without one for that of the
+    first other cost; what else is limited, the choice among them keeps to.
 
     Raises:
         InfeasibleBudget: if no architecture meets the budget.
+        InfeasibleLimits: if none meets all limits at once.
         SupernetError: if gates must be trained and the run's data is not there.
         TableError: if the table lacks layers of the space.
     """
-    net, costs = run.net, costs_of(run.net, table)
-    check_feasible(net, costs, budget_ms)
-    name = target_name(table.id, budget_ms)
-    if name not in net.gates:
+    net = run.net
+    aim = aim_for(net, table, budget_ms, caps)
+    if aim.name not in net.gates:
         config = config or construct(GateConfig, run.config["gates"], "gates")
         target = new_target(
-            net, table_id=table.id, device=table.device.name, budget_ms=budget_ms, costs=costs,
+            net, table_id=aim.table_id, device=aim.device, budget_ms=aim.budget, costs=aim.costs,
             config=config,
         )  # fmt: skip
         batches = _shown(
             _held_out(run, config), console, config.steps,
-            f"gates for {table.device.name} at {budget_ms:g} ms",
+            f"gates for {aim.text}",
         )  # fmt: skip
         train_gates(net, target, batches, seed=int(run.config["seed"]), config=config)
-        run.keep_gates(name, target.state())
-        net.gates = {**net.gates, name: target.gates}
-    return pick(net.gates[name], costs, budget_ms)
+        run.keep_gates(aim.name, target.state())
+        net.gates = {**net.gates, aim.name: target.gates}
+    return pick(net.gates[aim.name], aim)
 
 
 def write_subnet(
@@ -126,10 +129,18 @@ def write_subnet(
     return certificate
 
 
-def promise_of(table: LatencyTable, candidate: Candidate) -> dict[str, Any]:
-    """Return what a certificate says of the device, the budget and the predicted latency."""
+def promise_of(table: LatencyTable | None, candidate: Candidate) -> dict[str, Any]:
+    """Return what a certificate says of the device, the limits and the predicted costs."""
+    limits = {
+        unit: {"limit": limit, "predicted": cost}
+        for unit, (limit, cost) in candidate.limits.items()
+    }
+    if table is None:
+        none = ("table_id", "device", "runtime", "budget_ms", "predicted_ms")
+        return {**dict.fromkeys(none), "limits": limits}
     device = table.device
     return {
+        "limits": limits,
         "table_id": table.id,
         "device": device.name,
         "machine": device.machine,

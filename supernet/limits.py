@@ -40,11 +40,17 @@ class Limit:
         """Unit of the cost."""
         return next(iter(self.costs.values())).unit
 
+    def sums(self) -> dict[int, CostMatrix]:
+        """Return the cost by resolution if it is a sum; empty if it is a peak."""
+        return {r: part for r, part in self.costs.items() if isinstance(part, CostMatrix)}
+
     def range(self, space: SearchSpace) -> tuple[float, float]:
         """Return the lowest and the highest cost of any architecture."""
+        sums = self.sums()
+        if sums:
+            return cost_range(space, sums)
         peaks = {r: part for r, part in self.costs.items() if isinstance(part, PeakMatrix)}
-        sums = {r: part for r, part in self.costs.items() if not isinstance(part, PeakMatrix)}
-        return peak_range(space, peaks) if peaks else cost_range(space, sums)
+        return peak_range(space, peaks)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,12 +83,6 @@ class Caps:
             for most, costs in kinds
             if most is not None
         ]
-
-    def __str__(self) -> str:
-        """Short form for names, such as `2e+07macs-512kib`; empty without limits."""
-        units = {"macs": "macs", "params": "params", "memory_kib": "kib"}
-        given = ((units[name], most) for name, most in vars(self).items() if most is not None)
-        return "-".join(f"{most:.9g}{unit}" for unit, most in given)
 
 
 def best_within(

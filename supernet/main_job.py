@@ -119,9 +119,9 @@ def show(rows: Sequence[dict[str, Any]], console: Console) -> None:
     for row in rows:
         measured = row["measured_ms"]
         table.add_row(
-            row["device"],
-            f"{row['budget_ms']:g}",
-            f"{row['predicted_ms']:.3f}",
+            row["device"] or "any",
+            "-" if row["budget_ms"] is None else f"{row['budget_ms']:g}",
+            "-" if row["predicted_ms"] is None else f"{row['predicted_ms']:.3f}",
             "-" if measured is None else f"{measured:.3f}",
             "-" if measured is None else f"{100 * (row['predicted_ms'] / measured - 1):+.1f} %",
             f"{100 * row['top1']:.1f} %",

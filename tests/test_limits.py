@@ -165,8 +165,6 @@ def test_caps_as_people_give_them() -> None:
     assert Caps().limits(space, **SHAPES) == []
     caps = Caps(params=3e5, memory_kib=64, macs=2e7)
     assert [limit.unit for limit in caps.limits(space, **SHAPES)] == ["MACs", "params", "KiB"]
-    assert str(caps) == "20000000macs-300000params-64kib"
-    assert str(Caps()) == ""
     for bad in (0, -1, float("nan"), float("inf")):
         with pytest.raises(SupernetError, match="limit of params must be a positive number"):
             Caps(params=bad)

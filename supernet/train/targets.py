@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from supernet.choose import check_feasible, target_name
+from supernet.choose import check_feasible, target_name, unit_of
 from supernet.cost import Costs
 from supernet.data.batches import Batch
 from supernet.data.preprocess import resize
@@ -66,7 +66,10 @@ class GateConfig:
 
 @dataclass(frozen=True, eq=False)
 class Target:
-    """A device's table and a budget, with the gates that are learned for them."""
+    """A device's table and a budget, with the gates that are learned for them.
+
+    Without a table the budget is in the unit of `costs`, such as MACs.
+    """
 
     table_id: str
     device: str
@@ -78,7 +81,7 @@ class Target:
     @property
     def name(self) -> str:
         """The target's key among a run's gates."""
-        return target_name(self.table_id, self.budget_ms)
+        return target_name(self.table_id, self.budget_ms, unit_of(self.costs))
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps of it."""
@@ -86,6 +89,7 @@ class Target:
             "table_id": self.table_id,
             "device": self.device,
             "budget_ms": self.budget_ms,
+            "unit": unit_of(self.costs),
             "gates": self.gates.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }

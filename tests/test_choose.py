@@ -1,0 +1,123 @@
+"""Limits from the front door and the command line: alone, together, and out of reach."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import supernet
+from supernet.choose import aim_for, costs_of
+from supernet.cost import cost_range, macs_costs, memory_peaks, params_costs, peak_range
+from supernet.errors import InfeasibleLimits, SupernetError
+from supernet.latency.table import LatencyTable
+from supernet.limits import Caps
+from supernet.network import SuperNet
+from tests.builders import middle
+from tests.conftest import Command
+
+
+def ranges(net: SuperNet) -> dict[str, tuple[float, float]]:
+    shapes = {"in_chans": net.in_chans, "num_classes": net.num_classes}
+    return {
+        "MACs": cost_range(net.space, macs_costs(net.space, **shapes)),
+        "params": cost_range(net.space, params_costs(net.space, **shapes)),
+        "KiB": peak_range(net.space, memory_peaks(net.space, **shapes)),
+    }
+
+
+def certificate(folder: str) -> dict:
+    return json.loads(Path(folder, "certificate.json").read_text())
+
+
+def test_limits_beside_a_latency_budget(command: Command, run: Path, table: Path) -> None:
+    net = supernet.load(run)
+    ends = ranges(net)
+    budget = middle(cost_range(net.space, costs_of(net, LatencyTable.load(table))), 0.9)
+    macs, kib = middle(ends["MACs"], 0.4), middle(ends["KiB"], 0.7)
+    result = command("extract", run, "--table", table, "--budget-ms", budget, "--max-macs", macs,
+                     "--max-memory-kib", kib, "--out", "o")  # fmt: skip
+    assert result.code == 0, result
+    paper = certificate("o")
+    assert paper["macs"] <= macs
+    assert paper["predicted_ms"] <= budget
+    assert paper["limits"]["MACs"] == {"limit": macs, "predicted": paper["macs"]}
+    assert paper["limits"]["KiB"]["predicted"] <= kib
+    assert f"{paper['macs']:.9g} of at most {macs:.9g} MACs" in result.out
+    net = supernet.load(run)
+    times = LatencyTable.load(table)
+    both = supernet.search(net, times, budget, max_macs=macs, max_memory_kib=kib)[0]
+    alone = supernet.search(net, times, budget)[0]
+    assert both.arch.to_dict() == paper["arch"]
+    assert alone.score >= both.score
+    assert alone.limits == {}
+
+
+@pytest.mark.parametrize(
+    ("option", "unit", "count"),
+    [("macs", "MACs", "macs"), ("params", "params", "params"), ("memory-kib", "KiB", None)],
+)
+def test_a_limit_without_a_table(
+    command: Command, run: Path, option: str, unit: str, count: str | None
+) -> None:
+    most = round(middle(ranges(supernet.load(run))[unit], 0.5))
+    result = command("extract", run, f"--max-{option}", most, "--out", "o")
+    assert result.code == 0, result
+    assert "any device" in result.out + result.err
+    paper = certificate("o")
+    assert (paper["device"], paper["predicted_ms"], paper["measured_ms"]) == (None, None, None)
+    assert list(paper["limits"]) == [unit]
+    assert paper["limits"][unit]["predicted"] <= most
+    if count is not None:
+        assert paper["limits"][unit] == {"limit": most, "predicted": paper[count]}
+    net = supernet.load(run)
+    found = supernet.search(net, **{f"max_{option.replace('-', '_')}": most})
+    assert [c.arch.to_dict() for c in found] == [paper["arch"]]
+    name = next(name for name in net.gates if name.startswith("any@"))
+    assert name.endswith("MACs" if unit == "KiB" else unit)
+    assert unit == "KiB" or name == f"any@{most}{unit}"
+
+
+def test_limits_out_of_reach(refused: Callable[..., str], run: Path, table: Path) -> None:
+    net = supernet.load(run)
+    ends = ranges(net)
+    times = cost_range(net.space, costs_of(net, LatencyTable.load(table)))
+    line = refused("extract", run, "--max-macs", ends["MACs"][0] / 2, "--out", "o")
+    assert "between {:.6g} and {:.6g} MACs".format(*ends["MACs"]) in line
+    line = refused("extract", run, "--max-memory-kib", 0.5, "--out", "o")
+    assert "between {:.6g} and {:.6g} KiB".format(*ends["KiB"]) in line
+    line = refused("extract", run, "--table", table, "--budget-ms", times[1], "--max-params",
+                   ends["params"][0] / 2, "--out", "o")  # fmt: skip
+    assert "{:.6g} to {:.6g} ms, {:.6g} to {:.6g} params".format(*times, *ends["params"]) in line
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "nothing is limited"),
+        (("--budget-ms", 1), "go together"),
+        (("--table", "T.json"), "go together"),
+        (("--max-macs", 0), "limit of macs must be a positive number; got 0"),
+        (("--max-params", "nan"), "limit of params"),
+        (("--max-memory-kib=-1",), "limit of memory_kib"),
+        (("--max-macs", "many"), "--max-macs"),
+    ],
+)
+def test_limits_that_are_none(
+    refused: Callable[..., str], run: Path, table: Path, words: tuple[object, ...], message: str
+) -> None:
+    assert message in refused("extract", run, *words, "--out", "o")
+
+
+def test_gates_for_other_limits_are_not_taken(run: Path, table: Path) -> None:
+    net = supernet.load(run)
+    macs = middle(ranges(net)["MACs"])
+    with pytest.raises(SupernetError, match=r"no gates for any device at .* MACs .*extract"):
+        supernet.search(net, max_macs=macs)
+    times = LatencyTable.load(table)
+    with pytest.raises(SupernetError, match="no gates for onnxruntime-fp32-1thread at 1000 ms"):
+        supernet.search(net, times, 1000, max_macs=macs)
+    with pytest.raises(InfeasibleLimits):
+        aim_for(net, times, 1000, Caps(macs=1))
