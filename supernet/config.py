@@ -34,6 +34,11 @@ class Schema:
     batch_size: int = 64
     epoch_batches: int | None = None
     clip_grad: float | None = None
+    micro_batches: int = 1
+    amp: str | None = None
+    ema: float | None = None
+    regularize: dict[str, Any] = field(default_factory=dict)
+    teacher: dict[str, Any] | None = None
     optimizer: dict[str, Any] = field(default_factory=dict)
     targets: list[dict[str, Any]] = field(default_factory=list)
     resume: str | None = None

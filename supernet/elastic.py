@@ -11,6 +11,7 @@ sorting. Not here: which op to run (`network.py`), depth (a block that is skippe
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,7 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from supernet.blocks import timm_block
+from supernet.depthwise import depthwise
 from supernet.space import BlockSpec, Op
+
+KERNEL = "conv_dw.weight"
 
 
 class ElasticBlock(nn.Module):
@@ -41,9 +45,10 @@ class ElasticBlock(nn.Module):
         self._family, self._bn_eps = family, bn_eps
         with torch.device("meta"):
             blocks = {op: timm_block(spec, op, family=family) for op in spec.ops}
+        shared = self.timm.state_dict()
         self._cuts = {
             op: {
-                name: tuple(slice(n) for n in tensor.shape)
+                name: _cut(tensor.shape, shared[name].shape)
                 for name, tensor in block.state_dict().items()
             }
             for op, block in blocks.items()
@@ -57,12 +62,18 @@ class ElasticBlock(nn.Module):
         All but the depthwise kernel are views of the shared tensors, so BN statistics that are
         updated in place are shared as well.
         """
-        shared = {**dict(self.timm.named_parameters()), **dict(self.timm.named_buffers())}
-        cuts = self._cuts[op]
-        kernel = shared.pop("conv_dw.weight")
-        tensors = {name: tensor[cuts[name]] for name, tensor in shared.items()}
-        channels = cuts["conv_dw.weight"][0]
-        tensors["conv_dw.weight"] = self._kernel(kernel[channels], op.kernel_size)
+        tensors = {}
+        for name, cut in self._cuts[op].items():
+            *path, last = name.split(".")
+            module = self.timm
+            for part in path:
+                module = module._modules[part]
+            tensor = module._parameters.get(last)
+            tensor = module._buffers[last] if tensor is None else tensor
+            if name == KERNEL:
+                cut = cut[:1]
+            tensors[name] = tensor[cut] if cut else tensor
+        tensors[KERNEL] = self._kernel(tensors[KERNEL], op.kernel_size)
         return tensors
 
     def _kernel(self, weight: Tensor, size: int) -> Tensor:
@@ -78,7 +89,14 @@ class ElasticBlock(nn.Module):
 
     # ---- running and leaving -----------------------------------------------------------------
 
-    def forward(self, x: Tensor, op: Op, *, keep_stats: bool = False) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        op: Op,
+        *,
+        keep_stats: bool = False,
+        drop: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
         """Run `op` on `x` `[N, in_width, H, W]`.
 
         Args:
@@ -86,6 +104,7 @@ class ElasticBlock(nn.Module):
             op: one of the ops that this block allows.
             keep_stats: in training mode, normalise with batch statistics but leave BN's running
                 statistics untouched.
+            drop: drops the branch of a residual block for some images.
         """
         t = self.tensors_for(op)
         block = self.timm
@@ -100,11 +119,13 @@ class ElasticBlock(nn.Module):
             return bn.act(y)
 
         y = norm(F.conv2d(x, t["conv_pw.weight"]), "bn1")
-        y = norm(depthwise(y, t["conv_dw.weight"], self.spec.stride), "bn2")
+        y = norm(depthwise(y, t[KERNEL], self.spec.stride), "bn2")
         if self.spec.se:
             y = y * self._excite(y, t)
         y = norm(F.conv2d(y, t["conv_pwl.weight"]), "bn3")
-        return y + x if block.has_skip else y
+        if not block.has_skip:
+            return y
+        return (y if drop is None else drop(y)) + x
 
     def _excite(self, y: Tensor, t: dict[str, Tensor]) -> Tensor:
         se = self.timm.se
@@ -116,7 +137,7 @@ class ElasticBlock(nn.Module):
         """Return timm's own block for `op`, with copies of its weights."""
         block = timm_block(self.spec, op, family=self._family, bn_eps=self._bn_eps)
         tensors = self.tensors_for(op)
-        block.to(dtype=tensors["conv_dw.weight"].dtype)
+        block.to(dtype=tensors[KERNEL].dtype)
         block.load_state_dict({name: tensor.detach() for name, tensor in tensors.items()})
         return block.train(self.training)
 
@@ -148,19 +169,9 @@ class ElasticBlock(nn.Module):
         _permute_(expand.weight, inner, dim=1)
 
 
-def depthwise(x: Tensor, weight: Tensor, stride: int) -> Tensor:
-    """Depthwise convolution of `x` `[N, C, H, W]` with `weight` `[C, 1, K, K]`, padded by K // 2.
-
-    On a map of H rows the taps further than H - 1 from the centre only ever meet padding, so the
-    kernel is cropped to 2H - 1 (2W - 1) first: the same result in less time.
-    """
-    height, width = x.shape[-2:]
-    kernel = weight.shape[-1]
-    cut = (max(0, kernel // 2 - height + 1), max(0, kernel // 2 - width + 1))
-    if any(cut):
-        weight = weight[:, :, cut[0] : kernel - cut[0], cut[1] : kernel - cut[1]]
-    padding = (weight.shape[-2] // 2, weight.shape[-1] // 2)
-    return F.conv2d(x, weight, stride=stride, padding=padding, groups=x.shape[1])
+def _cut(shape: torch.Size, shared: torch.Size) -> tuple[slice, ...]:
+    """Return how `shape` is cut out of `shared`; empty where it is the whole."""
+    return () if shape == shared else tuple(slice(n) for n in shape)
 
 
 def _by_importance(reader: Tensor) -> Tensor:

@@ -7,7 +7,8 @@ are cut (`elastic.py`), which architecture to run (`train/`, `gates.py`), extrac
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from supernet.blocks import STEM_ROLES, frame, net_args, timm_model
 from supernet.elastic import ElasticBlock
 from supernet.errors import SpaceError
 from supernet.gates import Path, PathGates, Paths
+from supernet.noise import Noise
 from supernet.space import Arch, Op, SearchSpace
 
 
@@ -44,7 +46,9 @@ class SuperNet(nn.Module):
             ElasticBlock(block, family=space.family, bn_eps=space.bn_eps) for block in space.blocks
         )
 
-    def forward(self, x: Tensor, arch: Arch, gates: Paths | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, arch: Arch, gates: Paths | None = None, noise: Noise | None = None
+    ) -> Tensor:
         """Return the logits `[N, num_classes]` of `arch`.
 
         Args:
@@ -53,6 +57,7 @@ class SuperNet(nn.Module):
             gates: the paths drawn around `arch`. Inactive ones run without gradient and add
                 nothing but the gradient of their gate. In training mode BN then uses batch
                 statistics and leaves its running ones untouched.
+            noise: dropout and dropped paths; only without `gates`.
 
         Raises:
             SpaceError: if `arch` is not of this space, or `x` of another size than it says.
@@ -65,13 +70,25 @@ class SuperNet(nn.Module):
             )
         x = _fixed(self.stem, x, keep_stats=gates is not None)
         for number, where in enumerate(self.space.stage_slices):
-            blocks: list[Any] = list(self.blocks[where])
             if gates is None:
-                for block, op in zip(blocks, arch.ops[where], strict=True):
-                    x = x if op is None else block(x, op)
+                for place, op in enumerate(arch.ops[where], start=where.start):
+                    x = (
+                        x
+                        if op is None
+                        else self.blocks[place](x, op, drop=self._drop(noise, place))
+                    )
             else:
+                blocks: list[Any] = list(self.blocks[where])
                 x = _gated_stage(blocks, x, gates.ops[where], gates.depths[number])
+        if noise is not None:
+            features = self.tail[:-1](x)
+            return self.tail[-1](noise.features(features))
         return _fixed(self.tail, x, keep_stats=gates is not None)
+
+    def _drop(self, noise: Noise | None, place: int) -> Callable[[Tensor], Tensor] | None:
+        if noise is None or not noise.drop_path:
+            return None
+        return partial(noise.branch, place=place / len(self.blocks))
 
     @torch.no_grad()
     def sort_channels_(self) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -14,9 +16,13 @@ from rich.progress import (
 
 
 def new_console() -> Console:
-    """Return a console; where the output is no terminal, lines may be 120 wide."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=120)
+    """Return a console; where the output is no terminal, lines may be 120 wide.
+
+    Of the processes of one training only the first shows something.
+    """
+    quiet = os.environ.get("RANK", "0") != "0"
+    console = Console(highlight=False, quiet=quiet)
+    return console if console.is_terminal else Console(highlight=False, width=120, quiet=quiet)
 
 
 def progress_bar(console: Console) -> Progress:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from timm.optim import create_optimizer_v2
+from torch import nn
 
 from supernet.construct import check_types, construct
 from supernet.data.batches import Augment, check_balance
@@ -22,9 +23,11 @@ from supernet.network import SuperNet
 from supernet.space import SearchSpace
 from supernet.spaces import PRESETS
 from supernet.train.loop import StepConfig
+from supernet.train.passes import Regularize
 from supernet.train.phases import Phase, build_phases
-from supernet.train.strategies import LargestTeaches
+from supernet.train.strategies import Taught
 from supernet.train.targets import GateConfig
+from supernet.train.teacher import Teacher
 
 BATCHING = ("augment", "balance")
 """Fields of a `conf/data/` file that say how images are batched, not which there are."""
@@ -55,12 +58,10 @@ def data_of(fields: Mapping[str, Any], *, seed: int, size: int) -> ImageData:
     return load_data(str(fields["name"]), options, seed=seed, size=size)
 
 
-def build_recipe(
-    config: Mapping[str, Any], space: SearchSpace
-) -> tuple[tuple[Phase, ...], LargestTeaches]:
+def build_recipe(config: Mapping[str, Any], space: SearchSpace) -> tuple[tuple[Phase, ...], Taught]:
     """Build phases and strategy."""
     recipe = construct(_recipe, config["recipe"], "recipe")
-    strategy = construct(LargestTeaches, recipe["strategy"], "recipe.strategy")
+    strategy = construct(Taught, recipe["strategy"], "recipe.strategy")
     return build_phases(space, recipe["phases"]), strategy
 
 
@@ -68,11 +69,22 @@ def _recipe(*, phases: dict[str, Any], strategy: dict[str, Any]) -> dict[str, An
     return {"phases": phases, "strategy": strategy}
 
 
+def build_teacher(config: Mapping[str, Any], data: ImageData) -> nn.Module | None:
+    """Build the network that teaches, if the run names one."""
+    if config["teacher"] is None:
+        return None
+    return construct(Teacher, config["teacher"], "teacher").load(data)
+
+
 def build_steps(config: Mapping[str, Any]) -> StepConfig:
     """Build what a training step needs."""
     batch_size = int(config["batch_size"])
     if batch_size < 2:
         raise SupernetError(f"batch_size is {batch_size}; BN needs 2 or more")
+    if config["micro_batches"] < 1:
+        raise SupernetError(f"micro_batches is {config['micro_batches']}; 1 is the least")
+    if config["ema"] is not None and not 0 < config["ema"] < 1:
+        raise SupernetError(f"ema is {config['ema']}; it must lie between 0 and 1, or be null")
     for name in ("epoch_batches", "clip_grad"):
         if config[name] is not None and not config[name] > 0:
             raise SupernetError(f"{name} is {config[name]}; it must be positive, or null")
@@ -84,6 +96,10 @@ def build_steps(config: Mapping[str, Any]) -> StepConfig:
         seed=int(config["seed"]),
         gates=construct(GateConfig, config["gates"], "gates"),
         clip_grad=config["clip_grad"],
+        micro_batches=config["micro_batches"],
+        amp=config["amp"],
+        ema=config["ema"],
+        regularize=construct(Regularize, config["regularize"], "regularize"),
     )
 
 

@@ -158,6 +158,10 @@ class SearchSpace:
             `any` (each block but the first of its stage by itself).
         act: activation of stem and head.
         bn_eps: epsilon of every BN layer.
+        tied: the n-th depth of a stage goes with the n-th expand ratio, in all its blocks
+            (CompOFA, 2104.12642; evenly spread where there are more of the one than of the
+            other, free where there is one depth); `suffix` only. Not a `[B, O]` choice any more: it serves to
+            sample from, not to search.
 
     Raises:
         SpaceError: naming the field, what it holds and what it may hold.
@@ -175,6 +179,7 @@ class SearchSpace:
     skip: str = "suffix"
     act: str = "hard_swish"
     bn_eps: float = 1e-5
+    tied: bool = False
 
     def __post_init__(self) -> None:
         """Coerce plain data, fill in `Stage.allowed`, check everything once."""
@@ -253,10 +258,10 @@ class SearchSpace:
         """How many different architectures the space holds."""
         total = len(self.resolutions)
         for stage in self.stages:
-            counts = [len(row) for row in stage.blocks]
             if self.skip == "suffix":
-                total *= sum(math.prod(counts[:depth]) for depth in stage.depths)
+                total *= sum(math.prod(map(len, self._rows(stage, d))) for d in stage.depths)
             else:
+                counts = [len(row) for row in stage.blocks]
                 free = min(stage.depths)
                 total *= math.prod(counts[:free]) * math.prod(n + 1 for n in counts[free:])
         return total
@@ -303,6 +308,17 @@ class SearchSpace:
                 )
         for number, (stage, where) in enumerate(zip(self.stages, self.stage_slices, strict=True)):
             _check_depth(number, stage, arch.ops[where], self.skip)
+            if self.tied:
+                self._check_tie(number, stage, arch.ops[where])
+
+    def _check_tie(self, number: int, stage: Stage, ops: Sequence[Op | None]) -> None:
+        depth = _depth(ops)
+        for op, row in zip(ops, self._rows(stage, depth), strict=False):
+            if op not in row:
+                raise SpaceError(
+                    f"stage {number} ties expand ratios to depths: at depth {depth} it has "
+                    f"{', '.join(map(str, row))}, not {op}"
+                )
 
     def __contains__(self, arch: object) -> bool:
         """Whether `arch` is an architecture of this space."""
@@ -330,8 +346,21 @@ class SearchSpace:
         return [
             active + (None,) * (len(rows) - depth)
             for depth in stage.depths
-            for active in itertools.product(*rows[:depth])
+            for active in itertools.product(*self._rows(stage, depth))
         ]
+
+    def _rows(self, stage: Stage, depth: int) -> tuple[tuple[Op, ...], ...]:
+        """The ops of the blocks that run at `depth`."""
+        rows = stage.blocks[:depth]
+        if not self.tied or len(stage.depths) == 1:
+            return rows
+        level = stage.depths.index(depth) / (len(stage.depths) - 1)
+        kept = []
+        for row in rows:
+            ratios = sorted({op.expand_ratio for op in row})
+            ratio = ratios[round(level * (len(ratios) - 1))]
+            kept.append(tuple(op for op in row if op.expand_ratio == ratio))
+        return tuple(kept)
 
     # ---- picking ---------------------------------------------------------------------------
 
@@ -347,9 +376,9 @@ class SearchSpace:
         ops: list[Op | None] = []
         for stage in self.stages:
             depth = pick(stage.depths)
-            for position, row in enumerate(stage.blocks):
-                best = pick(row, key=lambda op: (op.expand_ratio, op.kernel_size))
-                ops.append(best if position < depth else None)
+            for row in self._rows(stage, depth):
+                ops.append(pick(row, key=lambda op: (op.expand_ratio, op.kernel_size)))
+            ops += [None] * (len(stage.blocks) - depth)
         return Arch(tuple(ops), pick(self.resolutions))
 
     def sample(self, rng: random.Random) -> Arch:
@@ -363,10 +392,10 @@ class SearchSpace:
         rows, free = stage.blocks, min(stage.depths)
         if self.skip == "any":
             keep = [i < free or rng.random() < 0.5 for i in range(len(rows))]
-        else:
-            depth = rng.choice(stage.depths)
-            keep = [i < depth for i in range(len(rows))]
-        return [rng.choice(row) if kept else None for row, kept in zip(rows, keep, strict=True)]
+            return [rng.choice(row) if kept else None for row, kept in zip(rows, keep, strict=True)]
+        depth = rng.choice(stage.depths)
+        drawn = [rng.choice(row) for row in self._rows(stage, depth)]
+        return [*drawn, *(None,) * (len(rows) - depth)]
 
     def mutate(self, arch: Arch, rng: random.Random, p: float) -> Arch:
         """Draw anew, each with probability `p`: resolution, each depth (or skip), each op."""
@@ -377,10 +406,10 @@ class SearchSpace:
                 ops += [n if rng.random() < p else o for o, n in zip(old, new, strict=True)]
                 continue
             depth = _depth(new) if rng.random() < p else _depth(old)
-            for position, row in enumerate(self.stages[self._stage_of(where)].blocks):
-                kept = old[position]
-                drawn = rng.choice(row) if kept is None or rng.random() < p else kept
-                ops.append(drawn if position < depth else None)
+            rows = self._rows(self.stages[self._stage_of(where)], depth)
+            for kept, row in zip(old, rows, strict=False):
+                ops.append(rng.choice(row) if kept not in row or rng.random() < p else kept)
+            ops += [None] * (len(old) - depth)
         resolution = fresh.resolution if rng.random() < p else arch.resolution
         return Arch(tuple(ops), resolution)
 
@@ -393,9 +422,10 @@ class SearchSpace:
                 ops += [rng.choice(pair) for pair in pairs]
                 continue
             depth = _depth(rng.choice((a, b)).ops[where])
-            for position, pair in enumerate(pairs):
-                present = [op for op in pair if op is not None]
-                ops.append(rng.choice(present) if position < depth else None)
+            rows = self._rows(self.stages[self._stage_of(where)], depth)
+            for pair, row in zip(pairs, rows, strict=False):
+                ops.append(rng.choice([op for op in pair if op in row] or row))
+            ops += [None] * (len(pairs) - depth)
         return Arch(tuple(ops), rng.choice((a.resolution, b.resolution)))
 
     def _stage_of(self, where: slice) -> int:
@@ -410,12 +440,13 @@ class SearchSpace:
         expand_ratios: int | Collection[float] | None = None,
         depths: int | Collection[int] | None = None,
         resolutions: int | Collection[int] | None = None,
+        tied: bool = False,
     ) -> SearchSpace:
         """Return the part of this space that keeps only the given choices.
 
         Each choice is a collection of values to keep, or a number: keep that many of the
-        largest. `ops` and `blocks` stay as they are, so every `[B, O]` matrix of this space
-        fits its restrictions.
+        largest. `tied` ties expand ratios to depths. `ops` and `blocks` stay as they are, so
+        every `[B, O]` matrix of this space fits its restrictions.
 
         Raises:
             SpaceError: if a block, a stage or the resolutions would be left without a choice.
@@ -438,7 +469,12 @@ class SearchSpace:
                 dataclasses.replace(stage, allowed=tuple(rows), depths=tuple(sorted(deep)))
             )
         sizes = _keep(set(self.resolutions), resolutions, "resolution", "the space")
-        return dataclasses.replace(self, stages=tuple(stages), resolutions=tuple(sorted(sizes)))
+        return dataclasses.replace(
+            self,
+            stages=tuple(stages),
+            resolutions=tuple(sorted(sizes)),
+            tied=self.tied or tied,
+        )
 
     # ---- plain data ------------------------------------------------------------------------
 
@@ -512,6 +548,7 @@ def _check_space(space: SearchSpace) -> None:
 
     need(space.family in FAMILIES, f"family is {space.family!r}; allowed: {FAMILIES}")
     need(space.skip in ("suffix", "any"), f"skip is {space.skip!r}; allowed: 'suffix', 'any'")
+    need(not space.tied or space.skip == "suffix", "tied goes with skip='suffix' only")
     need(0 < space.bn_eps < 1, f"bn_eps is {space.bn_eps}; it must lie between 0 and 1")
     head = space.head_width
     need(head is None or head > 0, f"head_width is {head}; it must be positive")

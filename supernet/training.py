@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from supernet.data.sets import ImageData
 from supernet.errors import CheckpointError, SupernetError
 from supernet.extraction import extract
 from supernet.latency.table import LatencyTable
+from supernet.memory import keep_freed_memory
 from supernet.network import SuperNet
 from supernet.settings import (
     build_data,
@@ -25,13 +27,15 @@ from supernet.settings import (
     build_recipe,
     build_space,
     build_steps,
+    build_teacher,
     pick_device,
 )
 from supernet.space import Arch
 from supernet.train import checkpoint
 from supernet.train.estimate import estimate_seconds
-from supernet.train.loop import Position, fit
-from supernet.train.run import RunFolder
+from supernet.train.loop import Position, Run, fit
+from supernet.train.ranks import Ranks, joined
+from supernet.train.run import RunFolder, Silent
 from supernet.train.targets import GateConfig, Target, new_target
 from supernet.trained import Trained
 
@@ -46,12 +50,13 @@ def start(config: Mapping[str, Any], folder: Path, console: Console) -> None:
         raise SupernetError(
             f"{folder} holds a run already; go on with resume={folder}, or choose another name="
         )
-    _use_threads(config)
-    space = build_space(config["space"])
-    data = build_data(config)
-    torch.manual_seed(int(config["seed"]))
-    net = SuperNet(space, data.num_classes, data.in_chans)
-    _train(net, config, data, folder, console, Position(), {})
+    with joined() as ranks:
+        _use_threads(config)
+        space = build_space(config["space"])
+        data = build_data(config)
+        torch.manual_seed(int(config["seed"]))
+        net = SuperNet(space, data.num_classes, data.in_chans)
+        _train(net, config, data, folder, console, Position(), {}, ranks)
 
 
 def resume(path: Path, console: Console) -> None:
@@ -61,7 +66,6 @@ def resume(path: Path, console: Console) -> None:
         SupernetError: if there is no such run, or its data or tables are not there any more.
     """
     run = Trained.open(path)
-    _use_threads(run.config)
     where = run.content.get("position")
     try:
         position = Position(**where)  # type: ignore[arg-type]
@@ -71,7 +75,12 @@ def resume(path: Path, console: Console) -> None:
     if position.phase >= len(phases):
         console.print(f"{run.file.parent} is trained to its end already")
         return
-    _train(run.net, run.config, run.data, run.file.parent, console, position, run.content)
+    with joined() as ranks:
+        _use_threads(run.config)
+        if "training_model" in run.content:
+            run.net.load_state_dict(run.content["training_model"])
+        folder = run.file.parent
+        _train(run.net, run.config, run.data, folder, console, position, run.content, ranks)
 
 
 def _train(
@@ -82,12 +91,17 @@ def _train(
     console: Console,
     position: Position,
     state: Mapping[str, Any],
+    ranks: Ranks,
 ) -> None:
+    keep_freed_memory()
     device = pick_device(str(config["device"]))
     net.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     phases, strategy = build_recipe(config, net.space)
     steps = build_steps(config)
     optimizer = build_optimizer(config, net)
+    teacher = build_teacher(config, data)
+    if teacher is not None:
+        teacher.to(device)
     targets = _targets(net, config, steps.gates)
     if state:
         optimizer.load_state_dict(state["optimizer"])
@@ -95,11 +109,12 @@ def _train(
             target.load_state_(_stored(state, target))
     num_steps = steps.per_epoch(data) * sum(phase.epochs for phase in phases)
     describe(net, data, console)
-    left = estimate_seconds(net, phases, strategy, data, steps)
+    left = estimate_seconds(net, phases, strategy, data, steps, teacher=teacher, ranks=ranks)
     left *= (num_steps - position.step) / num_steps
     console.print(
         f"training {num_steps - position.step} steps in {len(phases)} phases, about "
-        f"{left / 60:.1f} min on {device} with {torch.get_num_threads()} threads, into {folder}"
+        f"{left / 60:.1f} min on {device}, {ranks.count} x {torch.get_num_threads()} threads, "
+        f"into {folder}"
     )
     meta = {
         "space": net.space.to_dict(),
@@ -110,12 +125,17 @@ def _train(
         "config": dict(config),
         "supernet": metadata.version("supernet"),
     }
-    with RunFolder(
-        folder, data=data, meta=meta, num_steps=num_steps, first_step=position.step, console=console
-    ) as run:
+    run: AbstractContextManager[Run] = nullcontext(Silent())
+    if ranks.first:
+        run = RunFolder(
+            folder, data=data, meta=meta, num_steps=num_steps, first_step=position.step,
+            console=console,
+        )  # fmt: skip
+    with run as reported:
         fit(
             net, phases=phases, strategy=strategy, data=data, optimizer=optimizer, config=steps,
-            run=run, targets=targets, start=position,
+            run=reported, targets=targets, teacher=teacher, ranks=ranks, start=position,
+            state=state,
         )  # fmt: skip
 
 

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from supernet.elastic import ElasticBlock, depthwise
+from supernet.depthwise import depthwise
+from supernet.elastic import ElasticBlock
 from supernet.network import SuperNet
 from supernet.space import FAMILIES, BlockSpec, Op, SpaceError
 from tests.builders import HAND_MADE, assert_same, images, random_net, randomise_, some_archs

@@ -18,12 +18,12 @@ ROOT = Path(supernet.__file__).parent
 LAYERS = (
     "errors construct space latency latency.keys latency.fields latency.table latency.correction "
     "latency.timing latency.host latency.plan latency.tools",
-    "blocks spaces screen interop interop.tables search search.* data data.preprocess train "
-    "train.phases",
+    "blocks spaces screen memory noise depthwise interop interop.tables search search.* data "
+    "data.preprocess train train.phases",
     "activations cost limits elastic data.*",
     "gates network losses",
-    "extraction evaluate choose subnet latency.model latency.onnx_layers latency.runtimes "
-    "latency.runtimes.* latency.worker latency.child latency.profile latency.bundle "
+    "extraction evaluate choose subnet latency.model latency.onnx_layers latency.ncnn_format "
+    "latency.runtimes latency.runtimes.* latency.worker latency.child latency.profile latency.bundle "
     "latency.bundle_result latency.bundle_script latency.remote",
     "train.*",
     "settings trained",

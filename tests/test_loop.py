@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import random
+from collections import defaultdict
+from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -18,15 +20,17 @@ from supernet.data.batches import Augment, Batch
 from supernet.data.preprocess import resize
 from supernet.data.synthetic import synthetic
 from supernet.errors import CheckpointError, InfeasibleBudget, SupernetError, TableError
-from supernet.losses import distillation
+from supernet.losses import kl
 from supernet.network import SuperNet
 from supernet.settings import build_recipe, build_steps
 from supernet.space import SearchSpace
 from supernet.train import checkpoint
 from supernet.train.loop import Draw, Position, StepConfig, epochs, epochs_before, fit, gates_move
+from supernet.train.passes import Passes
 from supernet.train.phases import Phase
+from supernet.train.precision import Precision
 from supernet.train.run import RunFolder
-from supernet.train.strategies import LargestTeaches
+from supernet.train.strategies import Taught
 from supernet.train.targets import GateConfig, Target, new_target
 from tests.builders import middle, small_space, tiny_config, tiny_space, tiny_table
 
@@ -71,7 +75,7 @@ def fitted(
 ) -> Recorder:
     run = Recorder()
     fit(
-        net, phases=phases, strategy=LargestTeaches(), config=config, run=run, targets=targets,
+        net, phases=phases, strategy=Taught(), config=config, run=run, targets=targets,
         data=synthetic(per_class=12, size=8),
         optimizer=torch.optim.AdamW(net.parameters()),
     )  # fmt: skip
@@ -113,12 +117,17 @@ def test_a_step_learns_from_the_mean_over_its_subnets() -> None:
     net = SuperNet(SPACE, 4).double().train()
     twin = copy.deepcopy(net)
     data = synthetic(size=16)
-    x = data.preprocess.normalise(data.train.pixels[:8]).double()
+    x = data.preprocess.normalise(data.train.take(torch.arange(8)).pixels).double()
     labels = data.train.labels[:8]
     archs = [SPACE.sample(random.Random(seed)) for seed in range(2)]
     phase = phase_of(SPACE, subnets=2)
-    strategy = LargestTeaches(label_smoothing=0.1, hard_share=0.25)
-    metrics = strategy.backward(net, Batch(x, labels), phase=phase, draw=archs.__getitem__)
+    strategy = Taught(label_smoothing=0.1, hard_share=0.25)
+    passes = Passes(net, Precision(None, x.device))
+    losses: dict[str, list[float]] = defaultdict(list)
+    batch = Batch(x, labels)
+    for name, loss in strategy.losses(passes, batch, phase=phase, draw=archs.__getitem__):
+        (loss / phase.nets).backward()
+        losses[name].append(loss.item())
 
     def cross_entropy(logits: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.cross_entropy(logits, labels, label_smoothing=0.1)
@@ -128,7 +137,7 @@ def test_a_step_learns_from_the_mean_over_its_subnets() -> None:
     taught = []
     for arch in archs:
         logits = twin(resize(x, arch.resolution), arch)
-        loss = 0.25 * cross_entropy(logits) + 0.75 * distillation(logits, teacher)
+        loss = 0.25 * cross_entropy(logits) + 0.75 * kl(logits, teacher)
         taught.append(loss.item())
         total = total + loss
     (total / 3).backward()
@@ -136,8 +145,8 @@ def test_a_step_learns_from_the_mean_over_its_subnets() -> None:
         assert (got.grad is None) == (want.grad is None)
         if want.grad is not None:
             torch.testing.assert_close(got.grad, want.grad, rtol=1e-9, atol=1e-12)
-    assert metrics["loss/largest"] == pytest.approx(cross_entropy(teacher).item())
-    assert metrics["loss/subnets"] == pytest.approx(sum(taught) / 2)
+    assert losses["largest"] == pytest.approx([cross_entropy(teacher).item()])
+    assert losses["subnets"] == pytest.approx(taught)
 
 
 def test_a_phase_starts_without_momenta() -> None:
@@ -171,9 +180,11 @@ def test_no_two_epochs_see_the_same_batches() -> None:
     space, seen = tiny_space(), []
 
     class Spy:
-        def backward(self, net: SuperNet, batch: Batch, **_: Any) -> dict[str, float]:
+        def losses(
+            self, forward: Any, batch: Batch, *, phase: Phase, draw: Any
+        ) -> Iterator[tuple[str, torch.Tensor]]:
             seen.append(batch.images.clone())
-            return {"loss/subnets": 0.0}
+            yield "subnets", torch.zeros((), requires_grad=True)
 
     net = SuperNet(space, 4)
     fit(
@@ -204,13 +215,11 @@ def test_epochs_are_counted_through_the_phases() -> None:
 
 
 def test_a_draw_is_a_function_of_seed_step_and_place() -> None:
-    config = steps_of()
-    draw = Draw(SPACE, config, 7, ())
+    draw = Draw(SPACE, 0, 7)
     assert [draw(place) for place in range(20)] == [draw(place) for place in range(20)]
     assert len({draw(place) for place in range(20)}) > 5
-    assert [Draw(SPACE, config, 8, ())(p) for p in range(9)] != [draw(p) for p in range(9)]
-    other = steps_of(seed=1)
-    assert [Draw(SPACE, other, 7, ())(p) for p in range(9)] != [draw(p) for p in range(9)]
+    assert [Draw(SPACE, 0, 8)(p) for p in range(9)] != [draw(p) for p in range(9)]
+    assert [Draw(SPACE, 1, 7)(p) for p in range(9)] != [draw(p) for p in range(9)]
     assert all(draw(place) in SPACE for place in range(20))
 
 
@@ -227,10 +236,10 @@ def test_share_says_how_many_subnets_come_from_the_gates(share: float, low: int,
             target.gates.alpha[row] = -40.0
             target.gates.alpha[row, column] = 40.0
         target.gates.resolution[space.resolutions.index(sure.resolution)] = 80.0
-    drawn = [Draw(space, config, step, [target])(0) for step in range(200)]
+    drawn = [Draw(space, 0, step, [target], share)(0) for step in range(200)]
     assert low <= drawn.count(sure) <= high
-    assert drawn == [Draw(space, config, step, [target])(0) for step in range(200)]
-    assert Draw(space, config, 0, ())(0) in space, "no targets, no gates"
+    assert drawn == [Draw(space, 0, step, [target], share)(0) for step in range(200)]
+    assert Draw(space, 0, 0, (), share)(0) in space, "no targets, no gates"
 
 
 # ---- gates along with the weights --------------------------------------------------------------
@@ -425,4 +434,4 @@ def test_the_recipe_of_the_configuration_is_what_is_trained() -> None:
     phases, strategy = build_recipe(tiny_config(), tiny_space())
     assert [phase.name for phase in phases] == ["largest", "expand"]
     assert phases[-1].space == tiny_space()
-    assert isinstance(strategy, LargestTeaches)
+    assert isinstance(strategy, Taught)

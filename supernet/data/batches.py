@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from supernet.data.mixing import mix, policy_of, rand_augment
 from supernet.data.preprocess import Preprocess
 from supernet.data.sets import Images, ImageSource
 from supernet.errors import DataError
@@ -23,24 +24,49 @@ BALANCES = (None, "weights", "sampling")
 
 @dataclass(frozen=True)
 class Augment:
-    """Random crop after padding, and horizontal flips.
+    """What is done to training images before a step.
 
     Args:
-        pad: padding on each side (with the darkest value) before the crop: pixels, or below 1 a
-            share of the side.
+        pad: padding on each side (with the darkest value) before a random crop: pixels, or below
+            1 a share of the side.
         flip: whether half of the images are mirrored.
+        randaugment: timm's policy, such as `rand-m9-n2-mstd0.5`; None for none.
+        mixup: alpha of mixup; 0 for none.
+        cutmix: alpha of cutmix; 0 for none.
     """
 
     pad: float = 0
     flip: bool = False
+    randaugment: str | None = None
+    mixup: float = 0.0
+    cutmix: float = 0.0
 
     def __post_init__(self) -> None:
-        """Check the padding."""
+        """Check the fields."""
         if not 0 <= self.pad <= 64:
             raise DataError(f"pad is {self.pad}; it must lie in 0..64")
+        if min(self.mixup, self.cutmix) < 0:
+            raise DataError(f"mixup and cutmix are {self.mixup}, {self.cutmix}; 0 is the least")
+        if self.randaugment is not None:
+            policy_of(self.randaugment)
 
-    def __call__(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
+    def pixels(self, pixels: Tensor, position: str) -> Tensor:
         """Augment uint8 `[N, C, H, W]`."""
+        if self.randaugment is not None:
+            pixels = rand_augment(pixels, self.randaugment, position)
+        return self._moved(pixels, generator_at(position))
+
+    def batch(self, batch: Batch, classes: int, position: str) -> Batch:
+        """Mix the normalised images of a batch, and with them their labels."""
+        if not (self.mixup or self.cutmix):
+            return batch
+        images, labels = mix(
+            batch.images, batch.labels, mixup=self.mixup, cutmix=self.cutmix, classes=classes,
+            position=position,
+        )  # fmt: skip
+        return replace(batch, images=images, labels=labels)
+
+    def _moved(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
         count = len(pixels)
         if self.flip:
             mirrored = torch.rand(count, generator=generator) < 0.5
@@ -62,12 +88,19 @@ class Augment:
 class Batch:
     """Normalised images `[N, C, H, W]` at their own size, and labels `[N]`, on one device.
 
-    `class_weights` `[classes]` are those of the loss, None for equal ones.
+    Labels of mixed images are `[N, classes]`, shares of each class. `class_weights` `[classes]`
+    are those of the loss, None for equal ones.
     """
 
     images: Tensor
     labels: Tensor
     class_weights: Tensor | None = None
+
+    def parts(self, count: int) -> list[Batch]:
+        """Cut the batch into `count` consecutive ones; none has fewer than two images."""
+        count = max(1, min(count, len(self.labels) // 2))
+        images, labels = self.images.tensor_split(count), self.labels.tensor_split(count)
+        return [replace(self, images=x, labels=y) for x, y in zip(images, labels, strict=True)]
 
 
 def check_balance(balance: Any) -> str | None:
@@ -100,12 +133,15 @@ def train_batches(
     limit: int | None = None,
 ) -> Iterator[Batch]:
     """Yield the shuffled, augmented batches of one epoch."""
-    order = _order(images.labels, balance, _generator(seed, epoch, "order"))
+    order = _order(images.labels, balance, generator_at(seed, epoch, "order"))
     parts = order.split(batch_size)[: num_batches(images, batch_size, limit)]
     weights = class_weights(images.labels).to(device) if balance == "weights" else None
+    classes = int(images.labels.max()) + 1
     for number, part in enumerate(images.stream(parts)):
-        pixels = augment(part.pixels, _generator(seed, epoch, number))
-        yield _batch(Images(pixels, part.labels), preprocess, device, weights)
+        position = f"{seed}/{epoch}/{number}"
+        pixels = augment.pixels(part.pixels, position)
+        batch = _batch(Images(pixels, part.labels), preprocess, device, weights)
+        yield augment.batch(batch, classes, position)
 
 
 def drawn_batch(
@@ -119,7 +155,7 @@ def drawn_batch(
     balance: str | None = None,
 ) -> Batch:
     """Return the batch that belongs to `step`: images drawn at random, not augmented."""
-    order = _order(images.labels, balance, _generator(seed, step, "drawn"))
+    order = _order(images.labels, balance, generator_at(seed, step, "drawn"))
     weights = class_weights(images.labels).to(device) if balance == "weights" else None
     return _batch(images.take(order[:batch_size]), preprocess, device, weights)
 
@@ -154,6 +190,7 @@ def _batch(
     return Batch(pixels, images.labels.to(device), weights)
 
 
-def _generator(*position: object) -> torch.Generator:
+def generator_at(*position: object) -> torch.Generator:
+    """Return the generator that belongs to `position`, on the CPU."""
     digest = hashlib.sha256("/".join(map(str, position)).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from supernet.errors import SpaceError
 from supernet.space import SearchSpace
 
 
@@ -25,7 +26,13 @@ class Encoding:
 
     @classmethod
     def of(cls, space: SearchSpace) -> Encoding:
-        """Encode `space`."""
+        """Encode `space`.
+
+        Raises:
+            SpaceError: if it is tied, and so no choice block by block.
+        """
+        if space.tied:
+            raise SpaceError("a space with tied depths and expand ratios is only sampled from")
         return cls(
             allowed=np.array(space.allowed),
             stages=space.stage_slices,

@@ -9,20 +9,31 @@ from collections.abc import Sequence
 from statistics import median
 
 import torch
+from torch import nn
 
-from supernet.data.batches import train_batches
+from supernet.data.batches import Batch, train_batches
 from supernet.data.sets import ImageData
 from supernet.network import SuperNet
 from supernet.space import Arch
 from supernet.train.loop import StepConfig
+from supernet.train.passes import Passes
 from supernet.train.phases import Phase
+from supernet.train.precision import Precision
+from supernet.train.ranks import ALONE, Ranks
 from supernet.train.strategies import Strategy
 
 _STEPS = 3
 
 
 def estimate_seconds(
-    net: SuperNet, phases: Sequence[Phase], strategy: Strategy, data: ImageData, config: StepConfig
+    net: SuperNet,
+    phases: Sequence[Phase],
+    strategy: Strategy,
+    data: ImageData,
+    config: StepConfig,
+    *,
+    teacher: nn.Module | None = None,
+    ranks: Ranks = ALONE,
 ) -> float:
     """Return the seconds that the weight steps of `phases` will take, from a few of each."""
     twin = copy.deepcopy(net).train()
@@ -31,20 +42,22 @@ def estimate_seconds(
         data.train, data.preprocess, batch_size=config.batch_size, augment=config.augment,
         seed=0, epoch=0, device=device, limit=1,
     )  # fmt: skip
-    batch = next(iter(batches))
+    batch = ranks.share(next(iter(batches)))
+    passes = Passes(twin, Precision(config.amp, device), teaching=teacher)
     total = 0.0
     for phase in phases:
-        seconds = [_seconds(twin, phase, strategy, batch, step) for step in range(_STEPS + 1)]
+        seconds = [_seconds(passes, phase, strategy, batch, step) for step in range(_STEPS + 1)]
         total += median(seconds[1:]) * phase.epochs * config.per_epoch(data)
     return total
 
 
-def _seconds(twin: SuperNet, phase: Phase, strategy: Strategy, batch: object, step: int) -> float:
+def _seconds(passes: Passes, phase: Phase, strategy: Strategy, batch: Batch, step: int) -> float:
     def draw(place: int) -> Arch:
         return phase.space.sample(random.Random(f"{step}/{place}"))
 
     start = time.perf_counter()
-    strategy.backward(twin, batch, phase=phase, draw=draw)  # type: ignore[arg-type]
+    for _, loss in strategy.losses(passes, batch, phase=phase, draw=draw):
+        loss.backward()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter() - start

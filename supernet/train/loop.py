@@ -7,18 +7,32 @@ ends with the very weights of training that was never stopped.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from statistics import fmean
 from typing import Any, Protocol
 
 import torch
 from torch import nn
 
-from supernet.data.batches import Augment, drawn_batch, num_batches, train_batches
+from supernet.data.batches import (
+    Augment,
+    Batch,
+    drawn_batch,
+    generator_at,
+    num_batches,
+    train_batches,
+)
 from supernet.data.sets import ImageData
 from supernet.network import SuperNet
 from supernet.space import Arch, SearchSpace
+from supernet.train.average import Average
+from supernet.train.passes import UNREGULARIZED, Passes, Regularize
 from supernet.train.phases import Phase
+from supernet.train.precision import Precision
+from supernet.train.ranks import ALONE, Ranks
 from supernet.train.strategies import Strategy
 from supernet.train.targets import GateConfig, Target, arch_step
 
@@ -54,6 +68,10 @@ class StepConfig:
     seed: int
     gates: GateConfig
     clip_grad: float | None = None
+    micro_batches: int = 1
+    amp: str | None = None
+    ema: float | None = None
+    regularize: Regularize = UNREGULARIZED
     balance: str | None = None
     epoch_batches: int | None = None
 
@@ -72,10 +90,34 @@ def fit(
     config: StepConfig,
     run: Run,
     targets: Sequence[Target] = (),
+    teacher: nn.Module | None = None,
+    ranks: Ranks = ALONE,
     start: Position = Position(),
+    state: Mapping[str, Any] | None = None,
 ) -> None:
-    """Train `net` through `phases` from `start` on, and the gates of `targets` along with it."""
+    """Train `net` through `phases` from `start` on, and the gates of `targets` along with it.
+
+    Args:
+        net: the supernet; all processes of `ranks` hold the same weights.
+        phases: the schedule.
+        strategy: the losses of a step.
+        data: the images.
+        optimizer: of the net's weights; phases set its rate.
+        config: of the step.
+        run: where to report.
+        targets: gates to train along.
+        teacher: another network, in evaluation mode, that teaches all subnets.
+        ranks: the processes that train together.
+        start: where to begin.
+        state: the checkpoint of that position, for what `fit` keeps itself: the average.
+    """
     device = next(net.parameters()).device
+    step_of = _Step(net, strategy, optimizer, config, ranks, teacher)
+    average = Average(net, config.ema) if config.ema else None
+    if state:
+        step_of.precision.scaler.load_state_dict(state["scaler"])
+        if average:
+            average.load_state_(state)
     preprocess = data.preprocess
     per_epoch = config.per_epoch(data)
     for position, phase in epochs(phases, start, per_epoch):
@@ -84,6 +126,8 @@ def fit(
             optimizer.state.clear()  # momenta belong to the phase, and to unsorted channels
             if phase.sort_channels:
                 net.sort_channels_()
+            if average:
+                average.start_(net)
         moving = targets if gates_move(phases, position, config.gates) else ()
         batches = train_batches(
             data.train, preprocess, batch_size=config.batch_size, augment=config.augment,
@@ -92,28 +136,68 @@ def fit(
         )  # fmt: skip
         for number, batch in enumerate(batches):
             step = position.step + number
-            lr = phase.lr_at(position.epoch * per_epoch + number, phase.epochs * per_epoch)
-            for group in optimizer.param_groups:
-                group["lr"] = lr
-            optimizer.zero_grad(set_to_none=True)
-            draw = Draw(phase.space, config, step, moving)
-            metrics = strategy.backward(net, batch, phase=phase, draw=draw)
-            if config.clip_grad:
-                norm = nn.utils.clip_grad_norm_(net.parameters(), config.clip_grad)
-                metrics["grad_norm"] = float(norm)
-            optimizer.step()
+            in_phase = position.epoch * per_epoch + number
+            lr = phase.lr_at(in_phase / (phase.epochs * per_epoch), in_phase)
+            draw = Draw(phase.space, config.seed, step, moving, config.gates.share)
+            metrics = step_of(ranks.share(batch), phase=phase, draw=draw, lr=lr, step=step)
+            if average:
+                average.update_(net)
             for target in moving:
                 held = drawn_batch(
                     data.held_out, preprocess, batch_size=config.gates.batch_size,
                     seed=config.seed, step=step, device=device, balance=config.balance,
                 )  # fmt: skip
                 rng = random.Random(f"{config.seed}/{target.name}/{step}")
-                moved = arch_step(net, target, held, rng=rng, config=config.gates)
+                moved = arch_step(
+                    net, target, ranks.share(held), rng=rng, config=config.gates, ranks=ranks
+                )
                 metrics |= {f"gates/{target.name}/{key}": value for key, value in moved.items()}
             run.log(step, phase, metrics | {"lr": lr})
-        run.save(state_of(net, optimizer, targets, _after(phases, position, per_epoch)))
+        after = _after(phases, position, per_epoch)
+        run.save(
+            state_of(net, average, optimizer, targets, after)
+            | {"scaler": step_of.precision.scaler.state_dict()}
+        )
         if position.epoch == phase.epochs - 1:
-            run.phase_done(net, phase, position.step + per_epoch)
+            best = average.net if average else net
+            run.phase_done(best, phase, position.step + per_epoch)
+
+
+@dataclass(frozen=True, eq=False)
+class _Step:
+    """A step on the weights: zero, accumulate, average over processes, clip, step."""
+
+    net: SuperNet
+    strategy: Strategy
+    optimizer: torch.optim.Optimizer
+    config: StepConfig
+    ranks: Ranks
+    teacher: nn.Module | None
+
+    @cached_property
+    def precision(self) -> Precision:
+        return Precision(self.config.amp, next(self.net.parameters()).device)
+
+    def __call__(
+        self, batch: Batch, *, phase: Phase, draw: Draw, lr: float, step: int
+    ) -> dict[str, float]:
+        """Take the step on this process's `batch` and return its metrics."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.zero_grad(set_to_none=True)
+        generator = generator_at(self.config.seed, step, self.ranks.rank, "noise")
+        noise = self.config.regularize.drawn(generator)
+        passes = Passes(self.net, self.precision, noise, self.teacher)
+        losses: dict[str, list[float]] = defaultdict(list)
+        for part in batch.parts(self.config.micro_batches):
+            share = len(part.labels) / len(batch.labels)
+            for name, loss in self.strategy.losses(passes, part, phase=phase, draw=draw):
+                self.precision.backward(loss * (share / phase.nets))
+                losses[f"loss/{name}"].append(loss.item())
+        self.ranks.average_gradients_(self.net)
+        norm = self.precision.step(self.optimizer, self.net, self.config.clip_grad)
+        metrics = {name: fmean(values) for name, values in losses.items()}
+        return metrics if norm is None else metrics | {"grad_norm": norm}
 
 
 def epochs(
@@ -137,10 +221,18 @@ def gates_move(phases: Sequence[Phase], position: Position, config: GateConfig) 
 
 
 def state_of(
-    net: SuperNet, optimizer: torch.optim.Optimizer, targets: Sequence[Target], position: Position
+    net: SuperNet,
+    average: Average | None,
+    optimizer: torch.optim.Optimizer,
+    targets: Sequence[Target],
+    position: Position,
 ) -> dict[str, Any]:
-    """Return what a checkpoint needs to go on from `position`."""
-    return {
+    """Return what a checkpoint needs to go on from `position`.
+
+    `model` is what later commands use: the average where there is one. Then `training_model`
+    holds the weights to train on.
+    """
+    state = {
         "model": net.state_dict(),
         "optimizer": optimizer.state_dict(),
         "position": {
@@ -150,21 +242,23 @@ def state_of(
         },
         "gates": {target.name: target.state() for target in targets},
     }
+    return state if average is None else state | average.state(net)
 
 
 @dataclass(frozen=True)
 class Draw:
-    """The subnet at each place of a step: from the phase's space, or from a target's gates."""
+    """The subnet at each place of a step: from the phase's space, or a `share` from gates."""
 
     space: SearchSpace
-    config: StepConfig
+    seed: int
     step: int
-    targets: Sequence[Target]
+    targets: Sequence[Target] = ()
+    share: float = 0.0
 
     def __call__(self, place: int) -> Arch:
         """Return the subnet at `place` of the step."""
-        rng = random.Random(f"{self.config.seed}/{self.step}/{place}")
-        if self.targets and rng.random() < self.config.gates.share:
+        rng = random.Random(f"{self.seed}/{self.step}/{place}")
+        if self.targets and rng.random() < self.share:
             return rng.choice(self.targets).gates.sample(rng, paths=1)[0]
         return self.space.sample(rng)
 

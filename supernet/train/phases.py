@@ -27,7 +27,8 @@ class Phase:
         epochs: passes over the training images.
         lr: highest learning rate; it falls to zero along a cosine.
         subnets: how many are drawn a step.
-        teach: whether the largest subnet trains along and teaches the drawn ones.
+        teach: whether the largest subnet trains along and teaches the others.
+        smallest: whether the smallest subnet trains along.
         sort_channels: whether hidden channels are sorted by importance before the phase.
         warmup_steps: steps over which the learning rate rises from zero.
     """
@@ -38,23 +39,34 @@ class Phase:
     lr: float
     subnets: int = 1
     teach: bool = True
+    smallest: bool = False
     sort_channels: bool = False
     warmup_steps: int = 0
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        if self.epochs < 1 or self.subnets < 1 or not self.lr > 0 or self.warmup_steps < 0:
+        if (
+            self.epochs < 1
+            or self.subnets < 0
+            or self.nets < 1
+            or not self.lr > 0
+            or self.warmup_steps < 0
+        ):
             raise SupernetError(
-                f"phase {self.name!r}: epochs and subnets must be 1 or more, lr positive and "
-                f"warmup_steps not negative; got {self.epochs}, {self.subnets}, {self.lr}, "
-                f"{self.warmup_steps}"
+                f"phase {self.name!r}: epochs must be 1 or more, a subnet must train, lr be "
+                f"positive and warmup_steps not negative; got {self.epochs}, {self.subnets}, "
+                f"{self.lr}, {self.warmup_steps}"
             )
 
-    def lr_at(self, step: int, num_steps: int) -> float:
-        """Return the learning rate of `step` (from 0) of `num_steps`."""
-        if step < self.warmup_steps:
-            return self.lr * (step + 1) / (self.warmup_steps + 1)
-        return float(CosineParamScheduler(self.lr, 0.0)(step / num_steps))
+    @property
+    def nets(self) -> int:
+        """How many subnets train in a step."""
+        return self.subnets + self.teach + self.smallest
+
+    def lr_at(self, done: float, step: int) -> float:
+        """Return the learning rate at `step` (from 0) of the phase, `done` (0..1) of it over."""
+        warmup = min(1.0, (step + 1) / (self.warmup_steps + 1))
+        return warmup * float(CosineParamScheduler(self.lr, 0.0)(done))
 
 
 def build_phases(space: SearchSpace, phases: Mapping[str, Any]) -> tuple[Phase, ...]:

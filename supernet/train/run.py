@@ -69,7 +69,8 @@ class RunFolder:
         """Write scalars and move the bar on."""
         for name, value in metrics.items():
             self.writer.add_scalar(name, value, step)
-        text = f"{phase.name:<8} loss {metrics['loss/subnets']:.3f}"
+        loss = metrics.get("loss/subnets", metrics.get("loss/largest", float("nan")))
+        text = f"{phase.name:<8} loss {loss:.3f}"
         self.progress.update(self.task, advance=1, description=text)
 
     def save(self, state: dict[str, Any]) -> None:
@@ -90,3 +91,16 @@ class RunFolder:
             self.writer.add_scalar(f"held_out_top1/{name}", found[name], step)
         parts = ", ".join(f"{name} {100 * value:.1f} %" for name, value in found.items())
         self.console.print(f"phase {phase.name} done: held-out top-1 {parts}")
+
+
+class Silent:
+    """Takes the reports of the other processes of a training, which keep nothing."""
+
+    def log(self, step: int, phase: Phase, metrics: dict[str, float]) -> None:
+        """Take nothing."""
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Take nothing."""
+
+    def phase_done(self, net: SuperNet, phase: Phase, step: int) -> None:
+        """Take nothing."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,8 +12,7 @@ from torch import Tensor
 from supernet.data.batches import Batch
 from supernet.data.preprocess import resize
 from supernet.errors import SupernetError
-from supernet.losses import distillation
-from supernet.network import SuperNet
+from supernet.losses import DIVERGENCES
 from supernet.space import Arch
 from supernet.train.phases import Phase
 
@@ -21,69 +20,85 @@ Draw = Callable[[int], Arch]
 """The subnet at a place of a step, a pure function of (seed, step, place)."""
 
 
-class Strategy(Protocol):
-    """One step's gradients."""
+class Forward(Protocol):
+    """The supernet as a step runs it."""
 
-    def backward(
-        self, net: SuperNet, batch: Batch, *, phase: Phase, draw: Draw
-    ) -> dict[str, float]:
-        """Add this step's gradients to `net` and return metrics."""
+    def __call__(self, images: Tensor, arch: Arch, *, noisy: bool) -> Tensor:
+        """Return logits; `noisy` ones with dropout and dropped paths, where those are on."""
+
+    def teacher(self, images: Tensor) -> Tensor | None:
+        """Return the logits of another teacher, if there is one."""
+
+
+class Strategy(Protocol):
+    """One step's losses."""
+
+    def losses(
+        self, forward: Forward, batch: Batch, *, phase: Phase, draw: Draw
+    ) -> Iterator[tuple[str, Tensor]]:
+        """Yield a name and the loss `[]` of each subnet; it is propagated before the next one."""
         ...
 
 
-@dataclass(frozen=True)
-class LargestTeaches:
-    """Train the drawn subnets; in phases that teach, on the largest one's predictions.
+@dataclass(frozen=True, kw_only=True)
+class Taught:
+    """The largest subnet learns from labels, the others from what it predicts in the same step.
 
-    The largest subnet learns from the labels in the same step and its detached logits are the
-    target of the others: in-place distillation (BigNAS, 2003.11142) inside once-for-all's phases,
-    so that no second set of weights is kept. Gradients are the mean over the subnets.
+    In-place distillation (BigNAS, 2003.11142), so that no second set of weights is kept. Where
+    the run has another teacher, all learn from that one. In phases that do not teach, all learn
+    from labels. Dropout and dropped paths touch
+    only those that learn from labels, as in BigNAS.
 
     Args:
         label_smoothing: of the cross-entropy.
         hard_share: share of the labels' cross-entropy in the loss of a taught subnet.
+        divergence: `kl`, or `alpha` (AlphaNet's adaptive one).
     """
 
     label_smoothing: float = 0.0
     hard_share: float = 0.0
+    divergence: str = "kl"
 
     def __post_init__(self) -> None:
-        """Check the shares."""
+        """Check the fields."""
         if not (0 <= self.label_smoothing < 1 and 0 <= self.hard_share <= 1):
             raise SupernetError(
                 "label_smoothing must lie in 0..1 (1 excluded) and hard_share in 0..1; got "
                 f"{self.label_smoothing} and {self.hard_share}"
             )
+        if self.divergence not in DIVERGENCES:
+            raise SupernetError(
+                f"divergence is {self.divergence!r}; allowed: {', '.join(DIVERGENCES)}"
+            )
 
-    def backward(
-        self, net: SuperNet, batch: Batch, *, phase: Phase, draw: Draw
-    ) -> dict[str, float]:
-        """See `Strategy.backward`."""
-        archs = [draw(place) for place in range(phase.subnets)]
-        count = phase.subnets + phase.teach
-        metrics: dict[str, float] = {}
-        teacher = None
-        if phase.teach:
-            largest = phase.space.largest()
-            teacher = net(resize(batch.images, largest.resolution), largest)
-            loss = self._labels_loss(teacher, batch)
-            (loss / count).backward()
-            metrics["loss/largest"] = loss.item()
-        total = 0.0
-        for arch in archs:
-            logits = net(resize(batch.images, arch.resolution), arch)
-            loss = self._labels_loss(logits, batch)
-            if teacher is not None:
-                taught = distillation(logits, teacher)
-                loss = self.hard_share * loss + (1 - self.hard_share) * taught
-            (loss / count).backward()
-            total += loss.item()
-        return metrics | {"loss/subnets": total / len(archs)}
+    def losses(
+        self, forward: Forward, batch: Batch, *, phase: Phase, draw: Draw
+    ) -> Iterator[tuple[str, Tensor]]:
+        """See `Strategy.losses`."""
+        teacher = forward.teacher(batch.images)
+        archs = [phase.space.largest()] if phase.teach else []
+        archs += [phase.space.smallest()] if phase.smallest else []
+        archs += [draw(place) for place in range(phase.subnets)]
+        for number, arch in enumerate(archs):
+            images = resize(batch.images, arch.resolution)
+            logits = forward(images, arch, noisy=teacher is None)
+            loss = self._loss(logits, teacher, batch)
+            if phase.teach and teacher is None:
+                teacher = logits.detach()
+            name = "largest" if phase.teach and number == 0 else "subnets"
+            yield name, loss
 
-    def _labels_loss(self, logits: Tensor, batch: Batch) -> Tensor:
-        return F.cross_entropy(
-            logits,
-            batch.labels,
-            weight=batch.class_weights,
-            label_smoothing=self.label_smoothing,
-        )
+    def _loss(self, logits: Tensor, teacher: Tensor | None, batch: Batch) -> Tensor:
+        taught = 0.0 if teacher is None else 1 - self.hard_share
+        loss = logits.new_zeros(())
+        if taught < 1:
+            labels = F.cross_entropy(
+                logits,
+                batch.labels,
+                weight=batch.class_weights,
+                label_smoothing=self.label_smoothing,
+            )
+            loss = (1 - taught) * labels
+        if teacher is not None:
+            loss = loss + taught * DIVERGENCES[self.divergence](logits, teacher)
+        return loss

@@ -25,6 +25,7 @@ from supernet.gates import PathGates, Paths
 from supernet.losses import LATENCY_LOSSES, with_latency
 from supernet.network import SuperNet
 from supernet.space import Arch
+from supernet.train.ranks import ALONE, Ranks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +119,13 @@ def new_target(
 
 
 def arch_step(
-    net: SuperNet, target: Target, batch: Batch, *, rng: random.Random, config: GateConfig
+    net: SuperNet,
+    target: Target,
+    batch: Batch,
+    *,
+    rng: random.Random,
+    config: GateConfig,
+    ranks: Ranks = ALONE,
 ) -> dict[str, float]:
     """Move the gates of `target` by one step on `batch`; the weights stay as they are.
 
@@ -133,6 +140,7 @@ def arch_step(
     loss = with_latency(ce, expected, target.budget_ms, kind=config.loss, weight=config.weight)
     parameters = list(gates.parameters())
     gradients = torch.autograd.grad(loss, parameters)
+    ranks.average_(gradients)
     for parameter, gradient in zip(parameters, gradients, strict=True):
         parameter.grad = gradient
     target.optimizer.step()

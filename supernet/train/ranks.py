@@ -1,0 +1,93 @@
+"""Training by several processes: each takes its share of every batch, gradients are averaged.
+
+Processes are started by torch's own `torchrun`; on CPUs one process a core is faster than many
+threads, whose work on small maps is too short to share. Every process draws the same subnets,
+since randomness is a function of position, so nothing but gradients is exchanged.
+
+BN normalises each process's share by itself; running statistics are computed anew for every
+extracted subnet (`evaluate.py`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from supernet.data.batches import Batch
+from supernet.errors import SupernetError
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those that train together; of one process by default."""
+
+    rank: int = 0
+    count: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that logs, scores and saves."""
+        return self.rank == 0
+
+    def share(self, batch: Batch) -> Batch:
+        """Return this process's part of `batch`: every `count`-th image."""
+        if self.count == 1:
+            return batch
+        own = slice(self.rank, None, self.count)
+        images = batch.images[own].contiguous(memory_format=torch.channels_last)
+        return replace(batch, images=images, labels=batch.labels[own])
+
+    def average_(self, tensors: Sequence[Tensor]) -> None:
+        """Replace all of `tensors` by their mean over the processes."""
+        if self.count == 1 or not tensors:
+            return
+        flat = torch.cat([tensor.flatten() for tensor in tensors])
+        dist.all_reduce(flat)
+        flat /= self.count
+        parts = flat.split([tensor.numel() for tensor in tensors])
+        for tensor, part in zip(tensors, parts, strict=True):
+            tensor.copy_(part.view_as(tensor))
+
+    def average_gradients_(self, module: nn.Module) -> None:
+        """Average the gradients of `module`; a parameter without one has none anywhere."""
+        self.average_([p.grad for p in module.parameters() if p.grad is not None])
+
+    def agreed(self, value: Tensor) -> Tensor:
+        """Return the first process's `value`, in all of them."""
+        if self.count > 1:
+            dist.broadcast(value, 0)
+        return value
+
+
+ALONE = Ranks()
+
+
+@contextmanager
+def joined() -> Iterator[Ranks]:
+    """Join the processes that `torchrun` started; alone where it did not.
+
+    Raises:
+        SupernetError: if they cannot find each other.
+    """
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count == 1:
+        yield ALONE
+        return
+    rank = int(os.environ["RANK"])
+    cuda = torch.cuda.is_available()
+    if cuda:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    try:
+        dist.init_process_group("nccl" if cuda else "gloo")
+    except (RuntimeError, ValueError) as error:
+        raise SupernetError(f"process {rank} of {count} cannot join the others: {error}") from error
+    try:
+        yield Ranks(rank, count)
+    finally:
+        dist.destroy_process_group()

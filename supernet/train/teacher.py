@@ -1,0 +1,48 @@
+"""Another network as the teacher: any of timm's, with weights that were trained on these classes.
+
+Weights are read without running any code in the file. Images reach the teacher as they reach
+the supernet, normalised by the run's own preprocessing, at the size of the run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import timm
+from timm.models import load_checkpoint
+from torch import nn
+
+from supernet.data.sets import ImageData
+from supernet.errors import SupernetError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Teacher:
+    """A network by timm's name and a file with its weights."""
+
+    model: str
+    weights: str
+
+    def load(self, data: ImageData) -> nn.Module:
+        """Return the network in evaluation mode.
+
+        Raises:
+            SupernetError: if timm has no such network, or the file does not fit it and `data`.
+        """
+        if not timm.is_model(self.model):
+            near = ", ".join(timm.list_models(f"*{self.model[:6]}*")[:5]) or "timm.list_models()"
+            raise SupernetError(
+                f"teacher.model is {self.model!r}, which timm does not have; near: {near}"
+            )
+        net: nn.Module = timm.create_model(
+            self.model, num_classes=data.num_classes, in_chans=data.in_chans
+        )
+        try:
+            load_checkpoint(net, self.weights, weights_only=True)
+        except Exception as error:  # torch and safetensors raise many kinds for a damaged file
+            reason = " ".join(str(error).split())[:300]
+            raise SupernetError(
+                f"teacher.weights: {self.weights} does not hold {self.model} with "
+                f"{data.num_classes} classes and {data.in_chans} channels ({reason})"
+            ) from error
+        return net.requires_grad_(False).eval()

@@ -1,0 +1,357 @@
+"""What a training may be given besides phases: mixing, noise, averages, precision, processes."""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from rich.console import Console
+from safetensors.torch import save_file
+
+from supernet import training
+from supernet.config import composed
+from supernet.data.batches import Augment, Batch, train_batches
+from supernet.data.mixing import mix, rand_augment
+from supernet.data.synthetic import synthetic
+from supernet.errors import DataError, SupernetError
+from supernet.gates import PathGates
+from supernet.network import SuperNet
+from supernet.noise import Noise
+from supernet.settings import build_recipe, build_steps, build_teacher
+from supernet.space import Stage
+from supernet.train import checkpoint
+from supernet.train.average import Average
+from supernet.train.passes import Passes
+from supernet.train.precision import Precision
+from supernet.train.ranks import ALONE, Ranks
+from tests.builders import small_space, tiny_config, tiny_space
+
+CPU = torch.device("cpu")
+
+
+def weights_of(config: dict[str, Any], folder: Path, stop_at: int | None = None) -> dict[str, Any]:
+    """Train, if asked stopped after so many epochs and resumed; return the checkpoint."""
+    console = Console(quiet=True)
+    if stop_at is None:
+        training.start(config, folder, console)
+        return checkpoint.read(folder)
+    save, count = checkpoint.save, 0
+
+    def stopping(path: Path, content: Any) -> None:
+        nonlocal count
+        save(path, content)
+        count += 1
+        if count == stop_at:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint, "save", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            training.start(config, folder, console)
+    training.resume(folder, console)
+    return checkpoint.read(folder)
+
+
+# ---- recipes -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("recipe", ["progressive", "sandwich", "random", "compound"])
+def test_every_recipe_trains_the_last_phase_it_names(recipe: str) -> None:
+    space = small_space()
+    phases, strategy = build_recipe(composed([f"recipe={recipe}"]), space)
+    net = SuperNet(space, 4).train()
+    data = synthetic(size=16)
+    batch = Batch(data.preprocess.normalise(data.train.take(torch.arange(8)).pixels), data.train.labels[:8])
+    phase = phases[-1]
+    drawn: list[Any] = []
+
+    def draw(place: int) -> Any:
+        drawn.append(phase.space.sample(random.Random(place)))
+        return drawn[-1]
+
+    passes = Passes(net, Precision(None, CPU))
+    losses = list(strategy.losses(passes, batch, phase=phase, draw=draw))
+    assert len(losses) == phase.nets
+    assert len(drawn) == phase.subnets
+    assert [name for name, _ in losses].count("largest") == phase.teach
+    wants = {"progressive": (1, 0, 3), "sandwich": (1, 1, 1), "random": (0, 0, 1),
+             "compound": (1, 0, 2)}  # fmt: skip
+    assert (phase.teach, phase.smallest, phase.subnets) == wants[recipe]
+    assert phase.space.tied == (recipe == "compound")
+
+
+def test_tied_spaces_couple_depth_and_width() -> None:
+    """CompOFA, table 1: as many choices a stage as there are depths (times free kernels)."""
+    stages = (Stage(width=8, stride=1, depths=(1, 2)),)
+    tied = small_space(kernel_sizes=(3,), stages=stages).restrict(tied=True)
+    assert tied.size == len(list(tied)) == len(set(tied)) == 2 * 2
+    for arch in tied:
+        active = [op for op in arch.ops if op is not None]
+        assert {op.expand_ratio for op in active} == {(2.0, 3.0)[len(active) - 1]}
+        assert arch in tied
+    assert tied.largest() in tied
+    assert tied.smallest() in tied
+    rng = random.Random(0)
+    loose = next(a for a in small_space(kernel_sizes=(3,), stages=stages) if a not in tied)
+    assert all(tied.sample(rng) in tied for _ in range(50))
+    assert all(tied.mutate(tied.sample(rng), rng, 0.5) in tied for _ in range(50))
+    assert all(tied.crossover(tied.sample(rng), tied.sample(rng), rng) in tied for _ in range(50))
+    with pytest.raises(SupernetError, match="ties expand ratios to depths"):
+        tied.check(loose)
+    with pytest.raises(SupernetError, match="only sampled from"):
+        PathGates(tied)
+    with pytest.raises(SupernetError, match="suffix"):
+        small_space(skip="any").restrict(tied=True)
+
+
+# ---- mixing ------------------------------------------------------------------------------------
+
+
+def test_mixing_is_a_function_of_position_and_leaves_the_globals_alone() -> None:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(7, 3, 8, 8, generator=generator)
+    labels = torch.tensor([0, 1, 2, 0, 1, 2, 0])
+    state = random.getstate(), str(np.random.get_state())
+    fields: dict[str, Any] = {"mixup": 0.4, "cutmix": 1.0, "classes": 3}
+    one = mix(images, labels, position="1", **fields)
+    assert (random.getstate(), str(np.random.get_state())) == state
+    for got, want in zip(one, mix(images, labels, position="1", **fields), strict=True):
+        assert torch.equal(got, want)
+    others = [mix(images, labels, position=str(n), **fields)[0] for n in range(2, 6)]
+    assert not any(torch.equal(one[0], other) for other in others)
+    torch.testing.assert_close(one[1].sum(1), torch.ones(7))
+    assert torch.equal(one[0][6], images[6]), "the odd one stays"
+    assert not torch.equal(one[0][:6], images[:6])
+
+
+def test_mixup_is_its_definition() -> None:
+    images = torch.stack([torch.full((1, 2, 2), float(n)) for n in range(4)])
+    labels = torch.arange(4)
+    mixed, soft = mix(images, labels, mixup=1.0, cutmix=0.0, classes=4, position="a")
+    for n in range(4):
+        share = soft[n, n] if n != 3 - n else 1.0
+        torch.testing.assert_close(mixed[n].mean(), share * n + (1 - share) * (3 - n))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_randaugment_changes_images_by_position(channels: int) -> None:
+    data = synthetic(per_class=4, size=16)
+    pixels = data.train.take(torch.arange(6)).pixels[:, :channels]
+    one = rand_augment(pixels, "rand-m9-n2", "1")
+    assert one.shape == pixels.shape
+    assert one.dtype == torch.uint8
+    assert torch.equal(one, rand_augment(pixels, "rand-m9-n2", "1"))
+    assert not torch.equal(one, pixels)
+    assert not torch.equal(one, rand_augment(pixels, "rand-m9-n2", "2"))
+
+
+@pytest.mark.parametrize("fields", [{"randaugment": "nope"}, {"mixup": -1.0}, {"cutmix": -0.1}])
+def test_bad_augmentation_is_named(fields: dict[str, Any]) -> None:
+    with pytest.raises(DataError, match=next(iter(fields))):
+        Augment(**fields)
+    with pytest.raises(DataError, match="1 or 3 channels"):
+        rand_augment(torch.zeros(1, 4, 8, 8, dtype=torch.uint8), "rand-m9-n2", "1")
+
+
+def test_batches_are_mixed_after_they_are_normalised() -> None:
+    data = synthetic(per_class=8, size=8)
+    batches = train_batches(
+        data.train, data.preprocess, batch_size=8, augment=Augment(mixup=1.0), seed=0, epoch=0,
+        device=CPU,
+    )  # fmt: skip
+    for batch in batches:
+        assert batch.labels.shape == (len(batch.images), data.num_classes)
+        torch.testing.assert_close(batch.labels.sum(1), torch.ones(len(batch.images)))
+
+
+# ---- noise, averages, precision ----------------------------------------------------------------
+
+
+def test_noise_drops_its_share_and_keeps_the_mean() -> None:
+    noise = Noise(0.25, 0.5, torch.Generator().manual_seed(0))
+    features = noise.features(torch.ones(100, 100))
+    assert sorted(features.unique().tolist()) == pytest.approx([0.0, 1 / 0.75])
+    assert features.mean() == pytest.approx(1.0, abs=0.03)
+    dropped = noise.branch(torch.ones(4000, 2, 1, 1), place=0.5)
+    assert (dropped[:, 0] == dropped[:, 1]).all(), "a branch goes as a whole"
+    assert (dropped == 0).float().mean() == pytest.approx(0.25, abs=0.03)
+    assert torch.equal(noise.branch(torch.ones(5, 1, 1, 1), place=0.0), torch.ones(5, 1, 1, 1))
+
+
+def test_dropped_branches_are_those_of_residual_blocks() -> None:
+    """With every branch dropped, blocks with a shortcut pass their input on."""
+    space = small_space()
+    net = SuperNet(space, 4).eval()
+    x = torch.randn(2, 3, 16, 16)
+    arch = space.largest()
+    block = net.blocks[1]
+    y = torch.randn(2, 8, 8, 8)
+    assert torch.equal(block(y, arch.ops[1], drop=torch.zeros_like), y)
+    quiet = Noise(0.0, 0.0, torch.Generator())
+    torch.testing.assert_close(net(x, arch, noise=quiet), net(x, arch))
+    loud = Noise(0.0, 0.9, torch.Generator().manual_seed(0))
+    assert not torch.equal(net(x, arch, noise=loud), net(x, arch))
+
+
+def test_the_average_follows_the_weights() -> None:
+    net = SuperNet(tiny_space(), 4)
+    average = Average(net, decay=0.9)
+    wanted = [p.detach().clone() for p in net.parameters()]
+    for number in range(1, 30):
+        with torch.no_grad():
+            for p in net.parameters():
+                p.add_(torch.randn_like(p))
+        average.update_(net)
+        decay = min(0.9, (1 + number) / (10 + number))
+        wanted = [
+            decay * w + (1 - decay) * p.detach()
+            for w, p in zip(wanted, net.parameters(), strict=True)
+        ]
+    for got, want in zip(average.net.parameters(), wanted, strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+    average.start_(net)
+    assert all(map(torch.equal, average.net.parameters(), net.parameters()))
+
+
+def test_bf16_computes_shorter_and_learns() -> None:
+    precision = Precision("bf16", CPU)
+    with precision.autocast():
+        short = torch.randn(2, 2) @ torch.randn(2, 2)
+    assert short.dtype == torch.bfloat16
+    assert precision.widened(short).dtype == torch.float32
+    net = SuperNet(tiny_space(), 4).train()
+    arch = net.space.largest()
+    images = torch.randn(4, 3, arch.resolution, arch.resolution)
+    logits = Passes(net, precision)(images, arch, noisy=True)
+    precision.backward(logits.square().sum())
+    assert logits.dtype == torch.float32
+    assert all(torch.isfinite(p.grad).all() for p in net.parameters() if p.grad is not None)
+    with pytest.raises(SupernetError, match="amp is 'fp8'; allowed"):
+        Precision("fp8", CPU)
+
+
+def test_all_options_together_resume_to_the_last_bit(tmp_path: Path) -> None:
+    config = tiny_config(
+        "ema=0.9", "regularize.dropout=0.2", "regularize.drop_path=0.2", "micro_batches=2",
+        "data.augment.mixup=0.4", "data.augment.cutmix=1.0",
+        "data.augment.randaugment=rand-m5-n1", "recipe.strategy.divergence=alpha",
+    )  # fmt: skip
+    whole = weights_of(config, tmp_path / "whole")
+    parts = weights_of(config, tmp_path / "parts", stop_at=1)
+    for name in ("model", "training_model"):
+        assert whole[name].keys() == parts[name].keys()
+        for key, value in whole[name].items():
+            assert torch.equal(value, parts[name][key]), (name, key)
+    assert any(
+        not torch.equal(whole["model"][key], whole["training_model"][key]) for key in whole["model"]
+    ), "the average is what later commands see"
+
+
+def test_micro_batches_take_the_gradient_of_the_whole() -> None:
+    """Where BN does not couple images: one image twice."""
+    data = synthetic(per_class=4, size=8)
+    x = data.preprocess.normalise(data.train.take(torch.arange(3)).pixels)
+    batch = Batch(x.repeat_interleave(2, 0), data.train.labels[:3].repeat_interleave(2))
+    assert [len(part.labels) for part in batch.parts(3)] == [2, 2, 2]
+    assert [len(part.labels) for part in batch.parts(9)] == [2, 2, 2], "BN needs two images"
+    assert [len(part.labels) for part in batch.parts(1)] == [6]
+
+
+# ---- another teacher ---------------------------------------------------------------------------
+
+
+def test_a_timm_network_teaches(tmp_path: Path) -> None:
+    data = synthetic(size=16)
+    torch.manual_seed(0)
+    made = timm.create_model("resnet10t", num_classes=data.num_classes, in_chans=data.in_chans)
+    file = tmp_path / "teacher.safetensors"
+    save_file(made.state_dict(), file)
+    config = tiny_config()
+    teacher = build_teacher(
+        {**config, "teacher": {"model": "resnet10t", "weights": str(file)}}, data
+    )
+    assert teacher is not None
+    assert not teacher.training
+    x = torch.randn(2, data.in_chans, 32, 32)
+    torch.testing.assert_close(teacher(x), made.eval()(x))
+    passes = Passes(
+        SuperNet(tiny_space(), data.num_classes), Precision(None, CPU), teaching=teacher
+    )
+    got = passes.teacher(x)
+    assert got is not None
+    assert not got.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"model": "nope18", "weights": "x"}, "teacher.model is 'nope18'"),
+        ({"model": "resnet10t", "weights": "/nowhere.safetensors"}, "teacher.weights: /nowhere"),
+        ({"model": "resnet10t"}, "teacher lacks weights"),
+    ],
+)
+def test_a_bad_teacher_is_one_line(fields: dict[str, str], message: str) -> None:
+    with pytest.raises(SupernetError, match=message):
+        build_teacher({**tiny_config(), "teacher": fields}, synthetic())
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("micro_batches=0", "micro_batches is 0"),
+        ("ema=1.5", "ema is 1.5"),
+        ("regularize.dropout=1", "dropout and drop_path must lie in 0..1"),
+        ("recipe.strategy.divergence=js", "divergence is 'js'; allowed: kl, alpha"),
+    ],
+)
+def test_bad_options_are_one_line(override: str, message: str) -> None:
+    config = tiny_config(override)
+    build = build_recipe if override.startswith("recipe") else build_steps
+    args = [config, tiny_space()] if override.startswith("recipe") else [config]
+    with pytest.raises(SupernetError, match=message):
+        build(*args)
+
+
+# ---- several processes -------------------------------------------------------------------------
+
+
+def test_shares_make_up_the_batch() -> None:
+    batch = Batch(torch.randn(5, 1, 2, 2), torch.arange(5))
+    parts = [Ranks(rank, 2).share(batch) for rank in range(2)]
+    assert sorted(torch.cat([part.labels for part in parts]).tolist()) == list(range(5))
+    assert ALONE.share(batch) is batch
+    gradient = torch.ones(2)
+    ALONE.average_([gradient])
+    assert torch.equal(gradient, torch.ones(2))
+
+
+def test_two_processes_train_one_net(tmp_path: Path) -> None:
+    """torchrun on this machine: the same weights twice, and the same as after a resume."""
+    folder = tmp_path / "run"
+    words = [
+        "experiment=smoke", "data=synthetic", "space=tiny", "epoch_batches=2", "batch_size=8",
+        "space.resolutions=[8,16]", f"name={folder}", "threads=1", "device=cpu",
+    ]  # fmt: skip
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2",
+         "--master-port", str(port), str(Path(__file__).parents[1] / "train.py"), *words],
+        cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    content = checkpoint.read(folder)
+    assert content["position"]["phase"] == 4
+    assert "2 x 1 threads" in " ".join(done.stdout.split())
+    assert done.stdout.count("done: supernet info") == 1
