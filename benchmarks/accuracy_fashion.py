@@ -1,0 +1,152 @@
+"""Is a subnet of one supernet as good as that network trained alone, for the same time?
+
+    python benchmarks/accuracy_fashion.py --json benchmarks/results/accuracy_fashion.json
+    python benchmarks/accuracy_fashion.py --arm sandwich
+
+Fashion-MNIST at 32 px, once-for-all's MobileNetV3 space at width 0.25; every arm trains for the
+same minutes by the clock, one after the other, on two cores, and is scored on the 10,000 test
+images without retraining. Without --arm it trains what is not trained yet and writes the result.
+A kill loses at most a minute: start it again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from accuracy_arms import OURS, SPACE, Alone, OnceForAll, Ours, archs
+from by_the_clock import train
+from common import aim, write_result
+
+from supernet.cost import arch_cost, macs_costs
+from supernet.data.load import load_data
+from supernet.data.sets import ImageData, Images
+from supernet.evaluate import calibrate_on_, scores_on
+from supernet.train.ranks import joined
+
+ALONE = {"alone smallest": "smallest", "alone random 1": "random 1", "alone random 2": "random 2"}
+ARMS = ("once-for-all", *ALONE, *OURS)
+PROCESSES = {"once-for-all": 1}
+
+
+def main() -> None:
+    """Read the flags; train the arms that are missing, each in processes of its own."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--arm", choices=ARMS, help="only this one")
+    parser.add_argument("--run", type=Path, default=Path("runs/accuracy"))
+    parser.add_argument("--minutes", type=float, default=30.0, help="of a supernet's training")
+    parser.add_argument("--default", choices=OURS, default="sandwich", help="the default recipe")
+    parser.add_argument("--json", type=Path)
+    flags = parser.parse_args()
+    if "RANK" in os.environ:
+        one_arm(flags.arm, flags.run, flags.minutes)
+        return
+    for arm in [flags.arm] if flags.arm else ARMS:
+        if not score_file(flags.run, arm).exists():
+            start(arm)
+    if flags.json:
+        report(flags.run, flags.default, flags.json)
+
+
+def start(arm: str) -> None:
+    """Run this script once a process of `arm`; leave with their code if one fails."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    count = PROCESSES.get(arm, 2)
+    words = [sys.executable, *sys.argv, "--arm", arm]
+    children = []
+    for rank in range(count):
+        place = {"RANK": str(rank), "WORLD_SIZE": str(count)}
+        where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        children.append(subprocess.Popen(words, env={**os.environ, **place, **where}))
+    codes = [child.wait() for child in children]
+    if any(codes):
+        raise SystemExit(max(codes))
+
+
+def one_arm(name: str, run: Path, minutes: float) -> None:
+    """Train and score an arm in this process, one of its `WORLD_SIZE`."""
+    data = fashion32()
+    if name in ALONE:
+        arm: Any = Alone(archs()[ALONE[name]])
+        minutes /= 6
+    else:
+        arm = OnceForAll() if name == "once-for-all" else Ours(name)
+    torch.set_num_threads(arm.threads)
+    with joined() as ranks:
+        file = score_file(run, name).with_suffix(".pt")
+        done = train(arm, data, file, seconds=60 * minutes, ranks=ranks)
+        if not ranks.first:
+            return
+    torch.set_num_threads(2)
+    scored = {ALONE[name]: archs()[ALONE[name]]} if name in ALONE else archs()
+    top1 = {}
+    for title, arch in scored.items():
+        net = arm.subnet(arch).to(memory_format=torch.channels_last)
+        calibrate_on_(net, data.train, data.preprocess, 32)
+        top1[title] = scores_on(net, data.test, data.preprocess, 32).top1
+        print(f"{name}: {title} {100 * top1[title]:.2f} %", flush=True)
+    facts = {"arm": name, **done, "processes": PROCESSES.get(name, 2), "threads": arm.threads}
+    score_file(run, name).write_text(json.dumps({**facts, "top1": top1}, indent=1))
+
+
+def score_file(run: Path, arm: str) -> Path:
+    """Return where the scores of an arm are kept."""
+    return run / f"{arm.replace(' ', '_')}.json"
+
+
+def fashion32() -> ImageData:
+    """Fashion-MNIST, zero-padded to 32 px."""
+    data = load_data("fashion_mnist", {}, seed=0, size=32)
+
+    def padded(images: Any) -> Images:
+        return Images(F.pad(images.pixels, (2,) * 4), images.labels)
+
+    return replace(
+        data, train=padded(data.train), held_out=padded(data.held_out), test=padded(data.test)
+    )
+
+
+def report(run: Path, default: str, out: Path) -> None:
+    """Compare the arms."""
+    arms = {}
+    for name in ARMS:
+        if score_file(run, name).exists():
+            arms[name] = json.loads(score_file(run, name).read_text())
+    ours, theirs = arms[default]["top1"], arms["once-for-all"]["top1"]
+    gains = [100 * (ours[title] - theirs[title]) for title in theirs]
+    alone = [
+        100 * (ours[title] - arms[name]["top1"][title])
+        for name, title in ALONE.items()
+        if name in arms
+    ]
+    costs = macs_costs(SPACE, in_chans=1, num_classes=10)
+    write_result(
+        out,
+        question=__doc__.splitlines()[0],
+        aims=[
+            aim("least gain over once-for-all, points", 0.0, min(gains), at_least=True),
+            aim("mean gain over once-for-all, points", 2.0, statistics.fmean(gains), at_least=True),
+            aim("least gain over nets alone, points", 0.0, min(alone), at_least=True),
+        ],
+        data={
+            "default": default,
+            "macs": {title: arch_cost(SPACE, costs, arch) for title, arch in archs().items()},
+            "arms": arms,
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()
