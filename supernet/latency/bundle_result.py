@@ -14,7 +14,7 @@ from supernet.errors import TableError
 from supernet.latency.bundle import FORMAT, VERSION, manifest_bytes
 from supernet.latency.bundle_script import RESULT_FORMAT, RESULT_VERSION, digest
 from supernet.latency.fields import check_names, number, read_json, record, text
-from supernet.latency.plan import Plan, Session, table_of
+from supernet.latency.plan import Plan, Session, table_of, unsettled_warning
 from supernet.latency.table import Device, Entry, LatencyTable
 
 MAX_BYTES = 256 * 2**20
@@ -29,7 +29,7 @@ _AGAIN = "take the file as the script wrote it, or time again"
 def import_result(
     path: str | os.PathLike[str], bundle: str | os.PathLike[str] | None = None
 ) -> tuple[LatencyTable, list[str]]:
-    """Return the table that a bundle's result makes, and the warnings it came with.
+    """Return the table that a bundle's result makes, and what should be known of it.
 
     Args:
         path: result.json.
@@ -43,7 +43,10 @@ def import_result(
         _check_whole(result)
         if bundle is not None:
             _check_bundle(result["manifest_sha256"], Path(bundle))
-        return _table(result), [text({"": line}, "", "warnings") for line in result["warnings"]]
+        table = _table(result)
+        warnings = [text({"": line}, "", "warnings") for line in result["warnings"]]
+        unsettled = unsettled_warning(list(table.entries.values()))
+        return table, warnings if unsettled is None else [*warnings, unsettled]
     except TableError as error:
         raise TableError(f"{path}: {error}") from error
 

@@ -383,7 +383,7 @@ def _write_whole(path: Path, text: str) -> None:
 
 
 class _Progress:
-    """Shows how far all processes are, and how long the rest will take at most."""
+    """Shows how far all processes are, and about how long the rest will take."""
 
     def __init__(self, processes: int, mode: str) -> None:
         self.processes, self.mode = processes, mode
@@ -402,8 +402,8 @@ class _Progress:
         word = "loading" if phase == "load" else "timing"
         text = f"process {session + 1} of {self.processes}, {word} {100 * share:3.0f} %"
         if left is not None:
-            text += f", at most {round(left) // 60}:{round(left) % 60:02d} left"
-        self._show(text, f"{session} {phase} {int(10 * share)}")
+            text += f", about {round(left) // 60}:{round(left) % 60:02d} left"
+        self._show(text, f"{session} {phase} {int(4 * share)}")
 
     def end(self) -> None:
         if self.mode == "text" and sys.stderr.isatty():
@@ -412,7 +412,7 @@ class _Progress:
     def _show(self, text: str, step: str) -> None:
         if sys.stderr.isatty():
             print(f"\r{text:<78}", end="", file=sys.stderr, flush=True)
-        elif step != self.shown:  # a file gets a line for each tenth
+        elif step != self.shown:  # a file gets a line for each quarter
             print(text, file=sys.stderr, flush=True)
         self.shown = step
 

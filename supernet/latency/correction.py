@@ -80,7 +80,7 @@ def fit_correction(
 def _fit(nets: Sequence[_Net], limit_ms: float) -> tuple[float, float, float]:
     fits = []
     for step in range(_STEPS + 1):
-        overhead = limit_ms * step / _STEPS
+        overhead = limit_ms * (step / _STEPS)
         predicted = [_predict(net, overhead) for net in nets]
         scale = median(net[2] / ms for net, ms in zip(nets, predicted, strict=True))
         pairs = zip(nets, predicted, strict=True)

@@ -20,6 +20,7 @@ from supernet.latency.correction import fit_correction, sample_nets
 from supernet.latency.fields import check_names, record
 from supernet.latency.keys import LayerKey, space_keys
 from supernet.latency.table import Device, Entry, LatencyTable
+from supernet.latency.timing import TOLERANCE
 from supernet.space import SearchSpace
 
 NUM_NETS = 8  # whole nets that the correction is fitted on
@@ -132,6 +133,22 @@ def table_of(
         scale=fit.scale,
         scale_nets=len(plan.nets),
         scale_error=fit.error,
+    )
+
+
+def unsettled_warning(timings: Sequence[Entry]) -> str | None:
+    """Say how many of `timings` did not settle, and how far the worst is known."""
+    widths = [
+        max(t.high_ms - t.median_ms, t.median_ms - t.low_ms) / t.median_ms
+        for t in timings
+        if not t.converged
+    ]
+    if not widths:
+        return None
+    return (
+        f"{len(widths)} of {len(timings)} timings did not settle to within {TOLERANCE:.0%}; "
+        f"the worst is known to {max(widths):.1%}: give it more seconds, or a machine with "
+        "less else to do"
     )
 
 

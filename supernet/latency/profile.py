@@ -16,9 +16,8 @@ from typing import Any
 from supernet.errors import CheckpointError, DeviceError
 from supernet.latency import host, runtimes
 from supernet.latency.child import OnProgress, ask_worker
-from supernet.latency.plan import Session, plan_for, table_of
+from supernet.latency.plan import Session, plan_for, table_of, unsettled_warning
 from supernet.latency.table import Device, Entry, LatencyTable
-from supernet.latency.timing import TOLERANCE
 from supernet.space import SearchSpace
 
 OnWarning = Callable[[str], None]
@@ -152,19 +151,10 @@ def _measure(
         on_progress=on_progress,
     )
     timings = [Entry(**timing) for timing in result["timings"]]
-    open_ends = [_half_width(timing) for timing in timings if not timing.converged]
-    if open_ends:
-        on_warning(
-            f"{len(open_ends)} of {len(timings)} timings did not settle to within {TOLERANCE:.0%}; "
-            f"the worst is known to {max(open_ends):.1%}: give it more seconds, or a machine with "
-            "less else to do"
-        )
+    open_ends = unsettled_warning(timings)
+    if open_ends is not None:
+        on_warning(open_ends)
     return Entry(**result["reference"]), timings
-
-
-def _half_width(timing: Entry) -> float:
-    ends = (timing.high_ms - timing.median_ms, timing.median_ms - timing.low_ms)
-    return max(ends) / timing.median_ms
 
 
 def _device(runtime: str, threads: int, batch: int, provider: str) -> Device:

@@ -37,7 +37,7 @@ def test_a_board_is_profiled(server: Server, plan: Plan, board_python: Path) -> 
     )
     table.require(plan.layers)
     assert table.scale_nets == len(plan.nets)
-    assert all("busy" in warning for warning in warnings)
+    assert all("busy" in w or "did not settle" in w for w in warnings)
     steps = [step for step, _, _ in seen]
     assert steps == ["copy"] * steps.count("copy") + ["time"] * steps.count("time")
     assert [share for step, share, _ in seen if step == "copy"][-1] == 1.0
