@@ -27,10 +27,14 @@ from supernet.latency.onnx_layers import onnx_layers
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """A network with a fixed input shape `[N, C, H, W]`, as ONNX or as a timm module."""
+    """A network with a fixed input shape `[N, C, H, W]`, as ONNX or as a timm module.
+
+    `keys` are the layers it is a chain of; a finished subnet has none.
+    """
 
     name: str
     input_shape: tuple[int, ...]
+    keys: tuple[LayerKey, ...] = ()
     build_onnx: Callable[[], bytes]
     build_module: Callable[[], nn.Module]
 
@@ -60,6 +64,7 @@ def of_keys(keys: Sequence[LayerKey], *, batch: int) -> Model:
     return Model(
         name=" + ".join(map(str, keys)),
         input_shape=(batch, first.in_channels, first.in_size, first.in_size),
+        keys=tuple(keys),
         build_onnx=lambda: onnx_layers(keys, module(), batch=batch),
         build_module=module,
     )

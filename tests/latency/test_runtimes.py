@@ -1,63 +1,210 @@
 from __future__ import annotations
 
+import dataclasses
 import importlib
-from dataclasses import replace
+import os
+import platform
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnxruntime
 import pytest
 import torch
 from torch import nn
 
+from supernet import blocks
+from supernet.data.preprocess import Preprocess
 from supernet.errors import DeviceError
 from supernet.latency import runtimes
-from supernet.latency.model import Model, of_keys
-from tests.latency.conftest import DEVICE, key
+from supernet.latency.keys import LayerKey, arch_keys
+from supernet.latency.model import Model, of_keys, of_subnet
+from supernet.latency.runtimes import Runtime
+from supernet.space import ACTIVATIONS, FAMILIES, FixedBlock, SearchSpace, Stage
+from supernet.subnet import SubnetConfig, save_subnet
+from tests.latency.conftest import DEVICE, SHAPES, key
+
+ROOT = Path(__file__).parents[2]
 
 LAYER = key(kernel_size=3, expand_ratio=2.0, act="relu")
+HERE = ("onnxruntime", "onnxruntime-int8", "torch")
+EXTRA = ("ncnn", "openvino")
+ALL = [*HERE, *(pytest.param(name, marks=pytest.mark.runtimes) for name in EXTRA)]
+TOLERANCE = {"int8": 0.06, "fp32": 1e-4}  # of the mean square error, relative to the output's
+KEYS = [
+    key("stem", in_size=24, in_channels=3, kernel_size=3, stride=2, act="hard_swish"),
+    key("stem", in_size=24, in_channels=3, kernel_size=3, stride=2, act="relu6"),
+    key("first", kernel_size=3, act="relu", out_channels=16),
+    key("first", family="efficientnet", kernel_size=3, stride=2, se=True, act="swish"),
+    *(
+        key(
+            "block",
+            family=family,
+            act=act,
+            se=se,
+            kernel_size=k,
+            stride=s,
+            expand_ratio=e,
+            out_channels=c,
+        )
+        for family in FAMILIES
+        for act in ACTIVATIONS
+        for se, k, s, e, c in ((False, 3, 2, 3.0, 24), (True, 5, 1, 2.5, 16))
+    ),
+    *(key("final", act=act) for act in ACTIVATIONS),
+    key("head", act="hard_swish"),
+    key("head", in_size=1, act="relu"),
+    key("classifier", in_size=1),
+    key("classifier", family="efficientnet"),
+]
+
+
+def _module(runtime: str, monkeypatch: pytest.MonkeyPatch) -> Runtime:
+    if runtime in EXTRA:
+        pytest.importorskip(runtime)
+    monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
+    return runtimes.get(runtime)
+
+
+def _assert_equal(module: Runtime, model: Model, threads: int = 1) -> None:
+    loaded = module.load(model, threads=threads, provider="cpu")
+    with torch.no_grad():
+        expected = model.module.double()(torch.from_numpy(model.example()).double()).numpy()
+    model.module.float()
+    for _ in range(2):  # a second run gives the same
+        loaded.run()
+        y = loaded.output()
+        assert y.shape == expected.shape
+        assert (y.dtype, expected.std() > 0) == (np.float32, True)
+        error = np.sqrt(np.mean((y - expected) ** 2) / np.mean(expected**2))
+        assert error < TOLERANCE[module.PRECISION]
 
 
 def test_runtimes_are_the_files_of_the_folder() -> None:
-    assert {"onnxruntime", "torch"} <= set(runtimes.available())
+    assert set(runtimes.available()) == {*HERE, *runtimes.OPTIONAL}
 
 
-@pytest.mark.parametrize("runtime", ["onnxruntime", "torch"])
-def test_a_runtime_runs_a_layer(runtime: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
-    module = runtimes.get(runtime)
-    assert module.PRECISION == "fp32"
+def test_an_optional_runtime_has_an_extra() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert set(runtimes.OPTIONAL) <= set(project["optional-dependencies"])
+    assert any(need.startswith("onnxruntime") for need in project["dependencies"])
+
+
+@pytest.mark.parametrize("runtime", ALL)
+def test_a_runtime_says_what_it_is(runtime: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = _module(runtime, monkeypatch)
+    assert runtime.endswith("int8") == (module.PRECISION == "int8")
     assert module.version()[0].isdigit()
+    assert "cpu" in module.providers()
     assert all(isinstance(v, str) for pair in module.environment().items() for v in pair)
-    loaded = module.load(of_keys([LAYER], batch=2), threads=2, provider="cpu")
-    loaded.run()
-    loaded.run()
+
+
+@pytest.mark.parametrize("layer", KEYS, ids=str)
+@pytest.mark.parametrize("runtime", ALL)
+def test_a_layer_gives_what_timms_gives(
+    runtime: str, layer: LayerKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _assert_equal(_module(runtime, monkeypatch), of_keys([layer], batch=1))
+
+
+@pytest.mark.parametrize("runtime", ALL)
+def test_a_net_gives_what_timms_gives(
+    runtime: str, small_space: SearchSpace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = arch_keys(small_space, small_space.largest(), **SHAPES)
+    _assert_equal(_module(runtime, monkeypatch), of_keys(keys, batch=1))
+
+
+@pytest.fixture(scope="module")
+def saved_subnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a subnet as `supernet extract` writes it, with torch's exporter."""
+    space = SearchSpace(
+        family="mobilenetv3",
+        stem_width=8,
+        first=FixedBlock(width=8),
+        stages=(Stage(width=16, stride=2, depths=(1, 2), se=True, act="hard_swish"),),
+        final_width=16,
+        head_width=32,
+        kernel_sizes=(3,),
+        expand_ratios=(2, 3),
+        resolutions=(16,),
+    )
+    arch, folder = space.largest(), tmp_path_factory.mktemp("subnet")
+    net = blocks.net_args(space, arch, num_classes=4, in_chans=1)
+    preprocess = Preprocess(mean=(0.5,), std=(0.5,), size=16)
+    config = SubnetConfig(net=net, arch=arch, preprocess=preprocess, classes=tuple("abcd"), data={})
+    save_subnet(folder, blocks.timm_model(net), config)
+    return folder
+
+
+@pytest.mark.parametrize("runtime", ALL)
+def test_a_subnet_gives_what_timms_gives(
+    runtime: str, saved_subnet: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = of_subnet(saved_subnet, batch=1)
+    module = model.module
+    _assert_equal(
+        _module(runtime, monkeypatch), dataclasses.replace(model, build_module=lambda: module)
+    )
+
+
+@pytest.mark.parametrize(
+    "runtime", [runtime for runtime in ALL if getattr(runtime, "values", [""])[0] != "ncnn"]
+)
+def test_a_batch_on_two_threads_gives_the_same(
+    runtime: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _assert_equal(_module(runtime, monkeypatch), of_keys([LAYER], batch=2), threads=2)
 
 
 def test_an_unknown_runtime_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(DeviceError, match=r"no runtime 'tvm'; there are: .*onnxruntime, torch"):
+    with pytest.raises(DeviceError, match=r"no runtime 'tvm'; there are: .*onnxruntime, .*torch"):
         runtimes.get("tvm")
 
 
-def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(name: str) -> Any:
-        raise ModuleNotFoundError("no", name="onnxruntime")
+@pytest.mark.parametrize(
+    ("runtime", "package", "command"),
+    [
+        ("openvino", "openvino", r"pip install 'supernet\[openvino\]'$"),
+        ("ncnn", "ncnn", r"pip install 'supernet\[ncnn\]'$"),
+        ("onnxruntime-int8", "onnxruntime", "pip install onnxruntime$"),
+    ],
+)
+def test_a_missing_package_names_the_extra(
+    runtime: str, package: str, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
+    adapter = f"supernet.latency.runtimes.{runtime.replace('-', '_')}"
+    monkeypatch.delitem(sys.modules, adapter, raising=False)
+    monkeypatch.delitem(sys.modules, "supernet.latency.runtimes.onnxruntime", raising=False)
+    with pytest.raises(DeviceError, match=f"needs the package '{package}'.*{command}"):
+        runtimes.get(runtime)
 
-    monkeypatch.setattr(importlib, "import_module", missing)
-    with pytest.raises(DeviceError, match=r"pip install 'supernet\[onnxruntime\]'"):
-        runtimes.get("onnxruntime")
+
+def test_a_package_that_does_not_load_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(name: str) -> Any:
+        raise ImportError("libtbb.so.12: cannot open shared object file")
+
+    monkeypatch.setattr(importlib, "import_module", broken)
+    with pytest.raises(DeviceError, match="'openvino' is installed but does not load: libtbb"):
+        runtimes.get("openvino")
 
 
-@pytest.mark.parametrize("runtime", ["onnxruntime", "torch"])
+@pytest.mark.parametrize("runtime", ALL)
 def test_a_refused_model_is_named(runtime: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
+    module = _module(runtime, monkeypatch)
     broken = Model(
         name="block X",
         input_shape=(1, 3, 4, 4),
         build_onnx=lambda: b"no protobuf",
         build_module=lambda: nn.Conv2d(5, 5, 1),
     )
-    with pytest.raises(DeviceError, match=f"{runtime} refuses block X: "):
-        runtimes.get(runtime).load(broken, threads=1, provider="cpu")
+    with pytest.raises(DeviceError, match=f"{runtime} refuses block X: ") as caught:
+        module.load(broken, threads=1, provider="cpu")
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("given", ["cpu", "CPU", "CPUExecutionProvider"])
@@ -65,8 +212,9 @@ def test_a_provider_is_known_by_its_short_and_its_long_name(given: str) -> None:
     assert runtimes.provider_of("onnxruntime", given) == "cpu"
 
 
-@pytest.mark.parametrize("runtime", ["onnxruntime", "torch"])
+@pytest.mark.parametrize("runtime", ALL)
 def test_an_absent_provider_is_refused_with_those_there_are(runtime: str) -> None:
+    pytest.importorskip(runtime.split("-")[0])
     with pytest.raises(
         DeviceError, match=f"'{runtime}' cannot run on 'npu' here; it can on: .*cpu"
     ):
@@ -86,4 +234,27 @@ def test_a_provider_that_does_not_start_is_refused(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_provider_is_part_of_a_devices_name() -> None:
-    assert replace(DEVICE, provider="cuda").name == "onnxruntime-cuda-fp32-1thread"
+    assert dataclasses.replace(DEVICE, provider="cuda").name == "onnxruntime-cuda-fp32-1thread"
+
+
+FAULTS = """
+import resource, torch
+from supernet.latency import runtimes
+from supernet.latency.model import of_keys
+from tests.latency.conftest import key
+layer = key(in_size=112, kernel_size=3, expand_ratio=6.0, act="relu")
+run = runtimes.get("torch").load(of_keys([layer], batch=8), threads=1, provider="cpu").run
+counts = []
+for _ in range(6):
+    run()
+    counts.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+print((counts[-1] - counts[2]) / 3)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="settings of glibc")
+def test_torchs_activations_stay_in_the_process() -> None:
+    environment = {**os.environ, **runtimes.get("torch").environment(), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", FAULTS]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 10  # with glibc's defaults: 18,000

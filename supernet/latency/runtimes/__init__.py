@@ -26,6 +26,9 @@ class Loaded:
     output: Callable[[], np.ndarray[Any, Any]]
 
 
+OPTIONAL = ("ncnn", "openvino")  # each has an extra of its name in pyproject.toml
+
+
 class Runtime(Protocol):
     """What a module in this folder offers."""
 
@@ -64,10 +67,13 @@ def get(runtime: str) -> Runtime:
     try:
         module = importlib.import_module(f"{__name__}.{runtime.replace('-', '_')}")
     except ModuleNotFoundError as error:
+        package = f"'supernet[{runtime}]'" if runtime in OPTIONAL else error.name
         raise DeviceError(
             f"runtime {runtime!r} needs the package {error.name!r}, which is not installed: "
-            f"pip install 'supernet[{runtime}]'"
+            f"pip install {package}"
         ) from error
+    except ImportError as error:
+        raise DeviceError(f"runtime {runtime!r} is installed but does not load: {error}") from error
     return cast(Runtime, module)
 
 
