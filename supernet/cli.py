@@ -104,7 +104,7 @@ def profile(
     out: Annotated[Path, typer.Option(help="The table to write.")],
     runtime: Annotated[
         str,
-        typer.Option(help="onnxruntime, onnxruntime-int8, openvino, ncnn or torch."),
+        typer.Option(help="onnxruntime, onnxruntime-int8, openvino, ncnn, litert or torch."),
     ] = "onnxruntime",
     provider: Annotated[
         str, typer.Option(help="What the runtime runs on, such as cpu, gpu or cuda.")

@@ -23,8 +23,8 @@ LAYERS = (
     "activations cost limits elastic data.*",
     "gates network losses",
     "extraction evaluate choose subnet latency.model latency.onnx_layers latency.ncnn_format "
-    "latency.runtimes latency.runtimes.* latency.worker latency.child latency.profile "
-    "latency.bundle latency.bundle_result latency.bundle_script latency.remote",
+    "latency.tflite_format latency.runtimes latency.runtimes.* latency.worker latency.child "
+    "latency.profile latency.bundle latency.bundle_result latency.bundle_script latency.remote",
     "train.*",
     "settings trained",
     "training deploy device facts predict main_job",

@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[2]
 
 LAYER = key(kernel_size=3, expand_ratio=2.0, act="relu")
 HERE = ("onnxruntime", "onnxruntime-int8", "torch")
-EXTRA = ("ncnn", "openvino")
+EXTRA = {"litert": "ai_edge_litert", "ncnn": "ncnn", "openvino": "openvino"}
 ALL = [*HERE, *(pytest.param(name, marks=pytest.mark.runtimes) for name in EXTRA)]
 TOLERANCE = {"int8": 0.06, "fp32": 1e-4}  # of the mean square error, relative to the output's
 KEYS = [
@@ -64,7 +64,7 @@ KEYS = [
 
 def _module(runtime: str, monkeypatch: pytest.MonkeyPatch) -> Runtime:
     if runtime in EXTRA:
-        pytest.importorskip(runtime)
+        pytest.importorskip(EXTRA[runtime])
     monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
     return runtimes.get(runtime)
 
@@ -170,6 +170,7 @@ def test_an_unknown_runtime_is_refused_with_the_known_ones() -> None:
     [
         ("openvino", "openvino", r"pip install 'supernet\[openvino\]'$"),
         ("ncnn", "ncnn", r"pip install 'supernet\[ncnn\]'$"),
+        ("litert", "ai_edge_litert.interpreter", r"pip install 'supernet\[litert\]'$"),
         ("onnxruntime-int8", "onnxruntime", "pip install onnxruntime$"),
     ],
 )
@@ -214,7 +215,7 @@ def test_a_provider_is_known_by_its_short_and_its_long_name(given: str) -> None:
 
 @pytest.mark.parametrize("runtime", ALL)
 def test_an_absent_provider_is_refused_with_those_there_are(runtime: str) -> None:
-    pytest.importorskip(runtime.split("-")[0])
+    pytest.importorskip(EXTRA.get(runtime, "torch"))
     with pytest.raises(
         DeviceError, match=f"'{runtime}' cannot run on 'npu' here; it can on: .*cpu"
     ):

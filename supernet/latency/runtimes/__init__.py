@@ -26,7 +26,7 @@ class Loaded:
     output: Callable[[], np.ndarray[Any, Any]]
 
 
-OPTIONAL = ("ncnn", "openvino")  # each has an extra of its name in pyproject.toml
+OPTIONAL = ("litert", "ncnn", "openvino")  # each has an extra of its name in pyproject.toml
 
 
 class Runtime(Protocol):
