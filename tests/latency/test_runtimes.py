@@ -259,3 +259,31 @@ def test_torchs_activations_stay_in_the_process() -> None:
     command = [sys.executable, "-c", FAULTS]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert float(done.stdout) < 10  # with glibc's defaults: 18,000
+
+
+@pytest.mark.runtimes
+def test_threads_and_precision_reach_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = _module("openvino", monkeypatch)
+    loaded = module.load(of_keys([LAYER], batch=1), threads=2, provider="cpu")
+    compiled = loaded.run.func.__self__.get_compiled_model()
+    assert compiled.get_property("INFERENCE_NUM_THREADS") == 2
+    assert compiled.get_property("NUM_STREAMS") == 1
+    assert "float" in str(compiled.get_property("INFERENCE_PRECISION_HINT"))
+
+
+@pytest.mark.runtimes
+def test_threads_reach_ncnn(monkeypatch: pytest.MonkeyPatch) -> None:
+    ncnn = pytest.importorskip("ncnn")
+    nets = []
+
+    class Spied(ncnn.Net):
+        def __init__(self) -> None:
+            super().__init__()
+            nets.append(self)
+
+    monkeypatch.setattr(ncnn, "Net", Spied)
+    model = of_keys([LAYER], batch=1)
+    _module("ncnn", monkeypatch).load(model, threads=2, provider="cpu")
+    assert nets
+    assert {net.opt.num_threads for net in nets} == {2}
+    assert not any(net.opt.use_fp16_storage or net.opt.use_bf16_storage for net in nets)

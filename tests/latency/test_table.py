@@ -52,6 +52,7 @@ tables = st.builds(
         threads=counts,
         precision=st.text(),
         batch=counts,
+        provider=st.text(),
     ),
     entries=st.dictionaries(keys, entries, max_size=5),
     reference_ms=times,
