@@ -174,8 +174,10 @@ class _Kept:
         whole, end, _ = self.file.read().rpartition(b"\n")  # a line that was cut off is dropped
         self.file.truncate(len(whole + end))
         try:
-            lines = [json.loads(line) for line in whole.splitlines()]
-        except ValueError as error:
+            lines = [dict(json.loads(line)) for line in whole.splitlines()]
+            for line in lines[1:]:
+                _check_line(line)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise DeviceError(f"{path} is damaged ({error}): remove it and start again") from error
         if lines and lines[0] != header:
             raise DeviceError(
@@ -200,6 +202,12 @@ class _Kept:
         self.file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
         self.file.flush()
         os.fsync(self.file.fileno())
+
+
+def _check_line(line: dict[str, Any]) -> None:
+    int(line["session"])
+    if "done" not in line:
+        _read_round(line["round"])
 
 
 def _lock(file: IO[bytes], path: Path) -> None:
@@ -378,7 +386,10 @@ def digest(result: dict[str, Any]) -> str:
 
 def _write_whole(path: Path, text: str) -> None:
     beside = path.with_name(path.name + ".new")
-    beside.write_text(text, encoding="utf-8")
+    with beside.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())  # or a power cut could leave an empty file of that name
     os.replace(str(beside), str(path))
 
 

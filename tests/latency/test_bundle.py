@@ -154,6 +154,17 @@ def test_a_run_with_other_options_does_not_go_on(made: Path, board_python: Path)
     assert "is of a run with other processes" in done.stderr
 
 
+@pytest.mark.parametrize("line", ["[]", "{", '{"session": 0}', '{"session": 0, "round": 3}'])
+def test_a_damaged_partial_file_is_refused(made: Path, board_python: Path, line: str) -> None:
+    kept = made.parent / "result.json.partial"
+    kept.write_text(f"{{}}\n{line}\n")
+    done = _run(board_python, made, *QUICK)
+    assert done.returncode == 2
+    (said,) = done.stderr.splitlines()
+    assert "is damaged" in said
+    assert "remove it and start again" in said
+
+
 def test_a_finished_result_is_not_overwritten(made: Path, board_python: Path) -> None:
     (made.parent / "result.json").write_text("mine")
     done = _run(board_python, made, *QUICK)
@@ -332,18 +343,21 @@ def test_bundles_are_refused_where_they_make_no_sense(plan: Plan, tmp_path: Path
 @pytest.fixture
 def result(made: Path, plan: Plan) -> dict[str, Any]:
     """A result as the script writes it, with made-up times."""
-    timing = {"median_ms": 1.0, "low_ms": 0.9, "high_ms": 1.1, "visits": 9, "converged": True}
+    layers = {key: 1 + number / 16 for number, key in enumerate(plan.layers)}
+    times = [sum(layers[key] for key in chain) for chain in plan.chains]
+    rest = {"visits": 9, "converged": True}
+    timings = [{"median_ms": ms, "low_ms": 0.9 * ms, "high_ms": 1.1 * ms, **rest} for ms in times]
     manifest, sha256 = bundle_script.verified(made)
     device = {"machine": "board", "cpu": "x", "runtime": "onnxruntime", "runtime_version": "1.2",
               "threads": 1, "precision": "fp32", "batch": 1, "provider": "cpu"}  # fmt: skip
-    session = {"reference": timing, "timings": [timing] * len(plan.chains)}
-    rest = {
+    session = {"reference": timings[0], "timings": timings}
+    result = {
         "format": "supernet-bundle-result", "version": 1, "manifest_sha256": sha256,
         "manifest": manifest, "device": device, "created": "2026-01-31", "system": "s",
         "python": "3.8", "numpy": "1", "load_average": 0.5, "warnings": [],
         "sessions": [session],
     }  # fmt: skip
-    return json.loads(json.dumps(rest))
+    return json.loads(json.dumps(result))
 
 
 def _save(path: Path, result: dict[str, Any]) -> Path:
@@ -351,10 +365,12 @@ def _save(path: Path, result: dict[str, Any]) -> Path:
     return path
 
 
-def test_the_made_up_result_is_sound(result: dict[str, Any], made: Path, tmp_path: Path) -> None:
+def test_the_made_up_result_is_sound(
+    result: dict[str, Any], made: Path, plan: Plan, tmp_path: Path
+) -> None:
     table, _ = import_result(_save(tmp_path / "r.json", result), made)
     assert table.device.machine == "board"
-    assert {entry.median_ms for entry in table.entries.values()} == {1.0}
+    assert [table[key].median_ms for key in plan.layers[:3]] == [1.0, 1.0625, 1.125]
 
 
 def test_a_changed_result_is_refused(result: dict[str, Any], tmp_path: Path) -> None:
