@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.progress import Progress
 
 from supernet.errors import DeviceError
 from supernet.latency import runtimes
@@ -31,14 +32,11 @@ def profile_to(
     runtimes.provider_of(runtime, provider)  # refused before anything is made or shown
     _check_place(path)
     with progress_bar(console) as progress:
-        task = progress.add_task(runtime, total=100)
         table = profile(
             space,
             runtime=runtime,
             provider=provider,
-            on_progress=lambda phase, share: progress.update(
-                task, description=f"{runtime}: {phase}", completed=round(100 * share)
-            ),
+            on_progress=_shown(progress, runtime),
             on_warning=lambda text: console.print(f"warning: {text}"),
             **options,
         )
@@ -61,16 +59,28 @@ def profile_board_to(
     _check_place(path)
     plan = plan_for(space, in_chans=in_chans, num_classes=num_classes, resolutions=resolutions)
     with progress_bar(console) as progress:
-        task = progress.add_task(f"{board.host}: connect", total=100)
-
-        def show(step: str, share: float, left_seconds: float | None) -> None:
-            progress.update(task, description=f"{board.host}: {step}", completed=round(100 * share))
-
-        table, warnings = profile_on(board, plan, on_step=show, **options)
+        show = _shown(progress, board.host)
+        table, warnings = profile_on(
+            board, plan, on_step=lambda step, share, left_seconds: show(step, share), **options
+        )
     for warning in warnings:
         console.print(f"warning: {warning}")
     table.save(path)
     return table
+
+
+def _shown(progress: Progress, name: str) -> Callable[[str, float], None]:
+    """Return what shows the share done of one phase after the other, each with its own clock."""
+    task, phase = progress.add_task(f"{name}: start", total=100), ""
+
+    def show(now: str, share: float) -> None:
+        nonlocal phase
+        if now != phase:
+            progress.reset(task, description=f"{name}: {now}")
+            phase = now
+        progress.update(task, completed=round(100 * share))
+
+    return show
 
 
 def _check_place(path: Path) -> None:
