@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -34,7 +35,51 @@ def fashion_mnist(result: dict[str, Any]) -> str:
     return "\n".join([*lines, "", _provenance(result)])
 
 
-BLOCKS: dict[str, Callable[[dict[str, Any]], str]] = {"fashion_mnist": fashion_mnist}
+def accuracy_fashion(result: dict[str, Any]) -> str:
+    """Return the table of arms."""
+    arms = result["data"]["arms"]
+    lines = [
+        "| arm | steps | largest | smallest | ten random, mean | lowest | highest |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, arm in arms.items():
+        top1 = {title: 100 * value for title, value in arm["top1"].items()}
+        drawn = [value for title, value in top1.items() if title.startswith("random")]
+        cells = [f"{top1[title]:.2f}" if title in top1 else "" for title in ("largest", "smallest")]
+        ends = (
+            [f"{fmean(drawn):.2f}", f"{min(drawn):.2f}", f"{max(drawn):.2f}"] if drawn else [""] * 3
+        )
+        lines.append(f"| {name} | {arm['steps']:,} | {' | '.join(cells + ends)} |")
+    return "\n".join([*lines, "", *_aims(result), "", _provenance(result)])
+
+
+def train_throughput(result: dict[str, Any]) -> str:
+    """Return the table of step times."""
+    lines = [
+        "| subnet | px | ours, ms | once-for-all, ms | times faster |",
+        "|---|---|---|---|---|",
+    ]
+    for row in result["data"]["points"]:
+        lines.append(
+            f"| {row['arch']} | {row['side']} | {row['ours_ms']:.0f} | {row['theirs_ms']:.0f} | "
+            f"{row['ratio']:.2f} |"
+        )
+    return "\n".join([*lines, "", *_aims(result), "", _provenance(result)])
+
+
+def _aims(result: dict[str, Any]) -> list[str]:
+    return [
+        f"- {'met' if one['met'] else '**missed**'}: {one['name']} {one['value']:.3g} "
+        f"(aim {one['aim']:g})"
+        for one in result["aims"]
+    ]
+
+
+BLOCKS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "fashion_mnist": fashion_mnist,
+    "accuracy_fashion": accuracy_fashion,
+    "train_throughput": train_throughput,
+}
 
 
 def rendered(text: str) -> str:

@@ -160,8 +160,8 @@ class SearchSpace:
         bn_eps: epsilon of every BN layer.
         tied: the n-th depth of a stage goes with the n-th expand ratio, in all its blocks
             (CompOFA, 2104.12642; evenly spread where there are more of the one than of the
-            other, free where there is one depth); `suffix` only. Not a `[B, O]` choice any more: it serves to
-            sample from, not to search.
+            other, free where there is one depth); `suffix` only. Not a `[B, O]` choice any
+            more: it serves to sample from, not to search.
 
     Raises:
         SpaceError: naming the field, what it holds and what it may hold.

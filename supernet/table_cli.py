@@ -34,11 +34,12 @@ def show(table: TablePath, as_json: Json = False) -> None:
         print(json.dumps(found, indent=2))
         return
     error = found.pop("error")
-    nets = found.pop("error_nets")
+    worst, nets = found.pop("error_p95"), found.pop("nets")
     found["error"] = (
         "never compared with whole nets"
         if error is None
-        else f"{100 * error:.1f} % on {nets} whole nets, each predicted with the fit of the others"
+        else f"{100 * error:.1f} % in the mean, {100 * (worst or 0):.1f} % at the 95th percentile, "
+        f"on {nets} whole nets, each predicted with the fit of the others"
     )
     found["resolutions"] = ", ".join(map(str, found["resolutions"]))
     for name, value in found.items():

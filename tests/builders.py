@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from supernet.config import composed
+from supernet.latency.correction import Correction
 from supernet.latency.keys import LayerKey, space_keys
 from supernet.latency.table import Device, Entry, LatencyTable
 from supernet.network import SuperNet
@@ -214,8 +215,7 @@ def made_up_table(
         "load_average": 0.5,
         "created": "2026-01-31",
         "tool_version": "0.1.0",
-        "overhead_ms": 0.002,
-        "scale": 1.1,
+        "correction": Correction(overhead_ms=0.002, scale=1.1),
     }
     return LatencyTable(**(fields | changes))
 

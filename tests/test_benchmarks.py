@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 FIELDS = {"question", "hardware", "versions", "commit", "command", "date", "aims", "data"}
-TOOLS = ("common", "readme")
+TOOLS = ("common", "readme", "accuracy_arms", "by_the_clock", "throughput_worker")
 SCRIPTS = sorted(path for path in (ROOT / "benchmarks").glob("*.py") if path.stem not in TOOLS)
 
 
@@ -20,11 +21,12 @@ SCRIPTS = sorted(path for path in (ROOT / "benchmarks").glob("*.py") if path.ste
 def test_quick_form_writes_a_result(script: Path, tmp_path: Path) -> None:
     out = tmp_path / "result.json"
     done = subprocess.run(
-        [sys.executable, str(script), "--quick", "--threads", "1", "--json", str(out)],
+        [sys.executable, str(script), "--quick", "--json", str(out)],
         cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr[-2000:]
     result = json.loads(out.read_text(encoding="utf-8"))

@@ -15,6 +15,7 @@ from supernet.cost import (
 )
 from supernet.errors import SupernetError, TableError
 from supernet.extraction import extract
+from supernet.latency.correction import Correction
 from supernet.latency.keys import arch_keys
 from supernet.network import SuperNet
 from supernet.space import SearchSpace
@@ -55,7 +56,7 @@ def test_multiply_adds_are_counted_by_hand() -> None:
 @SPACES
 def test_latency_is_the_sum_over_the_layers(space: SearchSpace) -> None:
     """With the overhead of one run in the stem alone, and the scale on top."""
-    table = made_up_table(space, overhead_ms=0.005, scale=1.3, **SHAPES)
+    table = made_up_table(space, correction=Correction(overhead_ms=0.005, scale=1.3), **SHAPES)
     costs = latency_costs(table, space, **SHAPES)
     for arch in some_archs(space, 5):
         raw = [table.entries[key].median_ms for key in arch_keys(space, arch, **SHAPES)]
@@ -70,7 +71,7 @@ def test_latency_is_the_sum_over_the_layers(space: SearchSpace) -> None:
 
 def test_a_layer_below_the_overhead_costs_nothing() -> None:
     space = HAND_MADE["mobilenetv3-suffix"]
-    table = made_up_table(space, overhead_ms=1e6, **SHAPES)
+    table = made_up_table(space, correction=Correction(overhead_ms=1e6), **SHAPES)
     costs = latency_costs(table, space, **SHAPES)
     stems = [cost.fixed.item() for cost in costs.values()]
     assert min(stems) > 0

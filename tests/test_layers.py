@@ -17,10 +17,10 @@ ROOT = Path(supernet.__file__).parent
 
 LAYERS = (
     "errors construct space latency latency.keys latency.fields latency.table latency.correction "
-    "latency.timing latency.host latency.plan latency.tools",
-    "blocks spaces screen memory noise depthwise interop interop.tables search search.* data "
-    "data.preprocess train train.phases",
-    "activations cost limits elastic data.*",
+    "latency.timing latency.host latency.tools",
+    "latency.fit blocks spaces screen memory noise depthwise interop interop.tables search "
+    "search.* data data.preprocess train train.phases",
+    "latency.plan activations cost limits elastic data.*",
     "gates network losses",
     "extraction evaluate choose subnet latency.model latency.onnx_layers latency.ncnn_format "
     "latency.tflite_format latency.runtimes latency.runtimes.* latency.worker latency.child "

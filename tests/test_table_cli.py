@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from supernet.latency.correction import Correction
 from supernet.latency.table import LatencyTable
 from tests.builders import tiny_table
 from tests.conftest import Command
@@ -31,7 +32,9 @@ def other(place: Path, table: Path) -> Path:
     slow = entries[keys[1]]
     entries[keys[1]] = dataclasses.replace(slow, median_ms=9 * slow.median_ms, high_ms=1e6)
     entries[keys[2].at(999)] = entries[keys[2]]
-    dataclasses.replace(times, entries=entries, scale=2.0).save(place / "other.json")
+    dataclasses.replace(times, entries=entries, correction=Correction(scale=2.0)).save(
+        place / "other.json"
+    )
     return Path("other.json")
 
 
@@ -50,8 +53,11 @@ def test_show(command: Command, table: Path) -> None:
     assert "never compared with whole nets" in text
     found = json.loads(command("table", "show", table, "--json").out)
     assert (found["id"], found["entries"]) == (times.id, len(times.entries))
-    tiny_table(scale_nets=8, scale_error=0.031).save("T.json")
-    assert "3.1 % on 8 whole nets" in command("table", "show", table).out
+    tiny_table(correction=Correction(nets=8, error=0.031, error_p95=0.07)).save("T.json")
+    assert (
+        "3.1 % in the mean, 7.0 % at the 95th percentile, on 8 whole nets"
+        in command("table", "show", table).out
+    )
 
 
 def test_check_of_a_run(command: Command, run: Path, table: Path, other: Path) -> None:
@@ -97,7 +103,7 @@ def test_merge(command: Command, table: Path, other: Path) -> None:
     assert (result.code, result.err) == (0, "")
     both, one, two = map(LatencyTable.load, ("both.json", table, other))
     assert both.entries == {**one.entries, **two.entries}
-    assert both.scale == 2.0
+    assert both.correction.scale == 2.0
     assert both.id in result.out
 
 

@@ -70,7 +70,8 @@ def test_every_recipe_trains_the_last_phase_it_names(recipe: str) -> None:
     phases, strategy = build_recipe(composed([f"recipe={recipe}"]), space)
     net = SuperNet(space, 4).train()
     data = synthetic(size=16)
-    batch = Batch(data.preprocess.normalise(data.train.take(torch.arange(8)).pixels), data.train.labels[:8])
+    part = data.train.take(torch.arange(8))
+    batch = Batch(data.preprocess.normalise(part.pixels), part.labels)
     phase = phases[-1]
     drawn: list[Any] = []
 

@@ -49,16 +49,26 @@ def check_names(data: dict[str, Any], names: Collection[str], place: str) -> Non
 
 
 def number(
-    data: dict[str, Any], name: str, place: str = "", *, above: bool = False, whole: bool = False
+    data: dict[str, Any],
+    name: str,
+    place: str = "",
+    *,
+    above: bool = False,
+    whole: bool = False,
+    negative: bool = False,
 ) -> float:
-    """Return `data[name]`: finite, at least 0 (`above`: more than 0), `whole`: an integer."""
+    """Return `data[name]`: finite, at least 0 (`above`: more than 0), `whole`: an integer.
+
+    `negative`: at least -1, for correlations.
+    """
     value, where = data[name], f"{place}.{name}".lstrip(".")
     kinds = (int,) if whole else (int, float)
     if isinstance(value, bool) or not isinstance(value, kinds):
         raise TableError(f"{where} is {value!r}; expected {'an integer' if whole else 'a number'}")
-    if not 0 <= value < math.inf or (above and value == 0) or value > 1e15:
+    least = -1 if negative else 0
+    if not least <= value < math.inf or (above and value == 0) or value > 1e15:
         raise TableError(
-            f"{where} is {value!r}; expected a finite number {'>' if above else '>='} 0"
+            f"{where} is {value!r}; expected a finite number {'>' if above else '>='} {least}"
         )
     return value if whole else float(value)
 

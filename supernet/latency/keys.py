@@ -69,6 +69,26 @@ class LayerKey:
         words += [self.act] * bool(self.act)
         return " ".join(words + [f"at {self.resolution} px"] * bool(self.resolution))
 
+    @property
+    def weights(self) -> int:
+        """About how many weights the layer has; squeeze-and-excite's are a quarter twice."""
+        wide = round(self.in_channels * self.expand_ratio)
+        taps = self.kernel_size**2
+        if self.kind not in ("first", "block"):
+            return self.in_channels * self.out_channels * taps
+        squeezed = wide if self.family == "mobilenetv3" else self.in_channels
+        expand = wide * self.in_channels * (self.kind == "block")
+        return expand + wide * (taps + self.out_channels) + wide * squeezed // 2 * self.se
+
+    @property
+    def inner_activations(self) -> int:
+        """How many values pass between the layer and its neighbours, for one image."""
+        read = 0 if self.kind == "stem" else self.in_channels * self.in_size**2
+        if self.kind == "classifier":
+            return read
+        side = 1 if self.kind == "head" else -(-self.in_size // self.stride)
+        return read + self.out_channels * side**2
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON; `resolution` is left out where it is 0."""
         values = dataclasses.asdict(self)

@@ -16,14 +16,15 @@ from statistics import fmean
 from typing import Any
 
 from supernet.errors import DeviceError, SpaceError, TableError
-from supernet.latency.correction import fit_correction, sample_nets
 from supernet.latency.fields import check_names, record
-from supernet.latency.keys import LayerKey, space_keys
+from supernet.latency.fit import NetTiming, fit_correction
+from supernet.latency.keys import LayerKey, arch_keys, space_keys
 from supernet.latency.table import Device, Entry, LatencyTable
 from supernet.latency.timing import TOLERANCE
 from supernet.space import SearchSpace
 
-NUM_NETS = 8  # whole nets that the correction is fitted on
+NUM_NETS = 12  # whole nets that the correction is fitted on
+_POOL = 256
 
 Chain = tuple[LayerKey, ...]
 
@@ -62,6 +63,8 @@ class Plan:
         plan = cls(_chain(data["layers"], "plan.layers"), nets)
         if not plan.layers or not plan.nets:
             raise TableError("plan holds no layer, or no net")
+        if len(set(plan.layers)) < len(plan.layers):
+            raise TableError("plan.layers holds a layer twice")
         if not set(itertools.chain(*nets)) <= set(plan.layers):
             raise TableError("plan.nets hold layers that are not in plan.layers")
         return plan
@@ -121,19 +124,39 @@ def table_of(
         created=created or date.today().isoformat(),
         tool_version=tool_version(),
     )
-    fit = fit_correction(
-        raw_ms=[sum(table[key].median_ms for key in net) for net in plan.nets],
-        num_layers=[len(net) for net in plan.nets],
-        measured_ms=[timing.median_ms for timing in timings[len(plan.layers) :]],
-        limit_ms=min(entry.median_ms for entry in table.entries.values()),
-    )
-    return replace(
-        table,
-        overhead_ms=fit.overhead_ms,
-        scale=fit.scale,
-        scale_nets=len(plan.nets),
-        scale_error=fit.error,
-    )
+    measured = zip(*(s.timings[len(plan.layers) :] for s in sessions), strict=True)
+    nets = [
+        NetTiming(
+            keys=net,
+            raw_ms=sum(table[key].median_ms for key in net),
+            measured_ms=tuple(timing.median_ms for timing in each),
+        )
+        for net, each in zip(plan.nets, measured, strict=True)
+    ]
+    least = min(entry.median_ms for entry in table.entries.values())
+    return replace(table, correction=fit_correction(nets, least_ms=least))
+
+
+def sample_nets(
+    space: SearchSpace, count: int, *, in_chans: int, num_classes: int, rng: random.Random
+) -> list[tuple[LayerKey, ...]]:
+    """Return the layers of up to `count` different nets of `space`, spread evenly over size.
+
+    The smallest and the largest are among them; the rest are quantiles of 256 drawn nets.
+    """
+    archs = [space.smallest(), space.largest(), *(space.sample(rng) for _ in range(_POOL))]
+    chains = {arch_keys(space, a, in_chans=in_chans, num_classes=num_classes) for a in archs}
+    ordered = sorted(chains, key=lambda chain: (sum(map(_macs, chain)), chain))
+    count = min(count, len(ordered))
+    step = (len(ordered) - 1) / max(count - 1, 1)
+    return [ordered[round(number * step)] for number in range(count)]
+
+
+def _macs(key: LayerKey) -> float:
+    """Estimate multiply-adds, well enough to put nets in order."""
+    expanded = key.in_channels * key.expand_ratio
+    per_pixel = expanded * (key.kernel_size**2 + key.out_channels)
+    return per_pixel * (key.in_size / key.stride) ** 2
 
 
 def unsettled_warning(timings: Sequence[Entry]) -> str | None:

@@ -24,14 +24,16 @@ from pathlib import Path
 from typing import Any
 
 from supernet.errors import TableError
+from supernet.latency.correction import Correction
 from supernet.latency.fields import check_names, number, read_json, record, text
 from supernet.latency.keys import KINDS, LayerKey
 from supernet.space import ACTIVATIONS, FAMILIES
 
 FORMAT = "supernet-latency-table"
-VERSION = 1
+VERSION = 2
 MAX_BYTES = 64 * 2**20
 MAX_ENTRIES = 200_000
+UNCORRECTED = Correction()
 UNKNOWN = "unknown"
 """What a field of a device holds if whoever timed it did not say."""
 
@@ -75,8 +77,7 @@ class Entry:
 class LatencyTable:
     """The timings of layers on one device, and what turns their sum into the time of a net.
 
-    Each layer was timed as a model of its own, so each timing holds the overhead of one run, but
-    a net runs once: predicted = `scale` * (`overhead_ms` + sum of (median - `overhead_ms`)).
+    The time of a net is the sum of its layers', each corrected (`correction.py`).
 
     Args:
         device: what was timed.
@@ -87,11 +88,7 @@ class LatencyTable:
         tool_version: of the supernet that wrote the table.
         source: where the timings come from if they are somebody else's; then `created` is the day
             of import, and there is no reference (`reference_ms` 0) and no correction.
-        overhead_ms: fitted with the scale; what a run takes besides its layers.
-        scale: median over whole nets of measured / predicted with scale 1.
-        scale_nets: how many whole nets both were fitted on.
-        scale_error: their mean absolute relative error, leave-one-out: each net is predicted with
-            the fit of the others (of a single net: 0, which says nothing).
+        correction: from a layer's timing to what it adds to a net.
     """
 
     device: Device
@@ -101,10 +98,7 @@ class LatencyTable:
     created: str
     tool_version: str
     source: str = ""
-    overhead_ms: float = 0.0
-    scale: float = 1.0
-    scale_nets: int = 0
-    scale_error: float = 0.0
+    correction: Correction = UNCORRECTED
 
     @cached_property
     def id(self) -> str:
@@ -144,12 +138,8 @@ class LatencyTable:
         return any(key.kind == "pool" for key in self.entries)
 
     def ms(self, key: LayerKey) -> float:
-        """Return the corrected milliseconds that `key` adds to a net; summing them predicts it.
-
-        The stem, which every net has once, carries the overhead of the run.
-        """
-        overhead = 0.0 if key.kind == "stem" else self.overhead_ms
-        return self.scale * max(self[key].median_ms - overhead, 0.0)
+        """Return the corrected milliseconds that `key` adds to a net; summing them predicts it."""
+        return self.correction.ms(key, self[key].median_ms)
 
     def missing(self, keys: Iterable[LayerKey]) -> tuple[LayerKey, ...]:
         """Return what has no entry among the names of `keys`, each once, sorted."""
@@ -169,6 +159,7 @@ class LatencyTable:
         """Return plain data for JSON."""
         own = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         own["device"] = dataclasses.asdict(self.device)
+        own["correction"] = dataclasses.asdict(self.correction)
         if not self.source:
             del own["source"]
         own["entries"] = [
@@ -202,10 +193,7 @@ class LatencyTable:
             created=_date(text(data, "created")),
             tool_version=text(data, "tool_version"),
             source=text(data, "source"),
-            overhead_ms=number(data, "overhead_ms"),
-            scale=number(data, "scale", above=True),
-            scale_nets=int(number(data, "scale_nets", whole=True)),
-            scale_error=number(data, "scale_error"),
+            correction=_correction(data["correction"]),
         )
 
     @classmethod
@@ -238,6 +226,23 @@ class LatencyTable:
         except BaseException:
             os.unlink(temporary)
             raise
+
+
+def _correction(data: Any) -> Correction:
+    if not isinstance(data, dict):
+        raise TableError(f"correction is {type(data).__name__}; expected an object")
+    check_names(data, [field.name for field in dataclasses.fields(Correction)], "correction")
+    known = [name for name in data if data[name] is not None or name in ("scale", "nets")]
+    values: dict[str, Any] = {name: None for name in data}
+    for name in known:
+        values[name] = number(
+            data, name, "correction", above=name == "scale", whole=name == "nets",
+            negative=name.startswith("tau"),
+        )  # fmt: skip
+    missing = [n for n in ("overhead_ms", "edge_ms", "weights_ms") if values[n] is None]
+    if missing:
+        raise TableError(f"correction.{missing[0]} is None; expected a number")
+    return Correction(**values)
 
 
 def _entries(rows: Any) -> dict[LayerKey, Entry]:

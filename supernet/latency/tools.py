@@ -33,10 +33,7 @@ def facts(table: LatencyTable, today: date) -> dict[str, Any]:
         "resolutions": sorted({key.in_size for key in table.entries if key.kind == "stem"}),
         "entries": len(table.entries),
         "unconverged": sum(not entry.converged for entry in entries),
-        "scale": table.scale,
-        "overhead_ms": table.overhead_ms,
-        "error": table.scale_error if table.scale_nets > 1 else None,
-        "error_nets": table.scale_nets,
+        **dataclasses.asdict(table.correction),
     }
 
 

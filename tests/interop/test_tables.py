@@ -12,6 +12,7 @@ import yaml
 
 from supernet.errors import TableError
 from supernet.interop.tables import FORMATS, read_tables
+from supernet.latency.correction import Correction
 from supernet.latency.keys import LayerKey
 from supernet.latency.table import Device, LatencyTable
 
@@ -74,7 +75,7 @@ def test_once_for_all(tmp_path: Path, name: str) -> None:
     assert list(table.entries) == [k.at(32) for k in want]
     assert [entry.median_ms for entry in table.entries.values()] == list(range(1, 9))
     assert (table.source, table.device) == (f"ofa: {name}", DEVICE)
-    assert (table.scale, table.overhead_ms, table.scale_nets) == (1, 0, 0)
+    assert table.correction == Correction()
     table.save(tmp_path / "t.json")
     assert LatencyTable.load(tmp_path / "t.json") == table
 

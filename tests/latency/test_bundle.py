@@ -66,7 +66,7 @@ def test_a_board_with_only_numpy_and_a_runtime_gives_a_table(
     assert table.device.name == "onnxruntime-fp32-1thread"
     assert table.device.runtime_version == onnxruntime.__version__
     assert all(entry.visits >= 18 for entry in table.entries.values())
-    assert (table.scale_nets, table.scale > 0) == (8, True)
+    assert (table.correction.nets, table.correction.scale > 0) == (12, True)
     assert all("busy" in w or "did not settle" in w for w in warnings)
 
 

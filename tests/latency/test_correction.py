@@ -1,33 +1,96 @@
+"""What a correction does to a layer, and that the fit finds the terms again."""
+
 from __future__ import annotations
 
+import itertools
 import random
+from dataclasses import replace
 
 import pytest
 
-from supernet.latency.correction import fit_correction, sample_nets
-from supernet.latency.keys import arch_keys
+from supernet.latency.correction import Correction
+from supernet.latency.fit import NetTiming, fit_correction
+from supernet.latency.keys import LayerKey, arch_keys, space_keys
+from supernet.latency.plan import sample_nets
 from supernet.space import SearchSpace
+from supernet.spaces import ofa_mbv3
 
 SHAPES = {"in_chans": 1, "num_classes": 4}
+SPACE = ofa_mbv3(resolutions=(64,))
 
 
-def test_overhead_and_scale_are_found_again() -> None:
-    num_layers, raw = [5, 6, 8, 9, 12], [1.0, 1.5, 1.7, 2.4, 2.5]
-    true = [1.2 * (r - (n - 1) * 0.03) for r, n in zip(raw, num_layers, strict=True)]
-    fit = fit_correction(raw, num_layers, true, limit_ms=0.1)
-    assert (fit.overhead_ms, fit.scale) == (pytest.approx(0.03), pytest.approx(1.2))
-    assert fit.error == pytest.approx(0, abs=1e-9)
+def nets_of(truth: Correction, count: int = 14, noise: float = 0.0) -> list[NetTiming]:
+    """Nets of a space whose layers take about their multiply-adds, and whose times are `truth`."""
+    rng = random.Random(0)
+    keys = sorted(space_keys(SPACE, 64, **SHAPES).distinct())
+    timed = {key: 0.05 + key.inner_activations / 1e6 * rng.uniform(0.5, 2) for key in keys}
+    nets = []
+    for net in sample_nets(SPACE, count, rng=rng, **SHAPES):
+        ms = sum(truth.ms(key, timed[key]) for key in net)
+        processes = tuple(ms * rng.uniform(1 - noise, 1 + noise) for _ in range(2))
+        nets.append(NetTiming(net, sum(timed[key] for key in net), processes))
+    return nets
 
 
-def test_the_error_is_of_nets_left_out() -> None:
-    fit = fit_correction([1.0, 1.0, 1.0, 1.0], [3] * 4, [1.0, 1.0, 1.0, 2.0], limit_ms=0.0)
-    assert (fit.overhead_ms, fit.scale) == (0, 1)
-    assert fit.error == pytest.approx(0.5 / 4)
+@pytest.mark.parametrize(
+    "truth",
+    [
+        Correction(scale=1.2),
+        Correction(scale=1.1, overhead_ms=0.03),
+        Correction(scale=1.05, weights_ms=0.2),
+        Correction(scale=0.95, overhead_ms=0.01, weights_ms=0.1),
+    ],
+    ids=["scale", "overhead", "weights", "both"],
+)
+def test_terms_are_found_again_and_no_others(truth: Correction) -> None:
+    fit = fit_correction(nets_of(truth), least_ms=0.05)
+    for name in ("scale", "overhead_ms", "edge_ms", "weights_ms"):
+        assert getattr(fit, name) == pytest.approx(getattr(truth, name), rel=1e-3, abs=1e-6), name
+    assert fit.nets == 14
+    assert fit.error == pytest.approx(0, abs=1e-6)
+    assert fit.tau == pytest.approx(1)
+    assert fit.tau_twice == pytest.approx(1)
 
 
-def test_a_single_net_gives_a_scale() -> None:
-    fit = fit_correction([1.0], [3], [1.5], limit_ms=0.1)
-    assert (fit.overhead_ms, fit.scale, fit.error) == (0, 1.5, 0)
+def test_the_error_is_of_nets_left_out_and_grows_with_the_noise() -> None:
+    errors = []
+    for noise in (0.01, 0.1):
+        fit = fit_correction(nets_of(Correction(scale=1.2), noise=noise), least_ms=0.05)
+        assert fit.error is not None
+        assert fit.error_p95 is not None
+        assert noise / 10 < fit.error <= fit.error_p95 < 2 * noise
+        errors.append(fit.error)
+    assert errors[0] < errors[1] / 4
+
+
+def test_a_single_net_gives_a_scale_and_no_error() -> None:
+    (net, *_) = nets_of(Correction(scale=1.5))
+    fit = fit_correction([net], least_ms=0.05)
+    assert fit.scale == pytest.approx(1.5)
+    assert (fit.error, fit.error_p95, fit.tau, fit.tau_twice) == (None,) * 4
+    once = [replace(net, measured_ms=net.measured_ms[:1]) for net in nets_of(Correction())]
+    assert fit_correction(once, least_ms=0.05).tau_twice is None
+
+
+def test_each_term_has_its_place() -> None:
+    def key(kind: str, **changes: object) -> LayerKey:
+        fields = {"in_size": 8, "in_channels": 10, "out_channels": 20, "family": "mobilenetv3"}
+        return LayerKey(kind=kind, **{**fields, **changes})  # type: ignore[arg-type]
+
+    stem, block = key("stem", kernel_size=3, stride=2), key("block", expand_ratio=2, kernel_size=5)
+    assert stem.weights == 10 * 20 * 9
+    assert block.weights == 20 * (10 + 25 + 20)
+    assert replace(block, se=True).weights == block.weights + 20 * 20 // 2
+    assert stem.inner_activations == 20 * 16
+    assert block.inner_activations == 10 * 64 + 20 * 64
+    assert key("head").inner_activations == 10 * 64 + 20
+    assert key("classifier", in_size=1).inner_activations == 10
+    plain = Correction(scale=2.0, overhead_ms=0.1)
+    assert plain.ms(stem, 1.0) == pytest.approx(2.0)
+    assert plain.ms(block, 1.0) == pytest.approx(1.8)
+    assert plain.ms(block, 0.05) == 0
+    assert Correction(edge_ms=100.0).ms(block, 1.0) == pytest.approx(1 - 100 * 1920 / 1e6)
+    assert Correction(weights_ms=100.0).ms(block, 1.0) == pytest.approx(1 + 100 * 1100 / 1e6)
 
 
 def test_nets_are_different_and_reach_from_smallest_to_largest(small_space: SearchSpace) -> None:
@@ -36,6 +99,8 @@ def test_nets_are_different_and_reach_from_smallest_to_largest(small_space: Sear
     ends = (small_space.smallest(), small_space.largest())
     assert (nets[0], nets[-1]) == tuple(arch_keys(small_space, arch, **SHAPES) for arch in ends)
     assert nets == sample_nets(small_space, 5, rng=random.Random(0), **SHAPES)
+    pairs = itertools.pairwise(sum(key.weights for key in net) for net in nets)
+    assert sum(a < b for a, b in pairs) >= 3
 
 
 def test_a_tiny_space_gives_all_its_nets(small_space: SearchSpace) -> None:

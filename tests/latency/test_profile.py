@@ -18,8 +18,12 @@ def _assert_sound(table: LatencyTable, space: SearchSpace, runtime: str) -> None
         table.require(space_keys(space, resolution, **SHAPES).distinct())
     assert table.device.runtime == runtime
     assert table.device.name == f"{runtime}-fp32-1thread"
-    assert (table.scale_nets, table.scale_error >= 0, table.scale > 0) == (8, True, True)
-    assert 0 <= table.overhead_ms <= min(e.median_ms for e in table.entries.values())
+    fit = table.correction
+    assert fit.nets == 12
+    assert fit.error is not None
+    assert fit.error_p95 is not None
+    assert fit.scale > 0 <= fit.error <= fit.error_p95
+    assert 0 <= fit.scale * fit.overhead_ms <= min(e.median_ms for e in table.entries.values())
     assert all(e.visits >= 9 for e in table.entries.values())
     assert LatencyTable.from_dict(json.loads(json.dumps(table.to_dict()))) == table
 

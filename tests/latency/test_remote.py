@@ -36,7 +36,7 @@ def test_a_board_is_profiled(server: Server, plan: Plan, board_python: Path) -> 
         _board(server, board_python), plan, on_step=lambda *step: seen.append(step), **QUICK
     )
     table.require(plan.layers)
-    assert table.scale_nets == len(plan.nets)
+    assert table.correction.nets == len(plan.nets)
     assert all("busy" in w or "did not settle" in w for w in warnings)
     steps = [step for step, _, _ in seen]
     assert steps == ["copy"] * steps.count("copy") + ["time"] * steps.count("time")

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from supernet.errors import TableError
+from supernet.latency.correction import Correction
 from supernet.latency.keys import KINDS, LayerKey
 from supernet.latency.table import Device, Entry, LatencyTable
 from supernet.space import ACTIVATIONS, FAMILIES
@@ -60,10 +61,18 @@ tables = st.builds(
     created=st.dates().map(lambda day: day.isoformat()),
     tool_version=st.text(),
     source=st.sampled_from(("", "somebody's file")),
-    overhead_ms=times,
-    scale=times,
-    scale_nets=counts,
-    scale_error=times,
+    correction=st.builds(
+        Correction,
+        scale=times,
+        overhead_ms=times,
+        edge_ms=times,
+        weights_ms=times,
+        nets=counts,
+        error=st.none() | times,
+        error_p95=st.none() | times,
+        tau=st.none() | st.floats(-1, 1),
+        tau_twice=st.none() | st.floats(-1, 1),
+    ),
 )
 
 
@@ -76,7 +85,9 @@ def test_a_table_survives_json(given_table: LatencyTable) -> None:
 
 def test_a_table_survives_its_file(tmp_path: Path) -> None:
     path = tmp_path / "new folder" / "t.json"
-    saved = table({key(in_size=size): entry(size / 7) for size in (4, 8)}, scale=1.1)
+    saved = table(
+        {key(in_size=size): entry(size / 7) for size in (4, 8)}, correction=Correction(scale=1.1)
+    )
     saved.save(path)
     assert LatencyTable.load(path) == saved
     assert [found.name for found in path.parent.iterdir()] == ["t.json"]
@@ -117,9 +128,9 @@ def test_order_of_entries_does_not_change_the_id() -> None:
 def test_corrected_times_add_up_to_the_prediction() -> None:
     net = [key("stem"), key(), key("classifier")]
     corrected = table({k: entry(ms) for k, ms in zip(net, (3, 2, 1), strict=True)},
-                      overhead_ms=0.5, scale=2.0)  # fmt: skip
+                      correction=Correction(overhead_ms=0.5, scale=2.0))  # fmt: skip
     assert sum(map(corrected.ms, net)) == pytest.approx(2 * (0.5 + 2.5 + 1.5 + 0.5))
-    assert table({key(): entry(1)}, overhead_ms=2.0).ms(key()) == 0
+    assert table({key(): entry(1)}, correction=Correction(overhead_ms=2.0)).ms(key()) == 0
 
 
 def test_missing_layers_are_all_listed() -> None:
@@ -202,7 +213,7 @@ FIRST = ("entries", 0)
 MALFORMED = [
     ([], "format"),
     (_put("format", "other"), "format"),
-    (_put("version", 2), r"version is 2"),
+    (_put("version", 3), r"version is 3"),
     (_put("version", True), "version is True"),
     (_without("version"), "version is None"),
     (_without("device"), "lacks device"),
@@ -213,10 +224,13 @@ MALFORMED = [
     (_put("device", "cpu", None), r"device\.cpu is None; expected a string"),
     (_put("reference_ms", 0), "reference_ms is 0"),
     (_put("load_average", -1), "load_average is -1"),
-    (_put("scale", "1"), "scale is '1'; expected a number"),
-    (_put("scale", 0.0), "scale is 0"),
-    (_put("overhead_ms", -0.1), "overhead_ms"),
-    (_put("scale_nets", 1.0), "scale_nets"),
+    (_put("correction", "scale", "1"), "scale is '1'; expected a number"),
+    (_put("correction", "scale", 0.0), "scale is 0"),
+    (_put("correction", "overhead_ms", -0.1), r"correction\.overhead_ms"),
+    (_put("correction", "edge_ms", None), r"correction\.edge_ms is None"),
+    (_put("correction", "tau", -2), r"correction\.tau is -2; expected a finite number >= -1"),
+    (_put("correction", 1), "correction is int"),
+    (_put("correction", "nets", 1.0), r"correction\.nets"),
     (_put("created", "yesterday"), "created is 'yesterday'"),
     (_put("entries", {}), "entries is dict"),
     (_put("entries", [{}] * 200_001), "at most 200000"),

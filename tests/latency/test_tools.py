@@ -6,6 +6,7 @@ from datetime import date
 import pytest
 
 from supernet.errors import TableError
+from supernet.latency.correction import Correction
 from supernet.latency.keys import LayerKey
 from supernet.latency.table import Device, LatencyTable
 from supernet.latency.tools import compare, facts, merge, wanted
@@ -19,22 +20,24 @@ def sized(*times: float, start: int = 1) -> dict[LayerKey, object]:
 
 def test_the_facts_of_a_table() -> None:
     stems = {key("stem", in_size=size): entry() for size in (224, 160)}
-    one = table(stems | {key(): entry(converged=False)}, scale=1.1, scale_nets=8, scale_error=0.02)
+    one = table(
+        stems | {key(): entry(converged=False)},
+        correction=Correction(scale=1.1, nets=8, error=0.02),
+    )
     found = facts(one, date(2026, 2, 10))
     assert found["id"] == one.id
     assert found["device"] == DEVICE.name
     assert {name: found[name] for name in vars(DEVICE)} == vars(DEVICE)
     want = {
         "created": "2026-01-31", "age_days": 10, "resolutions": [160, 224], "entries": 3,
-        "unconverged": 1, "scale": 1.1, "error": 0.02, "error_nets": 8, "load_average": 0.5,
+        "unconverged": 1, "scale": 1.1, "error": 0.02, "nets": 8, "load_average": 0.5,
         "source": "supernet 0.1.0",
     }  # fmt: skip
     assert {name: found[name] for name in want} == want
 
 
-@pytest.mark.parametrize("nets", [0, 1])
-def test_no_error_is_claimed_that_was_not_seen(nets: int) -> None:
-    found = facts(table({}, source="ofa: a.yaml", scale_nets=nets), date(2026, 1, 31))
+def test_no_error_is_claimed_that_was_not_seen() -> None:
+    found = facts(table({}, source="ofa: a.yaml"), date(2026, 1, 31))
     assert found["error"] is None
     assert found["load_average"] is None
     assert found["source"] == "ofa: a.yaml"
@@ -51,7 +54,9 @@ def test_how_two_tables_differ() -> None:
     first = table(sized(*[1.0] * 11, 5.0))
     other = Device(**(vars(DEVICE) | {"threads": 2, "cpu": "another"}))
     times = [2.0, 2.2, 2.1, 1.0, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0, 4.4]
-    second = table(sized(*times) | {key("final"): entry()}, device=other, scale=3.0)
+    second = table(
+        sized(*times) | {key("final"): entry()}, device=other, correction=Correction(scale=3.0)
+    )
     found = compare(first, second)
     assert found.device == {"cpu": ("test, 2 cores", "another"), "threads": (1, 2)}
     assert found.only == ((key(in_size=12),), (key("final"),))
@@ -71,15 +76,18 @@ def test_tables_with_little_in_common(times: list[float], ratio: float | None) -
     assert data["device"] == {}
 
 
+FITTED = Correction(scale=1.2, nets=8)
+
+
 def merged(*tables: LatencyTable) -> LatencyTable:
     return merge([(f"{number}.json", one) for number, one in enumerate(tables)])
 
 
 def test_the_last_timing_stands() -> None:
-    one = table(sized(1.0, 2.0), scale=1.5)
-    two = table(sized(3.0, 4.0, start=2), scale=1.2, created="2026-02-01", scale_nets=8)
+    one = table(sized(1.0, 2.0), correction=Correction(scale=1.5))
+    two = table(sized(3.0, 4.0, start=2), correction=FITTED, created="2026-02-01")
     both = merged(one, two)
-    assert both == table(sized(1.0, 3.0, 4.0), scale=1.2, created="2026-02-01", scale_nets=8)
+    assert both == table(sized(1.0, 3.0, 4.0), correction=FITTED, created="2026-02-01")
     assert merged(one) == one
     assert merged(table({}, source="a"), one, table({}, source="b")).source == "a; b"
 

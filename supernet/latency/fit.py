@@ -1,0 +1,113 @@
+"""Fitting a correction on whole nets: which terms pay, and how well the result holds.
+
+Not here: what the terms mean and how they are applied (`correction.py`).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import lsq_linear
+from scipy.stats import kendalltau
+
+from supernet.latency.correction import Correction
+from supernet.latency.keys import LayerKey
+
+_COMPLEXITY = 0.05  # how much better, relatively, a further term must make the error
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class NetTiming:
+    """A whole net: its layers, the sum of their timings, its own time in each process."""
+
+    keys: tuple[LayerKey, ...]
+    raw_ms: float
+    measured_ms: tuple[float, ...]
+
+
+def fit_correction(nets: Sequence[NetTiming], *, least_ms: float) -> Correction:
+    """Fit the terms that pay on whole nets.
+
+    Least squares of relative errors, no term negative. Of all choices of terms the one with the
+    least leave-one-out error is taken; each further term must better it by a twentieth.
+
+    Args:
+        nets: what was timed.
+        least_ms: the smallest timing of a layer, beyond which no overhead can be.
+    """
+    terms = np.array([_terms(net) for net in nets])
+    truth = np.array([fmean(net.measured_ms) for net in nets])
+    bounds = np.array([np.inf, least_ms, np.inf, np.inf])
+    choices = [
+        (0, *more) for count in range(4) for more in itertools.combinations((1, 2, 3), count)
+    ]
+    errors = {choice: _left_out(terms, truth, bounds, choice) for choice in choices}
+    best = min(
+        choices,
+        key=lambda choice: np.abs(errors[choice]).mean() * (1 + _COMPLEXITY * len(choice)),
+    )
+    scale, overhead, edge, weights = _fit(terms, truth, bounds, best)
+    off = np.abs(errors[best])
+    known = len(nets) > 1
+    return Correction(
+        scale=scale,
+        overhead_ms=overhead / scale,
+        edge_ms=edge / scale,
+        weights_ms=weights,
+        nets=len(nets),
+        error=float(off.mean()) if known else None,
+        error_p95=float(np.quantile(off, 0.95)) if known else None,
+        tau=_tau(truth * (1 + errors[best]), truth) if known else None,
+        tau_twice=_tau_twice(nets) if known else None,
+    )
+
+
+def _terms(net: NetTiming) -> list[float]:
+    """What scale, overhead, edges and weights are multiplied by; signs as they add up."""
+    inside = sum(key.inner_activations for key in net.keys)
+    return [
+        net.raw_ms,
+        -(len(net.keys) - 1.0),
+        -inside / 1e6,
+        sum(key.weights for key in net.keys) / 1e6,
+    ]
+
+
+def _fit(
+    terms: Floats, truth: Floats, bounds: Floats, choice: tuple[int, ...]
+) -> tuple[float, ...]:
+    """Return all four factors, zero where a term is not chosen."""
+    columns = list(choice)
+    relative = terms[:, columns] / truth[:, None]
+    found = lsq_linear(relative, np.ones(len(truth)), (0, bounds[columns])).x
+    factors = dict(zip(columns, found.tolist(), strict=True))
+    return tuple(factors.get(number, 0.0) for number in range(4))
+
+
+def _left_out(terms: Floats, truth: Floats, bounds: Floats, choice: tuple[int, ...]) -> Floats:
+    """Return the relative error of each net under the fit of the others."""
+    errors = []
+    for number in range(len(truth)):
+        others = np.arange(len(truth)) != number
+        if not others.any():
+            others[:] = True
+        factors = _fit(terms[others], truth[others], bounds, choice)
+        errors.append(float(terms[number] @ np.array(factors)) / truth[number] - 1)
+    return np.array(errors)
+
+
+def _tau_twice(nets: Sequence[NetTiming]) -> float | None:
+    processes = list(zip(*(net.measured_ms for net in nets), strict=True))
+    pairs = list(itertools.combinations(processes, 2))
+    return fmean(_tau(a, b) for a, b in pairs) if pairs else None
+
+
+def _tau(a: Sequence[float] | Floats, b: Sequence[float] | Floats) -> float:
+    return float(kendalltau(a, b).statistic)
