@@ -331,10 +331,19 @@ def _load_onnxruntime(
     (given,), (result,) = session.get_inputs(), session.get_outputs()
     (y,) = session.run(None, {given.name: x})
     memory = "cuda" if provider in ("cuda", "tensorrt") else "cpu"
+    held = [onnxruntime.OrtValue.ortvalue_from_numpy(array, memory) for array in (x, y)]
     binding = session.io_binding()
-    binding.bind_ortvalue_input(given.name, onnxruntime.OrtValue.ortvalue_from_numpy(x, memory))
-    binding.bind_ortvalue_output(result.name, onnxruntime.OrtValue.ortvalue_from_numpy(y, memory))
-    return partial(session.run_with_iobinding, binding)
+    binding.bind_ortvalue_input(given.name, held[0])
+    binding.bind_ortvalue_output(result.name, held[1])
+    return partial(_run_bound, session, binding, held)
+
+
+def _run_bound(session: Any, binding: Any, held: object) -> None:
+    """Run once; ONNX Runtime 1.19 does not keep bound arrays alive itself, so `held` does.
+
+    Without, it computes with whatever lies there: with denormal numbers ten times as long.
+    """
+    session.run_with_iobinding(binding)
 
 
 _LOADERS = {"onnxruntime": _load_onnxruntime}

@@ -74,11 +74,16 @@ def start(onnx: bytes, x: np.ndarray[Any, Any], *, threads: int, provider: str) 
     (given,), (result,) = session.get_inputs(), session.get_outputs()
     (y,) = session.run(None, {given.name: x})
     memory = _MEMORY.get(provider, "cpu")
-    x, y = (onnxruntime.OrtValue.ortvalue_from_numpy(array, memory) for array in (x, y))
+    held = [onnxruntime.OrtValue.ortvalue_from_numpy(array, memory) for array in (x, y)]
     binding = session.io_binding()
-    binding.bind_ortvalue_input(given.name, x)
-    binding.bind_ortvalue_output(result.name, y)
-    return Loaded(partial(session.run_with_iobinding, binding), y.numpy)
+    binding.bind_ortvalue_input(given.name, held[0])
+    binding.bind_ortvalue_output(result.name, held[1])
+    return Loaded(partial(_run_bound, session, binding, held), held[1].numpy)
+
+
+def _run_bound(session: Any, binding: Any, held: object) -> None:
+    """Run once; ONNX Runtime 1.19 does not keep bound arrays alive itself, so `held` does."""
+    session.run_with_iobinding(binding)
 
 
 def _long_names() -> dict[str, str]:
