@@ -26,29 +26,28 @@ class _Pooled:
 
     def __init__(self, norm: Any) -> None:
         self.norm = norm
-        self.batch_count = 0
-        self.total = 0
-        self.mean = torch.zeros_like(norm.running_mean, dtype=torch.float64)
-        self.square = torch.zeros_like(self.mean)
+        self.counts: list[int] = []
+        self.means: list[Tensor] = []
+        self.variances: list[Tensor] = []
 
     def see(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         """Note (as a hook) how many values a channel of this batch has."""
-        self.batch_count = inputs[0].numel() // inputs[0].shape[1]
+        self.counts.append(inputs[0].numel() // inputs[0].shape[1])
 
     def add(self) -> None:
-        """Add the batch statistics that momentum 1 left in the layer."""
-        count = self.batch_count
-        mean = self.norm.running_mean.double()
-        biased = self.norm.running_var.double() * ((count - 1) / count)
-        self.total += count
-        self.mean += count * mean
-        self.square += count * (biased + mean**2)
+        """Note the batch statistics that momentum 1 left in the layer."""
+        self.means.append(self.norm.running_mean.clone())
+        self.variances.append(self.norm.running_var.clone())
 
     def store_(self) -> None:
-        mean = self.mean / self.total
-        biased = (self.square / self.total - mean**2).clamp_min(0)
+        means = torch.stack(self.means).double()
+        count = torch.tensor(self.counts, dtype=torch.float64, device=means.device)[:, None]
+        biased = torch.stack(self.variances).double() * ((count - 1) / count)
+        total = count.sum()
+        mean = (count * means).sum(0) / total
+        spread = ((count * (biased + means**2)).sum(0) / total - mean**2).clamp_min(0)
         self.norm.running_mean.copy_(mean)
-        self.norm.running_var.copy_(biased * (self.total / max(self.total - 1, 1)))
+        self.norm.running_var.copy_(spread * (total / (total - 1).clamp_min(1)))
 
 
 @torch.no_grad()
@@ -75,7 +74,7 @@ def calibrate_(model: nn.Module, batches: Iterable[Tensor]) -> None:
         for hook in hooks:
             hook.remove()
     for pool in pools:
-        if not pool.total:
+        if not pool.means:
             raise ValueError("BN calibration needs at least one batch")
         pool.store_()
 

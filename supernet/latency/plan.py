@@ -23,7 +23,7 @@ from supernet.latency.table import Device, Entry, LatencyTable
 from supernet.latency.timing import TOLERANCE
 from supernet.space import SearchSpace
 
-NUM_NETS = 12  # whole nets that the correction is fitted on
+NUM_NETS = 10  # whole nets that the correction is fitted on
 _POOL = 256
 
 Chain = tuple[LayerKey, ...]

@@ -19,7 +19,7 @@ def _assert_sound(table: LatencyTable, space: SearchSpace, runtime: str) -> None
     assert table.device.runtime == runtime
     assert table.device.name == f"{runtime}-fp32-1thread"
     fit = table.correction
-    assert fit.nets == 12
+    assert fit.nets == 10
     assert fit.error is not None
     assert fit.error_p95 is not None
     assert fit.scale > 0 <= fit.error <= fit.error_p95
