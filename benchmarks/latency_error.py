@@ -1,6 +1,6 @@
 """Do a table's milliseconds come true for nets it has not seen?
 
-    python benchmarks/latency_error.py --runtime onnxruntime --json benchmarks/results/latency_error_onnxruntime.json
+    python benchmarks/latency_error.py --runtime onnxruntime --json OUT
 
 Once-for-all's MobileNetV3 space at width 1.0 and 160 px. The table is profiled as `supernet
 profile` does it, its correction fitted on ten whole nets; then forty other nets, spread over the
@@ -48,8 +48,8 @@ def main() -> None:
 
     plan = plan_for(space, **SHAPES)
     start = time.perf_counter()
-    for key in plan.layers:
-        of_keys([key], batch=1).onnx
+    built = [of_keys([key], batch=1).onnx for key in plan.layers]
+    print(f"{len(built)} layers, {sum(map(len, built)) / 2**20:.1f} MB of ONNX")
     build_seconds = time.perf_counter() - start
 
     phases = _Phases()

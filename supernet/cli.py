@@ -116,9 +116,14 @@ def profile(
     ] = None,
     in_chans: Annotated[int, typer.Option(min=1, help="Image channels, where OF is a space.")] = 3,
     num_classes: Annotated[int, typer.Option(min=1, help="Classes, where OF is a space.")] = 1000,
+    processes: Annotated[
+        int, typer.Option(min=1, help="How many time everything, one after the other.")
+    ] = 3,
     seconds: Annotated[
         float | None,
-        typer.Option(callback=_positive, help="Upper limit of timing; default 0.15 a layer."),
+        typer.Option(
+            callback=_positive, help="Upper limit of timing in each; default 0.15 a layer."
+        ),
     ] = None,
     host: Annotated[
         str | None, typer.Option(help="A board to time over ssh, such as user@board.")
@@ -129,6 +134,8 @@ def profile(
     ] = None,
 ) -> None:
     """Time every layer of a space, here or on a board, and write its latency table.
+
+    Stopped in whatever way, the same command goes on from what it has.
 
     \b
     supernet profile runs/demo --runtime onnxruntime --out T.json
@@ -145,7 +152,7 @@ def profile(
     options: dict[str, Any] = {
         "runtime": runtime, "provider": provider, "threads": threads, "batch": batch,
         "resolutions": resolution or None, "in_chans": in_chans, "num_classes": num_classes,
-        "seconds": seconds, "console": console,
+        "processes": processes, "seconds": seconds, "console": console,
     }  # fmt: skip
     if host is None:
         table = profile_to(out, space, **options)

@@ -28,14 +28,19 @@ def profile_to(
     console: Console,
     **options: Any,
 ) -> LatencyTable:
-    """Profile this machine (`options` as for `latency.profile.profile`) and write the table."""
+    """Profile this machine (`options` as for `latency.profile.profile`) and write the table.
+
+    What is timed is kept beside it, in `NAME.partial`, until the table is whole.
+    """
     runtimes.provider_of(runtime, provider)  # refused before anything is made or shown
     _check_place(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     with progress_bar(console) as progress:
         table = profile(
             space,
             runtime=runtime,
             provider=provider,
+            partial=path.with_name(f"{path.name}.partial"),
             on_progress=_shown(progress, runtime),
             on_warning=lambda text: console.print(f"warning: {text}"),
             **options,

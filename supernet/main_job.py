@@ -27,6 +27,7 @@ from supernet.train.targets import GateConfig
 from supernet.trained import Trained
 
 RUNTIMES = ("onnxruntime", "torch")
+PROCESSES = 3
 SHARES = (0.15, 0.4, 0.8)
 """Where the three budgets lie between the fastest and the slowest subnet of a device."""
 
@@ -79,6 +80,7 @@ def _table(run: Trained, folder: Path, runtime: str, console: Console) -> Latenc
             run.net.space,
             runtime=runtime,
             console=console,
+            processes=PROCESSES,
             in_chans=run.net.in_chans,
             num_classes=run.net.num_classes,
         )

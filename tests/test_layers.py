@@ -17,7 +17,7 @@ ROOT = Path(supernet.__file__).parent
 
 LAYERS = (
     "errors construct space latency latency.keys latency.fields latency.table latency.correction "
-    "latency.timing latency.host latency.tools",
+    "latency.timing latency.kept latency.host latency.tools",
     "latency.fit blocks spaces screen memory noise depthwise interop interop.tables search "
     "search.* data data.preprocess train train.phases",
     "latency.plan activations cost limits elastic data.*",

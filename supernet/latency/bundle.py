@@ -29,7 +29,7 @@ import torch
 from onnx import TensorProto
 
 from supernet.errors import DeviceError
-from supernet.latency import bundle_script, host, runtimes, timing
+from supernet.latency import bundle_script, host, kept, runtimes, timing
 from supernet.latency.model import of_keys
 from supernet.latency.plan import Plan, tool_version
 from supernet.latency.profile import LAYER_SECONDS
@@ -95,8 +95,8 @@ def manifest_bytes(manifest: dict[str, Any]) -> bytes:
 
 
 def script() -> str:
-    """Return the standalone script: `bundle_script`, `host` and `timing` as one file."""
-    modules = [_parts(module) for module in (bundle_script, host, timing)]
+    """Return the standalone script: `bundle_script`, `host`, `timing` and `kept` as one file."""
+    modules = [_parts(module) for module in (bundle_script, host, timing, kept)]
     (docstring, _, body), *others = modules
     imports = sorted({line for _, lines, _ in modules for line in lines})
     sections = [

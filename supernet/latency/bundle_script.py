@@ -5,14 +5,13 @@ the sha256 of every file, times all models in several processes one after the ot
 result.json, for `supernet table import`. Stopped in whatever way, it goes on from what it has:
 each finished round of visits is a line of result.json.partial.
 
-In a bundle this file holds the text of `host.py` and `timing.py` as well (`bundle.py` joins
-them). Linux and macOS. Not here: what is in a bundle, what becomes of a result.
+In a bundle this file holds the text of `host.py`, `timing.py` and `kept.py` as well (`bundle.py`
+joins them). Linux and macOS. Not here: what is in a bundle, what becomes of a result.
 """
 
 from __future__ import annotations
 
 import argparse
-import fcntl
 import gc
 import hashlib
 import importlib
@@ -28,7 +27,7 @@ from dataclasses import asdict
 from datetime import date
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from supernet.errors import DeviceError
 from supernet.latency.host import (
@@ -39,11 +38,11 @@ from supernet.latency.host import (
     load_average,
     machine,
 )
-from supernet.latency.timing import Round, time_all, timings_of
+from supernet.latency.kept import Kept, read_round
+from supernet.latency.timing import time_all, timings_of
 
 RESULT_FORMAT, RESULT_VERSION = "supernet-bundle-result", 1
 _CHUNK = 2**20
-_LOCK_SECONDS = 10.0  # how long the remains of a killed run may take to notice it
 
 
 def main() -> None:
@@ -107,7 +106,7 @@ def _parent(folder: Path, args: argparse.Namespace) -> None:
         "seconds": limit,
         "device": device,
     }
-    kept = _Kept(args.out.with_name(args.out.name + ".partial"), header)
+    kept = Kept(args.out.with_name(args.out.name + ".partial"), header)
     busy = busy_warning(busy_cores(), args.threads)
     if busy:
         print(f"warning: {busy}", file=sys.stderr)
@@ -162,73 +161,7 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-class _Kept:
-    """What is timed so far: a header line, then a line for each round and each ended process."""
-
-    def __init__(self, path: Path, header: dict[str, Any]) -> None:
-        """Go on with the file of a run with the same `header`, or begin one."""
-        self.path = path
-        self.file: IO[bytes] = path.open("a+b")
-        _lock(self.file, path)
-        self.file.seek(0)
-        whole, end, _ = self.file.read().rpartition(b"\n")  # a line that was cut off is dropped
-        self.file.truncate(len(whole + end))
-        try:
-            lines = [dict(json.loads(line)) for line in whole.splitlines()]
-            for line in lines[1:]:
-                _check_line(line)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise DeviceError(f"{path} is damaged ({error}): remove it and start again") from error
-        if lines and lines[0] != header:
-            raise DeviceError(
-                f"{path} is of a run with other {_differing(lines[0], header)}: repeat that one, "
-                "name another --out, or remove the file"
-            )
-        self.lines: list[dict[str, Any]] = lines[1:]
-        if not lines:
-            self._append(header)
-
-    def add(self, line: dict[str, Any]) -> None:
-        self._append(line)
-        self.lines.append(line)
-
-    def rounds(self, session: int) -> list[dict[str, Any]]:
-        return [x["round"] for x in self.lines if x["session"] == session and "round" in x]
-
-    def is_done(self, session: int) -> bool:
-        return {"session": session, "done": True} in self.lines
-
-    def _append(self, line: dict[str, Any]) -> None:
-        self.file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
-        self.file.flush()
-        os.fsync(self.file.fileno())
-
-
-def _check_line(line: dict[str, Any]) -> None:
-    int(line["session"])
-    if "done" not in line:
-        _read_round(line["round"])
-
-
-def _lock(file: IO[bytes], path: Path) -> None:
-    """Keep others from timing beside this run; ends with the last process that has `file`."""
-    until = time.monotonic() + _LOCK_SECONDS
-    while True:
-        try:
-            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > until:
-                raise DeviceError(f"another process is at work on {path}; let it end") from None
-            time.sleep(0.2)
-
-
-def _differing(old: dict[str, Any], new: dict[str, Any]) -> str:
-    flat = [{**header, **header.get("device", {})} for header in (old, new)]
-    names = sorted({*flat[0], *flat[1]} - {"device"})
-    return ", ".join(name for name in names if flat[0].get(name) != flat[1].get(name))
-
-
-def _ask_child(kept: _Kept, session: int, request: dict[str, Any], show: _Progress) -> None:
+def _ask_child(kept: Kept, session: int, request: dict[str, Any], show: _Progress) -> None:
     """Have a fresh process time everything, from the rounds that are kept on."""
     command = [sys.executable, __file__, "--session", str(session)]
     child = subprocess.Popen(
@@ -286,7 +219,7 @@ def _child(folder: Path, session: int) -> None:
         tell(phase="load", share=number / len(models))
     gc.collect()
     gc.disable()
-    done = [_read_round(kept) for kept in request["rounds"]]
+    done = [read_round(kept) for kept in request["rounds"]]
     seed = manifest["request"]["seed"]
     time_all(
         runners,
@@ -298,11 +231,6 @@ def _child(folder: Path, session: int) -> None:
         on_progress=lambda share: tell(phase="time", share=share),
     )
     tell(done=True)
-
-
-def _read_round(kept: dict[str, Any]) -> Round:
-    ratios = {int(number): ratio for number, ratio in kept["ratios"].items()}
-    return Round(ratios, kept["references"], kept["seconds"])
 
 
 def _load_onnxruntime(
@@ -364,12 +292,12 @@ def _versions(runtime: str) -> dict[str, str]:
 
 
 def _result(
-    manifest: dict[str, Any], header: dict[str, Any], kept: _Kept, facts: dict[str, Any]
+    manifest: dict[str, Any], header: dict[str, Any], kept: Kept, facts: dict[str, Any]
 ) -> dict[str, Any]:
     """Return what result.json holds; its `sha256` is that of all the rest."""
     sessions = []
     for number in range(header["processes"]):
-        rounds = [_read_round(line) for line in kept.rounds(number)]
+        rounds = [read_round(line) for line in kept.rounds(number)]
         reference, *timings = map(asdict, timings_of(len(manifest["models"]), rounds))
         sessions.append({"reference": reference, "timings": timings})
     result = {

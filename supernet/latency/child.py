@@ -17,14 +17,21 @@ from typing import IO, Any
 from supernet.errors import DeviceError
 
 OnProgress = Callable[[str, float], None]
+OnRound = Callable[[dict[str, Any]], None]
 
 _ROOT = str(Path(__file__).parents[2])
 
 
 def ask_worker(
-    request: Mapping[str, Any], *, environment: Mapping[str, str], on_progress: OnProgress
-) -> dict[str, Any]:
-    """Return the worker's result; `on_progress` gets ("load" or "time", share done 0..1).
+    request: Mapping[str, Any],
+    *,
+    environment: Mapping[str, str],
+    on_round: OnRound,
+    on_progress: OnProgress,
+) -> None:
+    """Have the worker time everything, round by round, as plain data of `timing.Round`.
+
+    `on_progress` gets ("load" or "time", share done 0..1).
 
     Raises:
         DeviceError: with the worker's message, or what it printed before it died.
@@ -42,14 +49,18 @@ def ask_worker(
         ) as child,
     ):
         try:
-            return _converse(child, json.dumps(request), stderr, on_progress)
+            _converse(child, json.dumps(request), stderr, on_round, on_progress)
         finally:  # also on Ctrl-C and on errors of `on_progress`
             child.kill()
 
 
 def _converse(
-    child: subprocess.Popen[str], request: str, stderr: IO[str], on_progress: OnProgress
-) -> dict[str, Any]:
+    child: subprocess.Popen[str],
+    request: str,
+    stderr: IO[str],
+    on_round: OnRound,
+    on_progress: OnProgress,
+) -> None:
     assert child.stdin is not None
     assert child.stdout is not None
     try:
@@ -59,11 +70,14 @@ def _converse(
         raise DeviceError(_last_words(child, stderr)) from None
     for line in child.stdout:
         event = json.loads(line)
-        if event["event"] == "result":
-            return event
+        if event["event"] == "done":
+            return
         if event["event"] == "error":
             raise DeviceError(event["message"])
-        on_progress(event["event"], event["share"])
+        if event["event"] == "round":
+            on_round(event["round"])
+        else:
+            on_progress(event["event"], event["share"])
     raise DeviceError(_last_words(child, stderr))
 
 

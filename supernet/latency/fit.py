@@ -6,6 +6,7 @@ Not here: what the terms mean and how they are applied (`correction.py`).
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -106,8 +107,10 @@ def _left_out(terms: Floats, truth: Floats, bounds: Floats, choice: tuple[int, .
 def _tau_twice(nets: Sequence[NetTiming]) -> float | None:
     processes = list(zip(*(net.measured_ms for net in nets), strict=True))
     pairs = list(itertools.combinations(processes, 2))
-    return fmean(_tau(a, b) for a, b in pairs) if pairs else None
+    known = [tau for a, b in pairs if (tau := _tau(a, b)) is not None]
+    return fmean(known) if known else None
 
 
-def _tau(a: Sequence[float] | Floats, b: Sequence[float] | Floats) -> float:
-    return float(kendalltau(a, b).statistic)
+def _tau(a: Sequence[float] | Floats, b: Sequence[float] | Floats) -> float | None:
+    tau = float(kendalltau(a, b).statistic)
+    return None if math.isnan(tau) else tau  # all alike

@@ -7,6 +7,7 @@ only. Not here: how models are timed (`timing.py`), the fit (`correction.py`).
 from __future__ import annotations
 
 import itertools
+import math
 import random
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
@@ -197,11 +198,14 @@ def _list(data: Any, place: str) -> list[Any]:
 
 
 def _mean(entries: Sequence[Entry]) -> Entry:
-    """Return the mean over processes; a layer has settled where it did so in each."""
+    """Return the mean over processes; intervals of independent timings add up as squares do."""
+    median, count = fmean(entry.median_ms for entry in entries), len(entries)
+    below = math.hypot(*(entry.median_ms - entry.low_ms for entry in entries)) / count
+    above = math.hypot(*(entry.high_ms - entry.median_ms for entry in entries)) / count
     return Entry(
-        median_ms=fmean(entry.median_ms for entry in entries),
-        low_ms=fmean(entry.low_ms for entry in entries),
-        high_ms=fmean(entry.high_ms for entry in entries),
+        median_ms=median,
+        low_ms=median - below,
+        high_ms=median + above,
         visits=sum(entry.visits for entry in entries),
-        converged=all(entry.converged for entry in entries),
+        converged=max(below, above) <= TOLERANCE * median,
     )

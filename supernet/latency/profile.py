@@ -7,17 +7,23 @@ timings (`plan.py`), the process that times (`worker.py`), the recipe (`timing.p
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import os
 from collections.abc import Callable, Collection, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from supernet.errors import CheckpointError, DeviceError
 from supernet.latency import host, runtimes
 from supernet.latency.child import OnProgress, ask_worker
-from supernet.latency.plan import Session, plan_for, table_of, unsettled_warning
+from supernet.latency.kept import Kept, read_round
+from supernet.latency.plan import Chain, Plan, Session, plan_for, table_of, unsettled_warning
 from supernet.latency.table import Device, Entry, LatencyTable
+from supernet.latency.timing import timings_of
 from supernet.space import SearchSpace
 
 OnWarning = Callable[[str], None]
@@ -37,12 +43,14 @@ def profile(
     threads: int = 1,
     batch: int = 1,
     provider: str = "cpu",
+    processes: int = 1,
     seconds: float | None = None,
     seed: int = 0,
+    partial: Path | None = None,
     on_progress: OnProgress = lambda phase, share: None,
     on_warning: OnWarning = lambda message: None,
 ) -> LatencyTable:
-    """Time every layer of `space` on this machine, and fit the correction on 8 whole nets.
+    """Time every layer of `space` on this machine, and fit the correction on ten whole nets.
 
     Args:
         space: whose layers are timed, each distinct one once.
@@ -53,40 +61,81 @@ def profile(
         threads: of the runtime.
         batch: images in a run.
         provider: what the runtime runs on, one of `runtimes.get(runtime).providers()`.
-        seconds: of timing, at most, once each model was visited 9 times; left out: 0.15 a model.
+        processes: how many time everything, one after the other; entries are their means.
+        seconds: of timing in each process, at most, once each model was visited 9 times; left
+            out: 0.15 a model.
         seed: of the order of visits and the choice of nets.
+        partial: a file that keeps what is timed, so that the same call goes on after a stop;
+            removed at the end. Left out: a stop loses everything.
         on_progress: gets the phase, "load" or "time", and the share of it done, 0..1.
         on_warning: gets a sentence if the machine is busy or timings did not converge.
 
     Raises:
-        DeviceError: if the runtime is not there or refuses a layer, or there are too few cores.
+        DeviceError: if the runtime is not there or refuses a layer, there are too few cores, or
+            `partial` is of another profile.
         SpaceError: if a resolution is not of the space.
     """
-    if batch < 1:
-        raise DeviceError(f"batch is {batch}; it must be 1 or more")
+    if batch < 1 or processes < 1:
+        raise DeviceError(f"batch is {batch}, processes {processes}; they must be 1 or more")
     if seconds is not None and not 0 < seconds < math.inf:
         raise DeviceError(f"seconds is {seconds}; it must be a positive number")
     plan = plan_for(
         space, in_chans=in_chans, num_classes=num_classes, resolutions=resolutions, seed=seed
     )
+    device = _device(runtime, threads, batch, provider)
     load = host.load_average()
-    reference, timings = _measure(
-        [{"keys": [key.to_dict() for key in chain]} for chain in plan.chains],
+    header = _header(plan, device, seconds, seed)
+    with nullcontext() if partial is None else Kept(partial, header) as kept:
+        sessions = [
+            time_chains(
+                plan.chains, runtime=runtime, threads=threads, batch=batch, provider=provider,
+                seconds=seconds, seed=seed + number, kept=kept, number=number,
+                on_progress=_part(on_progress, number, processes),
+                on_warning=on_warning if number == 0 else lambda message: None,
+            )
+            for number in range(processes)
+        ]  # fmt: skip
+    table = table_of(plan, sessions, device=device, load_average=load)
+    unsettled = unsettled_warning(list(table.entries.values()))
+    if unsettled is not None:
+        on_warning(unsettled)
+    if partial is not None:
+        partial.unlink()
+    return table
+
+
+def time_chains(
+    chains: Sequence[Chain],
+    *,
+    runtime: str,
+    threads: int = 1,
+    batch: int = 1,
+    provider: str = "cpu",
+    seconds: float | None = None,
+    seed: int = 0,
+    kept: Kept | None = None,
+    number: int = 0,
+    on_progress: OnProgress = lambda phase, share: None,
+    on_warning: OnWarning = lambda message: None,
+) -> Session:
+    """Time chains of layers in one fresh process; arguments as in `profile`.
+
+    `kept` holds what process `number` timed before it was stopped, and takes what it times now.
+    """
+    reference, *timings = _measure(
+        [{"keys": [key.to_dict() for key in chain]} for chain in chains],
         runtime=runtime,
         threads=threads,
         batch=batch,
         provider=provider,
-        seconds=LAYER_SECONDS * len(plan.chains) if seconds is None else seconds,
+        seconds=LAYER_SECONDS * len(chains) if seconds is None else seconds,
         seed=seed,
+        kept=kept,
+        number=number,
         on_progress=on_progress,
         on_warning=on_warning,
     )
-    return table_of(
-        plan,
-        [Session(reference, tuple(timings))],
-        device=_device(runtime, threads, batch, provider),
-        load_average=load,
-    )
+    return Session(reference, tuple(timings))
 
 
 def measure_subnets(
@@ -114,7 +163,7 @@ def measure_subnets(
     missing = [str(p / name) for p in paths for name in SUBNET_FILES if not (p / name).is_file()]
     if missing:
         raise CheckpointError(f"not a subnet folder: {', '.join(missing)} is missing")
-    _, timings = _measure(
+    _, *timings = _measure(
         [{"subnet": str(path)} for path in paths],
         runtime=runtime,
         threads=threads,
@@ -125,6 +174,9 @@ def measure_subnets(
         on_progress=on_progress,
         on_warning=on_warning,
     )
+    unsettled = unsettled_warning(timings)
+    if unsettled is not None:
+        on_warning(unsettled)
     return timings
 
 
@@ -134,27 +186,58 @@ def _measure(
     runtime: str,
     threads: int,
     provider: str,
+    kept: Kept | None = None,
+    number: int = 0,
     on_progress: OnProgress,
     on_warning: OnWarning,
     **request: Any,
-) -> tuple[Entry, list[Entry]]:
+) -> list[Entry]:
     """Return the timings of the reference model and of `models`."""
     host.check_threads(threads)
     environment = runtimes.get(runtime).environment()
     provider = runtimes.provider_of(runtime, provider)
-    busy = host.busy_warning(host.busy_cores(), threads)
-    if busy is not None:
-        on_warning(busy)
-    result = ask_worker(
-        {"runtime": runtime, "threads": threads, "provider": provider, "models": models, **request},
-        environment=environment,
-        on_progress=on_progress,
-    )
-    timings = [Entry(**timing) for timing in result["timings"]]
-    open_ends = unsettled_warning(timings)
-    if open_ends is not None:
-        on_warning(open_ends)
-    return Entry(**result["reference"]), timings
+    rounds = [] if kept is None else kept.rounds(number)
+    if kept is None or not kept.is_done(number):
+        busy = host.busy_warning(host.busy_cores(), threads)
+        if busy is not None:
+            on_warning(busy)
+
+        def note(finished: dict[str, Any]) -> None:
+            rounds.append(finished)
+            if kept is not None:
+                kept.add({"session": number, "round": finished})
+
+        asked = {"runtime": runtime, "threads": threads, "provider": provider, "models": models}
+        ask_worker(
+            {**asked, **request, "rounds": list(rounds)},
+            environment=environment,
+            on_round=note,
+            on_progress=on_progress,
+        )
+        if kept is not None:
+            kept.add({"session": number, "done": True})
+    timings = timings_of(len(models) + 1, [read_round(finished) for finished in rounds])
+    return [Entry(**asdict(timing)) for timing in timings]
+
+
+def _part(on_progress: OnProgress, number: int, processes: int) -> OnProgress:
+    """Show the share of one process as that of all; loading as often as it happens."""
+
+    def shown(phase: str, share: float) -> None:
+        on_progress(phase, share if phase == "load" else (number + share) / processes)
+
+    return shown
+
+
+def _header(plan: Plan, device: Device, seconds: float | None, seed: int) -> dict[str, Any]:
+    """Return what a partial file must agree in."""
+    text = json.dumps(plan.to_dict(), sort_keys=True)
+    return {
+        "plan_sha256": hashlib.sha256(text.encode()).hexdigest(),
+        "device": asdict(device),
+        "seconds": seconds,
+        "seed": seed,
+    }
 
 
 def _device(runtime: str, threads: int, batch: int, provider: str) -> Device:

@@ -2,9 +2,10 @@
 
 Timing happens in a fresh child, so that threads, memory allocation and whatever else the caller
 has done to the process play no part. The request, one JSON object on stdin: `runtime`, `threads`,
-`provider`, `batch`, `seconds`, `seed`, and `models`, a list of `{"keys": [...]}` (a chain of
-layers) and `{"subnet": folder}`. The answer: lines `{"event": "load" | "time", "share": 0..1}`,
-then one `{"event": "result", "reference", "timings"}` or `{"event": "error", "message"}`.
+`provider`, `batch`, `seconds`, `seed`, `rounds` (what an interrupted process timed before) and
+`models`, a list of `{"keys": [...]}` (a chain of layers) and `{"subnet": folder}`. The answer:
+lines `{"event": "load" | "time", "share": 0..1}` and `{"event": "round", "round"}`, then one
+`{"event": "done"}` or `{"event": "error", "message"}`.
 
 Not here: who asks and what becomes of the answer (`child.py`, `profile.py`).
 """
@@ -23,6 +24,7 @@ from typing import Any
 
 from supernet.errors import SupernetError
 from supernet.latency import runtimes
+from supernet.latency.kept import read_round
 from supernet.latency.keys import LayerKey
 from supernet.latency.model import Model, of_keys, of_subnet
 from supernet.latency.timing import time_all
@@ -36,7 +38,7 @@ REFERENCE = LayerKey(
 
 
 def answer(request: dict[str, Any], tell: Tell) -> None:
-    """Time the models of `request` and `tell` the result."""
+    """Time the models of `request`, after a reference model, and `tell` each finished round."""
     runtime, batch = runtimes.get(request["runtime"]), request["batch"]
     threads, provider = request["threads"], request["provider"]
     models = [of_keys([REFERENCE], batch=1)]
@@ -48,20 +50,17 @@ def answer(request: dict[str, Any], tell: Tell) -> None:
     del models
     gc.collect()
     gc.disable()
-    reference, *timings = time_all(
+    done = [read_round(kept) for kept in request["rounds"]]
+    time_all(
         runners,
         runners[0],
-        rng=random.Random(request["seed"]),
+        rng=random.Random(f"{request['seed']}/{len(done)}"),
         max_seconds=request["seconds"],
+        done=done,
+        on_round=lambda finished: tell({"event": "round", "round": asdict(finished)}),
         on_progress=lambda share: tell({"event": "time", "share": share}),
     )
-    tell(
-        {
-            "event": "result",
-            "reference": asdict(reference),
-            "timings": [asdict(timing) for timing in timings],
-        }
-    )
+    tell({"event": "done"})
 
 
 def _model(spec: dict[str, Any], batch: int) -> Model:

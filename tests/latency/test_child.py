@@ -23,17 +23,21 @@ class Spawned:
         return self.process
 
 
-def _ask(monkeypatch: pytest.MonkeyPatch, script: str, on_progress: Any) -> tuple[Spawned, Any]:
-    spawned = Spawned(script)
+def _ask(
+    monkeypatch: pytest.MonkeyPatch, script: str, on_progress: Any, on_round: Any = None
+) -> tuple[Spawned, BaseException | None]:
+    spawned, fault = Spawned(script), None
     monkeypatch.setattr(subprocess, "Popen", spawned)
     try:
-        answer = child.ask_worker({"x": 1}, environment={"A": "b"}, on_progress=on_progress)
+        child.ask_worker(
+            {"x": 1}, environment={"A": "b"}, on_round=on_round, on_progress=on_progress
+        )
     except BaseException as error:
-        answer = error
-    return spawned, answer
+        fault = error
+    return spawned, fault
 
 
-def _ignore(phase: str, share: float) -> None:
+def _ignore(*_: Any) -> None:
     pass
 
 
@@ -41,14 +45,17 @@ ECHO = """
 import json, os, sys
 request = json.load(sys.stdin)
 print(json.dumps({"event": "time", "share": 0.5}), flush=True)
-print(json.dumps({"event": "result", "request": request, "A": os.environ["A"]}))
+print(json.dumps({"event": "round", "round": {"request": request, "A": os.environ["A"]}}))
+print(json.dumps({"event": "done"}), flush=True)
 """
 
 
-def test_progress_and_result_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_and_rounds_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[str, float]] = []
-    spawned, answer = _ask(monkeypatch, ECHO, lambda *progress: seen.append(progress))
-    assert answer == {"event": "result", "request": {"x": 1}, "A": "b"}
+    rounds: list[dict[str, Any]] = []
+    spawned, fault = _ask(monkeypatch, ECHO, lambda *progress: seen.append(progress), rounds.append)
+    assert fault is None
+    assert rounds == [{"request": {"x": 1}, "A": "b"}]
     assert seen == [("time", 0.5)]
     assert spawned.process.poll() is not None
 
@@ -73,14 +80,14 @@ def test_a_child_that_dies_at_once_is_a_device_error(monkeypatch: pytest.MonkeyP
     spawned = Spawned("raise SystemExit('no python here')")
     monkeypatch.setattr(subprocess, "Popen", spawned)
     with pytest.raises(DeviceError, match="ended with code 1: no python here"):
-        child.ask_worker({"x": "y" * 10**6}, environment={}, on_progress=_ignore)
+        child.ask_worker({"x": "y" * 10**6}, environment={}, on_round=_ignore, on_progress=_ignore)
 
 
 def test_ctrl_c_leaves_no_child(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(phase: str, share: float) -> None:
         raise KeyboardInterrupt
 
-    script = ECHO.replace('print(json.dumps({"event": "result"', "import time; time.sleep(60)\n#")
+    script = ECHO.replace('print(json.dumps({"event": "round"', "import time; time.sleep(60)\n#")
     spawned, error = _ask(monkeypatch, script, interrupt)
     assert isinstance(error, KeyboardInterrupt)
     assert spawned.process.poll() is not None

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from supernet.errors import CheckpointError, DeviceError, SpaceError
+from supernet.latency.child import ask_worker
 from supernet.latency.keys import space_keys
 from supernet.latency.profile import measure_subnets, profile
 from supernet.latency.table import LatencyTable
@@ -41,6 +43,43 @@ def test_a_profile_covers_the_space(small_space: SearchSpace, runtime: str) -> N
     _assert_sound(table, small_space, runtime)
     assert seen == sorted(seen)
     assert {("load", 1.0), ("time", 1.0)} <= set(seen)
+
+
+def test_a_stopped_profile_goes_on_from_what_it_has(
+    small_space: SearchSpace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped in its second process; neither the first nor the second's rounds are timed again."""
+    partial, timed = tmp_path / "T.json.partial", list[dict[str, Any]]()
+
+    def stopping(request: dict[str, Any], *, on_round: Any, **options: Any) -> None:
+        timed.append(request)
+
+        def counted(finished: dict[str, Any]) -> None:
+            on_round(finished)
+            if len(timed) == 2 and len(request["rounds"]) + count() == 3:
+                raise KeyboardInterrupt
+
+        ask_worker(request, on_round=counted, **options)
+
+    def count() -> int:
+        lines = [json.loads(line) for line in partial.read_text().splitlines()[1:]]
+        return sum("round" in line and line["session"] == 1 for line in lines)
+
+    monkeypatch.setattr("supernet.latency.profile.ask_worker", stopping)
+    options: dict[str, Any] = {
+        "runtime": "onnxruntime", "processes": 3, "seconds": 0.3, "partial": partial, **SHAPES,
+    }  # fmt: skip
+    with pytest.raises(KeyboardInterrupt):
+        profile(small_space, **options)
+    assert count() == 3
+    with pytest.raises(DeviceError, match=r"of a run with other seed"):
+        profile(small_space, seed=1, **options)
+    table = profile(small_space, **options)
+    assert [len(request["rounds"]) for request in timed] == [0, 0, 3, 0]
+    assert not partial.exists()
+    assert table.correction.tau_twice is not None
+    assert all(e.visits >= 27 for e in table.entries.values())
+    _assert_sound(table, small_space, "onnxruntime")
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "torch"])

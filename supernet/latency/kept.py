@@ -1,0 +1,114 @@
+"""What is timed so far, in a file: a stop in whatever way costs a round of visits, not a run.
+
+Standard library only, and Python 3.8: bundles carry this file's text to boards (`bundle.py`). The
+file is JSON lines, a header and then a line for each finished round and each ended process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import IO, Any
+
+from supernet.errors import DeviceError
+from supernet.latency.timing import Round
+
+_LOCK_SECONDS = 10.0  # how long the remains of a killed run may take to notice it
+
+
+class Kept:
+    """What is timed so far: a header line, then a line for each round and each ended process."""
+
+    def __init__(self, path: Path, header: dict[str, Any]) -> None:
+        """Go on with the file of a run with the same `header`, or begin one."""
+        self.path = path
+        self.file: IO[bytes] = path.open("a+b")
+        try:
+            _lock(self.file, path)
+            self.lines = self._read(header)
+        except BaseException:
+            self.file.close()
+            raise
+
+    def _read(self, header: dict[str, Any]) -> list[dict[str, Any]]:
+        self.file.seek(0)
+        whole, end, _ = self.file.read().rpartition(b"\n")  # a line that was cut off is dropped
+        self.file.truncate(len(whole + end))
+        try:
+            lines = [dict(json.loads(line)) for line in whole.splitlines()]
+            for line in lines[1:]:
+                _check_line(line)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise DeviceError(
+                f"{self.path} is damaged ({error}): remove it and start again"
+            ) from error
+        if lines and lines[0] != header:
+            raise DeviceError(
+                f"{self.path} is of a run with other {_differing(lines[0], header)}: repeat that "
+                "one, name another --out, or remove the file"
+            )
+        if not lines:
+            self._append(header)
+        return lines[1:]
+
+    def __enter__(self) -> Kept:
+        """Hold the file."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Let the file go; it stays."""
+        self.file.close()
+
+    def add(self, line: dict[str, Any]) -> None:
+        """Note a finished round (`{"session", "round"}`) or process (`{"session", "done"}`)."""
+        self._append(line)
+        self.lines.append(line)
+
+    def rounds(self, session: int) -> list[dict[str, Any]]:
+        """Return the rounds of a process."""
+        return [x["round"] for x in self.lines if x["session"] == session and "round" in x]
+
+    def is_done(self, session: int) -> bool:
+        """Whether a process has timed everything."""
+        return {"session": session, "done": True} in self.lines
+
+    def _append(self, line: dict[str, Any]) -> None:
+        self.file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
+        self.file.flush()
+        os.fsync(self.file.fileno())
+
+
+def _check_line(line: dict[str, Any]) -> None:
+    int(line["session"])
+    if "done" not in line:
+        read_round(line["round"])
+
+
+def _lock(file: IO[bytes], path: Path) -> None:
+    """Keep others from timing beside this run; ends with the last process that has `file`."""
+    try:
+        import fcntl
+    except ImportError:  # not a POSIX system: nobody is kept from it
+        return None
+    until = time.monotonic() + _LOCK_SECONDS
+    while True:
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > until:
+                raise DeviceError(f"another process is at work on {path}; let it end") from None
+            time.sleep(0.2)
+
+
+def _differing(old: dict[str, Any], new: dict[str, Any]) -> str:
+    flat = [{**header, **header.get("device", {})} for header in (old, new)]
+    names = sorted({*flat[0], *flat[1]} - {"device"})
+    return ", ".join(name for name in names if flat[0].get(name) != flat[1].get(name))
+
+
+def read_round(kept: dict[str, Any]) -> Round:
+    """Turn a line's plain data into a `Round`."""
+    ratios = {int(number): ratio for number, ratio in kept["ratios"].items()}
+    return Round(ratios, kept["references"], kept["seconds"])
