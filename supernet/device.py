@@ -34,7 +34,6 @@ def profile_to(
     """
     runtimes.provider_of(runtime, provider)  # refused before anything is made or shown
     _check_place(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     with progress_bar(console) as progress:
         table = profile(
             space,

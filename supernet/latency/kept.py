@@ -24,6 +24,7 @@ class Kept:
     def __init__(self, path: Path, header: dict[str, Any]) -> None:
         """Go on with the file of a run with the same `header`, or begin one."""
         self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
         self.file: IO[bytes] = path.open("a+b")
         try:
             _lock(self.file, path)
@@ -58,8 +59,10 @@ class Kept:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Let the file go; it stays."""
+        """Let the file go; it stays if it holds anything."""
         self.file.close()
+        if not self.lines:
+            self.path.unlink()
 
     def add(self, line: dict[str, Any]) -> None:
         """Note a finished round (`{"session", "round"}`) or process (`{"session", "done"}`)."""

@@ -82,6 +82,7 @@ def profile(
     plan = plan_for(
         space, in_chans=in_chans, num_classes=num_classes, resolutions=resolutions, seed=seed
     )
+    host.check_threads(threads)
     device = _device(runtime, threads, batch, provider)
     load = host.load_average()
     header = _header(plan, device, seconds, seed)
