@@ -330,6 +330,7 @@ def test_shares_make_up_the_batch() -> None:
     parts = [Ranks(rank, 2).share(batch) for rank in range(2)]
     assert sorted(torch.cat([part.labels for part in parts]).tolist()) == list(range(5))
     assert ALONE.share(batch) is batch
+    assert Ranks(1, 3).share(batch) is batch, "BN needs two images in each process"
     gradient = torch.ones(2)
     ALONE.average_([gradient])
     assert torch.equal(gradient, torch.ones(2))

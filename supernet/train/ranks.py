@@ -36,8 +36,11 @@ class Ranks:
         return self.rank == 0
 
     def share(self, batch: Batch) -> Batch:
-        """Return this process's part of `batch`: every `count`-th image."""
-        if self.count == 1:
+        """Return this process's part of `batch`: every `count`-th image.
+
+        A batch too small to leave two images for each, which BN needs, goes whole to all.
+        """
+        if self.count == 1 or len(batch.labels) < 2 * self.count:
             return batch
         own = slice(self.rank, None, self.count)
         images = batch.images[own].contiguous(memory_format=torch.channels_last)
