@@ -82,7 +82,10 @@ def test_the_configuration_is_shown_on_request(command: Command, place: Path) ->
 
 
 def test_a_profile_from_the_command_line(command: Command, run: Path) -> None:
-    result = command("profile", run, "--out", "new/T.json", "--seconds", "0.1", "--resolution", 8)
+    result = command(
+        "profile", run, "--out", "new/T.json", "--seconds", "0.1", "--resolution", 8,
+        "--processes", 1,
+    )  # fmt: skip
     assert result.code == 0, result
     assert result.err == ""
     table = LatencyTable.load("new/T.json")

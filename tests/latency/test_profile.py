@@ -67,7 +67,7 @@ def test_a_stopped_profile_goes_on_from_what_it_has(
 
     monkeypatch.setattr("supernet.latency.profile.ask_worker", stopping)
     options: dict[str, Any] = {
-        "runtime": "onnxruntime", "processes": 3, "seconds": 0.3, "partial": partial, **SHAPES,
+        "runtime": "onnxruntime", "processes": 2, "seconds": 0.1, "partial": partial, **SHAPES,
     }  # fmt: skip
     with pytest.raises(KeyboardInterrupt):
         profile(small_space, **options)
@@ -75,10 +75,10 @@ def test_a_stopped_profile_goes_on_from_what_it_has(
     with pytest.raises(DeviceError, match=r"of a run with other seed"):
         profile(small_space, seed=1, **options)
     table = profile(small_space, **options)
-    assert [len(request["rounds"]) for request in timed] == [0, 0, 3, 0]
+    assert [len(request["rounds"]) for request in timed] == [0, 0, 3]
     assert not partial.exists()
     assert table.correction.tau_twice is not None
-    assert all(e.visits >= 27 for e in table.entries.values())
+    assert all(e.visits >= 18 for e in table.entries.values())
     _assert_sound(table, small_space, "onnxruntime")
 
 
