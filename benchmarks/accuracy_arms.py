@@ -32,6 +32,9 @@ KERNELS, EXPANDS, DEPTHS = (3, 5), (3, 4, 6), (2, 3)
 SPACE = ofa_mbv3(
     width_mult=0.25, kernel_sizes=KERNELS, expand_ratios=EXPANDS, depths=DEPTHS, resolutions=(32,)
 )
+OPTIMIZER = {"opt": "muon", "weight_decay": 0.02}
+RATE = 20 / 3
+"""The recipes' rates are for AdamW; Muon takes 0.02 where that takes 0.003."""
 OURS = ("progressive", "sandwich", "random", "compound")
 
 
@@ -60,9 +63,7 @@ class Ours:
         self.threads = 1
         self.net = SuperNet(SPACE, 10, 1).to(memory_format=torch.channels_last)
         self.phases, self.strategy = build_recipe(config, SPACE)
-        self.optimizer = create_optimizer_v2(
-            self.net, lr=0.1, filter_bias_and_bn=True, **config["optimizer"]
-        )
+        self.optimizer = create_optimizer_v2(self.net, lr=0.1, filter_bias_and_bn=True, **OPTIMIZER)
         self.clip = config["clip_grad"]
         work = [phase.epochs * phase.nets for phase in self.phases]
         self.ends = [sum(work[: i + 1]) / sum(work) for i in range(len(work))]
@@ -85,7 +86,7 @@ class Ours:
         passes = Passes(self.net, Precision(None, torch.device("cpu")))
         for _, loss in self.strategy.losses(passes, batch, phase=phase, draw=draw):
             (loss / phase.nets).backward()
-        _update(self, phase.lr_at(within, step - self.begun[number]), ranks)
+        _update(self, RATE * phase.lr_at(within, step - self.begun[number]), ranks)
 
     def state(self) -> dict[str, Any]:
         """See `by_the_clock.Arm`."""
@@ -117,15 +118,13 @@ class Alone:
         self.threads, self.phase, self.clip = 1, phase, config["clip_grad"]
         args = net_args(SPACE, arch, num_classes=10, in_chans=1)
         self.net: nn.Module = timm_model(args).to(memory_format=torch.channels_last)
-        self.optimizer = create_optimizer_v2(
-            self.net, lr=0.1, filter_bias_and_bn=True, **config["optimizer"]
-        )
+        self.optimizer = create_optimizer_v2(self.net, lr=0.1, filter_bias_and_bn=True, **OPTIMIZER)
 
     def step(self, batch: Batch, share: float, step: int, ranks: Ranks) -> None:
         """See `by_the_clock.Arm`."""
         self.optimizer.zero_grad(set_to_none=True)
         F.cross_entropy(self.net(batch.images), batch.labels).backward()
-        _update(self, self.phase.lr_at(share, step), ranks)
+        _update(self, RATE * self.phase.lr_at(share, step), ranks)
 
     def state(self) -> dict[str, Any]:
         """See `by_the_clock.Arm`."""

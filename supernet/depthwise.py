@@ -1,10 +1,10 @@
 """Depthwise convolution, with a weight gradient that is fast on a CPU for small maps.
 
-On small maps the libraries' gradient of a depthwise kernel takes ten times as long as the rest
-of the convolution. There it is computed here as what it is: for every channel the products of all
+On small maps the libraries' gradient of a depthwise kernel takes far longer than the rest of the
+convolution. There it is computed here as what it is: for every channel the products of all
 input positions with all output positions, summed over the images (one batched matrix product),
 of which each tap of the kernel adds up those that lie its own offset apart.
-`benchmarks/train_throughput.py` holds what that buys.
+`benchmarks/train_throughput.py` times a whole step, and keeps the profile of it.
 
 Not here: which kernel an op has (`elastic.py`).
 """

@@ -1,6 +1,6 @@
 """Keeping freed memory: what glibc gives back to the kernel at each step it must fetch again.
 
-On CPUs that costs up to a seventh of a training step (page faults for every large activation).
+On CPUs that costs a page fault for every few kilobytes of every large activation.
 """
 
 from __future__ import annotations

@@ -75,6 +75,11 @@ def resume(path: Path, console: Console) -> None:
     if position.phase >= len(phases):
         console.print(f"{run.file.parent} is trained to its end already")
         return
+    if "scaler" not in run.content:
+        raise CheckpointError(
+            f"{run.file}: an earlier supernet began this run and this one cannot go on with it; "
+            "train anew under another name="
+        )
     with joined() as ranks:
         _use_threads(run.config)
         if "training_model" in run.content:

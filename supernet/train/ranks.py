@@ -1,7 +1,7 @@
 """Training by several processes: each takes its share of every batch, gradients are averaged.
 
-Processes are started by torch's own `torchrun`; on CPUs one process a core is faster than many
-threads, whose work on small maps is too short to share. Every process draws the same subnets,
+Processes are started by torch's own `torchrun`; on CPUs they are worth a try where maps are small
+and so the work too short to share among threads. Every process draws the same subnets,
 since randomness is a function of position, so nothing but gradients is exchanged.
 
 BN normalises each process's share by itself; running statistics are computed anew for every

@@ -46,8 +46,7 @@ class Taught:
 
     In-place distillation (BigNAS, 2003.11142), so that no second set of weights is kept. Where
     the run has another teacher, all learn from that one. In phases that do not teach, all learn
-    from labels. Dropout and dropped paths touch
-    only those that learn from labels, as in BigNAS.
+    from labels. Dropout and dropped paths touch only those that learn from labels, as in BigNAS.
 
     Args:
         label_smoothing: of the cross-entropy.

@@ -50,8 +50,7 @@ def table(entries: dict[LayerKey, Entry], **changes: object) -> LatencyTable:
     return LatencyTable(entries=entries, **(values | changes))
 
 
-@pytest.fixture
-def small_space() -> SearchSpace:
+def two_blocks(*resolutions: int) -> SearchSpace:
     return SearchSpace(
         family="mobilenetv3",
         stem_width=8,
@@ -61,8 +60,13 @@ def small_space() -> SearchSpace:
         head_width=32,
         kernel_sizes=(3,),
         expand_ratios=(2, 3),
-        resolutions=(8, 16),
+        resolutions=resolutions,
     )
+
+
+@pytest.fixture
+def small_space() -> SearchSpace:
+    return two_blocks(8, 16)
 
 
 @pytest.fixture(scope="session")

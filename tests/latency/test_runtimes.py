@@ -23,9 +23,9 @@ from supernet.latency import runtimes
 from supernet.latency.keys import LayerKey, arch_keys
 from supernet.latency.model import Model, of_keys, of_subnet
 from supernet.latency.runtimes import Runtime
-from supernet.space import ACTIVATIONS, FAMILIES, FixedBlock, SearchSpace, Stage
+from supernet.space import ACTIVATIONS, FAMILIES, SearchSpace
 from supernet.subnet import SubnetConfig, save_subnet
-from tests.latency.conftest import DEVICE, SHAPES, key
+from tests.latency.conftest import DEVICE, SHAPES, key, two_blocks
 
 ROOT = Path(__file__).parents[2]
 
@@ -121,17 +121,7 @@ def test_a_net_gives_what_timms_gives(
 @pytest.fixture(scope="module")
 def saved_subnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a subnet as `supernet extract` writes it, with torch's exporter."""
-    space = SearchSpace(
-        family="mobilenetv3",
-        stem_width=8,
-        first=FixedBlock(width=8),
-        stages=(Stage(width=16, stride=2, depths=(1, 2), se=True, act="hard_swish"),),
-        final_width=16,
-        head_width=32,
-        kernel_sizes=(3,),
-        expand_ratios=(2, 3),
-        resolutions=(16,),
-    )
+    space = two_blocks(16)
     arch, folder = space.largest(), tmp_path_factory.mktemp("subnet")
     net = blocks.net_args(space, arch, num_classes=4, in_chans=1)
     preprocess = Preprocess(mean=(0.5,), std=(0.5,), size=16)
