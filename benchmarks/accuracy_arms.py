@@ -35,7 +35,7 @@ SPACE = ofa_mbv3(
 OPTIMIZER = {"opt": "muon", "weight_decay": 0.02}
 RATE = 20 / 3
 """The recipes' rates are for AdamW; Muon takes 0.02 where that takes 0.003."""
-OURS = ("progressive", "sandwich", "random", "compound")
+OURS = ("progressive", "sandwich", "random", "compound", "largest_first")
 
 
 def archs() -> dict[str, Arch]:

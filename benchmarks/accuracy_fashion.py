@@ -48,7 +48,9 @@ def main() -> None:
     parser.add_argument("--arm", choices=ARMS, help="only this one")
     parser.add_argument("--run", type=Path, default=Path("runs/accuracy"))
     parser.add_argument("--minutes", type=float, default=30.0, help="of a supernet's training")
-    parser.add_argument("--default", choices=OURS, default="sandwich", help="the default recipe")
+    parser.add_argument(
+        "--default", choices=OURS, default="largest_first", help="the default recipe"
+    )
     parser.add_argument("--json", type=Path)
     parser.add_argument("--quick", action="store_true", help="seconds an arm; never quoted")
     flags = parser.parse_args()

@@ -28,6 +28,7 @@ from supernet.latency.profile import profile, time_chains
 from supernet.spaces import ofa_mbv3
 
 RESOLUTION, NUM_NETS, PROCESSES = 160, 40, 3
+NET_SECONDS = 1.0
 SHAPES = {"in_chans": 3, "num_classes": 1000}
 AIMS = {"onnxruntime": 0.02, "onnxruntime-int8": 0.03, "openvino": 0.04}
 SECONDS = {"onnxruntime": 60, "openvino": 120}
@@ -60,6 +61,7 @@ def main() -> None:
         if net not in plan.nets
     ]
     nets = [nets[round(place)] for place in np.linspace(0, len(nets) - 1, count)]
+    options.setdefault("seconds", NET_SECONDS * len(nets))
     sessions = [time_chains(nets, seed=100 + number, **options) for number in range(PROCESSES)]
     times = np.array([[t.median_ms for t in session.timings] for session in sessions])
     report(table, nets, times, build_seconds, phases.seconds["time"], flags.runtime, flags.json)

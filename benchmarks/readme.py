@@ -1,7 +1,7 @@
 """Put the figures of the result files into README.md: `python benchmarks/readme.py`.
 
-Each block stands between `<!-- NAME:begin -->` and `<!-- NAME:end -->`, where NAME.json is a
-result file; nothing outside the blocks changes.
+Each block stands between `<!-- NAME:begin -->` and `<!-- NAME:end -->`, where NAME.json, or
+NAME_*.json, are result files; nothing outside the blocks changes.
 """
 
 from __future__ import annotations
@@ -75,20 +75,65 @@ def _aims(result: dict[str, Any]) -> list[str]:
     ]
 
 
-BLOCKS: dict[str, Callable[[dict[str, Any]], str]] = {
-    "fashion_mnist": fashion_mnist,
-    "accuracy_fashion": accuracy_fashion,
-    "train_throughput": train_throughput,
+def latency_error(result: dict[str, Any]) -> str:
+    """Return a runtime's line: how far predictions are from what was measured."""
+    data = result["data"]
+    twice = fmean(data["tau_twice"])
+    met = ", ".join(
+        f"{one['name']} {one['value']:.3g} (aim {one['aim']:g})"
+        for one in result["aims"]
+        if not one["met"]
+    )
+    return (
+        f"| {data['device']['runtime']} | {100 * data['mape']:.1f} % | {100 * data['p95']:.1f} % | "
+        f"{100 * data['one_scale_mape']:.1f} % | {100 * data['uncorrected_mape']:.1f} % | "
+        f"{data['tau']:.2f} | {twice:.2f} | {data['profiling_seconds']:.0f} s | {met or 'none'} |"
+    )
+
+
+def latency_errors(results: list[dict[str, Any]]) -> str:
+    """Return the table of runtimes."""
+    lines = [
+        "| runtime | mean error | 95th percentile | best single scale | plain sum | tau | tau of "
+        "measuring twice | timing | aims missed |",
+        "|---|---|---|---|---|---|---|---|---|",
+        *map(latency_error, results),
+    ]
+    return "\n".join([*lines, "", *map(_provenance, results[:1])])
+
+
+def gate_search(result: dict[str, Any]) -> str:
+    """Return the table of points and estimators."""
+    found, points = result["data"]["estimators"], result["data"]["points"]
+    lines = [
+        "| device | budget ms | best of 50 random | " + " | ".join(found) + " |",
+        "|---" * (3 + len(found)) + "|",
+    ]
+    for place, point in enumerate(points):
+        tops = [point["random"]["test"]]
+        tops += [fmean(seed["test"][place] for seed in seeds) for seeds in found.values()]
+        cells = [point["device"], f"{point['budget_ms']:.3g}", *(f"{100 * t:.2f}" for t in tops)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, "", *_aims(result), "", _provenance(result)])
+
+
+BLOCKS: dict[str, Callable[[list[dict[str, Any]]], str]] = {
+    "fashion_mnist": lambda results: fashion_mnist(results[0]),
+    "accuracy_fashion": lambda results: accuracy_fashion(results[0]),
+    "train_throughput": lambda results: train_throughput(results[0]),
+    "gate_search": lambda results: gate_search(results[0]),
+    "latency_error": latency_errors,
 }
 
 
 def rendered(text: str) -> str:
     """Return the README `text` with the blocks of all result files that are there."""
     for name, block in BLOCKS.items():
-        file = ROOT / "benchmarks" / "results" / f"{name}.json"
-        if not file.exists():
+        folder = ROOT / "benchmarks" / "results"
+        files = [*folder.glob(f"{name}.json"), *sorted(folder.glob(f"{name}_*.json"))]
+        if not files:
             continue
-        body = block(json.loads(file.read_text(encoding="utf-8")))
+        body = block([json.loads(file.read_text(encoding="utf-8")) for file in files])
         begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
         pattern = re.compile(f"{begin}.*?{end}", re.DOTALL)
         assert pattern.search(text), f"README.md has no block {name}"

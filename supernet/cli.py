@@ -251,6 +251,39 @@ def extract(
     console.print(f"{candidate.arch}\n{out}")
 
 
+@app.command()
+def specialize(
+    run: RunPath,
+    table: Annotated[Path, typer.Option(help="Latency table of the device.")],
+    budget_ms: Annotated[
+        list[float], typer.Option(help="Limit of latency in milliseconds; may be repeated.")
+    ],
+) -> None:
+    """Train gates for a device and one or more budgets, on frozen weights, and keep them.
+
+    All budgets learn from the same passes. `supernet extract` uses what is kept.
+
+    \b
+    supernet specialize runs/demo --table T.json --budget-ms 5 --budget-ms 8
+    """
+    from supernet.choose import aim_for, pick
+    from supernet.latency.table import LatencyTable
+    from supernet.screen import new_console
+    from supernet.specialize import specialize as train_gates
+    from supernet.trained import Trained
+
+    trained, times = Trained.open(run), LatencyTable.load(table)
+    aims = [aim_for(trained.net, times, budget) for budget in budget_ms]
+    console = new_console()
+    new = {target.name for target in train_gates(trained, aims, console)}
+    for aim in aims:
+        chosen = pick(trained.net.gates[aim.name], aim)
+        console.print(
+            f"{aim.text}: {'trained' if aim.name in new else 'there already'}; "
+            f"{chosen.predicted_ms:.4g} ms  {chosen.arch}"
+        )
+
+
 @app.command("eval")
 def evaluate(
     path: Annotated[Path, typer.Argument(help="A run, a checkpoint file, or a subnet folder.")],

@@ -6,7 +6,7 @@ Predicted stands beside measured, always.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib import metadata
@@ -18,9 +18,7 @@ from rich.console import Console
 
 from supernet.blocks import net_args, num_params
 from supernet.choose import NO_CAPS, Candidate, aim_for, pick
-from supernet.construct import construct
 from supernet.cost import module_macs
-from supernet.data.batches import Batch, check_balance, drawn_batch
 from supernet.data.preprocess import resize
 from supernet.evaluate import calibrate_on_, scores_on
 from supernet.extraction import extract
@@ -28,13 +26,13 @@ from supernet.latency import host
 from supernet.latency.profile import measure_subnets
 from supernet.latency.table import LatencyTable
 from supernet.limits import Caps
-from supernet.screen import progress_bar
 from supernet.space import Arch
+from supernet.specialize import specialize
 from supernet.subnet import SubnetConfig, onnx_outputs, replacing, save_subnet, write_json
-from supernet.train.targets import GateConfig, new_target, train_gates
 from supernet.trained import Trained
 
 CERTIFICATE = "certificate.json"
+PACE_WARNING = 0.03
 
 
 def candidate_for(
@@ -42,14 +40,13 @@ def candidate_for(
     table: LatencyTable | None,
     budget_ms: float | None,
     console: Console,
-    config: GateConfig | None = None,
     caps: Caps = NO_CAPS,
 ) -> Candidate:
     """Return the run's choice for a device and limits, training gates for it where it has none.
 
-    Gates that are trained here, by `config` or as the run's configuration says, are kept beside
-    the checkpoint. They are trained for the budget of the table, or without one for that of the
-    first other cost; what else is limited, the choice among them keeps to.
+    Gates that are trained here are kept beside the checkpoint. They are trained for the budget of
+    the table, or without one for that of the first other cost; what else is limited, the choice
+    among them keeps to.
 
     Raises:
         InfeasibleBudget: if no architecture meets the budget.
@@ -57,22 +54,9 @@ def candidate_for(
         SupernetError: if gates must be trained and the run's data is not there.
         TableError: if the table lacks layers of the space.
     """
-    net = run.net
-    aim = aim_for(net, table, budget_ms, caps)
-    if aim.name not in net.gates:
-        config = config or construct(GateConfig, run.config["gates"], "gates")
-        target = new_target(
-            net, table_id=aim.table_id, device=aim.device, budget_ms=aim.budget, costs=aim.costs,
-            config=config,
-        )  # fmt: skip
-        batches = _shown(
-            _held_out(run, config), console, config.steps,
-            f"gates for {aim.text}",
-        )  # fmt: skip
-        train_gates(net, target, batches, seed=int(run.config["seed"]), config=config)
-        run.keep_gates(aim.name, target.state())
-        net.gates = {**net.gates, aim.name: target.gates}
-    return pick(net.gates[aim.name], aim)
+    aim = aim_for(run.net, table, budget_ms, caps)
+    specialize(run, [aim], console)
+    return pick(run.net.gates[aim.name], aim)
 
 
 def write_subnet(
@@ -118,6 +102,7 @@ def write_subnet(
             "checkpoint_sha256": run.sha256,
             **promise,
             "measured_ms": None,
+            "pace": None,
             **asdict(scores_on(model, data.test, preprocess, arch.resolution)),
             "test_images": len(data.test),
             "macs": module_macs(model, images[:1]),
@@ -160,7 +145,8 @@ def measure(folders: Sequence[Path], table: LatencyTable, console: Console) -> N
     """Time finished subnets as their table was timed, interleaved, and note it in their papers.
 
     On another processor than the table's nothing is measured: a time from here would say
-    nothing about the device.
+    nothing about the device. `pace` in the papers is the time that the reference model takes now,
+    relative to when the table was made: it says how much of a difference is the machine's.
     """
     device = table.device
     if device.cpu != host.cpu():
@@ -168,39 +154,28 @@ def measure(folders: Sequence[Path], table: LatencyTable, console: Console) -> N
             f"not measured: the table is of {device.machine} ({device.cpu}), this is {host.cpu()}"
         )
         return
-    timings = measure_subnets(
+    session = measure_subnets(
         folders, runtime=device.runtime, threads=device.threads, batch=device.batch,
         provider=device.provider,
         on_warning=lambda text: console.print(f"warning: {text}"),
     )  # fmt: skip
-    for folder, timing in zip(folders, timings, strict=True):
+    pace = session.reference.median_ms / table.reference_ms
+    if abs(pace - 1) > PACE_WARNING:
+        console.print(
+            f"note: the reference model takes {pace:.2f} times as long as when the table was made "
+            f"({table.created}); so may the subnets"
+        )
+    for folder, timing in zip(folders, session.timings, strict=True):
         certificate = read_certificate(folder)
         certificate["measured_ms"] = timing.median_ms
         certificate["measured_interval_ms"] = [timing.low_ms, timing.high_ms]
+        certificate["pace"] = pace
         write_json(folder / CERTIFICATE, certificate)
 
 
 def read_certificate(folder: Path) -> dict[str, Any]:
     """Read the certificate of a subnet folder that this program just wrote."""
     return json.loads((folder / CERTIFICATE).read_text(encoding="utf-8"))
-
-
-def _held_out(run: Trained, config: GateConfig) -> Iterator[Batch]:
-    device = next(run.net.parameters()).device
-    balance = check_balance(run.config["data"].get("balance"))
-    for step in range(config.steps):
-        yield drawn_batch(
-            run.data.held_out, run.preprocess, batch_size=config.batch_size,
-            seed=int(run.config["seed"]), step=step, device=device, balance=balance,
-        )  # fmt: skip
-
-
-def _shown(batches: Iterator[Batch], console: Console, total: int, title: str) -> Iterator[Batch]:
-    with progress_bar(console) as progress:
-        task = progress.add_task(title, total=total)
-        for batch in batches:
-            yield batch
-            progress.advance(task)
 
 
 def _largest_difference(a: torch.Tensor, b: torch.Tensor) -> float:

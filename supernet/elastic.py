@@ -11,7 +11,7 @@ sorting. Not here: which op to run (`network.py`), depth (a block that is skippe
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -87,6 +87,29 @@ class ElasticBlock(nn.Module):
             weight = F.linear(centre, matrix).unflatten(1, (1, smaller, smaller))
         return weight
 
+    def _mixed_tensors(
+        self, ops: Sequence[Op], gates: Tensor
+    ) -> tuple[dict[str, Tensor], Tensor, Tensor | None]:
+        """Return the largest op's tensors with the kernels of `ops` added up by `gates` `[n]`.
+
+        And the gates of the hidden channels and of SE's inner ones: the sum of those ops' gates
+        that have the channel. At a one-hot this is `tensors_for` of that op, padded with zeros.
+        """
+        size = self.kernel_sizes[0]
+        shared = {**dict(self.timm.named_parameters()), **dict(self.timm.named_buffers())}
+        kernel = torch.zeros_like(shared[KERNEL])
+        for k in {op.kernel_size: None for op in ops}:
+            share = gates[[i for i, op in enumerate(ops) if op.kernel_size == k]].sum()
+            margin = (size - k) // 2
+            kernel = kernel + share * F.pad(self._kernel(shared[KERNEL], k), (margin,) * 4)
+
+        def channels(name: str) -> Tensor:
+            counts = [self._cuts[op][name][0].stop if self._cuts[op][name] else None for op in ops]
+            return _gates_of_channels(counts, gates, len(shared[name]))
+
+        inner = channels("se.conv_reduce.weight") if self.spec.se else None
+        return {**shared, KERNEL: kernel}, channels(KERNEL), inner
+
     # ---- running and leaving -----------------------------------------------------------------
 
     def forward(
@@ -106,7 +129,28 @@ class ElasticBlock(nn.Module):
                 statistics untouched.
             drop: drops the branch of a residual block for some images.
         """
-        t = self.tensors_for(op)
+        return self._run(x, self.tensors_for(op), keep_stats=keep_stats, drop=drop)
+
+    def mixed(self, x: Tensor, ops: Sequence[Op], gates: Tensor) -> Tensor:
+        """Run all of `ops` as one, their weights added up by `gates` `[n]`.
+
+        Where one gate is 1 and the others 0 it is `forward` of that op with `keep_stats`, and one
+        backward pass gives the gradient of every gate.
+        """
+        tensors, hidden, inner = self._mixed_tensors(ops, gates)
+        return self._run(x, tensors, keep_stats=True, hidden=hidden, inner=inner)
+
+    def _run(
+        self,
+        x: Tensor,
+        t: dict[str, Tensor],
+        *,
+        keep_stats: bool,
+        drop: Callable[[Tensor], Tensor] | None = None,
+        hidden: Tensor | None = None,
+        inner: Tensor | None = None,
+    ) -> Tensor:
+        """Run timm's block with the tensors `t`, hidden and SE's inner channels times gates."""
         block = self.timm
 
         def norm(y: Tensor, name: str) -> Tensor:
@@ -120,17 +164,21 @@ class ElasticBlock(nn.Module):
 
         y = norm(F.conv2d(x, t["conv_pw.weight"]), "bn1")
         y = norm(depthwise(y, t[KERNEL], self.spec.stride), "bn2")
+        if hidden is not None:
+            y = y * hidden[:, None, None]
         if self.spec.se:
-            y = y * self._excite(y, t)
+            y = y * self._excite(y, t, inner)
         y = norm(F.conv2d(y, t["conv_pwl.weight"]), "bn3")
         if not block.has_skip:
             return y
         return (y if drop is None else drop(y)) + x
 
-    def _excite(self, y: Tensor, t: dict[str, Tensor]) -> Tensor:
+    def _excite(self, y: Tensor, t: dict[str, Tensor], inner: Tensor | None) -> Tensor:
         se = self.timm.se
         z = y.mean((2, 3), keepdim=True)
         z = se.act1(F.conv2d(z, t["se.conv_reduce.weight"], t["se.conv_reduce.bias"]))
+        if inner is not None:
+            z = z * inner[:, None, None]
         return se.gate(F.conv2d(z, t["se.conv_expand.weight"], t["se.conv_expand.bias"]))
 
     def export(self, op: Op) -> nn.Module:
@@ -172,6 +220,12 @@ class ElasticBlock(nn.Module):
 def _cut(shape: torch.Size, shared: torch.Size) -> tuple[slice, ...]:
     """Return how `shape` is cut out of `shared`; empty where it is the whole."""
     return () if shape == shared else tuple(slice(n) for n in shape)
+
+
+def _gates_of_channels(counts: Sequence[int | None], gates: Tensor, width: int) -> Tensor:
+    """Return `[width]`: for each channel the sum of the gates that reach it; None reaches all."""
+    reach = torch.tensor([[c is None or i < c for c in counts] for i in range(width)])
+    return reach.to(gates) @ gates
 
 
 def _by_importance(reader: Tensor) -> Tensor:

@@ -5,12 +5,17 @@
 the chance that the stage ends here, given that it has come this far. `marginals()` turns both
 into the rows that a `CostMatrix` multiplies; `sample()` draws the binarized paths of one step.
 
-Sources: ProxylessNAS (1812.00332), section 3.2 for binarized gates and the two-path update; the
-hazards are ours. Not here: running paths (`network.py`), training gates (`train/gate_step.py`).
+A choice is one of G: an op for each block, a depth for each stage, a resolution. Candidates drawn
+for them (`Drawn`) are plain columns, so that gates of several targets can weigh the same ones.
+
+Sources: ProxylessNAS (1812.00332), section 3.2 for binarized gates and the two-path update;
+Gumbel-softmax (1611.01144); the hazards are ours. Not here: running paths (`network.py`), gradients
+(`train/estimators.py`), training gates (`train/gate_step.py`).
 """
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -41,11 +46,45 @@ class Path:
 
 @dataclass(frozen=True)
 class Paths:
-    """The candidates drawn for one step, the active one first in each tuple."""
+    """The candidates drawn for one step, the active one first in each tuple.
+
+    `mixed` ones are added up as weights of one op, the others as outputs (`network.py`).
+    """
 
     ops: tuple[tuple[Path, ...], ...]
     depths: tuple[tuple[Path, ...], ...]
     resolutions: tuple[Path, ...]
+    mixed: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """The candidates of every choice, as columns of `choice_log_probs`.
+
+    Args:
+        columns: of each choice, the active candidate first; none where a block runs no op.
+        noise: `[G, P]` Gumbel noise of the candidates; None draws without it.
+        temperature: of the softmax over candidates.
+    """
+
+    columns: tuple[tuple[int, ...], ...]
+    noise: Tensor | None = None
+    temperature: float = 1.0
+
+    @property
+    def most(self) -> int:
+        """P, the most candidates of any choice."""
+        return max(map(len, self.columns))
+
+    @property
+    def mask(self) -> Tensor:
+        """`[G, P]`, whether there is a candidate."""
+        return torch.tensor([[i < len(row) for i in range(self.most)] for row in self.columns])
+
+    @property
+    def padded(self) -> Tensor:
+        """`[G, P]`, the columns, 0 where there is none."""
+        return torch.tensor([[*row, *[0] * (self.most - len(row))] for row in self.columns])
 
 
 class PathGates(nn.Module):
@@ -67,6 +106,7 @@ class PathGates(nn.Module):
         alpha[:, 0] = torch.tensor(_uniform_none_logits(space))
         self.alpha = nn.Parameter(alpha)
         self.resolution = nn.Parameter(torch.zeros(len(space.resolutions)))
+        self._choices = _choices(space)
 
     # ---- the distribution ------------------------------------------------------------------
 
@@ -120,16 +160,21 @@ class PathGates(nn.Module):
         may_skip = torch.tensor([row[0] for row in self.space.allowed], device=none.device)
         return torch.cat([torch.where(may_skip, none, NEVER)[:, None], ops], dim=1)
 
+    def log_prob_of(self, arch: Arch) -> Tensor:
+        """Return the log-probability `[]` of `arch`, its resolution included; differentiable."""
+        scores, rows = self.log_probs(), range(len(self.space.blocks))
+        size = self.resolution.log_softmax(0)[self.space.resolutions.index(arch.resolution)]
+        return scores[rows, self.space.encode(arch)].sum() + size
+
     @torch.no_grad()
     def log_prob(self, arch: Arch) -> float:
         """Return the log-probability of `arch`, its resolution included."""
-        scores, rows = self.log_probs(), range(len(self.space.blocks))
-        size = self.resolution.log_softmax(0)[self.space.resolutions.index(arch.resolution)]
-        return float(scores[rows, self.space.encode(arch)].sum() + size)
+        return float(self.log_prob_of(arch))
 
     def entropy(self) -> Tensor:
         """Return the entropy `[B]` of each block's marginal, in nats."""
-        return torch.special.entr(self.marginals()).sum(1)
+        rows = self.marginals()
+        return torch.special.entr(torch.where(rows > 0, rows, 1.0)).sum(1)  # its slope at 0 is inf
 
     def expected_cost(self, costs: Mapping[int, CostMatrix]) -> Tensor:
         """Return E[cost] over ops and resolutions, differentiable, in the unit of `costs`."""
@@ -139,54 +184,105 @@ class PathGates(nn.Module):
 
     # ---- drawing ---------------------------------------------------------------------------
 
+    def choice_log_probs(self) -> Tensor:
+        """Return the log-probability `[G, W]` of each candidate of each choice.
+
+        Rows: blocks, with a column an op, given that the block is active; stages, with a column a
+        depth; the resolution. Minus infinity where there is no candidate.
+        """
+        ops, (stop, go_on) = self._op_log_probs(), self._hazards()
+        never = torch.full_like(stop, NEVER)
+        if self.space.skip == "any":
+            blocks = torch.cat([stop[:, None], go_on[:, None] + ops], dim=1)
+            depths = [go_on.new_zeros(1) for _ in self.space.stages]
+        else:
+            blocks = torch.cat([never[:, None], ops], dim=1)
+            depths = [self._depth_log_probs(n, stop, go_on) for n in range(len(self.space.stages))]
+        rows = [*blocks, *depths, self.resolution.log_softmax(0)]
+        width = max(map(len, rows))
+        return torch.stack([F.pad(row, (0, width - len(row)), value=NEVER) for row in rows])
+
+    def _depth_log_probs(self, number: int, stop: Tensor, go_on: Tensor) -> Tensor:
+        """Return the log-probabilities of the depths of a stage."""
+        depths, where = self.space.stages[number].depths, self.space.stage_slices[number]
+        reached = F.pad(go_on[where].cumsum(0), (1, 0))
+        return torch.stack(
+            [reached[d] + (stop[where][d] if d < max(depths) else 0.0) for d in depths]
+        )
+
+    def draw(self, rng: random.Random, paths: int = 2) -> Drawn:
+        """Draw up to `paths` candidates for every choice.
+
+        Without replacement by their probabilities; one of them becomes active, with its
+        probability among the candidates drawn (1812.00332, section 3.2.2).
+        """
+        probs = self.choice_log_probs().detach().exp().tolist()
+        rows = zip(self._choices, probs, strict=True)
+        return Drawn(tuple(_drawn(rng, left, row, paths) for left, row in rows))
+
+    def draw_gumbel(self, rng: random.Random, temperature: float) -> Drawn:
+        """Draw every candidate of every choice, with Gumbel noise that says which is active."""
+        logs = self.choice_log_probs().detach().tolist()
+        columns, noise = [], []
+        for left, row in zip(self._choices, logs, strict=True):
+            drawn = {c: -math.log(-math.log(rng.uniform(1e-12, 1 - 1e-12))) for c in left}
+            order = sorted(left, key=lambda c: row[c] + drawn[c], reverse=True)
+            columns.append(tuple(order))
+            noise.append([drawn[c] for c in order])
+        most = max(map(len, noise))
+        padded = torch.tensor([[*row, *[0.0] * (most - len(row))] for row in noise])
+        return Drawn(tuple(columns), padded.to(self.alpha), temperature)
+
+    def weigh(self, drawn: Drawn) -> Tensor:
+        """Return the probability `[G, P]` of each candidate among those drawn; differentiable."""
+        where = self.alpha.device
+        mask = drawn.mask.to(where)
+        logs = self.choice_log_probs().gather(1, drawn.padded.to(where))
+        if drawn.noise is not None:
+            logs = logs + drawn.noise
+        logs = (logs / drawn.temperature).masked_fill(~mask, NEVER)
+        return torch.where(mask.any(1, keepdim=True), logs, 0.0).softmax(1) * mask
+
+    def paths(self, drawn: Drawn, weights: Tensor, *, mixed: bool = False) -> tuple[Arch, Paths]:
+        """Return the active architecture and its candidates, gated by `weights` `[G, P]`."""
+        space = self.space
+        found = []
+        for number, columns in enumerate(drawn.columns):
+            values = self._values(number)
+            gates = weights[number].unbind()
+            found.append(tuple(Path(values[c], gates[i]) for i, c in enumerate(columns)))
+        blocks = len(space.blocks)
+        built = Paths(tuple(found[:blocks]), tuple(found[blocks:-1]), found[-1], mixed)
+        return self._active(built), built
+
     def sample(self, rng: random.Random, paths: int = 2) -> tuple[Arch, Paths]:
         """Draw an architecture and, around it, `paths` candidates for every choice.
 
-        Candidates are drawn without replacement by their probabilities; one of them becomes
-        active, with its probability among the candidates drawn (1812.00332, section 3.2.2).
+        The gates of the candidates are binary, with the gradient of their probabilities.
         """
-        op_logs, go_on = self._op_log_probs(), self._hazards()
-        depths = tuple(
-            _draw(rng, *self._depth_choices(number, *go_on), paths)
-            for number in range(len(self.space.stages))
-        )
-        ops = []
-        for row, (block, allowed) in enumerate(
-            zip(self.space.blocks, self.space.allowed, strict=True)
-        ):
-            columns = [c for c, ok in enumerate(allowed) if ok and c > 0]
-            choices: list[Any] = [self.space.ops[c] for c in columns]
-            logs = op_logs[row, [c - 1 for c in columns]]
-            if self.space.skip == "any" and block.skippable and allowed[0]:
-                choices.append(None)
-                logs = torch.cat([logs + go_on[1][row], go_on[0][row, None]])
-            ops.append(_draw(rng, choices, logs, paths) if choices else ())
-        sizes = _draw(rng, self.space.resolutions, self.resolution.log_softmax(0), paths)
-        drawn = Paths(tuple(ops), depths, sizes)
-        return self._active(drawn), drawn
+        drawn = self.draw(rng, paths)
+        soft = self.weigh(drawn)
+        hard = torch.zeros_like(soft)
+        hard[:, 0] = 1.0
+        return self.paths(drawn, hard + soft - soft.detach())
 
-    def _depth_choices(
-        self, number: int, stop: Tensor, go_on: Tensor
-    ) -> tuple[Sequence[int], Tensor]:
-        """Return the depths of a stage and their log-probabilities."""
-        stage, where = self.space.stages[number], self.space.stage_slices[number]
-        if self.space.skip == "any":
-            return [len(stage.blocks)], go_on.new_zeros(1)
-        reached = F.pad(go_on[where].cumsum(0), (1, 0))
-        stops = F.pad(stop[where], (0, 1))
-        logs = [
-            reached[depth] + (stops[depth] if depth < max(stage.depths) else 0.0)
-            for depth in stage.depths
-        ]
-        return stage.depths, torch.stack(logs)
+    def _values(self, number: int) -> Sequence[Any]:
+        """Return what the columns of a choice stand for."""
+        space, blocks = self.space, len(self.space.blocks)
+        if number < blocks:
+            return space.ops
+        if number == blocks + len(space.stages):
+            return space.resolutions
+        stage = space.stages[number - blocks]
+        return stage.depths if space.skip == "suffix" else [len(stage.blocks)]
 
-    def _active(self, drawn: Paths) -> Arch:
+    def _active(self, paths: Paths) -> Arch:
         ops: list[Any] = []
-        for where, depth in zip(self.space.stage_slices, drawn.depths, strict=True):
-            picked = [paths[0].choice if paths else None for paths in drawn.ops[where]]
+        for where, depth in zip(self.space.stage_slices, paths.depths, strict=True):
+            picked = [gated[0].choice if gated else None for gated in paths.ops[where]]
             kept = depth[0].choice
             ops += picked[:kept] + [None] * (len(picked) - kept)
-        return Arch(tuple(ops), drawn.resolutions[0].choice)
+        return Arch(tuple(ops), paths.resolutions[0].choice)
 
     # ---- choosing --------------------------------------------------------------------------
 
@@ -247,18 +343,28 @@ def _shifted(values: Tensor) -> Tensor:
     return F.pad(values[1:], (0, 1))
 
 
-def _draw(rng: random.Random, choices: Sequence[Any], logs: Tensor, paths: int) -> tuple[Path, ...]:
-    """Draw up to `paths` different choices by `logs` and gate them, the active one first."""
-    probs = logs.detach().exp().tolist()
-    left = list(range(len(choices)))
+def _choices(space: SearchSpace) -> tuple[tuple[int, ...], ...]:
+    """Return the columns that each choice has, in the order of `choice_log_probs`."""
+    stops = _stops(space)
+    rows = []
+    for may_stop, allowed in zip(stops, space.allowed, strict=True):
+        first = 0 if space.skip == "any" and may_stop else 1
+        rows.append(tuple(c for c, ok in enumerate(allowed) if c >= first and (ok or c == 0)))
+    for stage in space.stages:
+        rows.append(tuple(range(len(stage.depths) if space.skip == "suffix" else 1)))
+    return (*rows, tuple(range(len(space.resolutions))))
+
+
+def _drawn(
+    rng: random.Random, choices: Sequence[int], probs: Sequence[float], paths: int
+) -> tuple[int, ...]:
+    """Draw up to `paths` of `choices` by `probs`, the active one first."""
+    left = list(choices)
     drawn: list[int] = []
     while left and len(drawn) < paths:
-        weights = [max(probs[i], 1e-12) for i in left]
+        weights = [max(probs[c], 1e-12) for c in left]
         drawn.append(left.pop(rng.choices(range(len(left)), weights)[0]))
-    soft = logs[drawn].softmax(0)
-    active = rng.choices(range(len(drawn)), soft.tolist())[0]
-    order = [active, *(i for i in range(len(drawn)) if i != active)]
-    hard = torch.zeros_like(soft)
-    hard[active] = 1.0
-    gates = hard + soft - soft.detach()
-    return tuple(Path(choices[drawn[i]], gates[i]) for i in order)
+    if drawn:
+        active = rng.choices(range(len(drawn)), [max(probs[c], 1e-12) for c in drawn])[0]
+        drawn.insert(0, drawn.pop(active))
+    return tuple(drawn)

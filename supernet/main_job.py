@@ -14,16 +14,17 @@ from rich.console import Console
 from rich.table import Table
 
 from supernet import training
-from supernet.choose import costs_of
+from supernet.choose import aim_for, costs_of
 from supernet.construct import construct
 from supernet.cost import cost_range
 from supernet.deploy import candidate_for, measure, promise_of, read_certificate, write_subnet
 from supernet.device import described, profile_to
 from supernet.errors import SupernetError
 from supernet.latency.table import LatencyTable
+from supernet.specialize import specialize
 from supernet.subnet import write_json
 from supernet.train import checkpoint
-from supernet.train.targets import GateConfig
+from supernet.train.gate_step import GateConfig
 from supernet.trained import Trained
 
 RUNTIMES = ("onnxruntime", "torch")
@@ -45,9 +46,11 @@ def do_main_job(config: dict[str, Any], folder: Path, console: Console) -> list[
     tables = [_table(run, folder, runtime, console) for runtime in RUNTIMES]
     _title(console, "3. a subnet for each budget, without retraining")
     rows: list[dict[str, Any]] = []
-    gates = construct(GateConfig, config["gates"], "gates")
-    for table in tables:
-        rows += _deploy(run, table, folder, console, gates)
+    budgets = [_budgets(run, table) for table in tables]
+    aims = [aim_for(run.net, t, ms) for t, each in zip(tables, budgets, strict=True) for ms in each]
+    specialize(run, aims, console, construct(GateConfig, config["gates"], "gates"))
+    for table, each in zip(tables, budgets, strict=True):
+        rows += _deploy(run, table, each, folder, console)
     write_json(folder / "summary.json", rows)
     draw_pareto(rows, folder / "pareto.png")
     show(rows, console)
@@ -88,15 +91,19 @@ def _table(run: Trained, folder: Path, runtime: str, console: Console) -> Latenc
     return table
 
 
+def _budgets(run: Trained, table: LatencyTable) -> list[float]:
+    """Return the three budgets of a device."""
+    lowest, highest = cost_range(run.net.space, costs_of(run.net, table))
+    return [float(f"{lowest + share * (highest - lowest):.3g}") for share in SHARES]
+
+
 def _deploy(
-    run: Trained, table: LatencyTable, folder: Path, console: Console, gates: GateConfig
+    run: Trained, table: LatencyTable, budgets: Sequence[float], folder: Path, console: Console
 ) -> list[dict[str, Any]]:
     """Extract and measure a subnet for each budget of one device."""
-    lowest, highest = cost_range(run.net.space, costs_of(run.net, table))
     folders = []
-    for share in SHARES:
-        budget = float(f"{lowest + share * (highest - lowest):.3g}")
-        candidate = candidate_for(run, table, budget, console, gates)
+    for budget in budgets:
+        candidate = candidate_for(run, table, budget, console)
         out = folder / "subnets" / f"{table.device.runtime}-{budget:g}ms"
         write_subnet(run, candidate.arch, out, promise=promise_of(table, candidate))
         folders.append(out)

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -55,8 +56,9 @@ class SuperNet(nn.Module):
             x: images `[N, in_chans, arch.resolution, arch.resolution]`.
             arch: an architecture of `self.space`.
             gates: the paths drawn around `arch`. Inactive ones run without gradient and add
-                nothing but the gradient of their gate. In training mode BN then uses batch
-                statistics and leaves its running ones untouched.
+                nothing but the gradient of their gate; those of a block that are `mixed` run as
+                one op. In training mode BN then uses batch statistics and leaves its running ones
+                untouched.
             noise: dropout and dropped paths; only without `gates`.
 
         Raises:
@@ -79,7 +81,8 @@ class SuperNet(nn.Module):
                     )
             else:
                 blocks: list[Any] = list(self.blocks[where])
-                x = _gated_stage(blocks, x, gates.ops[where], gates.depths[number])
+                run = _mixed_block if gates.mixed else _gated_block
+                x = _gated_stage(blocks, x, gates.ops[where], gates.depths[number], run)
         if noise is not None:
             features = self.tail[:-1](x)
             return self.tail[-1](noise.features(features))
@@ -110,6 +113,7 @@ def _gated_stage(
     x: Tensor,
     ops: Sequence[tuple[Path, ...]],
     depths: tuple[Path, ...],
+    run: Callable[[ElasticBlock, Tensor, tuple[Path, ...]], Tensor],
 ) -> Tensor:
     """Run a stage to the deepest drawn depth; the result is the active one's.
 
@@ -122,7 +126,7 @@ def _gated_stage(
     after: dict[int, Tensor] = {}
     for position in range(max(path.choice for path in depths)):
         if position < active:
-            x = _gated_block(blocks[position], x, ops[position])
+            x = run(blocks[position], x, ops[position])
         else:
             with torch.no_grad():
                 x = _gated_block(blocks[position], x, ops[position])
@@ -149,3 +153,19 @@ def _gated_block(block: ElasticBlock, x: Tensor, paths: tuple[Path, ...]) -> Ten
             other = run(path.choice)
         y = y + other * path.weight.to(y.dtype)
     return y
+
+
+def _mixed_block(block: ElasticBlock, x: Tensor, paths: tuple[Path, ...]) -> Tensor:
+    """Run the candidates as one op whose weights their gates mix; their sum gates the branch.
+
+    Where the block is skipped, the branch is that of the first op drawn.
+    """
+    if not torch.is_grad_enabled():
+        return _gated_block(block, x, paths)
+    running = [path for path in paths if path.choice is not None]
+    gates = torch.stack([path.weight for path in running]).to(x.dtype)
+    share = gates.sum()
+    if paths[0].choice is None:
+        gates = gates + F.one_hot(torch.tensor(0, device=x.device), len(running))
+    y = block.mixed(x, [path.choice for path in running], gates)
+    return y if len(running) == len(paths) else x + share * (y - x)

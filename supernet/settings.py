@@ -22,11 +22,11 @@ from supernet.errors import DeviceError, SupernetError
 from supernet.network import SuperNet
 from supernet.space import SearchSpace
 from supernet.spaces import PRESETS
+from supernet.train.gate_step import GateConfig
 from supernet.train.loop import StepConfig
 from supernet.train.passes import Regularize
 from supernet.train.phases import Phase, build_phases
 from supernet.train.strategies import Taught
-from supernet.train.targets import GateConfig
 from supernet.train.teacher import Teacher
 
 BATCHING = ("augment", "balance")

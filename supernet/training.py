@@ -33,10 +33,11 @@ from supernet.settings import (
 from supernet.space import Arch
 from supernet.train import checkpoint
 from supernet.train.estimate import estimate_seconds
+from supernet.train.gate_step import GateConfig
 from supernet.train.loop import Position, Run, fit
 from supernet.train.ranks import Ranks, joined
 from supernet.train.run import RunFolder, Silent
-from supernet.train.targets import GateConfig, Target, new_target
+from supernet.train.targets import Target, new_target
 from supernet.trained import Trained
 
 
@@ -191,7 +192,7 @@ def _targets(net: SuperNet, config: Mapping[str, Any], gates: GateConfig) -> lis
                 device=table.device.name,
                 budget_ms=float(wanted["budget_ms"]),
                 costs=costs_of(net, table),
-                config=gates,
+                lr=gates.lr,
             )
         )
     return targets
@@ -207,4 +208,6 @@ def _stored(state: Mapping[str, Any], target: Target) -> Mapping[str, Any]:
         raise CheckpointError(
             f"the run has no gates {target.name}: a table of its targets changed since it began"
         )
+    if "memory" not in stored:
+        raise CheckpointError(f"gates {target.name} are of an earlier supernet; train anew")
     return stored

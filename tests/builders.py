@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from supernet.config import composed
+from supernet.cost import CostMatrix
+from supernet.gates import PathGates
 from supernet.latency.correction import Correction
 from supernet.latency.keys import LayerKey, space_keys
 from supernet.latency.table import Device, Entry, LatencyTable
@@ -244,12 +246,12 @@ TINY = (
     "space.kernel_sizes=[3,5]",
     "space.expand_ratios=[2,3]",
     "space.resolutions=[8,16]",
-    "~recipe.phases.kernel",
-    "~recipe.phases.depth",
     "recipe.phases.largest.epochs=2",
     "recipe.phases.largest.warmup_steps=2",
-    "recipe.phases.expand.epochs=3",
-    "recipe.phases.expand.subnets=2",
+    "recipe.phases.all.epochs=3",
+    "recipe.phases.all.subnets=2",
+    "recipe.phases.all.smallest=false",
+    "recipe.phases.all.warmup_steps=0",
     "gates.steps=4",
     "gates.batch_size=8",
     "batch_size=12",
@@ -282,11 +284,12 @@ DIGITS = (
     "space.kernel_sizes=[3,5]",
     "space.expand_ratios=[2,4]",
     "space.resolutions=[8,16]",
-    "~recipe.phases.kernel",
-    "~recipe.phases.depth",
     "recipe.phases.largest.epochs=3",
-    "recipe.phases.expand.epochs=1",
-    "recipe.phases.expand.subnets=2",
+    "recipe.phases.largest.warmup_steps=20",
+    "recipe.phases.all.epochs=1",
+    "recipe.phases.all.subnets=2",
+    "recipe.phases.all.smallest=false",
+    "recipe.phases.all.warmup_steps=0",
     "gates.steps=5",
     "threads=1",
     "device=cpu",
@@ -307,3 +310,27 @@ class MainJob:
 def digits_config(*overrides: str) -> dict[str, Any]:
     """Return a configuration that learns the digits somewhat in a few seconds."""
     return composed([*DIGITS, *overrides])
+
+
+def random_gates(space: SearchSpace, seed: int = 0) -> PathGates:
+    """Return gates in float64 with every logit random, also those that are masked."""
+    generator = torch.Generator().manual_seed(seed)
+    gates = PathGates(space).double()
+    with torch.no_grad():
+        for parameter in gates.parameters():
+            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            parameter.add_(1.5 * noise)
+    return gates
+
+
+def random_costs(space: SearchSpace, seed: int = 0) -> dict[int, CostMatrix]:
+    """Return random costs, zero where an op is not allowed."""
+    generator = torch.Generator().manual_seed(seed)
+    allowed = torch.tensor(space.allowed)
+    costs = {}
+    for resolution in space.resolutions:
+        cell = torch.rand(allowed.shape, generator=generator, dtype=torch.float64) * allowed
+        cell[:, 0] = 0.0
+        fixed = torch.rand((), generator=generator, dtype=torch.float64)
+        costs[resolution] = CostMatrix(fixed, cell, "ms")
+    return costs

@@ -12,7 +12,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 FIELDS = {"question", "hardware", "versions", "commit", "command", "date", "aims", "data"}
-TOOLS = ("common", "readme", "accuracy_arms", "by_the_clock", "throughput_worker")
+TOOLS = ("common", "readme", "accuracy_arms", "by_the_clock", "throughput_worker",
+         "small_run")  # fmt: skip
 SCRIPTS = sorted(path for path in (ROOT / "benchmarks").glob("*.py") if path.stem not in TOOLS)
 
 

@@ -58,7 +58,7 @@ def test_help_teaches(command: Command, name: str) -> None:
 
 def test_training_from_the_command_line(command: Command, place: Path) -> None:
     result = command("train", *TINY, "recipe.phases.largest.epochs=1",
-                     "recipe.phases.expand.epochs=1", "name=mine")  # fmt: skip
+                     "recipe.phases.all.epochs=1", "name=mine")  # fmt: skip
     assert result.code == 0, result
     assert result.err == ""
     for words in ("architectures", "smallest", "largest", "MACs", "about", "supernet info"):
@@ -119,7 +119,7 @@ def test_a_subnet_and_its_facts(command: Command, run: Path, table: Path, place:
 
 def test_info_and_eval_of_a_run(command: Command, run: Path) -> None:
     found = json.loads(command("info", run, "--json").out)
-    assert found["phases done"] == "2 of 2 (largest, expand)"
+    assert found["phases done"] == "2 of 2 (largest, all)"
     text = command("info", run / "checkpoint.pt").out
     assert all(f"{name}:" in text for name in found)
     rows = json.loads(command("eval", run, "--json").out)

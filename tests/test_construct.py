@@ -9,7 +9,7 @@ import pytest
 from supernet.construct import construct, fits
 from supernet.errors import SpaceError, SupernetError
 from supernet.space import FixedBlock
-from supernet.train.targets import GateConfig
+from supernet.train.gate_step import GateConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,27 +13,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from supernet.cost import CostMatrix, Costs, arch_cost, cost_range
+from supernet.cost import Costs, arch_cost, cost_range
 from supernet.data.batches import Batch
 from supernet.data.preprocess import resize
 from supernet.errors import InfeasibleBudget
 from supernet.gates import PathGates
-from supernet.network import SuperNet, _gated_block
+from supernet.network import _gated_block
 from supernet.search import exact
 from supernet.space import SearchSpace, Stage
-from supernet.train.targets import (
-    GateConfig,
-    Target,
-    _two_sizes,
-    arch_step,
-    new_target,
-    train_gates,
-)
+from supernet.train.estimators import sized_logits
 from tests.builders import (
     HAND_MADE,
     assert_same,
     conf_space,
     images,
+    random_costs,
+    random_gates,
     random_net,
     small_space,
     spaces,
@@ -41,29 +36,6 @@ from tests.builders import (
 
 SPACES = pytest.mark.parametrize("space", HAND_MADE.values(), ids=HAND_MADE)
 SUFFIX = HAND_MADE["mobilenetv3-suffix"]
-
-
-def random_gates(space: SearchSpace, seed: int = 0) -> PathGates:
-    """Return gates in float64 with every logit random, also those that are masked."""
-    generator = torch.Generator().manual_seed(seed)
-    gates = PathGates(space).double()
-    with torch.no_grad():
-        for parameter in gates.parameters():
-            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-            parameter.add_(1.5 * noise)
-    return gates
-
-
-def random_costs(space: SearchSpace, seed: int = 0) -> dict[int, CostMatrix]:
-    generator = torch.Generator().manual_seed(seed)
-    allowed = torch.tensor(space.allowed)
-    costs = {}
-    for resolution in space.resolutions:
-        cell = torch.rand(allowed.shape, generator=generator, dtype=torch.float64) * allowed
-        cell[:, 0] = 0.0
-        fixed = torch.rand((), generator=generator, dtype=torch.float64)
-        costs[resolution] = CostMatrix(fixed, cell, "ms")
-    return costs
 
 
 class Enumerated:
@@ -394,7 +366,7 @@ def test_the_gradient_of_resolution_gates() -> None:
     x = torch.randn(6, 3, 16, 16, generator=generator, dtype=torch.float64)
     upstream = torch.randn(6, 5, generator=generator, dtype=torch.float64)
     arch, drawn = gates.sample(random.Random(0))
-    logits = _two_sizes(net, Batch(x, torch.zeros(6)), arch, drawn)
+    logits = sized_logits(net, Batch(x, torch.zeros(6)), arch, drawn)
     assert_same(logits, net(resize(x, arch.resolution), arch, drawn), tolerance=1e-12)
     (logits * upstream).sum().backward()
     with torch.no_grad():
@@ -402,59 +374,3 @@ def test_the_gradient_of_resolution_gates() -> None:
         want = _formula(gates.resolution, outputs, upstream)
     assert want.abs().max() > 1e-3
     torch.testing.assert_close(gates.resolution.grad, want, rtol=1e-9, atol=1e-9)
-
-
-# ---- arch steps --------------------------------------------------------------------------------
-
-
-def _target_and_batch(net: SuperNet, config: GateConfig) -> tuple[Target, Batch]:
-    """Return a target halfway through the feasible range, and eight images."""
-    space = net.space
-    costs = random_costs(space)
-    low, high = cost_range(space, costs)
-    target = new_target(
-        net, table_id="table", device="made up", budget_ms=(low + high) / 2,
-        costs=costs, config=config,
-    )  # fmt: skip
-    generator = torch.Generator().manual_seed(0)
-    batch = Batch(torch.randn(8, 3, 16, 16, generator=generator), torch.arange(8) % 5)
-    return target, batch
-
-
-@SPACES
-@pytest.mark.parametrize("loss", ["add", "mul"])
-def test_an_arch_step_moves_nothing_but_gates(space: SearchSpace, loss: str) -> None:
-    net = SuperNet(space, 5).train()
-    config = GateConfig(loss=loss)
-    target, batch = _target_and_batch(net, config)
-    before = copy.deepcopy(net.state_dict())
-    gates_before = copy.deepcopy(target.gates.state_dict())
-    metrics = arch_step(net, target, batch, rng=random.Random(0), config=config)
-    torch.testing.assert_close(net.state_dict(), before, rtol=0, atol=0)
-    assert all(parameter.grad is None for parameter in net.parameters())
-    for name, value in target.gates.state_dict().items():
-        assert not torch.equal(value, gates_before[name]), f"{name} did not move"
-        assert value.isfinite().all()
-    assert set(metrics) == {"ce", "expected_ms", "entropy"}
-
-
-def test_training_gates_alone_leaves_the_mode_and_is_reproducible() -> None:
-    net = SuperNet(SUFFIX, 5).eval()
-    config = GateConfig(steps=5)
-    results = []
-    for _ in range(2):
-        target, batch = _target_and_batch(net, config)
-        train_gates(net, target, [batch] * 5, seed=0, config=config)
-        results.append(target.gates.alpha.detach().clone())
-        assert not net.training
-    assert torch.equal(*results)
-
-
-@pytest.mark.parametrize("loss", ["add", "mul"])
-def test_a_heavy_price_makes_fast_architectures_likely(loss: str) -> None:
-    net = SuperNet(SUFFIX, 5).eval()
-    config = GateConfig(loss=loss, weight=20.0, lr=0.2)
-    target, batch = _target_and_batch(net, config)
-    start = target.gates.expected_cost(target.costs).item()
-    train_gates(net, target, [batch] * 15, seed=0, config=config)
-    assert target.gates.expected_cost(target.costs).item() < 0.8 * start

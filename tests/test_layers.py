@@ -27,6 +27,7 @@ LAYERS = (
     "latency.profile latency.bundle latency.bundle_result latency.bundle_script latency.remote",
     "train.*",
     "settings trained",
+    "specialize scored",
     "training deploy device facts predict main_job",
     "config cli table_cli train_app __main__ __init__",
 )

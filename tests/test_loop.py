@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import random
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -25,13 +25,14 @@ from supernet.network import SuperNet
 from supernet.settings import build_recipe, build_steps
 from supernet.space import SearchSpace
 from supernet.train import checkpoint
+from supernet.train.gate_step import GateConfig
 from supernet.train.loop import Draw, Position, StepConfig, epochs, epochs_before, fit, gates_move
 from supernet.train.passes import Passes
 from supernet.train.phases import Phase
 from supernet.train.precision import Precision
 from supernet.train.run import RunFolder
 from supernet.train.strategies import Taught
-from supernet.train.targets import GateConfig, Target, new_target
+from supernet.train.targets import Target, new_target
 from tests.builders import middle, small_space, tiny_config, tiny_space, tiny_table
 
 SPACE = small_space()
@@ -45,11 +46,15 @@ class Recorder:
         self.metrics: list[dict[str, float]] = []
         self.states: list[dict[str, Any]] = []
         self.done: list[str] = []
+        self.moved: list[int] = []
 
     def log(self, step: int, phase: Phase, metrics: dict[str, float]) -> None:
         assert step == len(self.losses)
         self.losses.append(metrics["loss/subnets"])
         self.metrics.append(metrics)
+
+    def gates_moved(self, targets: Sequence[Target], step: int) -> None:
+        self.moved.append(step)
 
     def save(self, state: dict[str, Any]) -> None:
         self.states.append(copy.deepcopy(state))
@@ -87,7 +92,7 @@ def target_of(net: SuperNet, config: StepConfig, name: str = "table") -> Target:
     costs = latency_costs(table, net.space, in_chans=3, num_classes=4)
     return new_target(
         net, table_id=name, device="made up", budget_ms=middle(cost_range(net.space, costs)),
-        costs=costs, config=config.gates,
+        costs=costs, lr=config.gates.lr,
     )  # fmt: skip
 
 
@@ -432,6 +437,6 @@ def test_a_target_out_of_reach_is_refused_before_training(
 
 def test_the_recipe_of_the_configuration_is_what_is_trained() -> None:
     phases, strategy = build_recipe(tiny_config(), tiny_space())
-    assert [phase.name for phase in phases] == ["largest", "expand"]
+    assert [phase.name for phase in phases] == ["largest", "all"]
     assert phases[-1].space == tiny_space()
     assert isinstance(strategy, Taught)

@@ -13,21 +13,23 @@ import torch
 from PIL import Image
 from rich.console import Console
 from sklearn.datasets import load_digits
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from timm.models.mobilenetv3 import MobileNetV3
 
 import supernet
-from supernet import deploy, main_job, training
-from supernet.choose import costs_of, target_name
+from supernet import deploy, main_job, scored, specialize, training
+from supernet.choose import aim_for, costs_of, target_name
 from supernet.config import composed
 from supernet.cost import arch_cost, cost_range
 from supernet.data.digits import digits
 from supernet.data.preprocess import resize
 from supernet.errors import CheckpointError, InfeasibleBudget, SpaceError, SupernetError
-from supernet.evaluate import scores_on
+from supernet.evaluate import calibrate_on_, scores_on
 from supernet.facts import facts, scores
 from supernet.latency.table import LatencyTable
 from supernet.network import SuperNet
 from supernet.predict import predictions
+from supernet.scored import Scored
 from supernet.space import Arch
 from supernet.subnet import is_subnet, load_config, onnx_outputs, replacing
 from supernet.trained import Trained
@@ -194,10 +196,53 @@ def test_gates_are_trained_once(
     torch.testing.assert_close(run.net.state_dict(), before, rtol=0, atol=0)
     assert first.predicted_ms <= budget
     assert not run.net.training
-    monkeypatch.setattr(deploy, "train_gates", lambda *_, **__: pytest.fail("it trains again"))
+    monkeypatch.setattr(specialize, "train_gates", lambda *_, **__: pytest.fail("it trains again"))
     assert deploy.candidate_for(run, table, budget, console) == first
     assert deploy.candidate_for(Trained.open(copied), table, budget, console) == first
     assert supernet.search(supernet.load(copied), table, budget) == [first]
+
+
+def test_budgets_that_come_later_share_one_training(
+    main_job_done: MainJob, table: LatencyTable, tmp_path: Path, console: Console
+) -> None:
+    copied = tmp_path / "run"
+    copied.mkdir()
+    shutil.copy(main_job_done.folder / "checkpoint.pt", copied)
+    run = Trained.open(copied)
+    ends = cost_range(run.net.space, costs_of(run.net, table))
+    aims = [aim_for(run.net, table, middle(ends, share)) for share in (0.3, 0.6)]
+    targets = specialize.specialize(run, [*aims, aims[0]], console)
+    assert [target.name for target in targets] == [aim.name for aim in aims]
+    assert specialize.specialize(run, aims, console) == [], "there already"
+    kept = Trained.open(copied)
+    for target in targets:
+        torch.testing.assert_close(
+            kept.net.gates[target.name].state_dict(), target.gates.state_dict(), rtol=0, atol=0
+        )
+    log = EventAccumulator(str(copied / "tensorboard" / "specialize")).Reload()
+    scalars = set(log.Tags()["scalars"])
+    for aim in aims:
+        assert {f"gates/{aim.name}/{name}" for name in ("of_budget", "multiplier")} <= scalars
+        assert f"gates/{aim.name}/entropy/block00" in scalars
+        assert f"gates/{aim.name}/marginals" in log.Tags()["images"]
+    assert f"gates/kl/{aims[0].name} from {aims[1].name}" in scalars
+
+
+def test_scores_are_computed_once(
+    run: Trained, tmp_path: Path, main_job_done: MainJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(main_job_done.folder / "checkpoint.pt", tmp_path)
+    mine, arch = Trained.open(tmp_path), run.net.space.smallest()
+    held, test = (Scored(mine).top1(arch, on_test=on_test) for on_test in (False, True))
+    model = supernet.extract(mine.net, arch)
+    calibrate_on_(model, mine.data.train, mine.preprocess, arch.resolution)
+    assert held == scores_on(model, mine.data.held_out, mine.preprocess, arch.resolution).top1
+    assert test == scores_on(model, mine.data.test, mine.preprocess, arch.resolution).top1
+    with open(tmp_path / "scores.jsonl", "a") as file:
+        file.write('{"checkpoint": "other", "arch": "a", "on": "test", "top1": 1.0}\n{"checkpo')
+    Scored(mine).top1(run.net.space.largest())
+    monkeypatch.setattr(scored, "extract", lambda *_: pytest.fail("it scores again"))
+    assert Scored(mine).top1(arch) == held
 
 
 # ---- what the commands find out ----------------------------------------------------------------
@@ -209,7 +254,7 @@ def test_facts_of_a_run_and_of_a_subnet(
     found = facts(main_job_done.folder)
     assert found == facts(main_job_done.folder / "checkpoint.pt")
     assert found["architectures"] == run.net.space.size
-    assert found["phases done"] == "2 of 2 (largest, expand)"
+    assert found["phases done"] == "2 of 2 (largest, all)"
     assert len(found["gates"]) == 3
     assert found["classes"] == [str(digit) for digit in range(10)]
     json.dumps(found)

@@ -150,7 +150,7 @@ def measure_subnets(
     seed: int = 0,
     on_progress: OnProgress = lambda phase, share: None,
     on_warning: OnWarning = lambda message: None,
-) -> list[Entry]:
+) -> Session:
     """Time finished subnets, interleaved, in a process of their own; arguments as in `profile`.
 
     A folder holds `model.onnx`, `config.json` and `model.safetensors`. `seconds` left out: 1 a
@@ -164,7 +164,7 @@ def measure_subnets(
     missing = [str(p / name) for p in paths for name in SUBNET_FILES if not (p / name).is_file()]
     if missing:
         raise CheckpointError(f"not a subnet folder: {', '.join(missing)} is missing")
-    _, *timings = _measure(
+    reference, *timings = _measure(
         [{"subnet": str(path)} for path in paths],
         runtime=runtime,
         threads=threads,
@@ -178,7 +178,7 @@ def measure_subnets(
     unsettled = unsettled_warning(timings)
     if unsettled is not None:
         on_warning(unsettled)
-    return timings
+    return Session(reference, tuple(timings))
 
 
 def _measure(

@@ -29,12 +29,13 @@ from supernet.data.sets import ImageData
 from supernet.network import SuperNet
 from supernet.space import Arch, SearchSpace
 from supernet.train.average import Average
+from supernet.train.gate_step import GateConfig, arch_step
 from supernet.train.passes import UNREGULARIZED, Passes, Regularize
 from supernet.train.phases import Phase
 from supernet.train.precision import Precision
 from supernet.train.ranks import ALONE, Ranks
 from supernet.train.strategies import Strategy
-from supernet.train.targets import GateConfig, Target, arch_step
+from supernet.train.targets import Target
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,9 @@ class Run(Protocol):
 
     def log(self, step: int, phase: Phase, metrics: dict[str, float]) -> None:
         """Take the metrics of one step."""
+
+    def gates_moved(self, targets: Sequence[Target], step: int) -> None:
+        """Take the gates after an epoch in which they moved."""
 
     def save(self, state: dict[str, Any]) -> None:
         """Take the state after an epoch."""
@@ -120,6 +124,7 @@ def fit(
             average.load_state_(state)
     preprocess = data.preprocess
     per_epoch = config.per_epoch(data)
+    first_move, num_steps = gate_steps(phases, config.gates, per_epoch)
     for position, phase in epochs(phases, start, per_epoch):
         net.train()
         if position.epoch == 0:
@@ -142,18 +147,23 @@ def fit(
             metrics = step_of(ranks.share(batch), phase=phase, draw=draw, lr=lr, step=step)
             if average:
                 average.update_(net)
-            for target in moving:
+            if moving:
                 held = drawn_batch(
                     data.held_out, preprocess, batch_size=config.gates.batch_size,
                     seed=config.seed, step=step, device=device, balance=config.balance,
                 )  # fmt: skip
-                rng = random.Random(f"{config.seed}/{target.name}/{step}")
+                rng = random.Random(f"{config.seed}/gates/{step}")
+                over = (step - first_move) / (num_steps - first_move)
                 moved = arch_step(
-                    net, target, ranks.share(held), rng=rng, config=config.gates, ranks=ranks
-                )
-                metrics |= {f"gates/{target.name}/{key}": value for key, value in moved.items()}
+                    net, moving, ranks.share(held), rng=rng, config=config.gates, share=over,
+                    ranks=ranks,
+                )  # fmt: skip
+                for target, values in zip(moving, moved, strict=True):
+                    metrics |= {f"gates/{target.name}/{key}": v for key, v in values.items()}
             run.log(step, phase, metrics | {"lr": lr})
         after = _after(phases, position, per_epoch)
+        if moving:
+            run.gates_moved(moving, after.step)
         run.save(
             state_of(net, average, optimizer, targets, after)
             | {"scaler": step_of.precision.scaler.state_dict()}
@@ -218,6 +228,16 @@ def gates_move(phases: Sequence[Phase], position: Position, config: GateConfig) 
         return False
     before = sum(phases[i].epochs for i in opened if i < position.phase) + position.epoch
     return before >= config.warmup_epochs
+
+
+def gate_steps(
+    phases: Sequence[Phase], config: GateConfig, steps_per_epoch: int
+) -> tuple[int, int]:
+    """Return the first step at which gates move, and the number of all steps."""
+    every = list(epochs(phases, Position(), steps_per_epoch))
+    end = every[-1][0].step + steps_per_epoch
+    first = [p.step for p, _ in every if gates_move(phases, p, config)]
+    return min(first, default=end), end
 
 
 def state_of(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,7 +17,9 @@ from supernet.extraction import extract
 from supernet.network import SuperNet
 from supernet.screen import progress_bar
 from supernet.train import checkpoint
+from supernet.train.gate_board import show_gates
 from supernet.train.phases import Phase
+from supernet.train.targets import Target
 
 
 class RunFolder:
@@ -73,6 +75,10 @@ class RunFolder:
         text = f"{phase.name:<8} loss {loss:.3f}"
         self.progress.update(self.task, advance=1, description=text)
 
+    def gates_moved(self, targets: Sequence[Target], step: int) -> None:
+        """Show the gates in TensorBoard."""
+        show_gates(self.writer, targets, step)
+
     def save(self, state: dict[str, Any]) -> None:
         """Write the checkpoint."""
         checkpoint.save(self.folder / checkpoint.FILE, {**self.meta, **state})
@@ -97,6 +103,9 @@ class Silent:
     """Takes the reports of the other processes of a training, which keep nothing."""
 
     def log(self, step: int, phase: Phase, metrics: dict[str, float]) -> None:
+        """Take nothing."""
+
+    def gates_moved(self, targets: Sequence[Target], step: int) -> None:
         """Take nothing."""
 
     def save(self, state: dict[str, Any]) -> None:

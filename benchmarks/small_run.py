@@ -1,0 +1,43 @@
+"""The small Fashion-MNIST run that benchmarks of search share: trained once, then reused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from supernet import training
+from supernet.config import composed
+from supernet.device import profile_to
+from supernet.latency.table import LatencyTable
+from supernet.screen import new_console
+from supernet.train import checkpoint
+from supernet.trained import Trained
+
+RUN = Path("runs/fashion")
+RUNTIMES = ("onnxruntime", "torch")
+
+
+def trained(folder: Path | None, *, quick: bool = False) -> Trained:
+    """Return the run in `folder`; left out: `runs/fashion`, trained here or gone on with."""
+    if folder is None or quick:
+        folder = folder or RUN
+        experiment = "smoke" if quick else "fashion_small"
+        config = composed([f"experiment={experiment}", *(["data=digits"] if quick else [])])
+        if (folder / checkpoint.FILE).exists():
+            training.resume(folder, new_console())
+        else:
+            training.start(config, folder, new_console())
+    return Trained.open(folder)
+
+
+def tables(run: Trained, *, seconds: float | None = None) -> list[LatencyTable]:
+    """Return tables of this machine under two runtimes for the run's space, profiled if missing."""
+    found = []
+    for runtime in RUNTIMES:
+        path = run.file.parent / "tables" / f"{runtime}.json"
+        if not path.exists():
+            profile_to(
+                path, run.net.space, runtime=runtime, console=new_console(), seconds=seconds,
+                in_chans=run.net.in_chans, num_classes=run.net.num_classes,
+            )  # fmt: skip
+        found.append(LatencyTable.load(path))
+    return found

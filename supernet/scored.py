@@ -1,0 +1,63 @@
+"""True accuracies of a run's subnets, each computed once: kept in a file beside the checkpoint.
+
+The file has a line a score and is only ever appended to, so a kill loses at most the one that was
+being computed. Scores of another checkpoint in the same folder are left alone.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from supernet.evaluate import calibrate_on_, scores_on
+from supernet.extraction import extract
+from supernet.space import Arch
+from supernet.trained import Trained
+
+FILE = "scores.jsonl"
+
+
+class Scored:
+    """Top-1 of subnets of `run`, extracted and BN-calibrated.
+
+    Args:
+        run: the trained supernet and its data.
+    """
+
+    def __init__(self, run: Trained) -> None:
+        self.run = run
+        self.file = run.file.parent / FILE
+        self._known = _read(self.file, run.sha256)
+
+    def top1(self, arch: Arch, *, on_test: bool = False) -> float:
+        """Return top-1 on the held-out images, or on the test images."""
+        part = "test" if on_test else "held_out"
+        if (arch.id, part) not in self._known:
+            self._score(arch, part)
+        return self._known[arch.id, part]
+
+    def _score(self, arch: Arch, part: str) -> None:
+        run = self.run
+        images = run.data.test if part == "test" else run.data.held_out
+        model = extract(run.net, arch)
+        calibrate_on_(model, run.data.train, run.preprocess, arch.resolution)
+        top1 = scores_on(model, images, run.preprocess, arch.resolution).top1
+        line = {"checkpoint": run.sha256, "arch": arch.id, "on": part, "top1": top1}
+        with open(self.file, "a", encoding="utf-8") as file:
+            file.write("\n" + json.dumps(line))  # what a kill cut short ends where this begins
+        self._known[arch.id, part] = top1
+
+
+def _read(file: Path, checkpoint: str) -> dict[tuple[str, str], float]:
+    """Return the scores of a checkpoint; a line that a kill cut short is passed over."""
+    known: dict[tuple[str, str], float] = {}
+    if not file.exists():
+        return known
+    for text in file.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            line = json.loads(text)
+            if line["checkpoint"] == checkpoint:
+                known[line["arch"], line["on"]] = float(line["top1"])
+        except (ValueError, TypeError, KeyError):
+            continue
+    return known

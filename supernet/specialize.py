@@ -1,0 +1,88 @@
+"""Gates for devices that come later: trained on frozen weights, kept beside the checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from rich.console import Console
+from torch.utils.tensorboard import SummaryWriter
+
+from supernet.choose import Aim
+from supernet.construct import construct
+from supernet.data.batches import Batch, check_balance, drawn_batch
+from supernet.data.sets import ImageSource
+from supernet.screen import progress_bar
+from supernet.train.gate_board import show_gates
+from supernet.train.gate_step import GateConfig, train_gates
+from supernet.train.targets import Target, new_target
+from supernet.trained import Trained
+
+PICTURES = 5
+
+
+def specialize(
+    run: Trained, aims: Sequence[Aim], console: Console, config: GateConfig | None = None
+) -> list[Target]:
+    """Train gates for those of `aims` that the run has none for, all on the same images.
+
+    They are kept beside the checkpoint, and shown in the run's TensorBoard.
+
+    Args:
+        run: whose weights and held-out images are used; the weights stay as they are.
+        aims: devices and budgets.
+        console: for progress.
+        config: how gates are trained; left out: as the run's configuration says.
+
+    Raises:
+        InfeasibleBudget: if no architecture meets a budget.
+        SupernetError: if the run's data is not there.
+    """
+    net = run.net
+    config = config or construct(GateConfig, run.config["gates"], "gates")
+    missing = {aim.name: aim for aim in aims if aim.name not in net.gates}
+    targets = [
+        new_target(
+            net, table_id=aim.table_id, device=aim.device, budget_ms=aim.budget, costs=aim.costs,
+            lr=config.lr,
+        )
+        for aim in missing.values()
+    ]  # fmt: skip
+    if not targets:
+        return []
+    held_out = run.data.held_out
+    title = f"gates for {', '.join(aim.text for aim in missing.values())}"
+    batches = _shown(_batches(run, held_out, config), console, config.steps, title)
+    every = max(1, config.steps // PICTURES)
+    with SummaryWriter(str(run.file.parent / "tensorboard" / "specialize")) as writer:
+
+        def note(step: int, metrics: list[dict[str, float]]) -> None:
+            for target, values in zip(targets, metrics, strict=True):
+                for name, value in values.items():
+                    writer.add_scalar(f"gates/{target.name}/{name}", value, step)
+            if (step + 1) % every == 0:
+                show_gates(writer, targets, step)
+
+        seed = int(run.config["seed"])
+        train_gates(net, targets, batches, seed=seed, config=config, on_step=note)
+    for target in targets:
+        run.keep_gates(target.name, target.state())
+    net.gates = {**net.gates, **{target.name: target.gates for target in targets}}
+    return targets
+
+
+def _batches(run: Trained, held_out: ImageSource, config: GateConfig) -> Iterator[Batch]:
+    device = next(run.net.parameters()).device
+    balance = check_balance(run.config["data"].get("balance"))
+    for step in range(config.steps):
+        yield drawn_batch(
+            held_out, run.preprocess, batch_size=config.batch_size,
+            seed=int(run.config["seed"]), step=step, device=device, balance=balance,
+        )  # fmt: skip
+
+
+def _shown(batches: Iterator[Batch], console: Console, total: int, title: str) -> Iterator[Batch]:
+    with progress_bar(console) as progress:
+        task = progress.add_task(title, total=total)
+        for batch in batches:
+            yield batch
+            progress.advance(task)
