@@ -7,11 +7,11 @@ machine=${1:?name the machine, such as xeon-2cores}
 supernet=${SUPERNET:-.venv/bin/supernet}
 
 profile() { # file name, space, further options
-    local name=$1 space=$2 runtime
+    local name=$1 space=$2 word
     shift 2
-    for runtime in onnxruntime:fp32 onnxruntime-int8:int8 openvino:fp32; do
-        local out=latency_tables/$name-$machine-${runtime%%:*}-${runtime##*:}-1thread.json
-        [ -e "$out" ] || "$supernet" profile "$space" "$@" --runtime "${runtime%%:*}" --out "$out"
+    for word in onnxruntime-fp32:onnxruntime onnxruntime-int8:onnxruntime-int8 openvino-fp32:openvino; do
+        local out=latency_tables/$name-$machine-${word%%:*}-1thread.json
+        [ -e "$out" ] || "$supernet" profile "$space" "$@" --runtime "${word##*:}" --out "$out"
     done
 }
 
