@@ -2,9 +2,9 @@
 
 A layer was timed as a model of its own, again and again. In a net it differs in three ways: the
 net runs once, not once a layer; layers hand their outputs on as the runtime lays them out; and a
-layer's weights are no longer in the nearest cache when its turn comes. Each is a term that adds
-up over layers, so that a table stays a sum. Standard library only. Not here: how the terms are
-found (`fit.py`).
+layer's weights are no longer in the nearest cache when its turn comes, but for as many as that
+holds. Each is a term that adds up over layers, so that a table stays a sum. Standard library only.
+Not here: how the terms are found (`fit.py`).
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ class Correction:
         edge_ms: part of a layer's timing that goes into laying out a million activations at its
             input and its output, which a net does at its own ends only.
         weights_ms: what a million weights take longer inside a net.
+        run_ms: what a net takes besides; below zero where part of its weights stays in the cache.
         nets: how many whole nets all this was fitted on; 0 for none.
         error: their mean absolute relative error, leave-one-out: each net is predicted by the fit
             of the others; None of fewer than two nets.
@@ -36,6 +37,7 @@ class Correction:
     overhead_ms: float = 0.0
     edge_ms: float = 0.0
     weights_ms: float = 0.0
+    run_ms: float = 0.0
     nets: int = 0
     error: float | None = None
     error_p95: float | None = None
@@ -45,8 +47,9 @@ class Correction:
     def ms(self, key: LayerKey, timed_ms: float) -> float:
         """Return the milliseconds that a layer timed at `timed_ms` adds to a net.
 
-        The stem, which every net has once, carries the overhead of the run.
+        The stem, which every net has once, carries the overhead of the run and `run_ms`.
         """
-        saved = 0.0 if key.kind == "stem" else self.overhead_ms
-        saved += self.edge_ms * key.inner_activations / 1e6
-        return self.scale * max(timed_ms - saved, 0.0) + self.weights_ms * key.weights / 1e6
+        first = key.kind == "stem"
+        saved = (0.0 if first else self.overhead_ms) + self.edge_ms * key.inner_activations / 1e6
+        ms = self.scale * max(timed_ms - saved, 0.0) + self.weights_ms * key.weights / 1e6
+        return ms + self.run_ms if first else ms

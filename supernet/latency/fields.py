@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -38,6 +37,9 @@ def read_json(path: Path, *, max_bytes: int) -> Any:
         raise TableError(f"not JSON, or cut off: {error}") from error
 
 
+MOST = 1e15
+
+
 def check_names(data: dict[str, Any], names: Collection[str], place: str) -> None:
     """Raise `TableError` unless `data` has exactly the fields `names`."""
     missing = sorted(set(names) - set(data))
@@ -55,20 +57,16 @@ def number(
     *,
     above: bool = False,
     whole: bool = False,
-    negative: bool = False,
+    least: float = 0,
 ) -> float:
-    """Return `data[name]`: finite, at least 0 (`above`: more than 0), `whole`: an integer.
-
-    `negative`: at least -1, for correlations.
-    """
+    """Return `data[name]`: finite, at least `least` (`above`: more), `whole`: an integer."""
     value, where = data[name], f"{place}.{name}".lstrip(".")
     kinds = (int,) if whole else (int, float)
     if isinstance(value, bool) or not isinstance(value, kinds):
         raise TableError(f"{where} is {value!r}; expected {'an integer' if whole else 'a number'}")
-    least = -1 if negative else 0
-    if not least <= value < math.inf or (above and value == 0) or value > 1e15:
+    if not least <= value <= MOST or (above and value == least):
         raise TableError(
-            f"{where} is {value!r}; expected a finite number {'>' if above else '>='} {least}"
+            f"{where} is {value!r}; expected a finite number {'>' if above else '>='} {least:g}"
         )
     return value if whole else float(value)
 

@@ -36,8 +36,9 @@ class NetTiming:
 def fit_correction(nets: Sequence[NetTiming], *, least_ms: float) -> Correction:
     """Fit the terms that pay on whole nets.
 
-    Least squares of relative errors, no term negative. Of all choices of terms the one with the
-    least leave-one-out error is taken; each further term must better it by a twentieth.
+    Least squares of relative errors; no term but `run_ms` may be negative. Of all choices of terms
+    the one with the least leave-one-out error is taken; each further term must better it by a
+    twentieth.
 
     Args:
         nets: what was timed.
@@ -45,16 +46,16 @@ def fit_correction(nets: Sequence[NetTiming], *, least_ms: float) -> Correction:
     """
     terms = np.array([_terms(net) for net in nets])
     truth = np.array([fmean(net.measured_ms) for net in nets])
-    bounds = np.array([np.inf, least_ms, np.inf, np.inf])
+    highest = np.array([np.inf, least_ms, np.inf, np.inf, np.inf])
     choices = [
-        (0, *more) for count in range(4) for more in itertools.combinations((1, 2, 3), count)
+        (0, *more) for count in range(5) for more in itertools.combinations((1, 2, 3, 4), count)
     ]
-    errors = {choice: _left_out(terms, truth, bounds, choice) for choice in choices}
+    errors = {choice: _left_out(terms, truth, highest, choice) for choice in choices}
     best = min(
         choices,
         key=lambda choice: np.abs(errors[choice]).mean() * (1 + _COMPLEXITY * len(choice)),
     )
-    scale, overhead, edge, weights = _fit(terms, truth, bounds, best)
+    scale, overhead, edge, weights, run = _fit(terms, truth, highest, best)
     off = np.abs(errors[best])
     known = len(nets) > 1
     return Correction(
@@ -62,6 +63,7 @@ def fit_correction(nets: Sequence[NetTiming], *, least_ms: float) -> Correction:
         overhead_ms=overhead / scale,
         edge_ms=edge / scale,
         weights_ms=weights,
+        run_ms=run,
         nets=len(nets),
         error=float(off.mean()) if known else None,
         error_p95=float(np.quantile(off, 0.95)) if known else None,
@@ -71,35 +73,37 @@ def fit_correction(nets: Sequence[NetTiming], *, least_ms: float) -> Correction:
 
 
 def _terms(net: NetTiming) -> list[float]:
-    """What scale, overhead, edges and weights are multiplied by; signs as they add up."""
+    """What scale, overhead, edges, weights and run are multiplied by; signs as they add up."""
     inside = sum(key.inner_activations for key in net.keys)
     return [
         net.raw_ms,
         -(len(net.keys) - 1.0),
         -inside / 1e6,
         sum(key.weights for key in net.keys) / 1e6,
+        1.0,
     ]
 
 
 def _fit(
-    terms: Floats, truth: Floats, bounds: Floats, choice: tuple[int, ...]
+    terms: Floats, truth: Floats, highest: Floats, choice: tuple[int, ...]
 ) -> tuple[float, ...]:
-    """Return all four factors, zero where a term is not chosen."""
+    """Return all five factors, zero where a term is not chosen."""
     columns = list(choice)
     relative = terms[:, columns] / truth[:, None]
-    found = lsq_linear(relative, np.ones(len(truth)), (0, bounds[columns])).x
+    lowest = np.array([-np.inf if column == 4 else 0.0 for column in columns])
+    found = lsq_linear(relative, np.ones(len(truth)), (lowest, highest[columns])).x
     factors = dict(zip(columns, found.tolist(), strict=True))
-    return tuple(factors.get(number, 0.0) for number in range(4))
+    return tuple(factors.get(number, 0.0) for number in range(5))
 
 
-def _left_out(terms: Floats, truth: Floats, bounds: Floats, choice: tuple[int, ...]) -> Floats:
+def _left_out(terms: Floats, truth: Floats, highest: Floats, choice: tuple[int, ...]) -> Floats:
     """Return the relative error of each net under the fit of the others."""
     errors = []
     for number in range(len(truth)):
         others = np.arange(len(truth)) != number
         if not others.any():
             others[:] = True
-        factors = _fit(terms[others], truth[others], bounds, choice)
+        factors = _fit(terms[others], truth[others], highest, choice)
         errors.append(float(terms[number] @ np.array(factors)) / truth[number] - 1)
     return np.array(errors)
 

@@ -25,12 +25,12 @@ from typing import Any
 
 from supernet.errors import TableError
 from supernet.latency.correction import Correction
-from supernet.latency.fields import check_names, number, read_json, record, text
+from supernet.latency.fields import MOST, check_names, number, read_json, record, text
 from supernet.latency.keys import KINDS, LayerKey
 from supernet.space import ACTIVATIONS, FAMILIES
 
 FORMAT = "supernet-latency-table"
-VERSION = 2
+VERSION = 3
 MAX_BYTES = 64 * 2**20
 MAX_ENTRIES = 200_000
 UNCORRECTED = Correction()
@@ -234,12 +234,13 @@ def _correction(data: Any) -> Correction:
     check_names(data, [field.name for field in dataclasses.fields(Correction)], "correction")
     known = [name for name in data if data[name] is not None or name in ("scale", "nets")]
     values: dict[str, Any] = {name: None for name in data}
+    least = {"tau": -1.0, "tau_twice": -1.0, "run_ms": -MOST}
     for name in known:
         values[name] = number(
             data, name, "correction", above=name == "scale", whole=name == "nets",
-            negative=name.startswith("tau"),
+            least=least.get(name, 0),
         )  # fmt: skip
-    missing = [n for n in ("overhead_ms", "edge_ms", "weights_ms") if values[n] is None]
+    missing = [n for n in ("overhead_ms", "edge_ms", "weights_ms", "run_ms") if values[n] is None]
     if missing:
         raise TableError(f"correction.{missing[0]} is None; expected a number")
     return Correction(**values)

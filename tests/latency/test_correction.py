@@ -39,12 +39,13 @@ def nets_of(truth: Correction, count: int = 14, noise: float = 0.0) -> list[NetT
         Correction(scale=1.1, overhead_ms=0.03),
         Correction(scale=1.05, weights_ms=0.2),
         Correction(scale=0.95, overhead_ms=0.01, weights_ms=0.1),
+        Correction(scale=1.1, weights_ms=0.3, run_ms=-0.2),
     ],
-    ids=["scale", "overhead", "weights", "both"],
+    ids=["scale", "overhead", "weights", "both", "cache"],
 )
 def test_terms_are_found_again_and_no_others(truth: Correction) -> None:
     fit = fit_correction(nets_of(truth), least_ms=0.05)
-    for name in ("scale", "overhead_ms", "edge_ms", "weights_ms"):
+    for name in ("scale", "overhead_ms", "edge_ms", "weights_ms", "run_ms"):
         assert getattr(fit, name) == pytest.approx(getattr(truth, name), rel=1e-3, abs=1e-6), name
     assert fit.nets == 14
     assert fit.error == pytest.approx(0, abs=1e-6)
@@ -90,6 +91,8 @@ def test_each_term_has_its_place() -> None:
     assert plain.ms(block, 1.0) == pytest.approx(1.8)
     assert plain.ms(block, 0.05) == 0
     assert Correction(edge_ms=100.0).ms(block, 1.0) == pytest.approx(1 - 100 * 1920 / 1e6)
+    cached = Correction(run_ms=-0.5)
+    assert (cached.ms(stem, 1.0), cached.ms(block, 1.0)) == (0.5, 1.0)
     assert Correction(weights_ms=100.0).ms(block, 1.0) == pytest.approx(1 + 100 * 1100 / 1e6)
 
 

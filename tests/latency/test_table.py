@@ -67,6 +67,7 @@ tables = st.builds(
         overhead_ms=times,
         edge_ms=times,
         weights_ms=times,
+        run_ms=times | times.map(lambda ms: -ms),
         nets=counts,
         error=st.none() | times,
         error_p95=st.none() | times,
@@ -213,7 +214,7 @@ FIRST = ("entries", 0)
 MALFORMED = [
     ([], "format"),
     (_put("format", "other"), "format"),
-    (_put("version", 3), r"version is 3"),
+    (_put("version", 4), r"version is 4"),
     (_put("version", True), "version is True"),
     (_without("version"), "version is None"),
     (_without("device"), "lacks device"),
