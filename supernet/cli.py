@@ -284,6 +284,78 @@ def specialize(
         )
 
 
+@app.command()
+def predictor(
+    run: RunPath,
+    num_archs: Annotated[int, typer.Option(min=20, help="Architectures to score.")] = 300,
+) -> None:
+    """Fit an accuracy predictor: score architectures on held-out images, and keep the model.
+
+    Stopped in whatever way, the same command goes on from the scores it has.
+
+    \b
+    supernet predictor runs/demo --num-archs 300
+    """
+    from supernet.scoring import file_of, fit_predictor
+    from supernet.screen import new_console
+    from supernet.trained import Trained
+
+    console, trained = new_console(), Trained.open(run)
+    fitted = fit_predictor(trained, num_archs, console)
+    errors = ", ".join(f"{name} {100 * error:.2f}" for name, error in fitted.compared.items())
+    console.print(f"cross-validated error in points of top-1: {errors}")
+    console.print(
+        f"{file_of(trained)}: {fitted.kind} on {fitted.num_archs} architectures, error "
+        f"{100 * fitted.rmse:.2f} points, Kendall tau {fitted.tau:.2f}"
+    )
+
+
+@app.command()
+def search(
+    run: RunPath,
+    table: Annotated[
+        list[Path] | None, typer.Option(help="Latency table; may be repeated.")
+    ] = None,
+    budget_ms: Annotated[
+        list[float] | None, typer.Option(help="Limit in milliseconds; may be repeated.")
+    ] = None,
+    method: Annotated[
+        str,
+        typer.Option(
+            help="auto, gates, exact, evolution, nsga2, mnasnet, mnasnet-soft, tpe, gp, "
+            "random or grid."
+        ),
+    ] = "auto",
+    pareto: Annotated[
+        Path | None,
+        typer.Option(help="Write the whole front of each table to PARETO.json, .csv, .png."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--json", help="Write the results to this file.")
+    ] = None,
+    max_macs: Annotated[float | None, typer.Option(help="Most multiply-adds for an image.")] = None,
+    max_params: Annotated[float | None, typer.Option(help="Most parameters.")] = None,
+    max_memory_kib: Annotated[float | None, typer.Option(help="Most activation memory.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the method.")] = 0,
+) -> None:
+    """Find the best subnet for each table and budget by the run's accuracy predictor.
+
+    The five best by prediction are scored on held-out images, and the best of them wins.
+
+    \b
+    supernet predictor runs/demo
+    supernet search runs/demo --table T.json --budget-ms 3 --budget-ms 5 --json found.json
+    supernet search runs/demo --table T.json --table U.json --pareto front
+    """
+    from supernet.explore import explore
+    from supernet.limits import Caps
+    from supernet.screen import new_console
+
+    caps = Caps(macs=max_macs, params=max_params, memory_kib=max_memory_kib)
+    explore(run, table or [], budget_ms or [], method=method, pareto=pareto, out=out, caps=caps,
+               seed=seed, console=new_console())  # fmt: skip
+
+
 @app.command("eval")
 def evaluate(
     path: Annotated[Path, typer.Argument(help="A run, a checkpoint file, or a subnet folder.")],

@@ -1,0 +1,104 @@
+"""`supernet search`: every table and budget, the front of each device, one file of results."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from supernet.choose import Aim, aim_for
+from supernet.deploy import candidate_for
+from supernet.errors import SupernetError
+from supernet.finding import AUTO, Found, find
+from supernet.front import front_of, rows_of, write_front
+from supernet.latency.table import LatencyTable
+from supernet.limits import Caps
+from supernet.scored import Scored
+from supernet.scoring import load_predictor
+from supernet.subnet import write_json
+from supernet.trained import Trained
+
+
+def explore(
+    path: Path, tables: Sequence[Path], budgets: Sequence[float], *, method: str,
+    pareto: Path | None, out: Path | None, caps: Caps, seed: int, console: Console,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Search a run and return plain data of what was found.
+
+    Raises:
+        SupernetError: if nothing is asked for, there is no predictor, or a limit cannot be met.
+    """
+    run = Trained.open(path)
+    loaded = [LatencyTable.load(table) for table in tables]
+    if pareto is not None and not loaded:
+        raise SupernetError("--pareto wants one table or more")
+    if budgets and not loaded:
+        raise SupernetError("--budget-ms goes with --table")
+    wanted = [(table, budget) for table in loaded for budget in budgets]
+    aims = [aim_for(run.net, table, budget, caps) for table, budget in wanted]
+    if not loaded and caps != Caps():
+        aims = [aim_for(run.net, None, None, caps)]
+    if not aims and pareto is None:
+        raise SupernetError("nothing to search for: name a table and a budget, or limits")
+    rows = [_row(aim, _found(run, aim, method, caps, seed, console)) for aim in aims]
+    if rows:
+        _show(rows, console)
+    if out is not None:
+        write_json(out, rows)
+    if pareto is not None:
+        predictor = load_predictor(run)
+        fronts = [
+            row
+            for table in loaded
+            for row in rows_of(
+                front_of(run.net, table, predictor, method=_by_prediction(method), seed=seed)
+            )
+        ]
+        console.print(", ".join(map(str, write_front(fronts, pareto))))
+    return rows
+
+
+def _found(run: Trained, aim: Aim, method: str, caps: Caps, seed: int, console: Console) -> Found:
+    if method == "gates":
+        chosen = candidate_for(run, aim.table, aim.budget if aim.table else None, console, caps)
+        top1 = Scored(run).top1(chosen.arch)
+        return Found(arch=chosen.arch, predicted_top1=None, held_out_top1=top1,
+                     predicted_ms=chosen.predicted_ms, budget_ms=chosen.budget_ms, seconds=0.0,
+                     evaluations=0)  # fmt: skip
+    predictor = load_predictor(run)
+    return find(aim, run.net.space, predictor, method=method, seed=seed, scored=Scored(run),
+                model=predictor.additive)  # fmt: skip
+
+
+def _by_prediction(method: str) -> str:
+    return AUTO if method in ("auto", "gates") else method
+
+
+def _row(aim: Aim, found: Found) -> dict[str, Any]:
+    fields = {name: value for name, value in vars(found).items() if name != "arch"}
+    return {"device": aim.device, "table_id": aim.table_id, **fields, "arch_id": found.arch.id,
+            "arch": found.arch.to_dict()}  # fmt: skip
+
+
+def _show(rows: Sequence[dict[str, Any]], console: Console) -> None:
+    table = Table()
+    for name in ("device", "budget ms", "predicted ms", "predicted top-1", "held-out top-1", "s"):
+        table.add_column(name, justify="left" if name == "device" else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(
+            row["device"], *(_number(row[name]) for name in ("budget_ms", "predicted_ms")),
+            *(_percent(row[name]) for name in ("predicted_top1", "held_out_top1")),
+            f"{row['seconds']:.2f}",
+        )  # fmt: skip
+    console.print(table)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.2f} %"

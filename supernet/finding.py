@@ -1,0 +1,154 @@
+"""Search over a trained run: predictor, method, limits; the best few scored anew on real images."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from supernet.choose import Aim
+from supernet.cost import arch_cost
+from supernet.errors import SupernetError
+from supernet.limits import Limit, best_within, check_limits
+from supernet.scored import Scored
+from supernet.scoring import arch_of
+from supernet.search import evolution, grid, mnasnet, polished
+from supernet.search import random as uniform
+from supernet.search.encoding import Encoding
+from supernet.search.exact import Floats
+from supernet.search.genes import Genes
+from supernet.search.problem import Bound, Evaluator, Fitness, Problem
+from supernet.space import Arch, SearchSpace
+
+EVALUATIONS = 20_000
+TOP = 5
+
+Method = Callable[[Problem, Evaluator, np.random.Generator], None]
+
+
+def _nsga2(problem: Problem, evaluate: Evaluator, rng: np.random.Generator) -> None:
+    from supernet.search import nsga2
+
+    nsga2.search(problem, evaluate, rng)
+
+
+def _optuna(name: str, problem: Problem, evaluate: Evaluator, rng: np.random.Generator) -> None:
+    from supernet.search import optuna_samplers
+
+    getattr(optuna_samplers, name)(problem, evaluate, rng)
+
+
+METHODS: dict[str, Method] = {
+    "exact": polished.search,
+    "evolution": evolution.search,
+    "nsga2": _nsga2,
+    "mnasnet": mnasnet.search,
+    "mnasnet-soft": partial(mnasnet.search, hard=False),
+    "tpe": partial(_optuna, "tpe"),
+    "gp": partial(_optuna, "gp"),
+    "random": uniform.search,
+    "grid": grid.search,
+}
+AUTO = "exact"
+
+
+def problem_of(space: SearchSpace, fitness: Fitness, limits: Sequence[Limit]) -> Problem:
+    """Return what search methods see of a space, a fitness and limits.
+
+    Raises:
+        InfeasibleBudget: if no architecture meets the only limit, with the feasible range.
+        InfeasibleLimits: if none meets them all at once.
+    """
+    check_limits(space, limits)
+    encoding = Encoding.of(space)
+    genes = Genes(encoding, len(space.resolutions))
+    zeros = np.zeros(encoding.allowed.shape)
+    anchor = next(
+        np.array([*best.indices, number])
+        for number, size in enumerate(space.resolutions)
+        if (best := best_within(encoding, zeros, size, limits)) is not None
+    )
+    return Problem(genes, fitness, [_bound(space, limit) for limit in limits], genes.encode(anchor))
+
+
+def _bound(space: SearchSpace, limit: Limit) -> Bound:
+    parts = [limit.costs[size] for size in space.resolutions]
+    fixed = np.array([float(part.fixed) for part in parts])
+    cell = np.stack([part.cell.cpu().numpy() for part in parts])
+    return Bound(fixed, cell, limit.most, peak=not limit.sums())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """The winner of a search: accuracies as shares, costs in the unit of its limit."""
+
+    arch: Arch
+    predicted_top1: float | None
+    held_out_top1: float | None
+    predicted_ms: float | None
+    budget_ms: float | None
+    seconds: float
+    evaluations: int
+
+
+def find(
+    aim: Aim,
+    space: SearchSpace,
+    fitness: Fitness,
+    *,
+    method: str = "auto",
+    evaluations: int = EVALUATIONS,
+    seed: int = 0,
+    scored: Scored | None = None,
+    model: Floats | None = None,
+) -> Found:
+    """Return the best architecture for `aim` that `method` finds.
+
+    Args:
+        aim: the limits.
+        space: what is searched.
+        fitness: predicted accuracy of genomes.
+        method: one of `METHODS`, or `auto`.
+        evaluations: of the fitness, at most.
+        seed: of the method.
+        scored: true accuracies, of which the best of the five best by prediction wins; left out:
+            the best by prediction.
+        model: the additive part of `fitness`, for `exact`.
+
+    Raises:
+        SupernetError: if there is no such method, or nothing meets the limits.
+    """
+    name = AUTO if method == "auto" else method
+    if name not in METHODS:
+        raise SupernetError(f"no method {method!r}; there are: auto, gates, {', '.join(METHODS)}")
+    limits = [*([Limit(aim.costs, aim.budget)] if aim.table is not None else []), *aim.caps]
+    start = time.perf_counter()
+    problem = problem_of(space, fitness, limits)
+    evaluate = Evaluator(problem, evaluations)
+    evaluate(problem.anchor[None])  # so that something is found, whatever the method
+    rng = np.random.default_rng(seed)
+    if name == "exact":
+        polished.search(problem, evaluate, rng, model=model)
+    else:
+        METHODS[name](problem, evaluate, rng)
+    seconds = time.perf_counter() - start
+    top = evaluate.top(TOP if scored else 1)
+    archs = [(arch_of(space, genome), value) for genome, value in top]
+    held_out = None
+    arch, predicted = archs[0]
+    if scored is not None:
+        measured = [(scored.top1(one), one, value) for one, value in archs]
+        held_out, arch, predicted = max(measured, key=lambda row: row[0])
+    latency = aim.table is not None
+    return Found(
+        arch=arch,
+        predicted_top1=predicted,
+        held_out_top1=held_out,
+        predicted_ms=arch_cost(space, aim.costs, arch) if latency else None,
+        budget_ms=aim.budget if latency else None,
+        seconds=seconds,
+        evaluations=len(evaluate.known),
+    )

@@ -1,0 +1,82 @@
+"""The Pareto front of each device: predicted accuracy against latency, as JSON, CSV and PNG."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from supernet.choose import Aim, aim_for
+from supernet.cost import cost_range
+from supernet.finding import Found, find
+from supernet.latency.table import LatencyTable
+from supernet.network import SuperNet
+from supernet.predictor import Predictor
+
+POINTS, EVALUATIONS = 24, 6_000
+FIELDS = ("device", "table_id", "budget_ms", "predicted_ms", "predicted_top1", "arch_id", "arch")
+
+
+def front_of(
+    net: SuperNet, table: LatencyTable, predictor: Predictor, *, method: str, seed: int = 0
+) -> list[tuple[Aim, Found]]:
+    """Return the best architectures of a device from its fastest to the largest that pays.
+
+    Budgets are spread evenly in their logarithms; what another one beats is left out.
+    """
+    costs = aim_for(net, table, 1e12).costs
+    low, high = cost_range(net.space, costs)
+    found = []
+    for budget in np.geomspace(low, high, POINTS):
+        aim = aim_for(net, table, max(float(budget), low))
+        found.append((aim, find(aim, net.space, predictor, method=method, seed=seed,
+                                evaluations=EVALUATIONS, model=predictor.additive)))  # fmt: skip
+    front: list[tuple[Aim, Found]] = []
+    best = -np.inf
+    for aim, one in found:
+        assert one.predicted_top1 is not None
+        if one.predicted_top1 > best:
+            front.append((aim, one))
+            best = one.predicted_top1
+    return front
+
+
+def rows_of(front: Sequence[tuple[Aim, Found]]) -> list[dict[str, Any]]:
+    """Return plain data of a front."""
+    return [
+        {
+            "device": aim.device, "table_id": aim.table_id, "budget_ms": aim.budget,
+            "predicted_ms": one.predicted_ms, "predicted_top1": one.predicted_top1,
+            "arch_id": one.arch.id, "arch": one.arch.to_dict(),
+        }
+        for aim, one in front
+    ]  # fmt: skip
+
+
+def write_front(rows: Sequence[Mapping[str, Any]], out: Path) -> list[Path]:
+    """Write `out`.json, .csv and .png and return their paths."""
+    paths = [out.with_suffix(suffix) for suffix in (".json", ".csv", ".png")]
+    paths[0].write_text(json.dumps(list(rows), indent=1) + "\n", encoding="utf-8")
+    with open(paths[1], "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, FIELDS)
+        writer.writeheader()
+        writer.writerows({**row, "arch": json.dumps(row["arch"])} for row in rows)
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for table_id in dict.fromkeys(row["table_id"] for row in rows):
+        mine = [row for row in rows if row["table_id"] == table_id]
+        axes.plot(
+            [row["predicted_ms"] for row in mine], [100 * row["predicted_top1"] for row in mine],
+            "o-", mfc="none", markersize=5, linewidth=1, label=mine[0]["device"],
+        )  # fmt: skip
+    axes.set(xscale="log", xlabel="predicted latency of one image, ms",
+             ylabel="predicted top-1 on held-out images, %")  # fmt: skip
+    axes.grid(alpha=0.3, which="both")
+    axes.legend(fontsize=8)
+    figure.savefig(paths[2], dpi=130)
+    return paths

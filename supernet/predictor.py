@@ -1,0 +1,234 @@
+"""The accuracy of an architecture without running it, with its measured error.
+
+Three models compete by five-fold cross-validation, from the cheapest on: ridge regression on
+one-hots, which is additive; the same with pairwise terms of the stages; an ensemble of small MLPs.
+A dearer one is taken only if it lowers the error by a twentieth. Not here: which architectures are
+scored (`scoring.py`), the search that uses the prediction (`search/`).
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+from scipy.stats import kendalltau
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import Ridge
+from sklearn.neural_network import MLPRegressor
+
+from supernet.errors import CheckpointError
+from supernet.search.encoding import Encoding
+from supernet.search.exact import Floats
+from supernet.search.genes import Integers
+
+FORMAT, VERSION = "supernet-predictor", 1
+FOLDS = 5
+RIDGES = (1e-4, 1e-3, 1e-2, 1e-1)
+GAIN = 0.05
+HIDDEN, MEMBERS, ROUNDS = 32, 4, 200
+DECAYS = (0.1, 1.0, 10.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """How genomes `[N, B + 1]` become the inputs of a model."""
+
+    encoding: Encoding
+    num_resolutions: int
+
+    def one_hot(self, genomes: Integers) -> Floats:
+        """Return `[N, B * O + R]`: a one for each block's column and the resolution."""
+        blocks, ops = self.encoding.allowed.shape
+        hot = np.zeros((len(genomes), blocks * ops + self.num_resolutions))
+        rows = np.arange(len(genomes))
+        for block in range(blocks):
+            hot[rows, block * ops + genomes[:, block]] = 1.0
+        hot[rows, blocks * ops + genomes[:, -1]] = 1.0
+        return hot
+
+    def pairs(self, genomes: Integers) -> Floats:
+        """Return the one-hots, and products of the stages' depths and of the resolution."""
+        depths = [
+            np.count_nonzero(genomes[:, where], axis=1) / (where.stop - where.start)
+            for where in self.encoding.stages
+        ]
+        size = genomes[:, -1] / max(self.num_resolutions - 1, 1)
+        sums = np.stack([*depths, size], axis=1)
+        i, j = np.triu_indices(sums.shape[1])
+        return np.concatenate([self.one_hot(genomes), sums[:, i] * sums[:, j]], axis=1)
+
+
+Model = Mapping[str, Floats]
+
+
+def _fit_ridge(x: Floats, y: Floats, ridge: float) -> Model:
+    found = Ridge(ridge * len(x)).fit(x, y)
+    return {"weights": found.coef_, "bias": np.array([found.intercept_])}
+
+
+def _run_ridge(model: Model, x: Floats) -> Floats:
+    found: Floats = x @ model["weights"] + model["bias"][0]
+    return found
+
+
+def _fit_mlp(x: Floats, y: Floats, decay: float) -> Model:
+    """Fit ensemble members, each from other weights, on all of the data."""
+    mean, spread = y.mean(), y.std() + 1e-12
+    members: dict[str, Floats] = {"mean": np.array([mean]), "spread": np.array([spread])}
+    for member in range(MEMBERS):
+        net = MLPRegressor(
+            hidden_layer_sizes=(HIDDEN,), alpha=decay, max_iter=ROUNDS, solver="lbfgs",
+            random_state=member,
+        )  # fmt: skip
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # ending early is wanted
+            net.fit(x, (y - mean) / spread)
+        for layer, (weights, biases) in enumerate(zip(net.coefs_, net.intercepts_, strict=True)):
+            members |= {f"{member}.weights{layer}": weights, f"{member}.bias{layer}": biases}
+    return members
+
+
+def _run_mlp(model: Model, x: Floats) -> Floats:
+    outs = []
+    for member in range(MEMBERS):
+        (a, b), (c, d) = (
+            (model[f"{member}.weights{layer}"], model[f"{member}.bias{layer}"]) for layer in (0, 1)
+        )
+        outs.append((np.maximum(x @ a + b, 0) @ c + d)[:, 0])
+    found: Floats = np.mean(outs, axis=0) * model["spread"][0] + model["mean"][0]
+    return found
+
+
+Fit = Callable[[Floats, Floats, float], Model]
+Run = Callable[[Model, Floats], Floats]
+KINDS: dict[str, tuple[str, Fit, Run, tuple[float, ...]]] = {
+    "ridge": ("one_hot", _fit_ridge, _run_ridge, RIDGES),
+    "pairs": ("pairs", _fit_ridge, _run_ridge, RIDGES),
+    "mlp": ("one_hot", _fit_mlp, _run_mlp, DECAYS),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Predictor:
+    """A fitted model.
+
+    Args:
+        features: of the space it was fitted on.
+        kind: one of `KINDS`.
+        model: its tensors.
+        rmse: cross-validated root mean squared error, in the unit of what is predicted.
+        tau: cross-validated Kendall tau.
+        compared: the cross-validated errors of all kinds.
+        num_archs: how many architectures it was fitted on.
+    """
+
+    features: Features
+    kind: str
+    model: Model
+    rmse: float
+    tau: float
+    compared: Mapping[str, float]
+    num_archs: int
+
+    def __call__(self, genomes: Integers) -> Floats:
+        """Return the predicted accuracies `[N]` of `genomes` `[N, B + 1]`."""
+        name, _, run, _ = KINDS[self.kind]
+        return run(self.model, getattr(self.features, name)(genomes))
+
+    @property
+    def additive(self) -> Floats:
+        """The additive part `[R, B, O]`, zero for a model that has none of its own."""
+        blocks, ops = self.features.encoding.allowed.shape
+        sizes = self.features.num_resolutions
+        weights = self.model.get("weights", np.zeros(blocks * ops + sizes))
+        cell = weights[: blocks * ops].reshape(blocks, ops)
+        size = weights[blocks * ops : blocks * ops + sizes]
+        found: Floats = cell[None] + size[:, None, None] / blocks
+        return found
+
+    def save(self, path: Path, *, checkpoint: str) -> None:
+        """Write tensors and facts to a safetensors file."""
+        facts = {"format": FORMAT, "version": VERSION, "kind": self.kind, "rmse": self.rmse,
+                 "tau": self.tau, "compared": dict(self.compared), "num_archs": self.num_archs,
+                 "checkpoint": checkpoint}  # fmt: skip
+        beside = path.with_name(f".{path.name}.new")
+        tensors = {name: np.ascontiguousarray(value) for name, value in self.model.items()}
+        save_file(tensors, beside, metadata={"supernet": json.dumps(facts)})
+        beside.replace(path)
+
+
+def load(path: Path, features: Features, *, checkpoint: str | None = None) -> Predictor:
+    """Read what `Predictor.save` wrote.
+
+    Raises:
+        CheckpointError: if it is no predictor, of another space, or of another checkpoint.
+    """
+    try:
+        with safe_open(path, framework="np") as file:
+            facts: dict[str, Any] = json.loads((file.metadata() or {})["supernet"])
+            model = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        known = (facts["format"], facts["version"]) == (FORMAT, VERSION) and facts["kind"] in KINDS
+        told = {name: facts[name] for name in ("kind", "rmse", "tau", "compared", "num_archs")}
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{path}: not a predictor of this program ({' '.join(str(error).split())})"
+        ) from error
+    if not known:
+        raise CheckpointError(f"{path}: not a predictor of version {VERSION}")
+    if checkpoint is not None and facts.get("checkpoint") != checkpoint:
+        raise CheckpointError(
+            f"{path}: fitted on another checkpoint; fit it anew with `supernet predictor`"
+        )
+    predictor = Predictor(features, model=model, **told)
+    genome = np.zeros((1, len(features.encoding.allowed) + 1), dtype=np.int64)
+    try:
+        predictor(genome)
+    except (ValueError, KeyError) as error:
+        raise CheckpointError(f"{path}: fitted on another space") from error
+    return predictor
+
+
+def fit(features: Features, genomes: Integers, top1: Floats) -> Predictor:
+    """Fit every kind, and return the cheapest that is good enough.
+
+    Args:
+        features: of the space.
+        genomes: `[N, B + 1]`, at least 10.
+        top1: `[N]`, what they score.
+    """
+    assert len(genomes) >= 2 * FOLDS
+    fold = np.random.default_rng(0).permutation(len(genomes)) % FOLDS
+    compared: dict[str, float] = {}
+    best: tuple[str, float, float, float] | None = None
+    for kind, (name, fitted, run, ridges) in KINDS.items():
+        x = getattr(features, name)(genomes)
+        tries = [(_crossed(fitted, run, x, top1, fold, ridge), ridge) for ridge in ridges]
+        (predicted, ridge) = min(tries, key=lambda pair: _rmse(pair[0], top1))
+        error = compared[kind] = _rmse(predicted, top1)
+        if best is None or error < (1 - GAIN) * best[1]:
+            best = (kind, error, ridge, float(kendalltau(predicted, top1).statistic))
+    assert best is not None
+    kind, error, ridge, tau = best
+    name, fitted, _, _ = KINDS[kind]
+    model = fitted(getattr(features, name)(genomes), top1, ridge)
+    return Predictor(features, kind, model, error, tau, compared, len(genomes))
+
+
+def _crossed(fitted: Fit, run: Run, x: Floats, y: Floats, fold: Integers, ridge: float) -> Floats:
+    """Return what each fold is predicted by the model of the others."""
+    predicted = np.zeros(len(y))
+    for number in range(FOLDS):
+        mine = fold == number
+        predicted[mine] = run(fitted(x[~mine], y[~mine], ridge), x[mine])
+    return predicted
+
+
+def _rmse(a: Floats, b: Floats) -> float:
+    return float(np.sqrt(np.mean((a - b) ** 2)))

@@ -1,0 +1,113 @@
+"""Fitting an accuracy predictor to a run: architectures over the whole range of costs, scored."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from supernet import predictor
+from supernet.cost import arch_cost, macs_costs
+from supernet.errors import SupernetError
+from supernet.predictor import Features, Predictor
+from supernet.scored import Scored
+from supernet.screen import progress_bar
+from supernet.search.encoding import Encoding
+from supernet.search.genes import Integers
+from supernet.space import Arch, SearchSpace
+from supernet.trained import Trained
+
+FILE = "predictor.safetensors"
+LEAST = 20
+_POOL = 20
+
+
+def fit_predictor(run: Trained, num_archs: int, console: Console, *, seed: int = 0) -> Predictor:
+    """Score `num_archs` architectures of `run` on held-out images, fit, and keep the predictor.
+
+    Scores are kept one by one, so that a stop loses at most one.
+
+    Raises:
+        SupernetError: if fewer than 20 are asked for, or the run's data is not there.
+    """
+    if num_archs < LEAST:
+        raise SupernetError(f"num_archs is {num_archs}; {LEAST} is the least")
+    space, scored = run.net.space, Scored(run)
+    archs = spread_archs(run, num_archs, random.Random(seed))
+    top1 = []
+    with progress_bar(console) as progress:
+        task = progress.add_task("scoring", total=len(archs))
+        for arch in archs:
+            top1.append(scored.top1(arch))
+            progress.advance(task)
+    fitted = predictor.fit(features_of(space), genomes_of(space, archs), np.array(top1))
+    fitted.save(file_of(run), checkpoint=run.sha256)
+    return fitted
+
+
+def load_predictor(run: Trained) -> Predictor:
+    """Return the run's predictor.
+
+    Raises:
+        CheckpointError: if it is damaged, or of another checkpoint.
+        SupernetError: if there is none.
+    """
+    path = file_of(run)
+    if not path.exists():
+        raise SupernetError(
+            f"{run.file.parent} has no predictor yet: supernet predictor {run.file.parent}"
+        )
+    return predictor.load(path, features_of(run.net.space), checkpoint=run.sha256)
+
+
+def file_of(run: Trained) -> Path:
+    """Return where the run's predictor is kept."""
+    return run.file.parent / FILE
+
+
+def features_of(space: SearchSpace) -> Features:
+    """Return the features of a space."""
+    return Features(Encoding.of(space), len(space.resolutions))
+
+
+def genomes_of(space: SearchSpace, archs: Sequence[Arch]) -> Integers:
+    """Return the genomes `[N, B + 1]` of architectures."""
+    rows = [(*space.encode(arch), space.resolutions.index(arch.resolution)) for arch in archs]
+    return np.array(rows, dtype=np.int64)
+
+
+def arch_of(space: SearchSpace, genome: Integers) -> Arch:
+    """Return the architecture of a genome `[B + 1]`."""
+    *columns, size = genome.tolist()
+    return space.decode(columns, space.resolutions[size])
+
+
+def spread_archs(run: Trained, count: int, rng: random.Random) -> list[Arch]:
+    """Return `count` different architectures, spread evenly over their multiply-adds.
+
+    Uniform sampling hardly ever draws small or large ones; the smallest and the largest are here.
+    """
+    space = run.net.space
+    costs = macs_costs(space, in_chans=run.net.in_chans, num_classes=run.net.num_classes)
+    pool = {space.smallest(), space.largest()}
+    small, large = space.smallest(), space.largest()
+    for _ in range(_POOL * count):
+        arch = space.sample(rng)
+        for end in (small, large):
+            if rng.random() < 0.4:
+                arch = space.crossover(arch, end, rng)
+        pool.add(arch)
+    if len(pool) <= count:
+        return sorted(pool, key=lambda arch: arch.id)
+    ordered = sorted(pool, key=lambda arch: (arch_cost(space, costs, arch), arch.id))
+    values = np.array([arch_cost(space, costs, arch) for arch in ordered])
+    chosen: dict[Arch, None] = {ordered[0]: None, ordered[-1]: None}
+    for wanted in np.linspace(values[0], values[-1], count):
+        near = np.argsort(np.abs(values - wanted), kind="stable")
+        chosen[next(ordered[i] for i in near if ordered[i] not in chosen)] = None
+        if len(chosen) == count:
+            break
+    return list(chosen)

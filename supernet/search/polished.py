@@ -1,0 +1,160 @@
+"""The exact optimum of an additive model, polished under the full fitness: method `exact`.
+
+An additive model `[R, B, O]` is fitted to what is known (or given), its optimum within the limits
+is found exactly over the whole space, and moves of one and of two genes improve on that until none
+does. Then the model is fitted anew, with the good ones weighing most, and so on. Not here: the
+exact search itself (`exact.py`, `several.py`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+
+from supernet.search.evolution import PARENTS, evolved
+from supernet.search.exact import Cost, Floats
+from supernet.search.genes import Genes, Integers
+from supernet.search.problem import Evaluator, Problem
+from supernet.search.several import best_under
+
+START = 256
+GENERATIONS = 15
+FITTED = 3000
+PAIRS = 2048
+RIDGE = 1e-3
+
+
+def search(
+    problem: Problem, evaluate: Evaluator, rng: np.random.Generator, *, model: Floats | None = None
+) -> None:
+    """Alternate between optima of a model, evolution and moves, each round from fresh ones too.
+
+    `model` `[R, B, O]` is the additive part of the fitness, if it is known.
+    """
+    genes = problem.genes
+    drawn = genes.sample(min(START, max(evaluate.evaluations // 4, 1)), rng)
+    population = problem.repair(drawn, rng)
+    evaluate(population)
+    while not evaluate.over:
+        optima = optima_of(problem, _fitted(genes, evaluate) if model is None else model)
+        model = None
+        population = evolved(
+            problem, evaluate, rng, np.concatenate([optima, population]), GENERATIONS
+        )
+        best = population[int(evaluate(population).argmax())]
+        _polish(problem, evaluate, best)
+        top = [genes.encode(genome) for genome, _ in evaluate.top(PARENTS)]
+        fresh = problem.repair(genes.sample(START, rng), rng)
+        population = np.concatenate([np.stack(top), fresh]) if top else fresh
+
+
+def optima_of(problem: Problem, model: Floats) -> Integers:
+    """Return genes `[n, G]` of the model's optimum at each resolution that has one."""
+    found = []
+    for size, scores in enumerate(model):
+        best = _within(problem, scores, size)
+        if best is not None:
+            found.append(problem.genes.encode(np.array([*best, size])))
+    return np.stack(found) if found else problem.anchor[None]
+
+
+def _within(problem: Problem, scores: Floats, size: int) -> tuple[int, ...] | None:
+    encoding, sums = problem.genes.encoding, []
+    allowed = encoding.allowed
+    for bound in problem.bounds:
+        if not bound.peak:
+            sums.append((Cost(float(bound.fixed[size]), bound.cell[size]), bound.most))
+        elif bound.fixed[size] > bound.most:
+            return None
+        else:
+            allowed = allowed & (bound.cell[size] <= bound.most)
+    if not allowed.any(axis=1).all():
+        return None
+    best = best_under(dataclasses.replace(encoding, allowed=allowed), scores, sums)
+    return None if best is None else best.indices
+
+
+def _fitted(genes: Genes, evaluate: Evaluator) -> Floats:
+    """Fit `[R, B, O]` by ridge regression to the best that are known.
+
+    The best tenth of them weighs ten times as much.
+    """
+    blocks, ops = genes.encoding.allowed.shape
+    genomes = np.concatenate([part for part, _ in evaluate.asked])
+    worth = np.concatenate([part for _, part in evaluate.asked])
+    best = np.argsort(-worth, kind="stable")[:FITTED]
+    genomes, worth = genomes[best], worth[best]
+    hot = np.zeros((len(genomes), blocks * ops + genes.num_resolutions))
+    rows = np.arange(len(genomes))
+    for block in range(blocks):
+        hot[rows, block * ops + genomes[:, block]] = 1.0
+    hot[rows, blocks * ops + genomes[:, -1]] = 1.0
+    weights = np.where(worth >= np.quantile(worth, 0.9), 10.0, 1.0)
+    middle = np.average(worth, weights=weights)
+    gram = (hot * weights[:, None]).T @ hot
+    gram[np.diag_indices_from(gram)] += RIDGE * weights.sum()
+    found = np.linalg.solve(gram, hot.T @ (weights * (worth - middle)))
+    cell = found[: blocks * ops].reshape(blocks, ops)
+    return cell[None] + found[blocks * ops :, None, None] / blocks
+
+
+@dataclass(frozen=True, eq=False)
+class _Moves:
+    """Changes of single genes: which gene, to which value."""
+
+    gene: Integers
+    value: Integers
+
+
+def _single_moves(genes: Genes, start: Integers) -> _Moves:
+    pairs = [
+        (gene, value)
+        for gene, size in enumerate(genes.sizes.tolist())
+        for value in range(size)
+        if value != start[gene]
+    ]
+    array = np.array(pairs, dtype=np.int64).reshape(-1, 2)
+    return _Moves(array[:, 0], array[:, 1])
+
+
+def _polish(problem: Problem, evaluate: Evaluator, start: Integers) -> None:
+    """Move by one gene or two as long as that is better, within the limits."""
+    genes = problem.genes
+    (current,) = evaluate(start[None])
+    while not evaluate.over:
+        moves = _single_moves(genes, start)
+        ones = np.repeat(start[None], len(moves.gene), axis=0)
+        ones[np.arange(len(ones)), moves.gene] = moves.value
+        gains = evaluate(ones) - current
+        i, j = np.triu_indices(len(moves.gene), 1)
+        apart = moves.gene[i] != moves.gene[j]
+        i, j = i[apart], j[apart]
+        order = np.argsort(-(gains[i] + gains[j]), kind="stable")
+        i, j = i[order], j[order]
+        i, j = _cheap(problem, ones, start, i, j)
+        twos = ones[i]
+        twos[np.arange(len(twos)), moves.gene[j]] = moves.value[j]
+        both = np.concatenate([ones, twos])
+        both = both[problem.feasible(genes.decode(both))][: len(ones) + PAIRS]
+        if not len(both):
+            return
+        fitness = evaluate(both)
+        at = int(fitness.argmax())
+        if not fitness[at] > current:
+            return
+        start, current = both[at], fitness[at]
+
+
+def _cheap(
+    problem: Problem, ones: Integers, start: Integers, i: Integers, j: Integers
+) -> tuple[Integers, Integers]:
+    """Keep the first pairs whose costs, as far as single moves tell, are within the limits."""
+    genomes, here = problem.genes.decode(ones), problem.genes.decode(start[None])
+    fine = np.ones(len(i), dtype=bool)
+    for bound in problem.bounds:
+        alone, now = bound.of(genomes), float(bound.of(here)[0])
+        together = np.maximum(alone[i], alone[j]) if bound.peak else alone[i] + alone[j] - now
+        fine &= together <= bound.most * 1.02
+    return i[fine][: 2 * PAIRS], j[fine][: 2 * PAIRS]

@@ -1,0 +1,135 @@
+"""`supernet predictor` and `supernet search` on a real run, made in miniature."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+import shutil
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from supernet import scoring
+from supernet.choose import costs_of
+from supernet.cost import arch_cost, cost_range
+from supernet.errors import CheckpointError, InfeasibleBudget, SupernetError
+from supernet.explore import explore
+from supernet.latency.table import LatencyTable
+from supernet.limits import Caps
+from supernet.scored import Scored
+from supernet.space import Arch
+from supernet.trained import Trained
+from tests.builders import MainJob, made_up_table, middle
+
+QUIET = Console(file=StringIO())
+
+
+@pytest.fixture(scope="module")
+def folder(main_job_done: MainJob, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    copied = tmp_path_factory.mktemp("run")
+    shutil.copy(main_job_done.folder / "checkpoint.pt", copied)
+    shutil.copytree(main_job_done.folder / "tables", copied / "tables")
+    scoring.fit_predictor(Trained.open(copied), 24, QUIET)
+    return copied
+
+
+def search(folder: Path, **changes: object) -> list[dict[str, object]]:
+    options: dict[str, object] = {
+        "method": "auto", "pareto": None, "out": None, "caps": Caps(), "seed": 0, "console": QUIET,
+    }  # fmt: skip
+    tables = changes.pop("tables", [folder / "tables" / "onnxruntime.json"])
+    budgets = changes.pop("budgets", [])
+    return explore(folder, tables, budgets, **{**options, **changes})  # type: ignore[arg-type]
+
+
+def test_architectures_for_the_predictor_reach_over_the_whole_range(folder: Path) -> None:
+    run = Trained.open(folder)
+    archs = scoring.spread_archs(run, 24, random.Random(0))
+    assert len(set(archs)) == 24
+    assert {run.net.space.smallest(), run.net.space.largest()} <= set(archs)
+    genomes = scoring.genomes_of(run.net.space, archs)
+    assert [scoring.arch_of(run.net.space, genome) for genome in genomes] == archs
+
+
+def test_a_predictor_is_kept_with_its_error(folder: Path) -> None:
+    run = Trained.open(folder)
+    kept = scoring.load_predictor(run)
+    assert kept.num_archs == 24
+    assert 0 <= kept.rmse < 0.5
+    lines = (folder / "scores.jsonl").read_text().split()
+    assert len(lines) >= 24
+    scoring.file_of(run).rename(folder / "away")
+    with pytest.raises(SupernetError, match="no predictor yet: supernet predictor"):
+        scoring.load_predictor(run)
+    (folder / "away").rename(scoring.file_of(run))
+    with pytest.raises(SupernetError, match="20 is the least"):
+        scoring.fit_predictor(run, 5, QUIET)
+
+
+def test_the_winner_keeps_to_the_budget_and_is_scored(folder: Path, tmp_path: Path) -> None:
+    run = Trained.open(folder)
+    table = LatencyTable.load(folder / "tables" / "onnxruntime.json")
+    costs = costs_of(run.net, table)
+    budgets = [middle(cost_range(run.net.space, costs), share) for share in (0.3, 0.7)]
+    rows = search(folder, budgets=budgets, out=tmp_path / "found.json")
+    assert json.loads((tmp_path / "found.json").read_text()) == rows
+    for row, budget in zip(rows, budgets, strict=True):
+        arch = Arch.from_dict(row["arch"])
+        assert arch_cost(run.net.space, costs, arch) == pytest.approx(row["predicted_ms"])
+        assert row["predicted_ms"] <= budget
+        assert row["held_out_top1"] == Scored(run).top1(arch)
+        assert row["arch_id"] == arch.id
+    low, high = cost_range(run.net.space, costs)
+    with pytest.raises(InfeasibleBudget) as caught:
+        search(folder, budgets=[low / 2])
+    assert (caught.value.lowest, caught.value.highest) == (low, high)
+
+
+def test_gates_are_one_of_the_methods(folder: Path) -> None:
+    run = Trained.open(folder)
+    table = LatencyTable.load(folder / "tables" / "onnxruntime.json")
+    budget = middle(cost_range(run.net.space, costs_of(run.net, table)), 0.5)
+    (row,) = search(folder, budgets=[budget], method="gates")
+    assert row["predicted_ms"] <= budget
+    assert row["predicted_top1"] is None
+    with pytest.raises(SupernetError, match="no method 'best'"):
+        search(folder, budgets=[budget], method="best")
+
+
+def test_fronts_of_two_devices(folder: Path, tmp_path: Path) -> None:
+    net = Trained.open(folder).net
+    other = tmp_path.parent / "other.json"
+    made_up_table(net.space, in_chans=net.in_chans, num_classes=net.num_classes).save(other)
+    tables = [folder / "tables" / "onnxruntime.json", other]
+    search(folder, tables=tables, pareto=tmp_path / "front")
+    assert {file.name for file in tmp_path.iterdir()} == {"front.json", "front.csv", "front.png"}
+    rows = json.loads((tmp_path / "front.json").read_text())
+    ids = {row["table_id"] for row in rows}
+    assert ids == {LatencyTable.load(table).id for table in tables}
+    for table_id in ids:
+        mine = [row for row in rows if row["table_id"] == table_id]
+        assert (np.diff([row["predicted_top1"] for row in mine]) > 0).all()
+    with open(tmp_path / "front.csv", newline="") as file:
+        assert [row["arch_id"] for row in csv.DictReader(file)] == [row["arch_id"] for row in rows]
+
+
+def test_limits_without_a_table_and_words_that_do_not_fit(folder: Path) -> None:
+    run = Trained.open(folder)
+    (row,) = search(folder, tables=[], caps=Caps(params=60_000))
+    assert row["predicted_ms"] is None
+    with pytest.raises(SupernetError, match="--pareto wants one table"):
+        search(folder, tables=[], pareto=folder / "front")
+    with pytest.raises(SupernetError, match="--budget-ms goes with --table"):
+        search(folder, tables=[], budgets=[1.0])
+    with pytest.raises(SupernetError, match="nothing to search for"):
+        search(folder)
+    file = scoring.file_of(run)
+    content = file.read_bytes()
+    file.write_bytes(content[:40])
+    with pytest.raises(CheckpointError, match="not a predictor of this program"):
+        search(folder, tables=[], caps=Caps(params=60_000))
+    file.write_bytes(content)

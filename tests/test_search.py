@@ -1,0 +1,129 @@
+"""Search methods against brute force, within limits, and without endless loops."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from supernet.choose import Aim
+from supernet.cost import arch_cost, cost_range
+from supernet.errors import InfeasibleBudget, SupernetError
+from supernet.finding import METHODS, find, problem_of
+from supernet.limits import Limit
+from supernet.scoring import arch_of, genomes_of
+from supernet.search import grid
+from supernet.search.encoding import Encoding
+from supernet.search.exact import Floats
+from supernet.search.genes import Genes, Integers
+from supernet.search.problem import Evaluator
+from supernet.space import SearchSpace
+from tests.builders import HAND_MADE, conf_space, random_costs, spaces
+
+SPACES = pytest.mark.parametrize("space", HAND_MADE.values(), ids=HAND_MADE)
+
+
+def worth_of(space: SearchSpace, seed: int = 0, pairs: float = 0.3) -> object:
+    """Return a fitness: a random number for each op of each block, and for pairs of blocks."""
+    rng = np.random.default_rng(seed)
+    blocks, ops = len(space.blocks), len(space.ops)
+    single = rng.normal(size=(len(space.resolutions), blocks, ops))
+    double = pairs * rng.normal(size=(blocks, ops, ops))
+
+    def fitness(genomes: Integers) -> Floats:
+        columns, size = genomes[:, :-1], genomes[:, -1]
+        rows = np.arange(blocks)
+        found = single[size[:, None], rows, columns].sum(1)
+        return found + double[rows[1:], columns[:, 1:], columns[:, :-1]].sum(1)
+
+    return fitness
+
+
+def limits_of(space: SearchSpace, share: float) -> list[Limit]:
+    costs = random_costs(space)
+    low, high = cost_range(space, costs)
+    return [Limit(costs, low + share * (high - low))]
+
+
+@given(spaces(), st.integers(0, 1000))
+@settings(max_examples=60)
+def test_genes_reach_every_architecture_and_nothing_else(space: SearchSpace, seed: int) -> None:
+    genes = Genes(Encoding.of(space), len(space.resolutions))
+    rng = np.random.default_rng(seed)
+    drawn = genes.sample(40, rng)
+    changed = genes.mutate(drawn, 0.3, rng)
+    for some in (drawn, changed, genes.cross(drawn, changed, rng)):
+        assert ((some >= 0) & (some < genes.sizes)).all()
+        assert all(arch_of(space, genome) in space for genome in genes.decode(some))
+    arch = space.sample(random.Random(seed))
+    genome = genomes_of(space, [arch])[0]
+    np.testing.assert_array_equal(genes.decode(genes.encode(genome)[None])[0], genome)
+
+
+@SPACES
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_keeps_to_the_limit_and_comes_close_to_the_best(
+    space: SearchSpace, name: str
+) -> None:
+    if name == "gp" and space is not HAND_MADE["mobilenetv3-suffix"]:
+        pytest.skip("half a second an evaluation; one space is enough")
+    limits, fitness = limits_of(space, 0.5), worth_of(space)
+    archs = [a for a in space if arch_cost(space, limits[0].costs, a) <= limits[0].most]
+    every = fitness(genomes_of(space, archs))
+    problem = problem_of(space, fitness, limits)
+    evaluations = {"tpe": 64, "gp": 12}.get(name, 600)
+    evaluate = Evaluator(problem, evaluations)
+    METHODS[name](problem, evaluate, np.random.default_rng(0))
+    assert evaluate.best is not None
+    assert arch_of(space, evaluate.best) in archs
+    assert len(evaluate.known) <= evaluations
+    assert len(evaluate.trace) == len(evaluate.known)
+    share = (every <= evaluate.best_fitness + 1e-9).mean()
+    assert share >= {"exact": 1.0, "grid": 1.0, "gp": 0.5}.get(name, 0.9)
+    again = Evaluator(problem, evaluations)
+    METHODS[name](problem, again, np.random.default_rng(0))
+    assert again.best_fitness == evaluate.best_fitness, "the same seed, the same result"
+
+
+@pytest.mark.parametrize("name", sorted(set(METHODS) - {"grid"}))
+def test_methods_end_where_a_single_architecture_meets_the_limit(name: str) -> None:
+    space = HAND_MADE["mobilenetv3-suffix"]
+    limits, fitness = limits_of(space, 0.0), worth_of(space)
+    problem = problem_of(space, fitness, limits)
+    evaluate = Evaluator(problem, 10)
+    METHODS[name](problem, evaluate, np.random.default_rng(0))
+    anchor = arch_of(space, problem.genes.decode(problem.anchor[None])[0])
+    found = arch_cost(space, limits[0].costs, anchor)
+    assert found == pytest.approx(limits[0].most)
+    if evaluate.best is not None:
+        assert problem.feasible(evaluate.best[None]).all()
+
+
+@SPACES
+def test_an_additive_fitness_is_searched_exactly(space: SearchSpace) -> None:
+    fitness, limits = worth_of(space, 1, pairs=0.0), limits_of(space, 0.4)
+    archs = [a for a in space if arch_cost(space, limits[0].costs, a) <= limits[0].most]
+    best = fitness(genomes_of(space, archs)).max()
+    aim = Aim(table=None, costs=limits[0].costs, budget=limits[0].most, caps=tuple(limits))
+    found = find(aim, space, fitness, evaluations=400)
+    assert found.predicted_top1 == pytest.approx(best, abs=1e-9)
+
+
+def test_a_limit_that_nothing_meets_is_an_error_with_the_range() -> None:
+    space = HAND_MADE["mobilenetv3-suffix"]
+    limits = limits_of(space, -0.1)
+    with pytest.raises(InfeasibleBudget, match="feasible budgets lie between"):
+        problem_of(space, worth_of(space), limits)
+
+
+def test_a_grid_refuses_large_spaces() -> None:
+    space = conf_space("fashion")
+    problem = problem_of(space, worth_of(space), limits_of(space, 0.5))
+    with pytest.raises(SupernetError, match="take another method"):
+        grid.search(problem, Evaluator(problem, 10), np.random.default_rng(0))
+    aim = Aim(table=None, costs=limits_of(space, 0.5)[0].costs, budget=1.0, caps=())
+    with pytest.raises(SupernetError, match="no method 'best'; there are: auto, gates, exact"):
+        find(aim, space, worth_of(space), method="best")
