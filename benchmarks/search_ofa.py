@@ -12,8 +12,10 @@ from __future__ import annotations
 import argparse
 import random
 import statistics
+import sys
 import time
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -33,12 +35,14 @@ from supernet.search.problem import Evaluator
 from supernet.space import Arch, SearchSpace
 from supernet.spaces import ofa_mbv3
 
+sys.modules.setdefault("gdown", ModuleType("gdown"))  # their package imports it, to download
+
 SIZES = (160, 176, 192, 208, 224)
 THEIRS = {15: 78.538, 20: 80.679, 25: 81.918, 30: 82.777, 35: 83.254}
 """The best of three runs of once-for-all's search, percent."""
 KNOWN = {15: 78.560, 20: 80.789, 25: 82.200, 30: 83.096, 35: 83.644}
 """The best that was known before, percent."""
-FAST, LONG = 16_000, 200_000
+FAST, LONG = 12_000, 150_000
 
 
 def main() -> None:

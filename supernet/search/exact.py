@@ -51,7 +51,14 @@ def extremes(encoding: Encoding, cost: Cost) -> tuple[Best, Best]:
     )
 
 
-def best(encoding: Encoding, score: Floats, cost: Cost | None, limit: float | None) -> Best | None:
+def best(
+    encoding: Encoding,
+    score: Floats,
+    cost: Cost | None,
+    limit: float | None,
+    *,
+    grid: int = GRID,
+) -> Best | None:
     """Return the architecture of the highest total score whose cost is at most `limit`.
 
     Args:
@@ -60,6 +67,7 @@ def best(encoding: Encoding, score: Floats, cost: Cost | None, limit: float | No
             ignored.
         cost: what is limited, or None for no limit.
         limit: in the unit of `cost`.
+        grid: its steps; a coarser one is faster and may miss more.
 
     Returns:
         The best architecture, or None if none meets the limit.
@@ -75,11 +83,11 @@ def best(encoding: Encoding, score: Floats, cost: Cost | None, limit: float | No
             return None
         floor = _floors(encoding, cost.cell)
         excess = np.where(encoding.allowed, cost.cell - floor[:, None], 0.0)
-        unit = span / GRID
-        cap = GRID + 1
-        grid = excess / unit if unit > 0 else np.where(excess > 0, cap, 0.0)
-        steps = np.ceil(np.minimum(grid, cap)).astype(np.int64)
-        size = GRID + 1
+        unit = span / grid
+        cap = grid + 1
+        places = excess / unit if unit > 0 else np.where(excess > 0, cap, 0.0)
+        steps = np.ceil(np.minimum(places, cap)).astype(np.int64)
+        size = grid + 1
     return _solve(encoding, score, steps, size)
 
 

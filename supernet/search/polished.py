@@ -13,41 +13,51 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from supernet.search.evolution import PARENTS, evolved
+from supernet.search.evolution import POPULATION, evolved
 from supernet.search.exact import Cost, Floats
 from supernet.search.genes import Genes, Integers
 from supernet.search.problem import Evaluator, Problem
 from supernet.search.several import best_under
 
-START = 256
-GENERATIONS = 15
+START = 200
+GENERATIONS = 20
 FITTED = 3000
-PAIRS = 2048
+PAIRS = 400
+MODEL_GRID = 500  # a fitted model is not worth a finer one
 RIDGE = 1e-3
 
 
 def search(
     problem: Problem, evaluate: Evaluator, rng: np.random.Generator, *, model: Floats | None = None
 ) -> None:
-    """Alternate between optima of a model, evolution and moves, each round from fresh ones too.
+    """Alternate between optima of a model, evolution and moves, a round a resolution.
 
-    `model` `[R, B, O]` is the additive part of the fitness, if it is known.
+    Each round starts afresh at one resolution, as what is best at one is far from what is best at
+    another, and ends among the best of all rounds. `model` `[R, B, O]` is the additive part of the
+    fitness, if it is known.
     """
     genes = problem.genes
-    drawn = genes.sample(min(START, max(evaluate.evaluations // 4, 1)), rng)
-    population = problem.repair(drawn, rng)
-    evaluate(population)
+    count = min(START, max(evaluate.evaluations // 4, 1))
+    evaluate(problem.repair(genes.sample(count, rng), rng))
     while not evaluate.over:
-        optima = optima_of(problem, _fitted(genes, evaluate) if model is None else model)
-        model = None
-        population = evolved(
-            problem, evaluate, rng, np.concatenate([optima, population]), GENERATIONS
-        )
-        best = population[int(evaluate(population).argmax())]
-        _polish(problem, evaluate, best)
-        top = [genes.encode(genome) for genome, _ in evaluate.top(PARENTS)]
-        fresh = problem.repair(genes.sample(START, rng), rng)
-        population = np.concatenate([np.stack(top), fresh]) if top else fresh
+        for size in rng.permutation(genes.num_resolutions):
+            if evaluate.over:
+                return
+            optima = optima_of(problem, _fitted(genes, evaluate) if model is None else model)
+            model = None
+            fresh = genes.sample(min(POPULATION, count), rng)
+            fresh[:, -1] = size
+            start = np.concatenate([optima, problem.repair(fresh, rng)])
+            _evolve_and_polish(problem, evaluate, rng, start)
+            best = np.stack([genes.encode(genome) for genome, _ in evaluate.top(POPULATION)])
+            _evolve_and_polish(problem, evaluate, rng, best)
+
+
+def _evolve_and_polish(
+    problem: Problem, evaluate: Evaluator, rng: np.random.Generator, population: Integers
+) -> None:
+    population = evolved(problem, evaluate, rng, population, GENERATIONS)
+    _polish(problem, evaluate, population[int(evaluate(population).argmax())])
 
 
 def optima_of(problem: Problem, model: Floats) -> Integers:
@@ -72,7 +82,8 @@ def _within(problem: Problem, scores: Floats, size: int) -> tuple[int, ...] | No
             allowed = allowed & (bound.cell[size] <= bound.most)
     if not allowed.any(axis=1).all():
         return None
-    best = best_under(dataclasses.replace(encoding, allowed=allowed), scores, sums)
+    narrowed = dataclasses.replace(encoding, allowed=allowed)
+    best = best_under(narrowed, scores, sums, grid=MODEL_GRID)
     return None if best is None else best.indices
 
 

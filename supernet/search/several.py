@@ -73,7 +73,11 @@ class _Labels:
 
 
 def best_under(
-    encoding: Encoding, score: Floats, limits: Sequence[tuple[Cost, float]]
+    encoding: Encoding,
+    score: Floats,
+    limits: Sequence[tuple[Cost, float]],
+    *,
+    grid: int = exact.GRID,
 ) -> Best | None:
     """Return the architecture of the highest total score whose every cost is within its limit.
 
@@ -81,13 +85,14 @@ def best_under(
         encoding: the space.
         score: `[B, O]`; minus infinity forbids an op.
         limits: costs, each with its limit in the cost's unit.
+        grid: see `exact.best`; for a single limit.
 
     Returns:
         The best architecture, or None if none meets all limits.
     """
     if len(limits) < 2:
         cost, limit = limits[0] if limits else (None, None)
-        return exact.best(encoding, score, cost, limit)
+        return exact.best(encoding, score, cost, limit, grid=grid)
     left = np.array([limit - cost.fixed for cost, limit in limits])
     scale = np.where(left > 0, left, 1.0)
     caps = left / scale + 1e-12 * np.abs([limit for _, limit in limits]) / scale
