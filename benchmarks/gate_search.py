@@ -66,7 +66,7 @@ def measure(
     seconds: float | None = None,
 ) -> None:  # fmt: skip
     """Compare every estimator with random search, and an arch step with a weight step."""
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     aims = [
         aim_for(run.net, table, low + share * (high - low))
         for table in tables(run, seconds=seconds)

@@ -136,7 +136,10 @@ def find(
         METHODS[name](problem, evaluate, rng)
     seconds = time.perf_counter() - start
     top = evaluate.top(TOP if scored else 1)
-    archs = [(arch_of(space, genome), value) for genome, value in top]
+    archs = [
+        (arch_of(space, genome), value)
+        for genome, value in zip(top.genomes, top.fitness.tolist(), strict=True)
+    ]
     held_out = None
     arch, predicted = archs[0]
     if scored is not None:

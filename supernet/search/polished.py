@@ -49,8 +49,7 @@ def search(
             fresh[:, -1] = size
             start = np.concatenate([optima, problem.repair(fresh, rng)])
             _evolve_and_polish(problem, evaluate, rng, start)
-            best = np.stack([genes.encode(genome) for genome, _ in evaluate.top(POPULATION)])
-            _evolve_and_polish(problem, evaluate, rng, best)
+            _evolve_and_polish(problem, evaluate, rng, evaluate.top(POPULATION).genes)
 
 
 def _evolve_and_polish(
@@ -93,10 +92,9 @@ def _fitted(genes: Genes, evaluate: Evaluator) -> Floats:
     The best tenth of them weighs ten times as much.
     """
     blocks, ops = genes.encoding.allowed.shape
-    genomes = np.concatenate([part for part, _ in evaluate.asked])
-    worth = np.concatenate([part for _, part in evaluate.asked])
-    best = np.argsort(-worth, kind="stable")[:FITTED]
-    genomes, worth = genomes[best], worth[best]
+    asked = evaluate.asked
+    best = np.argsort(-asked.fitness, kind="stable")[:FITTED]
+    genomes, worth = asked.genomes[best], asked.fitness[best]
     hot = np.zeros((len(genomes), blocks * ops + genes.num_resolutions))
     rows = np.arange(len(genomes))
     for block in range(blocks):

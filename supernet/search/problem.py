@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from supernet.search.exact import Floats
 from supernet.search.genes import Genes, Integers
 
+Truths = NDArray[np.bool_]
 Fitness = Callable[[Integers], Floats]
 """From genomes `[N, B + 1]` to their worth `[N]`; higher is better."""
 
@@ -52,7 +55,7 @@ class Problem:
     bounds: Sequence[Bound]
     anchor: Integers
 
-    def feasible(self, genomes: Integers) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    def feasible(self, genomes: Integers) -> Truths:
         """Return whether `genomes` `[N, B + 1]` keep to all limits, up to rounding errors."""
         fine = np.ones(len(genomes), dtype=bool)
         for bound in self.bounds:
@@ -78,6 +81,15 @@ class Problem:
         return genes
 
 
+class Asked(NamedTuple):
+    """Genes `[N, G]`, genomes `[N, B + 1]`, fitness `[N]`, and whether they keep to the limits."""
+
+    genes: Integers
+    genomes: Integers
+    fitness: Floats
+    fine: Truths
+
+
 class Evaluator:
     """Asks for the fitness of genes, at most `evaluations` different architectures."""
 
@@ -87,8 +99,7 @@ class Evaluator:
     def __init__(self, problem: Problem, evaluations: int) -> None:
         self.problem, self.evaluations = problem, evaluations
         self.known: dict[bytes, float] = {}
-        self.asked: list[tuple[Integers, Floats]] = []
-        """Genomes and their fitness, as they were asked for."""
+        self._asked: list[Asked] = []
         self.best: Integers | None = None
         self.best_fitness = -np.inf
         self.trace: list[float] = []
@@ -110,7 +121,7 @@ class Evaluator:
         if places:
             part = genomes[places]
             fitness, fine = self.problem.fitness(part), self.problem.feasible(part)
-            self.asked.append((part, fitness))
+            self._asked.append(Asked(genes[places], part, fitness, fine))
             for place, value, ok in zip(places, fitness.tolist(), fine.tolist(), strict=True):
                 self.known[keys[place]] = value
                 if ok and value > self.best_fitness:
@@ -118,12 +129,18 @@ class Evaluator:
                 self.trace.append(self.best_fitness)
         return np.array([self.known.get(key, -np.inf) for key in keys])
 
-    def top(self, count: int) -> list[tuple[Integers, float]]:
-        """Return the best genomes `[B + 1]` within the limits, the best first."""
-        if self.best is None:
-            return []
-        genomes = np.concatenate([part for part, _ in self.asked])
-        fitness = np.concatenate([part for _, part in self.asked])
-        fitness = np.where(self.problem.feasible(genomes), fitness, -np.inf)
-        order = np.argsort(-fitness, kind="stable")[:count]
-        return [(genomes[i], float(fitness[i])) for i in order if np.isfinite(fitness[i])]
+    @property
+    def asked(self) -> Asked:
+        """All that was asked for."""
+        genes, genomes, fitness, fine = zip(*self._asked, strict=True)
+        whole = Asked(*map(np.concatenate, (genes, genomes, fitness, fine)))
+        self._asked = [whole]
+        return whole
+
+    def top(self, count: int) -> Asked:
+        """Return the best within the limits, the best first."""
+        asked = self.asked
+        worth = np.where(asked.fine, asked.fitness, -np.inf)
+        order = np.argsort(-worth, kind="stable")[: min(count, int(asked.fine.sum()))]
+        genes, genomes, fitness, fine = asked
+        return Asked(genes[order], genomes[order], fitness[order], fine[order])

@@ -38,11 +38,11 @@ class GateConfig:
         entropy: how much the gates' mean entropy weighs in the loss at the end; rises from 0.
     """
 
-    estimator: str = "two_path"
+    estimator: str = "weight_space"
     loss: str = "budget"
     weight: float = 0.02
-    lr: float = 0.1
-    steps: int = 200
+    lr: float = 0.05
+    steps: int = 400
     batch_size: int = 64
     share: float = 0.0
     warmup_epochs: int = 0
