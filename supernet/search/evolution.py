@@ -35,7 +35,7 @@ def evolved(
     genes, half = problem.genes, POPULATION // 2
     for _ in range(generations):
         fitness = evaluate(population)
-        _, first = np.unique(genes.decode(population), axis=0, return_index=True)
+        first = _firsts(genes.decode(population))
         best = first[np.argsort(-fitness[first], kind="stable")][:PARENTS]
         parents = population[best]
         mothers = parents[rng.integers(0, len(parents), POPULATION)]
@@ -45,3 +45,9 @@ def evolved(
         )
         population = np.concatenate([parents, problem.repair(children, rng)])
     return population
+
+
+def _firsts(genomes: Integers) -> Integers:
+    """Return the place of each different genome's first occurrence."""
+    seen = {row.tobytes(): place for place, row in reversed(list(enumerate(genomes)))}
+    return np.array(list(seen.values()))

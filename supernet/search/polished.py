@@ -43,11 +43,11 @@ def search(
         for size in rng.permutation(genes.num_resolutions):
             if evaluate.over:
                 return
-            optima = optima_of(problem, _fitted(genes, evaluate) if model is None else model)
+            scores = _fitted(genes, evaluate) if model is None else model
             model = None
             fresh = genes.sample(min(POPULATION, count), rng)
             fresh[:, -1] = size
-            start = np.concatenate([optima, problem.repair(fresh, rng)])
+            start = np.concatenate([optima_of(problem, scores), problem.repair(fresh, rng)])
             _evolve_and_polish(problem, evaluate, rng, start)
             _evolve_and_polish(problem, evaluate, rng, evaluate.top(POPULATION).genes)
 
