@@ -117,12 +117,31 @@ def gate_search(result: dict[str, Any]) -> str:
     return "\n".join([*lines, "", *_aims(result), "", _provenance(result)])
 
 
+def search_ofa(result: dict[str, Any]) -> str:
+    """Return the table of budgets."""
+    rows = result["data"]["searches"]
+    lines = [
+        "| budget ms | once-for-all: accuracy, seconds | ours: accuracy, seconds | ours, longer |",
+        "|---|---|---|---|",
+    ]
+    for budget in dict.fromkeys(row["budget_ms"] for row in rows):
+        mine = [row for row in rows if row["budget_ms"] == budget]
+        cells = [str(budget)]
+        for name in ("theirs", "ours", "ours_long"):
+            found = [row[name]["accuracy"] for row in mine]
+            seconds = fmean(row[name]["seconds"] for row in mine)
+            cells.append(f"{min(found):.3f} to {max(found):.3f} %, {seconds:.2f} s")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, "", *_aims(result), "", _provenance(result)])
+
+
 BLOCKS: dict[str, Callable[[list[dict[str, Any]]], str]] = {
     "fashion_mnist": lambda results: fashion_mnist(results[0]),
     "accuracy_fashion": lambda results: accuracy_fashion(results[0]),
     "train_throughput": lambda results: train_throughput(results[0]),
     "gate_search": lambda results: gate_search(results[0]),
     "latency_error": latency_errors,
+    "search_ofa": lambda results: search_ofa(results[0]),
 }
 
 

@@ -53,7 +53,10 @@ def main() -> None:
     parser.add_argument("--budgets", type=int, nargs="+", default=list(THEIRS))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--json", type=Path, required=True)
+    parser.add_argument("--quick", action="store_true", help="one budget, seconds; never quoted")
     flags = parser.parse_args()
+    if flags.quick:
+        flags.budgets, flags.seeds = [15], 1
     torch.set_num_threads(1)
     space = ofa_mbv3(width_mult=1.2, resolutions=SIZES)
     costs = note10(flags.tables, space)
@@ -63,9 +66,9 @@ def main() -> None:
     rows = []
     for budget in flags.budgets:
         for seed in range(flags.seeds):
-            theirs = model.search(budget, seed)
+            theirs = model.search(budget, seed, generations=2 if flags.quick else 500)
             fast = ours(space, costs, fitness, budget, seed, FAST)
-            long = ours(space, costs, fitness, budget, seed, LONG)
+            long = ours(space, costs, fitness, budget, seed, FAST if flags.quick else LONG)
             rows.append({"budget_ms": budget, "seed": seed, "theirs": theirs, "ours": fast,
                          "ours_long": long})  # fmt: skip
             print(budget, seed, theirs, fast, long, flush=True)
@@ -98,14 +101,14 @@ class Theirs:
             estimator.lut = yaml.safe_load(text)
             self.table.latency_tables[size] = estimator
 
-    def search(self, budget: int, seed: int) -> dict[str, float]:
-        """Run its evolution with the settings of its tutorial."""
+    def search(self, budget: int, seed: int, *, generations: int) -> dict[str, float]:
+        """Run its evolution with the settings of its tutorial: 500 generations of 100."""
         from ofa.tutorial.evolution_finder import EvolutionFinder
 
         random.seed(seed)
         np.random.seed(seed)
         finder = EvolutionFinder("note10", budget, self.table, self.model, population_size=100,
-                                 max_time_budget=500, mutate_prob=0.1, mutation_ratio=0.5,
+                                 max_time_budget=generations, mutate_prob=0.1, mutation_ratio=0.5,
                                  parent_ratio=0.25)  # fmt: skip
         start = time.perf_counter()
         _, best = finder.run_evolution_search()
