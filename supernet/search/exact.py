@@ -41,14 +41,15 @@ class Cost:
 
 def extremes(encoding: Encoding, cost: Cost) -> tuple[Best, Best]:
     """Return the cheapest and the dearest architecture, with their costs as scores."""
-    lowest = best(encoding, -cost.cell, None, None)
     highest = best(encoding, cost.cell, None, None)
-    assert lowest is not None
     assert highest is not None
-    return (
-        Best(lowest.indices, cost.fixed - lowest.score),
-        Best(highest.indices, cost.fixed + highest.score),
-    )
+    return _cheapest(encoding, cost), Best(highest.indices, cost.fixed + highest.score)
+
+
+def _cheapest(encoding: Encoding, cost: Cost) -> Best:
+    lowest = best(encoding, -cost.cell, None, None)
+    assert lowest is not None
+    return Best(lowest.indices, cost.fixed - lowest.score)
 
 
 def best(
@@ -77,7 +78,7 @@ def best(
         steps = np.zeros(score.shape, dtype=np.int64)
         size = 1
     else:
-        lowest = extremes(encoding, cost)[0].score
+        lowest = _cheapest(encoding, cost).score
         span = (limit - lowest) * (1 - 1e-12)  # a rounding error of the sum stays below the limit
         if span < -1e-12 * abs(limit):
             return None

@@ -16,7 +16,7 @@ import numpy as np
 from supernet.search.evolution import POPULATION, evolved
 from supernet.search.exact import Cost, Floats
 from supernet.search.genes import Genes, Integers
-from supernet.search.problem import Evaluator, Problem
+from supernet.search.problem import Evaluator, Problem, Truths
 from supernet.search.several import best_under
 
 START = 200
@@ -138,11 +138,14 @@ def _polish(problem: Problem, evaluate: Evaluator, start: Integers) -> None:
         ones[np.arange(len(ones)), moves.gene] = moves.value
         gains = evaluate(ones) - current
         i, j = np.triu_indices(len(moves.gene), 1)
-        apart = moves.gene[i] != moves.gene[j]
-        i, j = i[apart], j[apart]
-        order = np.argsort(-(gains[i] + gains[j]), kind="stable")
+        kept = (moves.gene[i] != moves.gene[j]) & _cheap(problem, ones, start, i, j)
+        i, j = i[kept], j[kept]
+        promise = gains[i] + gains[j]
+        if len(promise) > 2 * PAIRS:
+            few = np.argpartition(-promise, 2 * PAIRS)[: 2 * PAIRS]
+            i, j, promise = i[few], j[few], promise[few]
+        order = np.argsort(-promise, kind="stable")
         i, j = i[order], j[order]
-        i, j = _cheap(problem, ones, start, i, j)
         twos = ones[i]
         twos[np.arange(len(twos)), moves.gene[j]] = moves.value[j]
         both = np.concatenate([ones, twos])
@@ -156,14 +159,12 @@ def _polish(problem: Problem, evaluate: Evaluator, start: Integers) -> None:
         start, current = both[at], fitness[at]
 
 
-def _cheap(
-    problem: Problem, ones: Integers, start: Integers, i: Integers, j: Integers
-) -> tuple[Integers, Integers]:
-    """Keep the first pairs whose costs, as far as single moves tell, are within the limits."""
+def _cheap(problem: Problem, ones: Integers, start: Integers, i: Integers, j: Integers) -> Truths:
+    """Return whether pairs of moves are within the limits as far as single moves tell."""
     genomes, here = problem.genes.decode(ones), problem.genes.decode(start[None])
     fine = np.ones(len(i), dtype=bool)
     for bound in problem.bounds:
         alone, now = bound.of(genomes), float(bound.of(here)[0])
         together = np.maximum(alone[i], alone[j]) if bound.peak else alone[i] + alone[j] - now
         fine &= together <= bound.most * 1.02
-    return i[fine][: 2 * PAIRS], j[fine][: 2 * PAIRS]
+    return fine
