@@ -27,7 +27,6 @@ from common import aim, write_result
 from small_run import tables, trained
 
 from supernet.choose import Aim, aim_for, pick
-from supernet.construct import construct
 from supernet.cost import arch_cost, cost_range
 from supernet.data.batches import Batch, drawn_batch
 from supernet.data.preprocess import resize
@@ -87,7 +86,8 @@ def measure(
         for i in range(len(aims))
     ]
     images = config.steps * config.batch_size / (num_random * len(run.data.held_out))
-    peaks = {kind: peak_bytes(run.file.parent, kind) for kind in ("weights", "two_path")}
+    kinds = ("weights", "two_path", "weight_space")
+    peaks = {kind: peak_bytes(run.file.parent, kind) for kind in kinds}
     write_result(
         out,
         question=__doc__.splitlines()[0],
@@ -206,14 +206,14 @@ def gate_stepper(
     )
 
 
-def weight_step(run: Trained, batch: Batch) -> Callable[[int], Any]:
-    """Return a function that trains a copy of the weights by one drawn subnet, on labels."""
+def weight_step(run: Trained, batch: Batch) -> Callable[[int, Arch | None], Any]:
+    """Return a function that trains a copy of the weights by one subnet, drawn or given."""
     net = Trained.open(run.file).net.train()
     optimizer = build_optimizer(run.config, net)
     passes = Passes(net, Precision(None, torch.device("cpu")))
 
-    def step(turn: int) -> None:
-        arch = net.space.sample(random.Random(turn))
+    def step(turn: int, arch: Arch | None = None) -> None:
+        arch = arch or net.space.sample(random.Random(turn))
         optimizer.zero_grad(set_to_none=True)
         logits = passes(resize(batch.images, arch.resolution), arch, noisy=False)
         torch.nn.functional.cross_entropy(logits, batch.labels).backward()
@@ -230,20 +230,28 @@ def peak_bytes(folder: Path, kind: str) -> int:
 
 
 def _peak(folder: Path, kind: str) -> int:
+    """Steps on the largest subnet: by its weights, or by gates that are all but sure of it."""
     torch.set_num_threads(1)
     run = Trained.open(folder)
-    config = construct(GateConfig, {}, "gates")
+    config = GateConfig() if kind == "weights" else GateConfig(estimator=kind)
     batch = held_out(run, replace(config, steps=1), 0)[0]
     space = run.net.space
     (table, *_) = tables(run)
     low, high = cost_range(space, aim_for(run.net, table, 1e9).costs)
-    aims = [aim_for(run.net, table, (low + high) / 2)]
-    weights, gates = weight_step(run, batch), gate_stepper(run, aims, config, batch)
+    (target,) = new_targets(run, [aim_for(run.net, table, (low + high) / 2)], config)
+    largest = space.largest()
+    with torch.no_grad():
+        target.gates.alpha[range(len(space.blocks)), space.encode(largest)] = 20.0
+        target.gates.resolution[space.resolutions.index(largest.resolution)] = 20.0
+    weights = weight_step(run, batch)
     run.net.train()
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew from here
     before = _kib("VmHWM")
     for turn in range(10):
-        (weights if kind == "weights" else gates)(turn)
+        if kind == "weights":
+            weights(turn, largest)
+        else:
+            arch_step(run.net, [target], batch, rng=random.Random(turn), config=config, share=0.5)
     return 1024 * (_kib("VmHWM") - before)
 
 
