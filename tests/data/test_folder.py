@@ -70,6 +70,7 @@ def test_png_files_train_to_the_very_accuracy_of_tensors(
     assert len(folder(root=str(tmp_path / "png"), size=8, workers=0).classes) == 10
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a single core
 @pytest.mark.parametrize("workers", [0, 2])
 def test_large_sets_are_streamed_and_equal_those_in_memory(tmp_path: Path, workers: int) -> None:
     write_classes(tmp_path / "train", 10)
