@@ -29,7 +29,7 @@ def cpu() -> str:
     if not names and board.exists():  # ARM names no model, but most boards have one themselves
         names = [board.read_text(encoding="utf-8").strip("\0\n ")]
     name = names[0] if names else platform.processor() or "unknown"
-    return f"{name}, {platform.machine()}, {num_cores()} cores"
+    return f"{name}, {platform.machine()}, {os.cpu_count() or 1} cores"
 
 
 def num_cores() -> int:
@@ -45,9 +45,9 @@ def load_average() -> float:
 
 
 def busy_cores(seconds: float = 0.4) -> float:
-    """Return how many cores are at work now; where the system does not tell, the load average.
+    """Return how many of the cores that this process may use are at work now.
 
-    The load average still counts what ended a minute ago, such as one's own training.
+    Where the system does not tell, it is the load average. The load average still counts what ended a minute ago, such as one's own training.
     """
     stat = Path("/proc/stat")
     if not stat.exists():
@@ -55,14 +55,20 @@ def busy_cores(seconds: float = 0.4) -> float:
     before = _work_and_idle(stat)
     time.sleep(seconds)
     work, idle = map(operator.sub, _work_and_idle(stat), before)
-    return (os.cpu_count() or 1) * work / max(work + idle, 1)
+    return num_cores() * work / max(work + idle, 1)
 
 
 def _work_and_idle(stat: Path) -> tuple[int, int]:
-    """Return the ticks of all cores since the start: at work, and idle or waiting."""
-    ticks = [int(word) for word in stat.read_text(encoding="utf-8").split("\n", 1)[0].split()[1:]]
-    idle = sum(ticks[3:5])
-    return sum(ticks[:8]) - idle, idle
+    """Return the ticks of this process's cores since the start: at work, and idle or waiting."""
+    names = {f"cpu{core}" for core in os.sched_getaffinity(0)}
+    work = idle = 0
+    for line in stat.read_text(encoding="utf-8").splitlines():
+        name, *ticks = line.split()
+        if name in names:
+            counted = [int(word) for word in ticks[:8]]
+            idle += sum(counted[3:5])
+            work += sum(counted) - sum(counted[3:5])
+    return work, idle
 
 
 def check_threads(threads: int) -> None:

@@ -10,9 +10,18 @@ from supernet.latency import host
 
 def test_the_machine_has_names_and_cores() -> None:
     assert host.machine()
-    assert f"{host.num_cores()} cores" in host.cpu()
+    assert f"{os.cpu_count()} cores" in host.cpu()
     assert host.load_average() >= 0
-    assert 0 <= host.busy_cores(0.05) <= (os.cpu_count() or 1)
+    assert 0 <= host.busy_cores(0.05) <= host.num_cores()
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="Linux only")
+def test_a_process_on_one_core_is_on_the_same_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = host.cpu()
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
+    assert host.num_cores() == 1
+    assert host.cpu() == before
+    assert 0 <= host.busy_cores(0.05) <= 1
 
 
 @pytest.mark.parametrize("threads", [0, 10_000])
