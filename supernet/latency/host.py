@@ -47,7 +47,8 @@ def load_average() -> float:
 def busy_cores(seconds: float = 0.4) -> float:
     """Return how many of the cores that this process may use are at work now.
 
-    Where the system does not tell, it is the load average. The load average still counts what ended a minute ago, such as one's own training.
+    Where the system does not tell, it is the load average, which still counts what ended a minute
+    ago, such as one's own training.
     """
     stat = Path("/proc/stat")
     if not stat.exists():
