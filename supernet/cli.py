@@ -72,7 +72,7 @@ def train(context: typer.Context) -> None:
     """Train a supernet; takes Hydra overrides, as `python train.py` does.
 
     \b
-    supernet train experiment=demo           the digits, in two minutes
+    supernet train experiment=demo           the digits, in a minute or two
     supernet train data=digits space=tiny name=mine seed=1
     supernet train resume=runs/mine          go on where it stopped
     supernet train --cfg job                 show the whole configuration
@@ -89,7 +89,7 @@ def demo(
 ) -> None:
     """Do the whole job on handwritten digits: train, profile two devices, extract six subnets.
 
-    About four minutes on two cores. Started again, it goes on where it stopped.
+    About five minutes on two cores. Started again, it goes on where it stopped.
     """
     from supernet.config import composed
     from supernet.main_job import do_main_job

@@ -50,7 +50,8 @@ def specialize(
     if not targets:
         return []
     held_out = run.data.held_out
-    title = f"gates for {', '.join(aim.text for aim in missing.values())}"
+    names = [aim.text for aim in missing.values()]
+    title = f"gates for {names[0] if len(names) == 1 else f'{len(names)} targets'}"
     batches = _shown(_batches(run, held_out, config), console, config.steps, title)
     every = max(1, config.steps // PICTURES)
     with SummaryWriter(str(run.file.parent / "tensorboard" / "specialize")) as writer:
