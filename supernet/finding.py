@@ -23,7 +23,7 @@ from supernet.search.genes import Genes
 from supernet.search.problem import Bound, Evaluator, Fitness, Problem
 from supernet.space import Arch, SearchSpace
 
-EVALUATIONS = 20_000
+EVALUATIONS = 10_000
 TOP = 5
 
 Method = Callable[[Problem, Evaluator, np.random.Generator], None]
