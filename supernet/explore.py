@@ -43,13 +43,21 @@ def explore(
         aims = [aim_for(run.net, None, None, caps)]
     if not aims and pareto is None:
         raise SupernetError("nothing to search for: name a table and a budget, or limits")
-    rows = [_row(aim, _found(run, aim, method, caps, seed, console)) for aim in aims]
+    scored = Scored(run)
+    predictor = None if method == "gates" and pareto is None else load_predictor(run)
+
+    def found(aim: Aim) -> Found:
+        if method == "gates" or predictor is None:
+            return _by_gates(run, aim, caps, scored, console)
+        return find(aim, run.net.space, predictor, method=method, seed=seed, scored=scored,
+                    model=predictor.additive)  # fmt: skip
+
+    rows = [_row(aim, found(aim)) for aim in aims]
     if rows:
         _show(rows, console)
     if out is not None:
         write_json(out, rows)
-    if pareto is not None:
-        predictor = load_predictor(run)
+    if pareto is not None and predictor is not None:
         fronts = [
             row
             for table in loaded
@@ -61,16 +69,11 @@ def explore(
     return rows
 
 
-def _found(run: Trained, aim: Aim, method: str, caps: Caps, seed: int, console: Console) -> Found:
-    if method == "gates":
-        chosen = candidate_for(run, aim.table, aim.budget if aim.table else None, console, caps)
-        top1 = Scored(run).top1(chosen.arch)
-        return Found(arch=chosen.arch, predicted_top1=None, held_out_top1=top1,
-                     predicted_ms=chosen.predicted_ms, budget_ms=chosen.budget_ms, seconds=0.0,
-                     evaluations=0)  # fmt: skip
-    predictor = load_predictor(run)
-    return find(aim, run.net.space, predictor, method=method, seed=seed, scored=Scored(run),
-                model=predictor.additive)  # fmt: skip
+def _by_gates(run: Trained, aim: Aim, caps: Caps, scored: Scored, console: Console) -> Found:
+    chosen = candidate_for(run, aim.table, aim.budget if aim.table else None, console, caps)
+    return Found(arch=chosen.arch, predicted_top1=None, held_out_top1=scored.top1(chosen.arch),
+                 predicted_ms=chosen.predicted_ms, budget_ms=chosen.budget_ms, seconds=0.0,
+                 evaluations=0)  # fmt: skip
 
 
 def _by_prediction(method: str) -> str:

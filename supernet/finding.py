@@ -14,12 +14,10 @@ from supernet.cost import arch_cost
 from supernet.errors import SupernetError
 from supernet.limits import Limit, best_within, check_limits
 from supernet.scored import Scored
-from supernet.scoring import arch_of
+from supernet.scoring import arch_of, genes_of
 from supernet.search import evolution, grid, mnasnet, polished
 from supernet.search import random as uniform
-from supernet.search.encoding import Encoding
 from supernet.search.exact import Floats
-from supernet.search.genes import Genes
 from supernet.search.problem import Bound, Evaluator, Fitness, Problem
 from supernet.space import Arch, SearchSpace
 
@@ -63,8 +61,8 @@ def problem_of(space: SearchSpace, fitness: Fitness, limits: Sequence[Limit]) ->
         InfeasibleLimits: if none meets them all at once.
     """
     check_limits(space, limits)
-    encoding = Encoding.of(space)
-    genes = Genes(encoding, len(space.resolutions))
+    genes = genes_of(space)
+    encoding = genes.encoding
     zeros = np.zeros(encoding.allowed.shape)
     anchor = next(
         np.array([*best.indices, number])

@@ -24,9 +24,8 @@ from sklearn.linear_model import Ridge
 from sklearn.neural_network import MLPRegressor
 
 from supernet.errors import CheckpointError
-from supernet.search.encoding import Encoding
 from supernet.search.exact import Floats
-from supernet.search.genes import Integers
+from supernet.search.genes import Genes, Integers
 
 FORMAT, VERSION = "supernet-predictor", 1
 FOLDS = 5
@@ -36,33 +35,16 @@ HIDDEN, MEMBERS, ROUNDS = 32, 4, 200
 DECAYS = (0.1, 1.0, 10.0)
 
 
-@dataclass(frozen=True, eq=False)
-class Features:
-    """How genomes `[N, B + 1]` become the inputs of a model."""
-
-    encoding: Encoding
-    num_resolutions: int
-
-    def one_hot(self, genomes: Integers) -> Floats:
-        """Return `[N, B * O + R]`: a one for each block's column and the resolution."""
-        blocks, ops = self.encoding.allowed.shape
-        hot = np.zeros((len(genomes), blocks * ops + self.num_resolutions))
-        rows = np.arange(len(genomes))
-        for block in range(blocks):
-            hot[rows, block * ops + genomes[:, block]] = 1.0
-        hot[rows, blocks * ops + genomes[:, -1]] = 1.0
-        return hot
-
-    def pairs(self, genomes: Integers) -> Floats:
-        """Return the one-hots, and products of the stages' depths and of the resolution."""
-        depths = [
-            np.count_nonzero(genomes[:, where], axis=1) / (where.stop - where.start)
-            for where in self.encoding.stages
-        ]
-        size = genomes[:, -1] / max(self.num_resolutions - 1, 1)
-        sums = np.stack([*depths, size], axis=1)
-        i, j = np.triu_indices(sums.shape[1])
-        return np.concatenate([self.one_hot(genomes), sums[:, i] * sums[:, j]], axis=1)
+def _pairs(genes: Genes, genomes: Integers) -> Floats:
+    """Return the one-hots, and products of the stages' depths and of the resolution."""
+    depths = [
+        np.count_nonzero(genomes[:, where], axis=1) / (where.stop - where.start)
+        for where in genes.encoding.stages
+    ]
+    size = genomes[:, -1] / max(genes.num_resolutions - 1, 1)
+    sums = np.stack([*depths, size], axis=1)
+    i, j = np.triu_indices(sums.shape[1])
+    return np.concatenate([genes.one_hot(genomes), sums[:, i] * sums[:, j]], axis=1)
 
 
 Model = Mapping[str, Floats]
@@ -106,12 +88,13 @@ def _run_mlp(model: Model, x: Floats) -> Floats:
     return found
 
 
+Features = Callable[[Genes, Integers], Floats]
 Fit = Callable[[Floats, Floats, float], Model]
 Run = Callable[[Model, Floats], Floats]
-KINDS: dict[str, tuple[str, Fit, Run, tuple[float, ...]]] = {
-    "ridge": ("one_hot", _fit_ridge, _run_ridge, RIDGES),
-    "pairs": ("pairs", _fit_ridge, _run_ridge, RIDGES),
-    "mlp": ("one_hot", _fit_mlp, _run_mlp, DECAYS),
+KINDS: dict[str, tuple[Features, Fit, Run, tuple[float, ...]]] = {
+    "ridge": (Genes.one_hot, _fit_ridge, _run_ridge, RIDGES),
+    "pairs": (_pairs, _fit_ridge, _run_ridge, RIDGES),
+    "mlp": (Genes.one_hot, _fit_mlp, _run_mlp, DECAYS),
 }
 
 
@@ -120,7 +103,7 @@ class Predictor:
     """A fitted model.
 
     Args:
-        features: of the space it was fitted on.
+        genes: of the space it was fitted on.
         kind: one of `KINDS`.
         model: its tensors.
         rmse: cross-validated root mean squared error, in the unit of what is predicted.
@@ -129,7 +112,7 @@ class Predictor:
         num_archs: how many architectures it was fitted on.
     """
 
-    features: Features
+    genes: Genes
     kind: str
     model: Model
     rmse: float
@@ -139,19 +122,15 @@ class Predictor:
 
     def __call__(self, genomes: Integers) -> Floats:
         """Return the predicted accuracies `[N]` of `genomes` `[N, B + 1]`."""
-        name, _, run, _ = KINDS[self.kind]
-        return run(self.model, getattr(self.features, name)(genomes))
+        features, _, run, _ = KINDS[self.kind]
+        return run(self.model, features(self.genes, genomes))
 
     @property
     def additive(self) -> Floats:
         """The additive part `[R, B, O]`, zero for a model that has none of its own."""
-        blocks, ops = self.features.encoding.allowed.shape
-        sizes = self.features.num_resolutions
-        weights = self.model.get("weights", np.zeros(blocks * ops + sizes))
-        cell = weights[: blocks * ops].reshape(blocks, ops)
-        size = weights[blocks * ops : blocks * ops + sizes]
-        found: Floats = cell[None] + size[:, None, None] / blocks
-        return found
+        blocks, ops = self.genes.encoding.allowed.shape
+        none = np.zeros(blocks * ops + self.genes.num_resolutions)
+        return self.genes.scores(self.model.get("weights", none))
 
     def save(self, path: Path, *, checkpoint: str) -> None:
         """Write tensors and facts to a safetensors file."""
@@ -164,7 +143,7 @@ class Predictor:
         beside.replace(path)
 
 
-def load(path: Path, features: Features, *, checkpoint: str | None = None) -> Predictor:
+def load(path: Path, genes: Genes, *, checkpoint: str | None = None) -> Predictor:
     """Read what `Predictor.save` wrote.
 
     Raises:
@@ -186,8 +165,8 @@ def load(path: Path, features: Features, *, checkpoint: str | None = None) -> Pr
         raise CheckpointError(
             f"{path}: fitted on another checkpoint; fit it anew with `supernet predictor`"
         )
-    predictor = Predictor(features, model=model, **told)
-    genome = np.zeros((1, len(features.encoding.allowed) + 1), dtype=np.int64)
+    predictor = Predictor(genes, model=model, **told)
+    genome = np.zeros((1, len(genes.encoding.allowed) + 1), dtype=np.int64)
     try:
         predictor(genome)
     except (ValueError, KeyError) as error:
@@ -195,11 +174,11 @@ def load(path: Path, features: Features, *, checkpoint: str | None = None) -> Pr
     return predictor
 
 
-def fit(features: Features, genomes: Integers, top1: Floats) -> Predictor:
+def fit(genes: Genes, genomes: Integers, top1: Floats) -> Predictor:
     """Fit every kind, and return the cheapest that is good enough.
 
     Args:
-        features: of the space.
+        genes: of the space.
         genomes: `[N, B + 1]`, at least 10.
         top1: `[N]`, what they score.
     """
@@ -207,8 +186,8 @@ def fit(features: Features, genomes: Integers, top1: Floats) -> Predictor:
     fold = np.random.default_rng(0).permutation(len(genomes)) % FOLDS
     compared: dict[str, float] = {}
     best: tuple[str, float, float, float] | None = None
-    for kind, (name, fitted, run, ridges) in KINDS.items():
-        x = getattr(features, name)(genomes)
+    for kind, (features, fitted, run, ridges) in KINDS.items():
+        x = features(genes, genomes)
         tries = [(_crossed(fitted, run, x, top1, fold, ridge), ridge) for ridge in ridges]
         (predicted, ridge) = min(tries, key=lambda pair: _rmse(pair[0], top1))
         error = compared[kind] = _rmse(predicted, top1)
@@ -216,9 +195,9 @@ def fit(features: Features, genomes: Integers, top1: Floats) -> Predictor:
             best = (kind, error, ridge, float(kendalltau(predicted, top1).statistic))
     assert best is not None
     kind, error, ridge, tau = best
-    name, fitted, _, _ = KINDS[kind]
-    model = fitted(getattr(features, name)(genomes), top1, ridge)
-    return Predictor(features, kind, model, error, tau, compared, len(genomes))
+    features, fitted, _, _ = KINDS[kind]
+    model = fitted(features(genes, genomes), top1, ridge)
+    return Predictor(genes, kind, model, error, tau, compared, len(genomes))
 
 
 def _crossed(fitted: Fit, run: Run, x: Floats, y: Floats, fold: Integers, ridge: float) -> Floats:

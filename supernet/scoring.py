@@ -12,11 +12,11 @@ from rich.console import Console
 from supernet import predictor
 from supernet.cost import arch_cost, macs_costs
 from supernet.errors import SupernetError
-from supernet.predictor import Features, Predictor
+from supernet.predictor import Predictor
 from supernet.scored import Scored
 from supernet.screen import progress_bar
 from supernet.search.encoding import Encoding
-from supernet.search.genes import Integers
+from supernet.search.genes import Genes, Integers
 from supernet.space import Arch, SearchSpace
 from supernet.trained import Trained
 
@@ -43,7 +43,7 @@ def fit_predictor(run: Trained, num_archs: int, console: Console, *, seed: int =
         for arch in archs:
             top1.append(scored.top1(arch))
             progress.advance(task)
-    fitted = predictor.fit(features_of(space), genomes_of(space, archs), np.array(top1))
+    fitted = predictor.fit(genes_of(space), genomes_of(space, archs), np.array(top1))
     fitted.save(file_of(run), checkpoint=run.sha256)
     return fitted
 
@@ -60,7 +60,7 @@ def load_predictor(run: Trained) -> Predictor:
         raise SupernetError(
             f"{run.file.parent} has no predictor yet: supernet predictor {run.file.parent}"
         )
-    return predictor.load(path, features_of(run.net.space), checkpoint=run.sha256)
+    return predictor.load(path, genes_of(run.net.space), checkpoint=run.sha256)
 
 
 def file_of(run: Trained) -> Path:
@@ -68,9 +68,9 @@ def file_of(run: Trained) -> Path:
     return run.file.parent / FILE
 
 
-def features_of(space: SearchSpace) -> Features:
-    """Return the features of a space."""
-    return Features(Encoding.of(space), len(space.resolutions))
+def genes_of(space: SearchSpace) -> Genes:
+    """Return the genes of a space."""
+    return Genes(Encoding.of(space), len(space.resolutions))
 
 
 def genomes_of(space: SearchSpace, archs: Sequence[Arch]) -> Integers:

@@ -9,15 +9,14 @@ import pytest
 
 from supernet import predictor
 from supernet.errors import CheckpointError
-from supernet.predictor import Features, Predictor
+from supernet.predictor import Predictor
 from supernet.search.encoding import Encoding
 from supernet.search.exact import Floats
 from supernet.search.genes import Genes, Integers
 from tests.builders import conf_space
 
 SPACE = conf_space("fashion")
-FEATURES = Features(Encoding.of(SPACE), len(SPACE.resolutions))
-GENES = Genes(FEATURES.encoding, FEATURES.num_resolutions)
+GENES = Genes(Encoding.of(SPACE), len(SPACE.resolutions))
 
 
 def genomes_of(count: int, seed: int = 0) -> Integers:
@@ -25,14 +24,14 @@ def genomes_of(count: int, seed: int = 0) -> Integers:
 
 
 def additive(genomes: Integers) -> Floats:
-    weights = np.random.default_rng(1).normal(size=FEATURES.one_hot(genomes[:1]).shape[1])
-    return 0.9 + 0.01 * FEATURES.one_hot(genomes) @ weights
+    weights = np.random.default_rng(1).normal(size=GENES.one_hot(genomes[:1]).shape[1])
+    return 0.9 + 0.01 * GENES.one_hot(genomes) @ weights
 
 
 def fitted(noise: float = 0.0) -> Predictor:
     genomes = genomes_of(300)
     extra = noise * np.random.default_rng(2).normal(size=300)
-    return predictor.fit(FEATURES, genomes, additive(genomes) + extra)
+    return predictor.fit(GENES, genomes, additive(genomes) + extra)
 
 
 def test_an_additive_truth_is_found_again_by_the_cheapest_model() -> None:
@@ -54,8 +53,8 @@ def test_the_error_is_that_of_nets_left_out() -> None:
 
 def test_a_truth_with_pairs_needs_a_dearer_model() -> None:
     genomes = genomes_of(300)
-    depths = [(genomes[:, where] > 0).mean(1) for where in FEATURES.encoding.stages]
-    model = predictor.fit(FEATURES, genomes, 0.8 + 0.3 * depths[0] * depths[1])
+    depths = [(genomes[:, where] > 0).mean(1) for where in GENES.encoding.stages]
+    model = predictor.fit(GENES, genomes, 0.8 + 0.3 * depths[0] * depths[1])
     assert model.kind != "ridge"
     assert model.rmse < 0.9 * model.compared["ridge"]
 
@@ -63,20 +62,20 @@ def test_a_truth_with_pairs_needs_a_dearer_model() -> None:
 @pytest.mark.parametrize("pairs", [False, True])
 def test_what_is_kept_predicts_the_same(tmp_path: Path, pairs: bool) -> None:
     genomes = genomes_of(200)
-    depths = [(genomes[:, where] > 0).mean(1) for where in FEATURES.encoding.stages]
+    depths = [(genomes[:, where] > 0).mean(1) for where in GENES.encoding.stages]
     truth = additive(genomes) + pairs * 3 * depths[0] * depths[1]
-    model = predictor.fit(FEATURES, genomes, truth)
+    model = predictor.fit(GENES, genomes, truth)
     path = tmp_path / "p.safetensors"
     model.save(path, checkpoint="abc")
     assert [file.name for file in tmp_path.iterdir()] == ["p.safetensors"]
-    again = predictor.load(path, FEATURES, checkpoint="abc")
+    again = predictor.load(path, GENES, checkpoint="abc")
     np.testing.assert_array_equal(again(genomes), model(genomes))
     assert (again.kind, again.rmse, again.tau) == (model.kind, model.rmse, model.tau)
     with pytest.raises(CheckpointError, match="fitted on another checkpoint"):
-        predictor.load(path, FEATURES, checkpoint="other")
+        predictor.load(path, GENES, checkpoint="other")
     other = conf_space("tiny")
     with pytest.raises(CheckpointError, match="fitted on another space"):
-        predictor.load(path, Features(Encoding.of(other), len(other.resolutions)))
+        predictor.load(path, Genes(Encoding.of(other), len(other.resolutions)))
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"\x80\x04N.", b"\xff" * 100])
@@ -84,4 +83,4 @@ def test_other_files_are_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "p.safetensors"
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match="not a predictor"):
-        predictor.load(path, FEATURES)
+        predictor.load(path, GENES)

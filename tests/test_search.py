@@ -68,8 +68,6 @@ def test_genes_reach_every_architecture_and_nothing_else(space: SearchSpace, see
 def test_every_method_keeps_to_the_limit_and_comes_close_to_the_best(
     space: SearchSpace, name: str
 ) -> None:
-    if name == "gp" and space is not HAND_MADE["mobilenetv3-suffix"]:
-        pytest.skip("half a second an evaluation; one space is enough")
     limits, fitness = limits_of(space, 0.5), worth_of(space)
     archs = [a for a in space if arch_cost(space, limits[0].costs, a) <= limits[0].most]
     every = fitness(genomes_of(space, archs))

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from supernet.search.encoding import Encoding
+from supernet.search.exact import Floats
 
 Integers = NDArray[np.int64]
 
@@ -81,3 +82,22 @@ class Genes:
     def cross(self, a: Integers, b: Integers, rng: np.random.Generator) -> Integers:
         """Take each gene from `a` or `b` by chance."""
         return np.where(rng.random(a.shape) < 0.5, a, b)
+
+    def one_hot(self, genomes: Integers) -> Floats:
+        """Return `[N, B * O + R]`: a one for each block's column and for the resolution."""
+        blocks, ops = self.encoding.allowed.shape
+        hot = np.zeros((len(genomes), blocks * ops + self.num_resolutions))
+        rows = np.arange(len(genomes))
+        for block in range(blocks):
+            hot[rows, block * ops + genomes[:, block]] = 1.0
+        hot[rows, blocks * ops + genomes[:, -1]] = 1.0
+        return hot
+
+    def scores(self, weights: Floats) -> Floats:
+        """Return `[R, B, O]`, what each op adds, of a linear model's `weights` on `one_hot`."""
+        blocks, ops = self.encoding.allowed.shape
+        sizes = weights[blocks * ops : blocks * ops + self.num_resolutions]
+        found: Floats = (
+            weights[: blocks * ops].reshape(1, blocks, ops) + sizes[:, None, None] / blocks
+        )
+        return found

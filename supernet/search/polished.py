@@ -91,22 +91,16 @@ def _fitted(genes: Genes, evaluate: Evaluator) -> Floats:
 
     The best tenth of them weighs ten times as much.
     """
-    blocks, ops = genes.encoding.allowed.shape
     asked = evaluate.asked
     best = np.argsort(-asked.fitness, kind="stable")[:FITTED]
     genomes, worth = asked.genomes[best], asked.fitness[best]
-    hot = np.zeros((len(genomes), blocks * ops + genes.num_resolutions))
-    rows = np.arange(len(genomes))
-    for block in range(blocks):
-        hot[rows, block * ops + genomes[:, block]] = 1.0
-    hot[rows, blocks * ops + genomes[:, -1]] = 1.0
+    hot = genes.one_hot(genomes)
     weights = np.where(worth >= np.quantile(worth, 0.9), 10.0, 1.0)
     middle = np.average(worth, weights=weights)
     gram = (hot * weights[:, None]).T @ hot
     gram[np.diag_indices_from(gram)] += RIDGE * weights.sum()
     found = np.linalg.solve(gram, hot.T @ (weights * (worth - middle)))
-    cell = found[: blocks * ops].reshape(blocks, ops)
-    return cell[None] + found[blocks * ops :, None, None] / blocks
+    return genes.scores(found.astype(np.float64))
 
 
 @dataclass(frozen=True, eq=False)
