@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 from common import aim, write_result
+from small_run import aims as aims_of
 from small_run import tables, trained
 
 from supernet.choose import Aim, aim_for, pick
@@ -40,7 +41,6 @@ from supernet.train.precision import Precision
 from supernet.train.targets import Target, new_target
 from supernet.trained import Trained
 
-SHARES = (0.2, 0.45, 0.7)
 NUM_RANDOM, SEEDS = 50, 5
 
 
@@ -66,12 +66,7 @@ def measure(
 ) -> None:  # fmt: skip
     """Compare every estimator with random search, and an arch step with a weight step."""
     torch.set_num_threads(1)
-    aims = [
-        aim_for(run.net, table, low + share * (high - low))
-        for table in tables(run, seconds=seconds)
-        for low, high in [cost_range(run.net.space, aim_for(run.net, table, 1e9).costs)]
-        for share in SHARES
-    ]
+    aims = [one for table in tables(run, seconds=seconds) for one in aims_of(run, table)]
     scored = Scored(run)
     best = [best_of_random(run, scored, aim, num_random) for aim in aims]
     found: dict[str, Any] = {}

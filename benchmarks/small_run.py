@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from supernet import training
+from supernet.choose import Aim, aim_for
 from supernet.config import composed
+from supernet.cost import cost_range
 from supernet.device import profile_to
 from supernet.latency.table import LatencyTable
 from supernet.screen import new_console
@@ -14,6 +16,8 @@ from supernet.trained import Trained
 
 RUN = Path("runs/fashion")
 RUNTIMES = ("onnxruntime", "torch")
+SHARES = (0.2, 0.45, 0.7)
+"""Budgets of a table, as shares of the way from its cheapest architecture to its dearest."""
 
 
 def trained(folder: Path | None, *, quick: bool = False) -> Trained:
@@ -41,3 +45,9 @@ def tables(run: Trained, *, seconds: float | None = None) -> list[LatencyTable]:
             )  # fmt: skip
         found.append(LatencyTable.load(path))
     return found
+
+
+def aims(run: Trained, table: LatencyTable) -> list[Aim]:
+    """Return the budgets of a table that are searched for."""
+    low, high = cost_range(run.net.space, aim_for(run.net, table, 1e9).costs)
+    return [aim_for(run.net, table, low + share * (high - low)) for share in SHARES]

@@ -21,10 +21,17 @@ from supernet.search.exact import Floats
 from supernet.search.problem import Bound, Evaluator, Fitness, Problem
 from supernet.space import Arch, SearchSpace
 
-EVALUATIONS = 10_000
 TOP = 5
 
-Method = Callable[[Problem, Evaluator, np.random.Generator], None]
+Search = Callable[[Problem, Evaluator, np.random.Generator], None]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to search, and how many architectures it asks for unless told otherwise."""
+
+    search: Search
+    evaluations: int = 10_000
 
 
 def _nsga2(problem: Problem, evaluate: Evaluator, rng: np.random.Generator) -> None:
@@ -40,15 +47,15 @@ def _optuna(name: str, problem: Problem, evaluate: Evaluator, rng: np.random.Gen
 
 
 METHODS: dict[str, Method] = {
-    "exact": polished.search,
-    "evolution": evolution.search,
-    "nsga2": _nsga2,
-    "mnasnet": mnasnet.search,
-    "mnasnet-soft": partial(mnasnet.search, hard=False),
-    "tpe": partial(_optuna, "tpe"),
-    "gp": partial(_optuna, "gp"),
-    "random": uniform.search,
-    "grid": grid.search,
+    "exact": Method(polished.search),
+    "evolution": Method(evolution.search),
+    "nsga2": Method(_nsga2),
+    "mnasnet": Method(mnasnet.search),
+    "mnasnet-soft": Method(partial(mnasnet.search, hard=False)),
+    "tpe": Method(partial(_optuna, "tpe"), 1_000),  # its time grows with the square,
+    "gp": Method(partial(_optuna, "gp"), 100),  # and this one's with the cube
+    "random": Method(uniform.search),
+    "grid": Method(grid.search, 100_000),
 }
 AUTO = "exact"
 
@@ -98,7 +105,7 @@ def find(
     fitness: Fitness,
     *,
     method: str = "auto",
-    evaluations: int = EVALUATIONS,
+    evaluations: int | None = None,
     seed: int = 0,
     scored: Scored | None = None,
     model: Floats | None = None,
@@ -110,7 +117,7 @@ def find(
         space: what is searched.
         fitness: predicted accuracy of genomes.
         method: one of `METHODS`, or `auto`.
-        evaluations: of the fitness, at most.
+        evaluations: of the fitness, at most; left out: the method's own number.
         seed: of the method.
         scored: true accuracies, of which the best of the five best by prediction wins; left out:
             the best by prediction.
@@ -125,13 +132,13 @@ def find(
     limits = [*([Limit(aim.costs, aim.budget)] if aim.table is not None else []), *aim.caps]
     start = time.perf_counter()
     problem = problem_of(space, fitness, limits)
-    evaluate = Evaluator(problem, evaluations)
+    evaluate = Evaluator(problem, evaluations or METHODS[name].evaluations)
     evaluate(problem.anchor[None])  # so that something is found, whatever the method
     rng = np.random.default_rng(seed)
     if name == "exact":
         polished.search(problem, evaluate, rng, model=model)
     else:
-        METHODS[name](problem, evaluate, rng)
+        METHODS[name].search(problem, evaluate, rng)
     seconds = time.perf_counter() - start
     top = evaluate.top(TOP if scored else 1)
     archs = [

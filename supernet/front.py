@@ -18,7 +18,7 @@ from supernet.latency.table import LatencyTable
 from supernet.network import SuperNet
 from supernet.predictor import Predictor
 
-POINTS, EVALUATIONS = 24, 6_000
+POINTS = 24
 FIELDS = ("device", "table_id", "budget_ms", "predicted_ms", "predicted_top1", "arch_id", "arch")
 
 
@@ -35,7 +35,7 @@ def front_of(
     for budget in np.geomspace(low, high, POINTS):
         aim = aim_for(net, table, max(float(budget), low))
         found.append((aim, find(aim, net.space, predictor, method=method, seed=seed,
-                                evaluations=EVALUATIONS, model=predictor.additive)))  # fmt: skip
+                                model=predictor.additive)))  # fmt: skip
     front: list[tuple[Aim, Found]] = []
     best = -np.inf
     for aim, one in found:

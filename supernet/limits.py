@@ -5,7 +5,6 @@ Not here: the costs themselves (`cost.py`), the search for additive budgets (`se
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -22,9 +21,9 @@ from supernet.cost import (
     peak_range,
 )
 from supernet.errors import InfeasibleBudget, InfeasibleLimits, SupernetError
-from supernet.search import several
+from supernet.search.bounded import Ceiling, best_bounded
 from supernet.search.encoding import Encoding
-from supernet.search.exact import Best, Floats
+from supernet.search.exact import Best, Cost, Floats
 from supernet.space import SearchSpace
 
 
@@ -90,26 +89,19 @@ def best_within(
 ) -> Best | None:
     """Return the architecture of the highest total score at `resolution` that meets all limits.
 
-    A peak separates over blocks: it forbids the ops that exceed it by themselves, no more.
-
     Args:
         encoding: the space.
         scores: `[B, O]`; minus infinity forbids an op.
         resolution: of the input.
         limits: what must be met; none: the best of all.
     """
-    allowed, sums = encoding.allowed, []
-    for limit in limits:
-        part = limit.costs[resolution]
-        if isinstance(part, PeakMatrix):
-            if float(part.fixed) > limit.most:
-                return None
-            allowed = allowed & (part.cell.numpy() <= limit.most)
-        else:
-            sums.append((part.numpy(), limit.most))
-    if not allowed.any(axis=1).all():
-        return None
-    return several.best_under(dataclasses.replace(encoding, allowed=allowed), scores, sums)
+    ceilings = [
+        Ceiling(Cost(float(part.fixed), part.cell.cpu().numpy()), limit.most,
+                isinstance(part, PeakMatrix))
+        for limit in limits
+        for part in [limit.costs[resolution]]
+    ]  # fmt: skip
+    return best_bounded(encoding, scores, ceilings)
 
 
 def meets(limits: Sequence[Limit], resolution: int, indices: Sequence[int]) -> bool:

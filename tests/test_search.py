@@ -17,9 +17,10 @@ from supernet.limits import Limit
 from supernet.scoring import arch_of, genomes_of
 from supernet.search import grid
 from supernet.search.encoding import Encoding
+from supernet.search.enumerated import all_within
 from supernet.search.exact import Floats
 from supernet.search.genes import Genes, Integers
-from supernet.search.problem import Evaluator
+from supernet.search.problem import Bound, Evaluator, Problem
 from supernet.space import SearchSpace
 from tests.builders import HAND_MADE, conf_space, random_costs, spaces
 
@@ -72,9 +73,9 @@ def test_every_method_keeps_to_the_limit_and_comes_close_to_the_best(
     archs = [a for a in space if arch_cost(space, limits[0].costs, a) <= limits[0].most]
     every = fitness(genomes_of(space, archs))
     problem = problem_of(space, fitness, limits)
-    evaluations = {"tpe": 64, "gp": 12}.get(name, 600)
+    evaluations = {"tpe": 64, "gp": 12, "grid": len(archs)}.get(name, 600)
     evaluate = Evaluator(problem, evaluations)
-    METHODS[name](problem, evaluate, np.random.default_rng(0))
+    METHODS[name].search(problem, evaluate, np.random.default_rng(0))
     assert evaluate.best is not None
     assert arch_of(space, evaluate.best) in archs
     assert len(evaluate.known) <= evaluations
@@ -82,7 +83,7 @@ def test_every_method_keeps_to_the_limit_and_comes_close_to_the_best(
     share = (every <= evaluate.best_fitness + 1e-9).mean()
     assert share >= {"exact": 1.0, "grid": 1.0, "gp": 0.5}.get(name, 0.9)
     again = Evaluator(problem, evaluations)
-    METHODS[name](problem, again, np.random.default_rng(0))
+    METHODS[name].search(problem, again, np.random.default_rng(0))
     assert again.best_fitness == evaluate.best_fitness, "the same seed, the same result"
 
 
@@ -92,7 +93,7 @@ def test_methods_end_where_a_single_architecture_meets_the_limit(name: str) -> N
     limits, fitness = limits_of(space, 0.0), worth_of(space)
     problem = problem_of(space, fitness, limits)
     evaluate = Evaluator(problem, 10)
-    METHODS[name](problem, evaluate, np.random.default_rng(0))
+    METHODS[name].search(problem, evaluate, np.random.default_rng(0))
     anchor = arch_of(space, problem.genes.decode(problem.anchor[None])[0])
     found = arch_cost(space, limits[0].costs, anchor)
     assert found == pytest.approx(limits[0].most)
@@ -115,6 +116,48 @@ def test_a_limit_that_nothing_meets_is_an_error_with_the_range() -> None:
     limits = limits_of(space, -0.1)
     with pytest.raises(InfeasibleBudget, match="feasible budgets lie between"):
         problem_of(space, worth_of(space), limits)
+
+
+@given(spaces(), st.integers(0, 1000), st.floats(0.0, 1.0), st.integers(0, 2), st.booleans())
+@settings(max_examples=80)
+def test_all_within_the_limits_by_brute_force(
+    space: SearchSpace, seed: int, share: float, sums: int, peak: bool
+) -> None:
+    rng = np.random.default_rng(seed)
+    genes = Genes(Encoding.of(space), len(space.resolutions))
+    every = genomes_of(space, list(space))
+    bounds = []
+    for number in range(sums + peak):
+        fixed = rng.uniform(0.1, 1.0, len(space.resolutions))
+        cell = rng.uniform(size=(len(fixed), *genes.encoding.allowed.shape))
+        cell[:, ~genes.encoding.allowed] = 0.0
+        cell[:, :, 0] = 0.0
+        bound = Bound(fixed, cell, np.inf, peak=number == sums)
+        bounds.append(Bound(fixed, cell, np.quantile(bound.of(every), share), number == sums))
+    problem = Problem(genes, worth_of(space), bounds, genes.encode(every[0]))
+    wanted = {row.tobytes() for row in every[problem.feasible(every)]}
+    found = all_within(problem, 10**6)
+    assert found is not None
+    rows = [row.tobytes() for row in genes.decode(found)]
+    assert len(rows) == len(wanted)
+    assert set(rows) == wanted
+    if len(wanted) > 1:
+        assert all_within(problem, len(wanted) - 1) is None
+    if sums < 2 and wanted:
+        assert all_within(problem, len(wanted)) is not None
+
+
+def test_few_architectures_within_a_limit_are_all_asked_for_at_once() -> None:
+    space = conf_space("fashion")
+    costs = random_costs(space)
+    low, high = cost_range(space, costs)
+    aim = Aim(table=None, costs=costs, budget=1.0, caps=(Limit(costs, low + 0.01 * (high - low)),))
+    found = find(aim, space, worth_of(space))
+    assert 1 < found.evaluations < 5_000
+    assert found.seconds < 1
+    for name in ("evolution", "nsga2", "mnasnet", "random"):
+        other = find(aim, space, worth_of(space), method=name, evaluations=2_000)
+        assert other.predicted_top1 <= found.predicted_top1
 
 
 def test_a_grid_refuses_large_spaces() -> None:

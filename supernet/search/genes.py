@@ -48,6 +48,10 @@ class Genes:
         """G, the number of genes."""
         return len(self.sizes)
 
+    def values_of(self, block: int) -> Integers:
+        """Return the columns that the values of a block's gene mean, in order."""
+        return self._values[block, : self.sizes[block]]
+
     def decode(self, genes: Integers) -> Integers:
         """Return the genomes `[N, B + 1]` of `genes` `[N, G]`."""
         blocks = len(self.encoding.allowed)

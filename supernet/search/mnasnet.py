@@ -11,7 +11,7 @@ import numpy as np
 from supernet.search.exact import Floats
 from supernet.search.problem import Evaluator, Problem
 
-BATCH, RATE, DECAY = 32, 0.15, 0.9
+BATCH, RATE, DECAY = 32, 0.05, 0.9
 SOFT = -0.07
 
 
@@ -22,7 +22,7 @@ def search(
     sizes = problem.genes.sizes
     alive = np.arange(sizes.max()) < sizes[:, None]
     logits = np.zeros(alive.shape)
-    square, baseline = np.zeros(alive.shape), None
+    square, baseline, batches = np.zeros(alive.shape), None, 0
     while not evaluate.over:
         probs = _softmax(logits, alive)
         noise = rng.gumbel(size=(BATCH, *alive.shape))
@@ -35,8 +35,9 @@ def search(
         picked = genes[:, :, None] == np.arange(alive.shape[1])
         slope = ((reward - baseline)[:, None, None] * (picked - probs)).mean(axis=0)
         baseline += (1 - DECAY) * (reward.mean() - baseline)
-        square = 0.99 * square + 0.01 * slope**2
-        logits += RATE * slope / (np.sqrt(square) + 1e-12) * alive
+        square, batches = 0.99 * square + 0.01 * slope**2, batches + 1
+        unbiased = square / (1 - 0.99**batches)
+        logits += RATE * slope / (np.sqrt(unbiased) + 1e-12) * alive
 
 
 def _softmax(logits: Floats, alive: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> Floats:

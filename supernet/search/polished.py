@@ -8,16 +8,16 @@ exact search itself (`exact.py`, `several.py`).
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
 
+from supernet.search.bounded import Ceiling, best_bounded
+from supernet.search.enumerated import all_within
 from supernet.search.evolution import POPULATION, evolved
 from supernet.search.exact import Cost, Floats
 from supernet.search.genes import Genes, Integers
 from supernet.search.problem import Evaluator, Problem, Truths
-from supernet.search.several import best_under
 
 START = 200
 GENERATIONS = 20
@@ -32,11 +32,19 @@ def search(
 ) -> None:
     """Alternate between optima of a model, evolution and moves, a round a resolution.
 
+    Where so few architectures are within the limits that all can be asked for, they are.
+
     Each round starts afresh at one resolution, as what is best at one is far from what is best at
     another, and ends among the best of all rounds. `model` `[R, B, O]` is the additive part of the
     fitness, if it is known.
     """
+    every = all_within(problem, evaluate.evaluations)
+    if every is not None:
+        evaluate(every)
+        return
     genes = problem.genes
+    if model is not None:
+        evaluate(optima_of(problem, model))
     count = min(START, max(evaluate.evaluations // 4, 1))
     evaluate(problem.repair(genes.sample(count, rng), rng))
     while not evaluate.over:
@@ -63,27 +71,14 @@ def optima_of(problem: Problem, model: Floats) -> Integers:
     """Return genes `[n, G]` of the model's optimum at each resolution that has one."""
     found = []
     for size, scores in enumerate(model):
-        best = _within(problem, scores, size)
+        ceilings = [
+            Ceiling(Cost(float(bound.fixed[size]), bound.cell[size]), bound.most, bound.peak)
+            for bound in problem.bounds
+        ]
+        best = best_bounded(problem.genes.encoding, scores, ceilings, grid=MODEL_GRID)
         if best is not None:
-            found.append(problem.genes.encode(np.array([*best, size])))
+            found.append(problem.genes.encode(np.array([*best.indices, size])))
     return np.stack(found) if found else problem.anchor[None]
-
-
-def _within(problem: Problem, scores: Floats, size: int) -> tuple[int, ...] | None:
-    encoding, sums = problem.genes.encoding, []
-    allowed = encoding.allowed
-    for bound in problem.bounds:
-        if not bound.peak:
-            sums.append((Cost(float(bound.fixed[size]), bound.cell[size]), bound.most))
-        elif bound.fixed[size] > bound.most:
-            return None
-        else:
-            allowed = allowed & (bound.cell[size] <= bound.most)
-    if not allowed.any(axis=1).all():
-        return None
-    narrowed = dataclasses.replace(encoding, allowed=allowed)
-    best = best_under(narrowed, scores, sums, grid=MODEL_GRID)
-    return None if best is None else best.indices
 
 
 def _fitted(genes: Genes, evaluate: Evaluator) -> Floats:

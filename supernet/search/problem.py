@@ -94,7 +94,9 @@ class Evaluator:
     """Asks for the fitness of genes, at most `evaluations` different architectures."""
 
     PATIENCE = 50
-    """Calls in a row that bring nothing new, after which the search is over."""
+    """Calls in a row that bring hardly anything new, after which the search is over."""
+    HARDLY = 0.05
+    """Of what is asked for in a call."""
 
     def __init__(self, problem: Problem, evaluations: int) -> None:
         self.problem, self.evaluations = problem, evaluations
@@ -117,7 +119,7 @@ class Evaluator:
         keys = [row.tobytes() for row in genomes]
         new = {key: i for i, key in enumerate(keys) if key not in self.known}
         places = list(new.values())[: self.evaluations - len(self.known)]
-        self._idle = 0 if places else self._idle + 1
+        self._idle = 0 if len(places) > self.HARDLY * len(genes) else self._idle + 1
         if places:
             part = genomes[places]
             fitness, fine = self.problem.fitness(part), self.problem.feasible(part)

@@ -126,7 +126,9 @@ def saved_subnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     net = blocks.net_args(space, arch, num_classes=4, in_chans=1)
     preprocess = Preprocess(mean=(0.5,), std=(0.5,), size=16)
     config = SubnetConfig(net=net, arch=arch, preprocess=preprocess, classes=tuple("abcd"), data={})
-    save_subnet(folder, blocks.timm_model(net), config)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)  # int8's error depends on the weights: 0.3 to 7 % over twenty draws
+        save_subnet(folder, blocks.timm_model(net), config)
     return folder
 
 
