@@ -84,7 +84,7 @@ class Ours:
         self.optimizer.zero_grad(set_to_none=True)
         draw = Draw(phase.space, 0, step)
         passes = Passes(self.net, Precision(None, torch.device("cpu")))
-        for _, loss in self.strategy.losses(passes, batch, phase=phase, draw=draw):
+        for _, _, loss in self.strategy.losses(passes, batch, phase=phase, draw=draw):
             (loss / phase.nets).backward()
         _update(self, RATE * phase.lr_at(within, step - self.begun[number]), ranks)
 

@@ -135,6 +135,38 @@ def search_ofa(result: dict[str, Any]) -> str:
     return "\n".join([*lines, "", *_aims(result), "", _provenance(result)])
 
 
+def search_methods(result: dict[str, Any]) -> str:
+    """Return the table of methods: true accuracy after so many evaluations, and seconds."""
+    data = result["data"]
+    rows, counts = data["searches"], sorted({row["evaluations"] for row in data["searches"]})
+    lines = [
+        "| method | " + " | ".join(f"after {count:,}" for count in counts) + " | seconds |",
+        "|---" * (2 + len(counts)) + "|",
+    ]
+    searches = len({(row["budget"], row["seed"]) for row in rows})
+    for name in dict.fromkeys(row["method"] for row in rows):
+        mine = [row for row in rows if row["method"] == name]
+        cells = [name]
+        for count in counts:
+            tops = [100 * row["test"] for row in mine if row["evaluations"] == count]
+            few = f" ({len(tops)} of {searches} searches)" if len(tops) < searches else ""
+            cells.append(f"{fmean(tops):.2f}{few}" if tops else "")
+        cells.append(f"{fmean(row['seconds'] for row in mine):.2f}")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, "", *_aims(result), "", _provenance(result)])
+
+
+def search_pairs(result: dict[str, Any]) -> str:
+    """Return the times."""
+    after = result["data"]["seconds_after"]
+    lines = [
+        "| pairs | " + " | ".join(after) + " |",
+        "|---" * (1 + len(after)) + "|",
+        "| seconds | " + " | ".join(f"{seconds:.1f}" for seconds in after.values()) + " |",
+    ]
+    return "\n".join([*lines, "", *_aims(result), "", _provenance(result)])
+
+
 BLOCKS: dict[str, Callable[[list[dict[str, Any]]], str]] = {
     "fashion_mnist": lambda results: fashion_mnist(results[0]),
     "accuracy_fashion": lambda results: accuracy_fashion(results[0]),
@@ -142,6 +174,8 @@ BLOCKS: dict[str, Callable[[list[dict[str, Any]]], str]] = {
     "gate_search": lambda results: gate_search(results[0]),
     "latency_error": latency_errors,
     "search_ofa": lambda results: search_ofa(results[0]),
+    "search_methods": lambda results: search_methods(results[0]),
+    "search_pairs": lambda results: search_pairs(results[0]),
 }
 
 

@@ -356,6 +356,46 @@ def search(
                seed=seed, console=new_console())  # fmt: skip
 
 
+@app.command()
+def tune(
+    plan: Annotated[str, typer.Argument(help="A file of conf/tune/ such as digits, or any path.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the results; default: runs/tune/PLAN.")
+    ] = None,
+    storage: Annotated[
+        str | None, typer.Option(help="Optuna storage URL; default: SQLite in the folder.")
+    ] = None,
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="How many; default: the plan's.")
+    ] = None,
+    sampler: Annotated[str | None, typer.Option(help="tpe, gp or random.")] = None,
+    pruner: Annotated[str | None, typer.Option(help="asha, hyperband or none.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the sampler.")] = None,
+) -> None:
+    """Tune a training's settings by Optuna, with early stopping.
+
+    The same command goes on after a stop; with one storage, several machines share the trials.
+
+    \b
+    supernet tune digits
+    supernet tune mine.yaml --sampler tpe --pruner hyperband --trials 100
+    """
+    from supernet.config import composed, plan_fields
+    from supernet.screen import new_console
+    from supernet.trial_space import plan_of
+    from supernet.tuning import tune as run_trials
+
+    given = {"trials": trials, "sampler": sampler, "pruner": pruner, "seed": seed}
+    fields = plan_fields(plan) | {name: v for name, v in given.items() if v is not None}
+    folder, console = out or Path("runs/tune") / Path(plan).stem, new_console()
+    found = run_trials(plan_of(fields, plan), composed, folder, console, storage=storage)
+    counts = ", ".join(f"{count} {name}" for name, count in found["count"].items())
+    console.print(f"{counts}; {folder}/tune.json")
+    if found["best"] is not None:
+        words = " ".join([*found["overrides"], *found["best"]["overrides"]])
+        console.print(f"best {100 * found['best']['top1']:.2f} %: python train.py {words}")
+
+
 @app.command("eval")
 def evaluate(
     path: Annotated[Path, typer.Argument(help="A run, a checkpoint file, or a subnet folder.")],

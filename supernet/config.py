@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
@@ -33,6 +34,8 @@ class Schema:
     threads: int | None = None
     batch_size: int = 64
     epoch_batches: int | None = None
+    save_minutes: float = 10.0
+    evaluate: str = "phase"
     clip_grad: float | None = None
     micro_batches: int = 1
     amp: str | None = None
@@ -87,6 +90,27 @@ def space_of(of: str, in_chans: int, num_classes: int) -> tuple[SearchSpace, int
     if of not in names:
         raise SupernetError(f"{of}: no such run, and no such space; spaces: {', '.join(names)}")
     return build_space(composed([f"space={of}"])["space"]), in_chans, num_classes
+
+
+def plan_fields(name: str) -> dict[str, Any]:
+    """Return the fields of a plan: a file of `conf/tune/`, or any path.
+
+    Raises:
+        SupernetError: if there is none, or it is no YAML of named fields.
+    """
+    path = Path(name)
+    if path.suffix not in (".yaml", ".yml"):
+        path = config_dir() / "tune" / f"{name}.yaml"
+    if not path.is_file():
+        names = sorted(file.stem for file in path.parent.glob("*.yaml"))
+        raise SupernetError(f"{name}: no such plan; plans: {', '.join(names) or 'none'}")
+    try:
+        fields = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise SupernetError(f"{path}: {' '.join(str(error).split())}") from error
+    if not isinstance(fields, dict):
+        raise SupernetError(f"{path}: no fields; see conf/tune/digits.yaml")
+    return {str(key): value for key, value in fields.items()}
 
 
 def plain(config: Any) -> dict[str, Any]:

@@ -34,6 +34,10 @@ class DeviceError(SupernetError):
     """A runtime or device that is not there, or not in a state to be timed."""
 
 
+class Diverged(SupernetError):
+    """Training met a number that is not finite."""
+
+
 class InfeasibleBudget(SupernetError):
     """No architecture meets the budget; carries the feasible range."""
 
@@ -70,6 +74,6 @@ def reported() -> Iterator[None]:
     except (SupernetError, OSError) as error:
         print(f"supernet: error: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        print("supernet: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(": ".join(["supernet: interrupted", *map(str, error.args)]), file=sys.stderr)
         raise SystemExit(130) from None

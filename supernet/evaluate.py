@@ -16,7 +16,11 @@ from torch import Tensor, nn
 
 from supernet.data.batches import Batch, eval_batches
 from supernet.data.preprocess import Preprocess, resize
-from supernet.data.sets import ImageSource
+from supernet.data.sets import ImageData, ImageSource
+from supernet.extraction import extract
+from supernet.network import SuperNet
+from supernet.space import Arch
+from supernet.train.ranks import ALONE, Ranks
 
 _Norms = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
@@ -39,23 +43,33 @@ class _Pooled:
         self.means.append(self.norm.running_mean.clone())
         self.variances.append(self.norm.running_var.clone())
 
-    def store_(self) -> None:
+    def sums(self) -> Tensor:
+        """Return the count of values, their sums and the sums of their squares, `[1 + 2 C]`."""
+        like = self.norm.running_mean
+        if not self.means:
+            return torch.zeros(1 + 2 * len(like), dtype=torch.float64, device=like.device)
         means = torch.stack(self.means).double()
         count = torch.tensor(self.counts, dtype=torch.float64, device=means.device)[:, None]
         biased = torch.stack(self.variances).double() * ((count - 1) / count)
-        total = count.sum()
-        mean = (count * means).sum(0) / total
-        spread = ((count * (biased + means**2)).sum(0) / total - mean**2).clamp_min(0)
+        squares = (count * (biased + means**2)).sum(0)
+        return torch.cat([count.sum().view(1), (count * means).sum(0), squares])
+
+    def store_(self, sums: Tensor) -> None:
+        """Set the layer's statistics by the sums over all batches."""
+        total = sums[0]
+        mean, squares = sums[1:].view(2, -1) / total
+        spread = (squares - mean**2).clamp_min(0)
         self.norm.running_mean.copy_(mean)
         self.norm.running_var.copy_(spread * (total / (total - 1).clamp_min(1)))
 
 
 @torch.no_grad()
-def calibrate_(model: nn.Module, batches: Iterable[Tensor]) -> None:
+def calibrate_(model: nn.Module, batches: Iterable[Tensor], ranks: Ranks = ALONE) -> None:
     """Replace all BN statistics of `model` by those of `batches`, pooled in float64.
 
     Each batch `[N, C, H, W]` passes once, normalised by its own statistics; only BN layers are in
-    training mode meanwhile. Batches weigh as many values as they hold. Written here and not taken
+    training mode meanwhile. Batches weigh as many values as they hold. The processes of `ranks`
+    give batches of their own, and all end with the statistics of all. Written here and not taken
     from fvcore, whose pooling in float32 loses small variances and which leaves the layers in
     another mode when a batch raises.
 
@@ -73,10 +87,14 @@ def calibrate_(model: nn.Module, batches: Iterable[Tensor]) -> None:
     finally:
         for hook in hooks:
             hook.remove()
-    for pool in pools:
-        if not pool.means:
-            raise ValueError("BN calibration needs at least one batch")
-        pool.store_()
+    if not pools:
+        return
+    parts = [pool.sums() for pool in pools]
+    found = ranks.sum_(torch.cat(parts)).split([len(part) for part in parts])
+    if not found[0][0]:
+        raise ValueError("BN calibration needs at least one batch")
+    for pool, sums in zip(pools, found, strict=True):
+        pool.store_(sums)
 
 
 @contextmanager
@@ -105,13 +123,27 @@ def calibrate_on_(
     *,
     max_images: int = 2000,
     batch_size: int = 128,
+    ranks: Ranks = ALONE,
 ) -> None:
-    """Calibrate on up to `max_images` training images, evenly spread, not augmented."""
+    """Calibrate on up to `max_images` training images, evenly spread, not augmented.
+
+    Each of `ranks` takes every so many batches.
+    """
     device = next(model.parameters()).device
     count = min(max_images, len(images))
-    part = images.take(torch.linspace(0, len(images) - 1, count).round().long())
-    batches = eval_batches(part, preprocess, batch_size=batch_size, device=device)
-    calibrate_(model, (resize(b.images, resolution) for b in batches if len(b.labels) > 1))
+    parts = torch.linspace(0, len(images) - 1, count).round().long().split(batch_size)
+    own = [part for part in parts[ranks.rank :: ranks.count] if len(part) > 1]
+    batches = eval_batches(images, preprocess, own, device=device)
+    calibrate_(model, (resize(batch.images, resolution) for batch in batches), ranks)
+
+
+def top1_of(
+    net: SuperNet, arch: Arch, data: ImageData, images: ImageSource, ranks: Ranks = ALONE
+) -> float:
+    """Return top-1 on `images` of a subnet of `net`, extracted and calibrated on `data`."""
+    model = extract(net, arch)
+    calibrate_on_(model, data.train, data.preprocess, arch.resolution, ranks=ranks)
+    return scores_on(model, images, data.preprocess, arch.resolution, ranks).top1
 
 
 @dataclass(frozen=True)
@@ -130,16 +162,22 @@ class Scores:
 
 
 def scores_on(
-    model: nn.Module, images: ImageSource, preprocess: Preprocess, resolution: int
-) -> Scores:
-    """Score `model` on `images`, in evaluation mode."""
+    model: nn.Module, images: ImageSource, preprocess: Preprocess, resolution: int,
+    ranks: Ranks = ALONE,
+) -> Scores:  # fmt: skip
+    """Score `model` on `images`, in evaluation mode; each of `ranks` takes its share of them."""
     device = next(model.parameters()).device
-    batches = eval_batches(images, preprocess, batch_size=256, device=device)
-    return scores(model, batches, resolution)
+    own = torch.arange(len(images))
+    if len(own) >= ranks.count:  # else all take all, which leaves shares as they are
+        own = own[ranks.rank :: ranks.count]
+    batches = eval_batches(images, preprocess, own.split(256), device=device)
+    return scores(model, batches, resolution, ranks)
 
 
 @torch.no_grad()
-def scores(model: nn.Module, batches: Iterable[Batch], resolution: int) -> Scores:
+def scores(
+    model: nn.Module, batches: Iterable[Batch], resolution: int, ranks: Ranks = ALONE
+) -> Scores:
     """Score `model` on `batches`, in evaluation mode."""
     model.eval()
     hits, labels = [], []
@@ -149,10 +187,11 @@ def scores(model: nn.Module, batches: Iterable[Batch], resolution: int) -> Score
         hits.append(best == batch.labels[:, None])
         labels.append(batch.labels)
     hit, label = torch.cat(hits), torch.cat(labels)
-    right = hit[:, 0].double()
-    seen = label.bincount(minlength=logits.shape[1])
-    rights = torch.zeros(len(seen), dtype=right.dtype, device=right.device)
-    rights.index_add_(0, label, right)
-    per_class = rights[seen > 0] / seen[seen > 0]
-    top5 = float(hit.any(1).double().mean()) if len(seen) >= 10 else None
-    return Scores(float(right.mean()), float(per_class.mean()), top5)
+    classes = logits.shape[1]
+    counts = torch.zeros(3, classes, dtype=torch.float64, device=hit.device)
+    for row, values in enumerate((torch.ones_like(label), hit[:, 0], hit.any(1))):
+        counts[row].index_add_(0, label, values.double())
+    seen, right, near = ranks.sum_(counts)
+    per_class = right[seen > 0] / seen[seen > 0]
+    top5 = float(near.sum() / seen.sum()) if classes >= 10 else None
+    return Scores(float(right.sum() / seen.sum()), float(per_class.mean()), top5)

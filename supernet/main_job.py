@@ -65,7 +65,8 @@ def _title(console: Console, text: str) -> None:
 def _check_same(config: dict[str, Any], folder: Path) -> None:
     """Refuse a run whose weights were trained by other settings; gates are trained here."""
     there = checkpoint.read(folder).get("config", {})
-    names = set(config) - {"threads"} - ({"gates"} if not config["targets"] else set())
+    free = {"threads", "save_minutes"} | ({"gates"} if not config["targets"] else set())
+    names = set(config) - free
     if any(there.get(name) != config[name] for name in names):
         raise SupernetError(
             f"{folder} holds a run with other settings; remove it, or name another --out"

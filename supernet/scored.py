@@ -9,8 +9,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from supernet.evaluate import calibrate_on_, scores_on
-from supernet.extraction import extract
+from supernet.evaluate import top1_of
 from supernet.space import Arch
 from supernet.trained import Trained
 
@@ -39,9 +38,7 @@ class Scored:
     def _score(self, arch: Arch, part: str) -> None:
         run = self.run
         images = run.data.test if part == "test" else run.data.held_out
-        model = extract(run.net, arch)
-        calibrate_on_(model, run.data.train, run.preprocess, arch.resolution)
-        top1 = scores_on(model, images, run.preprocess, arch.resolution).top1
+        top1 = top1_of(run.net, arch, run.data, images)
         line = {"checkpoint": run.sha256, "arch": arch.id, "on": part, "top1": top1}
         with open(self.file, "a", encoding="utf-8") as file:
             file.write("\n" + json.dumps(line))  # what a kill cut short ends where this begins

@@ -18,6 +18,7 @@ from supernet.screen import progress_bar
 from supernet.search.encoding import Encoding
 from supernet.search.genes import Genes, Integers
 from supernet.space import Arch, SearchSpace
+from supernet.train.ranks import joined
 from supernet.trained import Trained
 
 FILE = "predictor.safetensors"
@@ -28,7 +29,8 @@ _POOL = 20
 def fit_predictor(run: Trained, num_archs: int, console: Console, *, seed: int = 0) -> Predictor:
     """Score `num_archs` architectures of `run` on held-out images, fit, and keep the predictor.
 
-    Scores are kept one by one, so that a stop loses at most one.
+    Scores are kept one by one, so that a stop loses at most one. Under `torchrun` each process
+    scores its share.
 
     Raises:
         SupernetError: if fewer than 20 are asked for, or the run's data is not there.
@@ -37,14 +39,20 @@ def fit_predictor(run: Trained, num_archs: int, console: Console, *, seed: int =
         raise SupernetError(f"num_archs is {num_archs}; {LEAST} is the least")
     space, scored = run.net.space, Scored(run)
     archs = spread_archs(run, num_archs, random.Random(seed))
-    top1 = []
-    with progress_bar(console) as progress:
-        task = progress.add_task("scoring", total=len(archs))
-        for arch in archs:
-            top1.append(scored.top1(arch))
-            progress.advance(task)
-    fitted = predictor.fit(genes_of(space), genomes_of(space, archs), np.array(top1))
-    fitted.save(file_of(run), checkpoint=run.sha256)
+    with joined() as ranks:
+        own = archs[ranks.rank :: ranks.count]
+        with progress_bar(console) as progress:
+            task = progress.add_task("scoring", total=len(own))
+            for arch in own:
+                scored.top1(arch)
+                progress.advance(task)
+        ranks.wait()
+        known = Scored(run) if ranks.count > 1 else scored  # the others' are in the file as well
+        top1 = np.array([known.top1(arch) for arch in archs])
+        fitted = predictor.fit(genes_of(space), genomes_of(space, archs), top1)
+        if ranks.first:
+            fitted.save(file_of(run), checkpoint=run.sha256)
+        ranks.wait()
     return fitted
 
 

@@ -85,6 +85,9 @@ def build_steps(config: Mapping[str, Any]) -> StepConfig:
         raise SupernetError(f"micro_batches is {config['micro_batches']}; 1 is the least")
     if config["ema"] is not None and not 0 < config["ema"] < 1:
         raise SupernetError(f"ema is {config['ema']}; it must lie between 0 and 1, or be null")
+    evaluate = config.get("evaluate", "phase")  # runs of earlier versions have none
+    if evaluate not in ("phase", "epoch"):
+        raise SupernetError(f"evaluate is {evaluate!r}; allowed: phase, epoch")
     for name in ("epoch_batches", "clip_grad"):
         if config[name] is not None and not config[name] > 0:
             raise SupernetError(f"{name} is {config[name]}; it must be positive, or null")
@@ -93,6 +96,7 @@ def build_steps(config: Mapping[str, Any]) -> StepConfig:
         augment=construct(Augment, config["data"].get("augment") or {}, "data.augment"),
         balance=check_balance(config["data"].get("balance")),
         epoch_batches=config["epoch_batches"],
+        evaluate=evaluate,
         seed=int(config["seed"]),
         gates=construct(GateConfig, config["gates"], "gates"),
         clip_grad=config["clip_grad"],

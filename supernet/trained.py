@@ -31,8 +31,7 @@ class Trained:
         Raises:
             CheckpointError: if there is none, or it is damaged.
         """
-        file = checkpoint.find(path)
-        return cls(file, checkpoint.read(file))
+        return cls(*checkpoint.newest(path))
 
     @cached_property
     def net(self) -> SuperNet:

@@ -16,7 +16,7 @@ from supernet.choose import costs_of
 from supernet.construct import construct
 from supernet.cost import module_macs
 from supernet.data.sets import ImageData
-from supernet.errors import CheckpointError, SupernetError
+from supernet.errors import CheckpointError, Diverged, SupernetError
 from supernet.extraction import extract
 from supernet.latency.table import LatencyTable
 from supernet.memory import keep_freed_memory
@@ -36,18 +36,21 @@ from supernet.train.estimate import estimate_seconds
 from supernet.train.gate_step import GateConfig
 from supernet.train.loop import Position, Run, fit
 from supernet.train.ranks import Ranks, joined
-from supernet.train.run import RunFolder, Silent
+from supernet.train.run import RunFolder, Silent, Watch
+from supernet.train.signals import Stopping
 from supernet.train.targets import Target, new_target
 from supernet.trained import Trained
 
 
-def start(config: Mapping[str, Any], folder: Path, console: Console) -> None:
-    """Train a new supernet into `folder`.
+def start(
+    config: Mapping[str, Any], folder: Path, console: Console, *, watch: Watch | None = None
+) -> None:
+    """Train a new supernet into `folder`; `watch` sees every evaluation.
 
     Raises:
         SupernetError: if the configuration cannot be used, or `folder` holds a run.
     """
-    if (folder / checkpoint.FILE).exists():
+    if any((folder / name).exists() for name in (checkpoint.FILE, checkpoint.PREVIOUS)):
         raise SupernetError(
             f"{folder} holds a run already; go on with resume={folder}, or choose another name="
         )
@@ -57,7 +60,7 @@ def start(config: Mapping[str, Any], folder: Path, console: Console) -> None:
         data = build_data(config)
         torch.manual_seed(int(config["seed"]))
         net = SuperNet(space, data.num_classes, data.in_chans)
-        _train(net, config, data, folder, console, Position(), {}, ranks)
+        _train(net, config, data, folder, console, Position(), {}, ranks, watch)
 
 
 def resume(path: Path, console: Console) -> None:
@@ -86,6 +89,8 @@ def resume(path: Path, console: Console) -> None:
         if "training_model" in run.content:
             run.net.load_state_dict(run.content["training_model"])
         folder = run.file.parent
+        if ranks.first and run.file.name == checkpoint.PREVIOUS:
+            _set_aside(folder / checkpoint.FILE)
         _train(run.net, run.config, run.data, folder, console, position, run.content, ranks)
 
 
@@ -98,6 +103,7 @@ def _train(
     position: Position,
     state: Mapping[str, Any],
     ranks: Ranks,
+    watch: Watch | None = None,
 ) -> None:
     keep_freed_memory()
     device = pick_device(str(config["device"]))
@@ -131,18 +137,44 @@ def _train(
         "config": dict(config),
         "supernet": metadata.version("supernet"),
     }
-    run: AbstractContextManager[Run] = nullcontext(Silent())
-    if ranks.first:
-        run = RunFolder(
-            folder, data=data, meta=meta, num_steps=num_steps, first_step=position.step,
-            console=console,
-        )  # fmt: skip
-    with run as reported:
-        fit(
-            net, phases=phases, strategy=strategy, data=data, optimizer=optimizer, config=steps,
-            run=reported, targets=targets, teacher=teacher, ranks=ranks, start=position,
-            state=state,
-        )  # fmt: skip
+    with Stopping() as stop:
+        run: AbstractContextManager[Run] = nullcontext(Silent(stop))
+        if ranks.first:
+            run = RunFolder(
+                folder, meta=meta, num_steps=num_steps, first_step=position.step,
+                save_minutes=_save_minutes(config), stop=stop, console=console,
+                watch=watch,
+            )  # fmt: skip
+        try:
+            with run as reported:
+                ended = fit(
+                    net, phases=phases, strategy=strategy, data=data, optimizer=optimizer,
+                    config=steps, run=reported, targets=targets, teacher=teacher, ranks=ranks,
+                    start=position, state=state,
+                )  # fmt: skip
+        except Diverged as error:
+            raise Diverged(f"{error}; {_last_good(folder)}") from error
+    if not ended:
+        raise KeyboardInterrupt(f"{folder} is saved; go on with resume={folder}")
+
+
+def _set_aside(damaged: Path) -> None:
+    """Keep a damaged checkpoint from taking the place of the good one before it."""
+    if damaged.exists():
+        damaged.rename(damaged.with_name("checkpoint.damaged.pt"))
+
+
+def _save_minutes(config: Mapping[str, Any]) -> float:
+    minutes = float(config.get("save_minutes", 10.0))  # runs of earlier versions have none
+    if not minutes > 0:
+        raise SupernetError(f"save_minutes is {minutes}; it must be positive")
+    return minutes
+
+
+def _last_good(folder: Path) -> str:
+    file = folder / checkpoint.FILE
+    kept = f"the weights of before are in {file}" if file.exists() else "nothing was saved yet"
+    return f"{kept}; train anew with a lower optimizer.lr or recipe lr, or with clip_grad"
 
 
 def describe(net: SuperNet, data: ImageData, console: Console) -> None:

@@ -30,7 +30,7 @@ CONF = config_dir()
 GROUPS = {
     folder.name: sorted(file.stem for file in folder.glob("*.yaml"))
     for folder in CONF.iterdir()
-    if folder.is_dir() and folder.name != "experiment"
+    if folder.is_dir() and folder.name not in ("experiment", "tune")
 }
 OPTIONS = [f"{group}={name}" for group, names in GROUPS.items() for name in names]
 EXPERIMENTS = sorted(file.stem for file in (CONF / "experiment").glob("*.yaml"))

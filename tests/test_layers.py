@@ -16,12 +16,13 @@ import supernet
 ROOT = Path(supernet.__file__).parent
 
 LAYERS = (
-    "errors construct space latency latency.keys latency.fields latency.table latency.correction "
+    "errors construct space trial_space latency latency.keys latency.fields latency.table "
+    "latency.correction "
     "latency.timing latency.kept latency.host latency.tools",
     "latency.fit blocks spaces screen memory noise depthwise interop interop.tables search "
     "search.* data data.preprocess train train.phases",
     "latency.plan activations cost limits elastic data.* predictor",
-    "gates network losses",
+    "gates network losses train.ranks",
     "extraction evaluate choose subnet latency.model latency.onnx_layers latency.ncnn_format "
     "latency.tflite_format latency.runtimes latency.runtimes.* latency.worker latency.child "
     "latency.profile latency.bundle latency.bundle_result latency.bundle_script latency.remote",
@@ -32,7 +33,7 @@ LAYERS = (
     "finding",
     "front",
     "training deploy device facts predict main_job",
-    "explore",
+    "explore tuning",
     "config cli table_cli train_app __main__ __init__",
 )
 """Names below `supernet`, `__init__` being the front door; a full name goes before a pattern."""

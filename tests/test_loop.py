@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import random
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from supernet.errors import CheckpointError, InfeasibleBudget, SupernetError, Ta
 from supernet.losses import kl
 from supernet.network import SuperNet
 from supernet.settings import build_recipe, build_steps
-from supernet.space import SearchSpace
+from supernet.space import Arch, SearchSpace
 from supernet.train import checkpoint
 from supernet.train.gate_step import GateConfig
 from supernet.train.loop import Draw, Position, StepConfig, epochs, epochs_before, fit, gates_move
@@ -53,15 +53,23 @@ class Recorder:
         self.losses.append(metrics["loss/subnets"])
         self.metrics.append(metrics)
 
+    def due(self) -> bool:
+        return False
+
+    def stopping(self) -> bool:
+        return False
+
     def gates_moved(self, targets: Sequence[Target], step: int) -> None:
         self.moved.append(step)
 
     def save(self, state: dict[str, Any]) -> None:
         self.states.append(copy.deepcopy(state))
 
-    def phase_done(self, net: SuperNet, phase: Phase, step: int) -> None:
+    def scored(self, phase: Phase, step: int, top1: Mapping[str, float], *, last: bool) -> None:
         assert step == len(self.losses)
-        self.done.append(phase.name)
+        assert set(top1) == {"largest", "smallest"}
+        if last:
+            self.done.append(phase.name)
 
 
 def phase_of(space: SearchSpace, **changes: Any) -> Phase:
@@ -130,7 +138,7 @@ def test_a_step_learns_from_the_mean_over_its_subnets() -> None:
     passes = Passes(net, Precision(None, x.device))
     losses: dict[str, list[float]] = defaultdict(list)
     batch = Batch(x, labels)
-    for name, loss in strategy.losses(passes, batch, phase=phase, draw=archs.__getitem__):
+    for name, _, loss in strategy.losses(passes, batch, phase=phase, draw=archs.__getitem__):
         (loss / phase.nets).backward()
         losses[name].append(loss.item())
 
@@ -187,9 +195,9 @@ def test_no_two_epochs_see_the_same_batches() -> None:
     class Spy:
         def losses(
             self, forward: Any, batch: Batch, *, phase: Phase, draw: Any
-        ) -> Iterator[tuple[str, torch.Tensor]]:
+        ) -> Iterator[tuple[str, Arch, torch.Tensor]]:
             seen.append(batch.images.clone())
-            yield "subnets", torch.zeros((), requires_grad=True)
+            yield "subnets", phase.space.largest(), torch.zeros((), requires_grad=True)
 
     net = SuperNet(space, 4)
     fit(
@@ -392,7 +400,7 @@ def test_resuming_gives_the_same_bits(
 
 
 def test_the_checkpoint_knows_where_training_is(undisturbed: dict[str, Any]) -> None:
-    assert undisturbed["position"] == {"phase": 2, "epoch": 0, "step": 15}
+    assert undisturbed["position"] == {"phase": 2, "epoch": 0, "step": 15, "batch": 0}
     assert len(undisturbed["gates"]) == 2
     assert all(name.endswith("ms") for name in undisturbed["gates"])
 

@@ -83,7 +83,7 @@ def test_every_recipe_trains_the_last_phase_it_names(recipe: str) -> None:
     losses = list(strategy.losses(passes, batch, phase=phase, draw=draw))
     assert len(losses) == phase.nets
     assert len(drawn) == phase.subnets
-    assert [name for name, _ in losses].count("largest") == phase.teach
+    assert [name for name, _, _ in losses].count("largest") == phase.teach
     wants = {"progressive": (1, 0, 3), "sandwich": (1, 1, 1), "random": (0, 0, 1),
              "compound": (1, 0, 2)}  # fmt: skip
     assert (phase.teach, phase.smallest, phase.subnets) == wants[recipe]

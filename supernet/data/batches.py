@@ -6,7 +6,7 @@ No state is kept, so a resumed run sees the very batches of an undisturbed one.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -131,13 +131,14 @@ def train_batches(
     device: torch.device,
     balance: str | None = None,
     limit: int | None = None,
+    first: int = 0,
 ) -> Iterator[Batch]:
-    """Yield the shuffled, augmented batches of one epoch."""
+    """Yield the shuffled, augmented batches of one epoch, from the `first` one on."""
     order = _order(images.labels, balance, generator_at(seed, epoch, "order"))
-    parts = order.split(batch_size)[: num_batches(images, batch_size, limit)]
+    parts = order.split(batch_size)[first : num_batches(images, batch_size, limit)]
     weights = class_weights(images.labels).to(device) if balance == "weights" else None
     classes = int(images.labels.max()) + 1
-    for number, part in enumerate(images.stream(parts)):
+    for number, part in enumerate(images.stream(parts), first):
         position = f"{seed}/{epoch}/{number}"
         pixels = augment.pixels(part.pixels, position)
         batch = _batch(Images(pixels, part.labels), preprocess, device, weights)
@@ -161,10 +162,10 @@ def drawn_batch(
 
 
 def eval_batches(
-    images: ImageSource, preprocess: Preprocess, *, batch_size: int, device: torch.device
+    images: ImageSource, preprocess: Preprocess, parts: Sequence[Tensor], *, device: torch.device
 ) -> Iterator[Batch]:
-    """Yield all images in order, unchanged."""
-    for part in images.stream(torch.arange(len(images)).split(batch_size)):
+    """Yield the images of each of `parts`, which are indices `[N]`, unchanged."""
+    for part in images.stream(parts):
         yield _batch(part, preprocess, device)
 
 

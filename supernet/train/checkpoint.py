@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,35 +22,77 @@ from supernet.network import SuperNet
 from supernet.space import SearchSpace
 
 FORMAT, VERSION = "supernet-checkpoint", 1
-FILE = "checkpoint.pt"
+FILE, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
 
 
 def save(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a checkpoint to `path`, all of it or nothing."""
-    write(path, {"format": FORMAT, "version": VERSION, **content})
+    """Write a checkpoint to `path`, all of it or nothing; keep the one before beside it.
+
+    Raises:
+        CheckpointError: if there is no room for it, or writing fails; what was there stays.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        _write(beside, {"format": FORMAT, "version": VERSION, **content})
+        if path.exists():
+            os.replace(path, path.with_name(PREVIOUS))
+        os.replace(beside, path)
+    except (OSError, RuntimeError) as error:  # torch turns some of the former into the latter
+        raise CheckpointError(
+            f"{path} cannot be written ({_reason(error)}); what was saved before stays: make room "
+            f"and go on with resume={path.parent}"
+        ) from error
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def write(path: Path, content: Mapping[str, Any]) -> None:
     """Write tensors and primitives to `path`, all of it or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(beside, "wb") as file:
-            torch.save(dict(content), file)
-            file.flush()
-            os.fsync(file.fileno())
+        _write(beside, content)
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
 
 
+def _write(path: Path, content: Mapping[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "wb") as file:
+        torch.save(dict(content), file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def read(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint file, or that of a run folder, to the CPU.
+    """Return what `newest` reads."""
+    return newest(path)[1]
+
+
+def newest(path: str | Path) -> tuple[Path, dict[str, Any]]:
+    """Read a checkpoint file to the CPU, or the newest of a run folder that is whole.
+
+    Where the newest of all is damaged, a line on stderr says so.
 
     Raises:
         CheckpointError: if it is missing, damaged, or of another format or version.
     """
-    path = find(path)
+    file = find(path)
+    before = file.with_name(PREVIOUS)
+    try:
+        return file, _read(file)
+    except CheckpointError as error:
+        if not Path(path).is_dir() or file == before or not before.is_file():
+            raise
+        try:
+            content = _read(before)
+        except CheckpointError:
+            raise error from None
+        print(f"supernet: {error}; the one before it is used: {before}", file=sys.stderr)
+        return before, content
+
+
+def _read(path: Path) -> dict[str, Any]:
     content = load_tensors(path)
     if content.get("format") != FORMAT:
         raise CheckpointError(f"{path}: not a supernet checkpoint")
@@ -69,11 +113,14 @@ def load_tensors(path: Path) -> dict[str, Any]:
         CheckpointError: if it is damaged, or holds more than tensors and primitives.
     """
     try:
+        with zipfile.ZipFile(path) as archive:  # torch does not look at the sums it has written
+            spoilt = archive.testzip()
+        if spoilt is not None:
+            raise zipfile.BadZipFile(f"the sum of {spoilt} is wrong")
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged file
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise CheckpointError(
-            f"{path}: damaged, or not written by this program ({reason})"
+            f"{path}: damaged, or not written by this program ({_reason(error)})"
         ) from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: not a file of this program")
@@ -88,10 +135,16 @@ def find(path: str | Path) -> Path:
     """
     path = Path(path)
     file = path / FILE if path.is_dir() else path
+    if path.is_dir() and not file.is_file() and (path / PREVIOUS).is_file():
+        return path / PREVIOUS  # a kill came between the two renames of `save`
     if not file.is_file():
         hint = f"it holds no {FILE}" if path.is_dir() else "no such file or folder"
         raise CheckpointError(f"{path}: {hint}; name a run such as runs/demo, or a checkpoint file")
     return file
+
+
+def _reason(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def sha256(path: Path) -> str:

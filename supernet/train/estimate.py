@@ -56,7 +56,7 @@ def _seconds(passes: Passes, phase: Phase, strategy: Strategy, batch: Batch, ste
         return phase.space.sample(random.Random(f"{step}/{place}"))
 
     start = time.perf_counter()
-    for _, loss in strategy.losses(passes, batch, phase=phase, draw=draw):
+    for _, _, loss in strategy.losses(passes, batch, phase=phase, draw=draw):
         loss.backward()
     if torch.cuda.is_available():
         torch.cuda.synchronize()

@@ -9,8 +9,9 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from math import isfinite
 from statistics import fmean
 from typing import Any, Protocol
 
@@ -26,6 +27,8 @@ from supernet.data.batches import (
     train_batches,
 )
 from supernet.data.sets import ImageData
+from supernet.errors import Diverged
+from supernet.evaluate import top1_of
 from supernet.network import SuperNet
 from supernet.space import Arch, SearchSpace
 from supernet.train.average import Average
@@ -40,11 +43,12 @@ from supernet.train.targets import Target
 
 @dataclass(frozen=True)
 class Position:
-    """The next epoch to train: its phase, its number in the phase, and the steps done so far."""
+    """The next batch to train on: phase, epoch of the phase, steps done, batch of the epoch."""
 
     phase: int = 0
     epoch: int = 0
     step: int = 0
+    batch: int = 0
 
 
 class Run(Protocol):
@@ -56,11 +60,19 @@ class Run(Protocol):
     def gates_moved(self, targets: Sequence[Target], step: int) -> None:
         """Take the gates after an epoch in which they moved."""
 
-    def save(self, state: dict[str, Any]) -> None:
-        """Take the state after an epoch."""
+    def due(self) -> bool:
+        """Whether the state is wanted before the epoch ends."""
+        ...
 
-    def phase_done(self, net: SuperNet, phase: Phase, step: int) -> None:
-        """Take the net after a phase."""
+    def stopping(self) -> bool:
+        """Whether training is asked to end early."""
+        ...
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Take the state, after an epoch or when it is due."""
+
+    def scored(self, phase: Phase, step: int, top1: Mapping[str, float], *, last: bool) -> None:
+        """Take the top-1 of subnets on held-out images after an epoch, `last` of the phase."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +90,7 @@ class StepConfig:
     regularize: Regularize = UNREGULARIZED
     balance: str | None = None
     epoch_batches: int | None = None
+    evaluate: str = "phase"
 
     def per_epoch(self, data: ImageData) -> int:
         """Return the steps of an epoch."""
@@ -98,8 +111,10 @@ def fit(
     ranks: Ranks = ALONE,
     start: Position = Position(),
     state: Mapping[str, Any] | None = None,
-) -> None:
+) -> bool:
     """Train `net` through `phases` from `start` on, and the gates of `targets` along with it.
+
+    Returns whether it came to the end; if not, it was asked to stop and its state was saved.
 
     Args:
         net: the supernet; all processes of `ranks` hold the same weights.
@@ -114,6 +129,9 @@ def fit(
         ranks: the processes that train together.
         start: where to begin.
         state: the checkpoint of that position, for what `fit` keeps itself: the average.
+
+    Raises:
+        Diverged: at a loss or a weight that is not finite; such weights are never saved.
     """
     device = next(net.parameters()).device
     step_of = _Step(net, strategy, optimizer, config, ranks, teacher)
@@ -122,12 +140,18 @@ def fit(
         step_of.precision.scaler.load_state_dict(state["scaler"])
         if average:
             average.load_state_(state)
+
+    def state_at(position: Position) -> dict[str, Any]:
+        check_finite(net, position.step)
+        scaler = step_of.precision.scaler.state_dict()
+        return state_of(net, average, optimizer, targets, position) | {"scaler": scaler}
+
     preprocess = data.preprocess
     per_epoch = config.per_epoch(data)
     first_move, num_steps = gate_steps(phases, config.gates, per_epoch)
     for position, phase in epochs(phases, start, per_epoch):
         net.train()
-        if position.epoch == 0:
+        if position.epoch == position.batch == 0:
             optimizer.state.clear()  # momenta belong to the phase, and to unsorted channels
             if phase.sort_channels:
                 net.sort_channels_()
@@ -137,10 +161,12 @@ def fit(
         batches = train_batches(
             data.train, preprocess, batch_size=config.batch_size, augment=config.augment,
             seed=config.seed, epoch=epochs_before(phases, position), device=device,
-            balance=config.balance, limit=config.epoch_batches,
+            balance=config.balance, limit=config.epoch_batches, first=position.batch,
         )  # fmt: skip
-        for number, batch in enumerate(batches):
-            step = position.step + number
+        before = position.step - position.batch
+        stop = False
+        for number, batch in enumerate(batches, position.batch):
+            step = before + number
             in_phase = position.epoch * per_epoch + number
             lr = phase.lr_at(in_phase / (phase.epochs * per_epoch), in_phase)
             draw = Draw(phase.space, config.seed, step, moving, config.gates.share)
@@ -161,16 +187,26 @@ def fit(
                 for target, values in zip(moving, moved, strict=True):
                     metrics |= {f"gates/{target.name}/{key}": v for key, v in values.items()}
             run.log(step, phase, metrics | {"lr": lr})
+            stop = ranks.any(run.stopping())
+            if (stop or run.due()) and number + 1 < per_epoch:
+                run.save(state_at(replace(position, step=step + 1, batch=number + 1)))
+                if stop:
+                    return False
         after = _after(phases, position, per_epoch)
         if moving:
             run.gates_moved(moving, after.step)
-        run.save(
-            state_of(net, average, optimizer, targets, after)
-            | {"scaler": step_of.precision.scaler.state_dict()}
-        )
-        if position.epoch == phase.epochs - 1:
+        run.save(state_at(after))
+        last = position.epoch == phase.epochs - 1
+        if last or config.evaluate == "epoch":
+            ends = {"largest": phase.space.largest(), "smallest": phase.space.smallest()}
             best = average.net if average else net
-            run.phase_done(best, phase, position.step + per_epoch)
+            top1 = {
+                name: top1_of(best, arch, data, data.held_out, ranks) for name, arch in ends.items()
+            }
+            run.scored(phase, after.step, top1, last=last)
+        if stop:
+            return False
+    return True
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,13 +237,23 @@ class _Step:
         losses: dict[str, list[float]] = defaultdict(list)
         for part in batch.parts(self.config.micro_batches):
             share = len(part.labels) / len(batch.labels)
-            for name, loss in self.strategy.losses(passes, part, phase=phase, draw=draw):
+            for name, arch, loss in self.strategy.losses(passes, part, phase=phase, draw=draw):
+                value = loss.item()
+                if not isfinite(value):
+                    raise Diverged(f"the loss is {value} at step {step}, of the subnet {arch}")
                 self.precision.backward(loss * (share / phase.nets))
-                losses[f"loss/{name}"].append(loss.item())
+                losses[f"loss/{name}"].append(value)
         self.ranks.average_gradients_(self.net)
         norm = self.precision.step(self.optimizer, self.net, self.config.clip_grad)
         metrics = {name: fmean(values) for name, values in losses.items()}
         return metrics if norm is None else metrics | {"grad_norm": norm}
+
+
+def check_finite(net: nn.Module, step: int) -> None:
+    """Raise `Diverged` if a weight is not a finite number."""
+    for name, parameter in net.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise Diverged(f"the weights {name} are not finite after {step} steps")
 
 
 def epochs(
@@ -255,11 +301,7 @@ def state_of(
     state = {
         "model": net.state_dict(),
         "optimizer": optimizer.state_dict(),
-        "position": {
-            "phase": position.phase,
-            "epoch": position.epoch,
-            "step": position.step,
-        },
+        "position": asdict(position),
         "gates": {target.name: target.state() for target in targets},
     }
     return state if average is None else state | average.state(net)
@@ -289,7 +331,7 @@ def epochs_before(phases: Sequence[Phase], position: Position) -> int:
 
 
 def _after(phases: Sequence[Phase], position: Position, steps_per_epoch: int) -> Position:
-    step = position.step + steps_per_epoch
+    step = position.step - position.batch + steps_per_epoch
     if position.epoch + 1 < phases[position.phase].epochs:
         return Position(position.phase, position.epoch + 1, step)
     return Position(position.phase + 1, 0, step)

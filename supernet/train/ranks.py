@@ -50,22 +50,45 @@ class Ranks:
         """Replace all of `tensors` by their mean over the processes."""
         if self.count == 1 or not tensors:
             return
-        flat = torch.cat([tensor.flatten() for tensor in tensors])
-        dist.all_reduce(flat)
+        flat = self.sum_(torch.cat([tensor.flatten() for tensor in tensors]))
         flat /= self.count
         parts = flat.split([tensor.numel() for tensor in tensors])
         for tensor, part in zip(tensors, parts, strict=True):
             tensor.copy_(part.view_as(tensor))
 
+    def sum_(self, tensor: Tensor) -> Tensor:
+        """Replace `tensor` by its sum over the processes, and return it."""
+        if self.count > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def wait(self) -> None:
+        """Wait until all processes are here."""
+        if self.count > 1:
+            dist.barrier()
+
     def average_gradients_(self, module: nn.Module) -> None:
         """Average the gradients of `module`; a parameter without one has none anywhere."""
         self.average_([p.grad for p in module.parameters() if p.grad is not None])
+
+    def any(self, mine: bool) -> bool:
+        """Return whether it is so in any of the processes, in all of them."""
+        if self.count == 1:
+            return mine
+        found = torch.tensor(float(mine), device=_device())
+        dist.all_reduce(found, dist.ReduceOp.MAX)
+        return bool(found)
 
     def agreed(self, value: Tensor) -> Tensor:
         """Return the first process's `value`, in all of them."""
         if self.count > 1:
             dist.broadcast(value, 0)
         return value
+
+
+def _device() -> torch.device:
+    """Return where the processes exchange tensors."""
+    return torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
 
 
 ALONE = Ranks()

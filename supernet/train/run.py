@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -11,15 +12,14 @@ from typing import Any
 from rich.console import Console
 from torch.utils.tensorboard import SummaryWriter
 
-from supernet.data.sets import ImageData
-from supernet.evaluate import calibrate_on_, scores_on
-from supernet.extraction import extract
-from supernet.network import SuperNet
 from supernet.screen import progress_bar
 from supernet.train import checkpoint
 from supernet.train.gate_board import show_gates
 from supernet.train.phases import Phase
+from supernet.train.signals import Stopping
 from supernet.train.targets import Target
+
+Watch = Callable[[Mapping[str, float]], None]
 
 
 class RunFolder:
@@ -27,25 +27,31 @@ class RunFolder:
 
     Args:
         folder: such as `runs/demo`.
-        data: scored at the end of each phase, on its held-out part.
         meta: goes into every checkpoint: space, classes, preprocessing, configuration.
         num_steps: of the whole training, for the progress bar.
         first_step: where a resumed training starts.
+        save_minutes: how long may pass between two checkpoints.
+        stop: whether training was asked to end.
         console: where progress is shown.
+        watch: called with the accuracies whenever there are some.
     """
 
     def __init__(
         self,
         folder: Path,
         *,
-        data: ImageData,
         meta: Mapping[str, Any],
         num_steps: int,
         first_step: int,
+        save_minutes: float,
+        stop: Stopping,
         console: Console,
+        watch: Watch | None = None,
     ) -> None:
-        self.folder, self.data, self.meta, self.console = folder, data, meta, console
-        self.first_step = first_step
+        self.watch = watch
+        self.folder, self.meta, self.console = folder, meta, console
+        self.save_minutes, self.stop = save_minutes, stop
+        self.saved = time.monotonic()
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.json").write_text(json.dumps(meta["config"], indent=2) + "\n")
         self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step or None)
@@ -79,28 +85,43 @@ class RunFolder:
         """Show the gates in TensorBoard."""
         show_gates(self.writer, targets, step)
 
+    def due(self) -> bool:
+        """Whether the last checkpoint is too old."""
+        return time.monotonic() - self.saved >= 60 * self.save_minutes
+
+    def stopping(self) -> bool:
+        """Whether training was asked to end."""
+        return self.stop.asked
+
     def save(self, state: dict[str, Any]) -> None:
         """Write the checkpoint."""
         checkpoint.save(self.folder / checkpoint.FILE, {**self.meta, **state})
+        self.saved = time.monotonic()
 
-    def phase_done(self, net: SuperNet, phase: Phase, step: int) -> None:
-        """Score the largest and the smallest subnet of the phase on held-out images."""
-        found = {}
-        for name, arch in (
-            ("largest", phase.space.largest()),
-            ("smallest", phase.space.smallest()),
-        ):
-            model = extract(net, arch)
-            preprocess = self.data.preprocess
-            calibrate_on_(model, self.data.train, preprocess, arch.resolution)
-            found[name] = scores_on(model, self.data.held_out, preprocess, arch.resolution).top1
-            self.writer.add_scalar(f"held_out_top1/{name}", found[name], step)
-        parts = ", ".join(f"{name} {100 * value:.1f} %" for name, value in found.items())
-        self.console.print(f"phase {phase.name} done: held-out top-1 {parts}")
+    def scored(self, phase: Phase, step: int, top1: Mapping[str, float], *, last: bool) -> None:
+        """Show the accuracies; on the screen those at the end of a phase."""
+        for name, value in top1.items():
+            self.writer.add_scalar(f"held_out_top1/{name}", value, step)
+        if last:
+            parts = ", ".join(f"{name} {100 * value:.1f} %" for name, value in top1.items())
+            self.console.print(f"phase {phase.name} done: held-out top-1 {parts}")
+        if self.watch is not None:
+            self.watch(top1)
 
 
 class Silent:
     """Takes the reports of the other processes of a training, which keep nothing."""
+
+    def __init__(self, stop: Stopping) -> None:
+        self.stop = stop
+
+    def due(self) -> bool:
+        """Never: the first process saves."""
+        return False
+
+    def stopping(self) -> bool:
+        """Whether this process was asked to end."""
+        return self.stop.asked
 
     def log(self, step: int, phase: Phase, metrics: dict[str, float]) -> None:
         """Take nothing."""
@@ -111,5 +132,5 @@ class Silent:
     def save(self, state: dict[str, Any]) -> None:
         """Take nothing."""
 
-    def phase_done(self, net: SuperNet, phase: Phase, step: int) -> None:
+    def scored(self, phase: Phase, step: int, top1: Mapping[str, float], *, last: bool) -> None:
         """Take nothing."""

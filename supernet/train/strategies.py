@@ -35,8 +35,11 @@ class Strategy(Protocol):
 
     def losses(
         self, forward: Forward, batch: Batch, *, phase: Phase, draw: Draw
-    ) -> Iterator[tuple[str, Tensor]]:
-        """Yield a name and the loss `[]` of each subnet; it is propagated before the next one."""
+    ) -> Iterator[tuple[str, Arch, Tensor]]:
+        """Yield each subnet, a name for its kind before it and its loss `[]` after it.
+
+        The loss is propagated before the next one is asked for.
+        """
         ...
 
 
@@ -72,7 +75,7 @@ class Taught:
 
     def losses(
         self, forward: Forward, batch: Batch, *, phase: Phase, draw: Draw
-    ) -> Iterator[tuple[str, Tensor]]:
+    ) -> Iterator[tuple[str, Arch, Tensor]]:
         """See `Strategy.losses`."""
         teacher = forward.teacher(batch.images)
         archs = [phase.space.largest()] if phase.teach else []
@@ -85,7 +88,7 @@ class Taught:
             if phase.teach and teacher is None:
                 teacher = logits.detach()
             name = "largest" if phase.teach and number == 0 else "subnets"
-            yield name, loss
+            yield name, arch, loss
 
     def _loss(self, logits: Tensor, teacher: Tensor | None, batch: Batch) -> Tensor:
         taught = 0.0 if teacher is None else 1 - self.hard_share

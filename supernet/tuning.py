@@ -1,0 +1,205 @@
+"""`supernet tune`: Optuna over trainings, with early stopping, kept in a database.
+
+A trial is a training of its own folder; after every epoch it reports the mean of the held-out
+top-1 of its largest and its smallest subnet, by which it may be stopped early. Any process that
+names the same storage takes part. Not here: what is varied (`trial_space.py`).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from io import StringIO
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+from rich.console import Console
+
+from supernet import training
+from supernet.errors import Diverged, SupernetError
+from supernet.settings import build_recipe, build_space
+from supernet.subnet import write_json
+from supernet.trial_space import Plan, overrides_of
+
+HEARTBEAT, GRACE = 30, 120  # seconds; a trial that is silent for longer was killed
+NAMES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "stopped early"}
+KINDS = (*NAMES.values(), "diverged")
+
+Compose = Callable[[Sequence[str]], dict[str, Any]]
+
+
+def tune(
+    plan: Plan, compose: Compose, folder: Path, console: Console, *, storage: str | None = None
+) -> dict[str, Any]:
+    """Run the trials of `plan` that are still missing and return what came out.
+
+    Args:
+        plan: what to vary.
+        compose: from Hydra overrides to a configuration.
+        folder: of the trials' runs, the database and the results.
+        console: where each trial's end is told.
+        storage: an Optuna storage URL; left out: SQLite in `folder`.
+
+    Raises:
+        SupernetError: if the storage cannot be used, or a configuration that a trial asks for.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    config = compose(plan.overrides)
+    phases, _ = build_recipe(config, build_space(config["space"]))
+    study = _study(plan, folder, storage, sum(phase.epochs for phase in phases))
+    missing = plan.trials - _num_ended(study)
+    console.print(f"{max(missing, 0)} of {plan.trials} trials to go, {study.study_name}")
+
+    def objective(trial: optuna.Trial) -> float:
+        overrides = overrides_of(trial, plan.search)
+        trial.set_user_attr("overrides", overrides)
+        config = compose([*plan.overrides, *overrides, "evaluate=epoch"])
+        try:
+            return _trained(trial, config, folder)
+        except Diverged:
+            trial.set_user_attr("diverged", True)
+            raise
+
+    def after(study: optuna.Study, trial: FrozenTrial) -> None:
+        console.print(_line(trial, study))
+        if _num_ended(study) >= plan.trials:
+            study.stop()
+
+    if missing > 0:
+        try:
+            study.optimize(objective, catch=(Diverged,), callbacks=[after])
+        except KeyboardInterrupt as error:
+            raise KeyboardInterrupt(
+                f"{folder} keeps what is done; go on with the same command"
+            ) from error
+    found = _result(plan, study)
+    write_json(folder / "tune.json", found)
+    _draw(study, folder)
+    return found
+
+
+def _study(plan: Plan, folder: Path, url: str | None, epochs: int) -> optuna.Study:
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        try:
+            storage = optuna.storages.RDBStorage(
+                url or f"sqlite:///{folder / 'study.db'}",
+                heartbeat_interval=HEARTBEAT, grace_period=GRACE,
+            )  # fmt: skip
+        except Exception as error:  # SQLAlchemy raises many kinds
+            raise SupernetError(f"storage {url}: {error}") from error
+        seed = plan.seed + _num_trials(storage, folder.name)  # going on, it draws others
+        samplers = {
+            "tpe": lambda: optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True),
+            "gp": lambda: optuna.samplers.GPSampler(seed=seed),
+            "random": lambda: optuna.samplers.RandomSampler(seed=seed),
+        }
+        pruners = {
+            "asha": lambda: optuna.pruners.SuccessiveHalvingPruner(1, 3),
+            "hyperband": lambda: optuna.pruners.HyperbandPruner(1, epochs, 3),
+            "none": optuna.pruners.NopPruner,
+        }
+        return optuna.create_study(
+            study_name=folder.name, storage=storage, sampler=samplers[plan.sampler](),
+            pruner=pruners[plan.pruner](), direction="maximize", load_if_exists=True,
+        )  # fmt: skip
+
+
+def _kind(trial: FrozenTrial) -> str:
+    """Return how a trial ended; one that was killed is neither of `KINDS` and is made up for."""
+    if trial.user_attrs.get("diverged"):
+        return "diverged"
+    return NAMES.get(trial.state, trial.state.name.lower())
+
+
+def _num_ended(study: optuna.Study) -> int:
+    return sum(_kind(trial) in KINDS for trial in study.get_trials(deepcopy=False))
+
+
+def _num_trials(storage: optuna.storages.BaseStorage, name: str) -> int:
+    known = optuna.get_all_study_summaries(storage)
+    return sum(summary.n_trials for summary in known if summary.study_name == name)
+
+
+def _trained(trial: optuna.Trial, config: dict[str, Any], folder: Path) -> float:
+    """Train and return the last report."""
+    reports: list[float] = []
+
+    def watch(top1: Mapping[str, float]) -> None:
+        reports.append(fmean(top1.values()))
+        trial.report(reports[-1], len(reports))
+        if trial.should_prune():
+            raise optuna.TrialPruned
+
+    training.start(config, folder / f"trial_{trial.number}", Console(file=StringIO()), watch=watch)
+    return reports[-1]
+
+
+def _line(trial: FrozenTrial, study: optuna.Study) -> str:
+    value = "" if trial.value is None else f" {100 * trial.value:.2f} %"
+    ended = [t for t in study.get_trials(deepcopy=False) if t.state == TrialState.COMPLETE]
+    best = max((t.value for t in ended if t.value is not None), default=None)
+    known = "" if best is None else f"; best {100 * best:.2f} %"
+    seconds = 0.0 if trial.duration is None else trial.duration.total_seconds()
+    words = " ".join(trial.user_attrs.get("overrides", []))
+    return f"trial {trial.number} {_kind(trial)}{value}, {seconds:.1f} s{known}: {words}"
+
+
+def _result(plan: Plan, study: optuna.Study) -> dict[str, Any]:
+    trials = study.get_trials(deepcopy=False)
+    begun = [trial.datetime_start for trial in trials if trial.datetime_start]
+    ended = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    best = max(ended, key=lambda trial: trial.value or 0.0, default=None)
+    return {
+        "sampler": plan.sampler,
+        "pruner": plan.pruner,
+        "overrides": list(plan.overrides),
+        "count": {kind: sum(_kind(trial) == kind for trial in trials) for kind in KINDS},
+        "best": None if best is None else {
+            "trial": best.number, "top1": best.value, "overrides": best.user_attrs["overrides"],
+        },
+        "importances": _importances(study, ended),
+        "trials": [
+            {
+                "number": trial.number, "state": _kind(trial), "params": trial.params,
+                "top1": trial.value,
+                "reports": [value for _, value in sorted(trial.intermediate_values.items())],
+                "begun": (trial.datetime_start - min(begun)).total_seconds(),
+                "ended": (trial.datetime_complete - min(begun)).total_seconds(),
+            }
+            for trial in trials
+            if trial.datetime_start and trial.datetime_complete
+        ],
+    }  # fmt: skip
+
+
+def _importances(study: optuna.Study, ended: Sequence[FrozenTrial]) -> dict[str, float]:
+    """Return how much each name matters that every trial has; empty for too few trials."""
+    names = set.intersection(*(set(trial.params) for trial in ended)) if ended else set()
+    if len(ended) < 4 or len({trial.value for trial in ended}) < 2 or not names:
+        return {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return optuna.importance.get_param_importances(study, params=sorted(names))
+
+
+def _draw(study: optuna.Study, folder: Path) -> None:
+    """Draw the history and the importances."""
+    import matplotlib.pyplot as plt
+    from optuna.visualization import matplotlib as pictures
+
+    ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    importances = _importances(study, ended)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if ended:
+            pictures.plot_optimization_history(study)
+            plt.savefig(folder / "history.png", dpi=120, bbox_inches="tight")
+        if importances:
+            pictures.plot_param_importances(study, params=sorted(importances))
+            plt.savefig(folder / "importances.png", dpi=120, bbox_inches="tight")
+        plt.close("all")
