@@ -32,7 +32,13 @@ Compose = Callable[[Sequence[str]], dict[str, Any]]
 
 
 def tune(
-    plan: Plan, compose: Compose, folder: Path, console: Console, *, storage: str | None = None
+    plan: Plan,
+    compose: Compose,
+    folder: Path,
+    console: Console,
+    *,
+    storage: str | None = None,
+    seconds: float | None = None,
 ) -> dict[str, Any]:
     """Run the trials of `plan` that are still missing and return what came out.
 
@@ -42,6 +48,7 @@ def tune(
         folder: of the trials' runs, the database and the results.
         console: where each trial's end is told.
         storage: an Optuna storage URL; left out: SQLite in `folder`.
+        seconds: after which no further trial begins.
 
     Raises:
         SupernetError: if the storage cannot be used, or a configuration that a trial asks for.
@@ -70,7 +77,7 @@ def tune(
 
     if missing > 0:
         try:
-            study.optimize(objective, catch=(Diverged,), callbacks=[after])
+            study.optimize(objective, catch=(Diverged,), callbacks=[after], timeout=seconds)
         except KeyboardInterrupt as error:
             raise KeyboardInterrupt(
                 f"{folder} keeps what is done; go on with the same command"

@@ -1,0 +1,145 @@
+"""Two real processes against one: training, calibration, scores, a predictor's architectures."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import socket
+from collections.abc import Iterator
+from dataclasses import astuple
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from torch import multiprocessing
+
+from supernet import scoring
+from supernet.data.batches import Augment, Batch
+from supernet.data.synthetic import synthetic
+from supernet.evaluate import calibrate_on_, scores_on
+from supernet.extraction import extract
+from supernet.network import SuperNet
+from supernet.space import Arch
+from supernet.train.gate_step import GateConfig
+from supernet.train.loop import StepConfig, fit
+from supernet.train.phases import Phase
+from supernet.train.ranks import ALONE, Ranks, joined
+from supernet.train.run import Silent
+from supernet.train.signals import Stopping
+from supernet.train.strategies import Taught
+from supernet.trained import Trained
+from tests.builders import randomise_, small_space
+
+COUNT = 2
+
+
+def new_net() -> SuperNet:
+    torch.manual_seed(0)
+    return SuperNet(small_space(), 4)
+
+
+def train(strategy: Any, ranks: Ranks) -> SuperNet:
+    """Train for some steps on largest, smallest and drawn subnets."""
+    net = new_net()
+    phase = Phase(name="all", space=net.space, epochs=2, lr=0.05, subnets=2, smallest=True)
+    config = StepConfig(
+        batch_size=12, augment=Augment(pad=1, flip=True), seed=0, gates=GateConfig(),
+        epoch_batches=3,
+    )  # fmt: skip
+    optimizer = torch.optim.SGD(net.parameters(), momentum=0.9)
+    assert fit(
+        net, phases=[phase], strategy=strategy, data=synthetic(per_class=12, size=16),
+        optimizer=optimizer, config=config, run=Silent(Stopping()), ranks=ranks,
+    )  # fmt: skip
+    return net
+
+
+class Halves:
+    """The losses of both processes' halves of a batch, one after the other."""
+
+    def losses(
+        self, forward: Any, batch: Batch, *, phase: Phase, draw: Any
+    ) -> Iterator[tuple[str, Arch, torch.Tensor]]:
+        for rank in range(COUNT):
+            half = Ranks(rank, COUNT).share(batch)
+            for name, arch, loss in Taught().losses(forward, half, phase=phase, draw=draw):
+                yield name, arch, loss / COUNT
+
+
+def judged(ranks: Ranks) -> dict[str, Any]:
+    """Calibrate and score a subnet: many images, and fewer than there are processes."""
+    net = randomise_(new_net())
+    data = synthetic(per_class=40, size=16)
+    model = extract(net, net.space.sample(random.Random(1)))
+    calibrate_on_(model, data.train, data.preprocess, 16, batch_size=16, ranks=ranks)
+    one = data.test.take(torch.arange(1))
+    return {
+        "buffers": {name: b for name, b in model.named_buffers() if b.is_floating_point()},
+        "scores": astuple(scores_on(model, data.test, data.preprocess, 16, ranks)),
+        "one": astuple(scores_on(model, one, data.preprocess, 16, ranks)),
+    }
+
+
+def _child(rank: int, port: int, folder: Path, run: Path) -> None:
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(COUNT), "MASTER_ADDR": "127.0.0.1",
+                   "MASTER_PORT": str(port)}  # fmt: skip
+    with joined() as ranks:
+        net = train(Taught(), ranks)
+        weights = {name: parameter.detach() for name, parameter in net.named_parameters()}
+        found = {"net": weights, **judged(ranks)}
+        found["any"] = [ranks.any(False), ranks.any(ranks.rank == 1)]
+    torch.save(found, folder / f"{rank}.pt")
+    os.environ["MASTER_PORT"] = str(port)
+    scoring.fit_predictor(Trained.open(run), 24, Console(file=StringIO()))
+
+
+@pytest.fixture(scope="module")
+def both(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Any]]:
+    """What two processes made."""
+    folder = tmp_path_factory.mktemp("ranks")
+    shutil.copytree(trained_run, folder / "run")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    multiprocessing.spawn(_child, (port, folder, folder / "run"), nprocs=COUNT)
+    return folder, [torch.load(folder / f"{rank}.pt") for rank in range(COUNT)]
+
+
+def test_two_processes_train_as_one_that_accumulates_their_halves(
+    both: tuple[Path, list[Any]],
+) -> None:
+    wanted, before = train(Halves(), ALONE), new_net()
+    one, two = (found["net"] for found in both[1])
+    for name, parameter in wanted.named_parameters():
+        assert torch.equal(one[name], two[name]), name
+        torch.testing.assert_close(one[name], parameter, rtol=1e-4, atol=1e-6)
+    moved = [
+        (a - b).abs().max() for a, b in zip(wanted.parameters(), before.parameters(), strict=True)
+    ]
+    assert max(moved) > 1e-3, "they were trained"
+
+
+def test_calibration_and_scores_are_those_of_one_process(both: tuple[Path, list[Any]]) -> None:
+    wanted = judged(ALONE)
+    for found in both[1]:
+        assert found["scores"] == wanted["scores"]
+        assert found["one"] == wanted["one"]
+        for name, buffer in wanted["buffers"].items():
+            torch.testing.assert_close(found["buffers"][name], buffer, rtol=1e-6, atol=1e-7)
+        assert found["any"] == [False, True]
+
+
+def test_processes_share_the_architectures_of_a_predictor(both: tuple[Path, list[Any]]) -> None:
+    run = Trained.open(both[0] / "run")
+    lines = (both[0] / "run" / "scores.jsonl").read_text().split("\n")
+    assert len([line for line in lines if line]) == 24, "each was scored once"
+    kept = scoring.load_predictor(run)
+    again = scoring.fit_predictor(run, 24, Console(file=StringIO()))
+    for name, value in again.model.items():
+        np.testing.assert_allclose(kept.model[name], value)
