@@ -20,13 +20,13 @@ from supernet.data.batches import Batch
 from supernet.extraction import extract
 from supernet.memory import keep_freed_memory
 from supernet.network import SuperNet
+from supernet.ranks import Ranks
 from supernet.settings import build_recipe
 from supernet.space import Arch, Op, SearchSpace
 from supernet.spaces import ofa_mbv3
 from supernet.train.loop import Draw
 from supernet.train.passes import Passes
 from supernet.train.precision import Precision
-from supernet.train.ranks import Ranks
 
 KERNELS, EXPANDS, DEPTHS = (3, 5), (3, 4, 6), (2, 3)
 SPACE = ofa_mbv3(

@@ -34,7 +34,7 @@ from supernet.cost import arch_cost, macs_costs
 from supernet.data.load import load_data
 from supernet.data.sets import ImageData, Images
 from supernet.evaluate import calibrate_on_, scores_on
-from supernet.train.ranks import joined
+from supernet.ranks import joined
 
 ALONE = {"alone smallest": "smallest", "alone random 1": "random 1", "alone random 2": "random 2"}
 ARMS = ("once-for-all", *ALONE, *OURS)

@@ -11,7 +11,6 @@ Without --run it trains a small supernet on Fashion-MNIST into runs/fashion, or 
 
 from __future__ import annotations
 
-import argparse
 import multiprocessing
 import random
 import statistics
@@ -25,7 +24,7 @@ from typing import Any
 import torch
 from common import aim, write_result
 from small_run import aims as aims_of
-from small_run import tables, trained
+from small_run import flags_of, tables, trained
 
 from supernet.choose import Aim, aim_for, pick
 from supernet.cost import arch_cost, cost_range
@@ -46,11 +45,7 @@ NUM_RANDOM, SEEDS = 50, 5
 
 def main() -> None:
     """Read the flags, search, write the result."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--run", type=Path)
-    parser.add_argument("--json", type=Path, required=True)
-    parser.add_argument("--quick", action="store_true", help="digits, seconds; never quoted")
-    flags = parser.parse_args()
+    flags = flags_of(__doc__)
     if not flags.quick:
         measure(trained(flags.run), GateConfig(), NUM_RANDOM, SEEDS, flags.json)
         return

@@ -34,7 +34,7 @@ from supernet.data.preprocess import resize
 from supernet.extraction import extract
 from supernet.memory import keep_freed_memory
 from supernet.network import SuperNet
-from supernet.train.ranks import Ranks, joined
+from supernet.ranks import Ranks, joined
 
 BATCH, TURNS, STEPS, CORES = 128, 5, 20, 2
 KINDS = ("supernet", "static")

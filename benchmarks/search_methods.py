@@ -10,7 +10,6 @@ Without --run it trains a small supernet on Fashion-MNIST into runs/fashion, or 
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import tempfile
 import time
@@ -20,7 +19,7 @@ from typing import Any
 import numpy as np
 from common import ROOT, aim, write_result
 from matplotlib.figure import Figure
-from small_run import aims, tables, trained
+from small_run import aims, flags_of, tables, trained
 
 from supernet.choose import Aim
 from supernet.errors import SupernetError
@@ -43,11 +42,7 @@ PICTURE = ROOT / "docs" / "search_methods.png"
 
 def main() -> None:
     """Read the flags, search, write the result."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--run", type=Path)
-    parser.add_argument("--json", type=Path, required=True)
-    parser.add_argument("--quick", action="store_true", help="digits, seconds; never quoted")
-    flags = parser.parse_args()
+    flags = flags_of(__doc__)
     if not flags.quick:
         measure(trained(flags.run), SEEDS, NUM_ARCHS, CHECKPOINTS, flags.json, PICTURE)
         return

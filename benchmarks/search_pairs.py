@@ -9,7 +9,6 @@ are opened before. Winners are by prediction: scoring them on images is not part
 
 from __future__ import annotations
 
-import argparse
 import random
 import tempfile
 import time
@@ -18,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from common import ROOT, aim, write_result
-from small_run import tables, trained
+from small_run import flags_of, tables, trained
 
 from supernet.choose import aim_for
 from supernet.cost import cost_range
@@ -34,11 +33,7 @@ SHIPPED = "fashion-*.json"
 
 def main() -> None:
     """Read the flags, search, write the result."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--run", type=Path)
-    parser.add_argument("--json", type=Path, required=True)
-    parser.add_argument("--quick", action="store_true", help="digits, seconds; never quoted")
-    flags = parser.parse_args()
+    flags = flags_of(__doc__)
     torch.set_num_threads(1)
     if not flags.quick:
         run = trained(flags.run)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 from supernet import training
@@ -18,6 +19,15 @@ RUN = Path("runs/fashion")
 RUNTIMES = ("onnxruntime", "torch")
 SHARES = (0.2, 0.45, 0.7)
 """Budgets of a table, as shares of the way from its cheapest architecture to its dearest."""
+
+
+def flags_of(description: str) -> argparse.Namespace:
+    """Read the flags of a benchmark on this run."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
+    parser.add_argument("--run", type=Path, help="another run")
+    parser.add_argument("--json", type=Path, required=True)
+    parser.add_argument("--quick", action="store_true", help="digits, seconds; never quoted")
+    return parser.parse_args()
 
 
 def trained(folder: Path | None, *, quick: bool = False) -> Trained:

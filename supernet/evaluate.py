@@ -19,8 +19,8 @@ from supernet.data.preprocess import Preprocess, resize
 from supernet.data.sets import ImageData, ImageSource
 from supernet.extraction import extract
 from supernet.network import SuperNet
+from supernet.ranks import ALONE, Ranks
 from supernet.space import Arch
-from supernet.train.ranks import ALONE, Ranks
 
 _Norms = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 

@@ -13,12 +13,12 @@ from supernet import predictor
 from supernet.cost import arch_cost, macs_costs
 from supernet.errors import SupernetError
 from supernet.predictor import Predictor
+from supernet.ranks import joined
 from supernet.scored import Scored
 from supernet.screen import progress_bar
 from supernet.search.encoding import Encoding
 from supernet.search.genes import Genes, Integers
 from supernet.space import Arch, SearchSpace
-from supernet.train.ranks import joined
 from supernet.trained import Trained
 
 FILE = "predictor.safetensors"

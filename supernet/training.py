@@ -21,6 +21,7 @@ from supernet.extraction import extract
 from supernet.latency.table import LatencyTable
 from supernet.memory import keep_freed_memory
 from supernet.network import SuperNet
+from supernet.ranks import Ranks, joined
 from supernet.settings import (
     build_data,
     build_optimizer,
@@ -35,7 +36,6 @@ from supernet.train import checkpoint
 from supernet.train.estimate import estimate_seconds
 from supernet.train.gate_step import GateConfig
 from supernet.train.loop import Position, Run, fit
-from supernet.train.ranks import Ranks, joined
 from supernet.train.run import RunFolder, Silent, Watch
 from supernet.train.signals import Stopping
 from supernet.train.targets import Target, new_target

@@ -22,7 +22,7 @@ LAYERS = (
     "latency.fit blocks spaces screen memory noise depthwise interop interop.tables search "
     "search.* data data.preprocess train train.phases",
     "latency.plan activations cost limits elastic data.* predictor",
-    "gates network losses train.ranks",
+    "gates network losses ranks",
     "extraction evaluate choose subnet latency.model latency.onnx_layers latency.ncnn_format "
     "latency.tflite_format latency.runtimes latency.runtimes.* latency.worker latency.child "
     "latency.profile latency.bundle latency.bundle_result latency.bundle_script latency.remote",

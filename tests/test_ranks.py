@@ -24,11 +24,11 @@ from supernet.data.synthetic import synthetic
 from supernet.evaluate import calibrate_on_, scores_on
 from supernet.extraction import extract
 from supernet.network import SuperNet
+from supernet.ranks import ALONE, Ranks, joined
 from supernet.space import Arch
 from supernet.train.gate_step import GateConfig
 from supernet.train.loop import StepConfig, fit
 from supernet.train.phases import Phase
-from supernet.train.ranks import ALONE, Ranks, joined
 from supernet.train.run import Silent
 from supernet.train.signals import Stopping
 from supernet.train.strategies import Taught

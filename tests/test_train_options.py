@@ -26,13 +26,13 @@ from supernet.errors import DataError, SupernetError
 from supernet.gates import PathGates
 from supernet.network import SuperNet
 from supernet.noise import Noise
+from supernet.ranks import ALONE, Ranks
 from supernet.settings import build_recipe, build_steps, build_teacher
 from supernet.space import Stage
 from supernet.train import checkpoint
 from supernet.train.average import Average
 from supernet.train.passes import Passes
 from supernet.train.precision import Precision
-from supernet.train.ranks import ALONE, Ranks
 from tests.builders import small_space, tiny_config, tiny_space
 
 CPU = torch.device("cpu")

@@ -14,12 +14,12 @@ from torch import nn
 from supernet.data.batches import Batch, train_batches
 from supernet.data.sets import ImageData
 from supernet.network import SuperNet
+from supernet.ranks import ALONE, Ranks
 from supernet.space import Arch
 from supernet.train.loop import StepConfig
 from supernet.train.passes import Passes
 from supernet.train.phases import Phase
 from supernet.train.precision import Precision
-from supernet.train.ranks import ALONE, Ranks
 from supernet.train.strategies import Strategy
 
 _STEPS = 3

@@ -17,8 +17,8 @@ from supernet.data.batches import Batch
 from supernet.errors import SupernetError
 from supernet.losses import LATENCY_LOSSES, next_multiplier, with_latency
 from supernet.network import SuperNet
+from supernet.ranks import ALONE, Ranks
 from supernet.train.estimators import ESTIMATORS, Question
-from supernet.train.ranks import ALONE, Ranks
 from supernet.train.targets import Target
 
 

@@ -30,13 +30,13 @@ from supernet.data.sets import ImageData
 from supernet.errors import Diverged
 from supernet.evaluate import top1_of
 from supernet.network import SuperNet
+from supernet.ranks import ALONE, Ranks
 from supernet.space import Arch, SearchSpace
 from supernet.train.average import Average
 from supernet.train.gate_step import GateConfig, arch_step
 from supernet.train.passes import UNREGULARIZED, Passes, Regularize
 from supernet.train.phases import Phase
 from supernet.train.precision import Precision
-from supernet.train.ranks import ALONE, Ranks
 from supernet.train.strategies import Strategy
 from supernet.train.targets import Target
 
