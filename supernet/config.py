@@ -39,6 +39,7 @@ class Schema:
     clip_grad: float | None = None
     micro_batches: int = 1
     amp: str | None = None
+    sync_bn: bool = False
     ema: float | None = None
     regularize: dict[str, Any] = field(default_factory=dict)
     teacher: dict[str, Any] | None = None

@@ -15,8 +15,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules._functions import SyncBatchNorm
 
 from supernet.blocks import timm_block
 from supernet.depthwise import depthwise
@@ -159,7 +161,10 @@ class ElasticBlock(nn.Module):
             if keep_stats and self.training:
                 stats = (None, None)  # type: ignore[assignment]
             scale, shift = t[f"{name}.weight"], t[f"{name}.bias"]
-            y = F.batch_norm(y, *stats, scale, shift, self.training, bn.momentum, bn.eps)
+            if self.training and isinstance(bn, nn.SyncBatchNorm):
+                y = _synchronised(y, bn, stats, scale, shift)
+            else:
+                y = F.batch_norm(y, *stats, scale, shift, self.training, bn.momentum, bn.eps)
             return bn.act(y)
 
         y = norm(F.conv2d(x, t["conv_pw.weight"]), "bn1")
@@ -215,6 +220,15 @@ class ElasticBlock(nn.Module):
         _permute_(reduce.weight, inner)
         _permute_(reduce.bias, inner)
         _permute_(expand.weight, inner, dim=1)
+
+
+def _synchronised(
+    y: Tensor, bn: nn.SyncBatchNorm, stats: tuple[Tensor, ...], scale: Tensor, shift: Tensor
+) -> Tensor:
+    """Normalise by the statistics of all processes' images; torch has no public function for it."""
+    return SyncBatchNorm.apply(
+        y, scale, shift, *stats, bn.eps, bn.momentum, dist.group.WORLD, dist.get_world_size()
+    )
 
 
 def _cut(shape: torch.Size, shared: torch.Size) -> tuple[slice, ...]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from timm.layers import convert_sync_batchnorm
 
 from supernet.blocks import num_params
 from supernet.choose import costs_of
@@ -108,6 +109,13 @@ def _train(
     keep_freed_memory()
     device = pick_device(str(config["device"]))
     net.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if config.get("sync_bn") and ranks.count > 1:
+        if device.type != "cuda":
+            raise SupernetError(
+                f"sync_bn=true wants GPUs, and this trains on {device}: torch's SyncBatchNorm "
+                "refuses other tensors; leave it out, each process then normalises its own images"
+            )
+        net = convert_sync_batchnorm(net)
     phases, strategy = build_recipe(config, net.space)
     steps = build_steps(config)
     optimizer = build_optimizer(config, net)

@@ -20,6 +20,7 @@ from rich.console import Console
 from torch import nn
 
 from supernet import training
+from supernet.config import composed
 from supernet.data.batches import drawn_batch, train_batches
 from supernet.data.synthetic import synthetic
 from supernet.errors import CheckpointError, Diverged, SupernetError
@@ -137,13 +138,33 @@ def test_kill_9_loses_nothing(kills: int, undisturbed: dict[str, Any], tmp_path:
     words = [*(word for word in TINY if not word.startswith("name=")), OFTEN]
     folder = tmp_path / "run"
     assert killed_and_resumed(folder, words, random.Random(kills), kills) > 0
+    assert_ended_as(undisturbed, folder)
+
+
+@pytest.mark.slow
+def test_kill_9_loses_nothing_where_workers_read_the_images(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for part in ("train", "val", "test"):
+        for number in range(24):
+            place = tmp_path / "photos" / part / "abcd"[number % 4]
+            place.mkdir(parents=True, exist_ok=True)
+            pixels = torch.randint(256, (3, 10, 12), generator=generator, dtype=torch.uint8)
+            torchvision.io.write_png(pixels, str(place / f"{number}.png"))
+    words = [word for word in TINY if not word.startswith(("name=", "data"))]
+    words += [OFTEN, "data=folder", f"data.root={tmp_path / 'photos'}", "data.memory_gb=0"]
+    training.start(composed([*words, "name=x"]), tmp_path / "whole", QUIET)
+    folder = tmp_path / "run"
+    assert killed_and_resumed(folder, words, random.Random(0), 5) > 0
+    assert_ended_as(checkpoint.read(tmp_path / "whole"), folder)
+
+
+def assert_ended_as(undisturbed: dict[str, Any], folder: Path) -> None:
     got = checkpoint.read(folder)
     for part in ("model", "optimizer", "gates", "position"):
         same(got[part], undisturbed[part], part)
-    leftovers = {file.name for file in folder.iterdir()} - {
+    assert {file.name for file in folder.iterdir()} <= {
         checkpoint.FILE, checkpoint.PREVIOUS, "config.json", "tensorboard"
     }  # fmt: skip
-    assert all(name.startswith(".checkpoint.pt.") for name in leftovers), leftovers
 
 
 # ---- damaged files -----------------------------------------------------------------------------

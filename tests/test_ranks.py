@@ -7,6 +7,7 @@ import random
 import shutil
 import socket
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import astuple
 from io import StringIO
 from pathlib import Path
@@ -16,11 +17,13 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
+from timm.layers import convert_sync_batchnorm
 from torch import multiprocessing
 
-from supernet import scoring
+from supernet import elastic, scoring, training
 from supernet.data.batches import Augment, Batch
 from supernet.data.synthetic import synthetic
+from supernet.errors import SupernetError
 from supernet.evaluate import calibrate_on_, scores_on
 from supernet.extraction import extract
 from supernet.network import SuperNet
@@ -33,7 +36,7 @@ from supernet.train.run import Silent
 from supernet.train.signals import Stopping
 from supernet.train.strategies import Taught
 from supernet.trained import Trained
-from tests.builders import randomise_, small_space
+from tests.builders import randomise_, small_space, tiny_config
 
 COUNT = 2
 
@@ -143,3 +146,34 @@ def test_processes_share_the_architectures_of_a_predictor(both: tuple[Path, list
     again = scoring.fit_predictor(run, 24, Console(file=StringIO()))
     for name, value in again.model.items():
         np.testing.assert_allclose(kept.model[name], value)
+
+
+def test_blocks_normalise_by_all_images_where_their_norms_are_synchronised(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Torch's own function needs a GPU; it is replaced by one that notes what it is given."""
+    net, seen = convert_sync_batchnorm(new_net()).train(), []
+
+    class Fake:
+        @staticmethod
+        def apply(y: Any, scale: Any, shift: Any, mean: Any, var: Any, *rest: Any) -> Any:
+            seen.append(rest[-1])
+            return torch.nn.functional.batch_norm(
+                y, mean, var, scale, shift, True, rest[1], rest[0]
+            )
+
+    monkeypatch.setattr(elastic, "SyncBatchNorm", Fake)
+    monkeypatch.setattr(elastic.dist, "get_world_size", lambda: 7)
+    block, plain = net.blocks[0], new_net().train().blocks[0]
+    op = block.spec.ops[-1]
+    x = torch.randn(4, block.spec.in_width, 8, 8)
+    assert torch.equal(block(x, op), plain(x, op))
+    assert seen == [7, 7, 7]
+    for name, buffer in plain.named_buffers():
+        assert torch.equal(dict(block.named_buffers())[name], buffer), name
+
+
+def test_synchronised_norms_want_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "joined", lambda: nullcontext(Ranks(0, 2)))
+    with pytest.raises(SupernetError, match="sync_bn=true wants GPUs, and this trains on cpu"):
+        training.start(tiny_config("sync_bn=true"), tmp_path / "run", Console(file=StringIO()))

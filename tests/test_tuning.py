@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -163,3 +166,19 @@ def test_other_samplers(sampler: str, tmp_path: Path) -> None:
 def test_the_plan_on_the_digits_names_what_is_varied() -> None:
     fields = yaml.safe_load((config_dir() / "tune" / "digits.yaml").read_text())
     assert set(fields["search"]["optimizer.opt"]["choices"]) == {"adamw", "sgd", "muon"}
+
+
+@pytest.mark.slow
+def test_a_killed_tuning_goes_on(tmp_path: Path) -> None:
+    """Kill -9 in the midst of a trial: its trial is made up for, the others are kept."""
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump({**FIELDS, "pruner": "none", "trials": 4}))
+    words = [sys.executable, "-m", "supernet", "tune", str(tmp_path / "plan.yaml"), "--out",
+             str(tmp_path / "t")]  # fmt: skip
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL)
+    while process.poll() is None and not (tmp_path / "t" / "trial_2").exists():
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    found, printed = run(tmp_path / "t", trials=4, pruner="none")
+    assert "2 of 4 trials to go" in printed
+    assert found["count"]["complete"] == 4

@@ -186,9 +186,9 @@ def _order(labels: Tensor, balance: str | None, generator: torch.Generator) -> T
 def _batch(
     images: Images, preprocess: Preprocess, device: torch.device, weights: Tensor | None = None
 ) -> Batch:
-    pixels = preprocess.normalise(images.pixels.to(device))
+    pixels = preprocess.normalise(images.pixels.to(device, non_blocking=True))
     pixels = pixels.contiguous(memory_format=torch.channels_last)
-    return Batch(pixels, images.labels.to(device), weights)
+    return Batch(pixels, images.labels.to(device, non_blocking=True), weights)
 
 
 def generator_at(*position: object) -> torch.Generator:

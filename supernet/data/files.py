@@ -51,8 +51,9 @@ class FileImages:
     def stream(self, parts: Sequence[Tensor]) -> Iterator[Images]:
         """Yield `take(part)` for each of `parts`, read ahead by the workers, in order."""
         loader = DataLoader(
-            _Parts(self, parts), batch_size=None, num_workers=self.workers, in_order=True
-        )
+            _Parts(self, parts), batch_size=None, num_workers=self.workers, in_order=True,
+            pin_memory=torch.cuda.is_available(),
+        )  # fmt: skip
         for pixels, labels in loader:
             yield Images(pixels, labels)
 

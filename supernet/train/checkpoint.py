@@ -46,6 +46,12 @@ def save(path: Path, content: Mapping[str, Any]) -> None:
         beside.unlink(missing_ok=True)
 
 
+def clear_halves(folder: Path) -> None:
+    """Remove what writers that were killed have left in `folder`."""
+    for half in folder.glob(f".{FILE}.*.tmp"):
+        half.unlink(missing_ok=True)
+
+
 def write(path: Path, content: Mapping[str, Any]) -> None:
     """Write tensors and primitives to `path`, all of it or nothing."""
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")

@@ -53,6 +53,7 @@ class RunFolder:
         self.save_minutes, self.stop = save_minutes, stop
         self.saved = time.monotonic()
         folder.mkdir(parents=True, exist_ok=True)
+        checkpoint.clear_halves(folder)
         (folder / "config.json").write_text(json.dumps(meta["config"], indent=2) + "\n")
         self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step or None)
         self.progress = progress_bar(console)
