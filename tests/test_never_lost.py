@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from rich.console import Console
 from torch import nn
 
@@ -148,8 +149,8 @@ def test_kill_9_loses_nothing_where_workers_read_the_images(tmp_path: Path) -> N
         for number in range(24):
             place = tmp_path / "photos" / part / "abcd"[number % 4]
             place.mkdir(parents=True, exist_ok=True)
-            pixels = torch.randint(256, (3, 10, 12), generator=generator, dtype=torch.uint8)
-            torchvision.io.write_png(pixels, str(place / f"{number}.png"))
+            pixels = torch.randint(256, (10, 12, 3), generator=generator, dtype=torch.uint8)
+            Image.fromarray(pixels.numpy()).save(place / f"{number}.png")
     words = [word for word in TINY if not word.startswith(("name=", "data"))]
     words += [OFTEN, "data=folder", f"data.root={tmp_path / 'photos'}", "data.memory_gb=0"]
     training.start(composed([*words, "name=x"]), tmp_path / "whole", QUIET)
