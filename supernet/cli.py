@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from supernet.errors import SupernetError, reported
+from supernet.import_cli import import_app
 from supernet.table_cli import table_app
 
 app = typer.Typer(
@@ -21,6 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(table_app, name="table")
+app.add_typer(import_app, name="import")
 
 RunPath = Annotated[Path, typer.Argument(help="A run such as runs/demo, or a checkpoint file.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]

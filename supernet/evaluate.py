@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from supernet.data.batches import Batch, eval_batches
 from supernet.data.preprocess import Preprocess, resize
-from supernet.data.sets import ImageData, ImageSource
+from supernet.data.sets import ImageSource
 from supernet.extraction import extract
 from supernet.network import SuperNet
 from supernet.ranks import ALONE, Ranks
@@ -138,12 +138,13 @@ def calibrate_on_(
 
 
 def top1_of(
-    net: SuperNet, arch: Arch, data: ImageData, images: ImageSource, ranks: Ranks = ALONE
-) -> float:
-    """Return top-1 on `images` of a subnet of `net`, extracted and calibrated on `data`."""
+    net: SuperNet, arch: Arch, images: ImageSource, *, train: ImageSource, preprocess: Preprocess,
+    ranks: Ranks = ALONE,
+) -> float:  # fmt: skip
+    """Return top-1 on `images` of a subnet of `net`, extracted and calibrated on `train`."""
     model = extract(net, arch)
-    calibrate_on_(model, data.train, data.preprocess, arch.resolution, ranks=ranks)
-    return scores_on(model, images, data.preprocess, arch.resolution, ranks).top1
+    calibrate_on_(model, train, preprocess, arch.resolution, ranks=ranks)
+    return scores_on(model, images, preprocess, arch.resolution, ranks).top1
 
 
 @dataclass(frozen=True)

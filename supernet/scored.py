@@ -38,7 +38,7 @@ class Scored:
     def _score(self, arch: Arch, part: str) -> None:
         run = self.run
         images = run.data.test if part == "test" else run.data.held_out
-        top1 = top1_of(run.net, arch, run.data, images)
+        top1 = top1_of(run.net, arch, images, train=run.data.train, preprocess=run.preprocess)
         line = {"checkpoint": run.sha256, "arch": arch.id, "on": part, "top1": top1}
         with open(self.file, "a", encoding="utf-8") as file:
             file.write("\n" + json.dumps(line))  # what a kill cut short ends where this begins

@@ -7,7 +7,6 @@ difference anywhere in slicing, kernel matrices, SE or activations shows in the 
 from __future__ import annotations
 
 import random
-import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from supernet.blocks import num_params
 from supernet.cost import arch_cost, macs_costs
 from supernet.extraction import extract
+from supernet.interop.ofa import renamed
 from supernet.network import SuperNet
 from supernet.space import Arch, Op, SearchSpace
 from supernet.spaces import ofa_mbv3, ofa_proxyless
@@ -33,41 +33,6 @@ SPACES = {
     "OFAProxylessNASNets": ofa_proxyless(width_mult=1.3, resolutions=(RESOLUTION,), **CHOICES),
 }
 WIDTHS = {"OFAMobileNetV3": 1.0, "OFAProxylessNASNets": 1.3}
-
-NAMES = (
-    (r"^first_conv\.conv", "stem.conv_stem"),
-    (r"^first_conv\.bn", "stem.bn_stem"),
-    (r"^blocks\.0\.conv\.depth_conv\.conv", "stem.first.conv_dw"),
-    (r"^blocks\.0\.conv\.depth_conv\.bn", "stem.first.bn1"),
-    (r"^blocks\.0\.conv\.point_linear\.conv", "stem.first.conv_pw"),
-    (r"^blocks\.0\.conv\.point_linear\.bn", "stem.first.bn2"),
-    (r"conv\.inverted_bottleneck\.conv\.conv", "timm.conv_pw"),
-    (r"conv\.inverted_bottleneck\.bn\.bn", "timm.bn1"),
-    (r"conv\.depth_conv\.conv\.conv", "timm.conv_dw"),
-    (r"conv\.depth_conv\.conv\.\dto(\d)_matrix", r"transforms.\1"),
-    (r"conv\.depth_conv\.bn\.bn", "timm.bn2"),
-    (r"conv\.depth_conv\.se\.fc\.", "timm.se.conv_"),
-    (r"conv\.point_linear\.conv\.conv", "timm.conv_pwl"),
-    (r"conv\.point_linear\.bn\.bn", "timm.bn3"),
-    (r"^final_expand_layer\.conv", "tail.final.conv"),
-    (r"^final_expand_layer\.bn", "tail.final.bn1"),
-    (r"^classifier\.linear", "tail.classifier"),
-)
-LAST = {
-    "OFAMobileNetV3": ((r"^feature_mix_layer\.conv", "tail.conv_head"),),
-    "OFAProxylessNASNets": (
-        (r"^feature_mix_layer\.conv", "tail.final"),
-        (r"^feature_mix_layer\.bn", "tail.bn_final"),
-    ),
-}
-
-
-def _our_name(theirs: str, kind: str) -> str:
-    ours = theirs
-    for pattern, name in (*NAMES, *LAST[kind]):
-        ours = re.sub(pattern, name, ours)
-    block = re.match(r"blocks\.(\d+)\.(.*)", ours)  # theirs count the fixed block as well
-    return f"blocks.{int(block[1]) - 1}.{block[2]}" if block else ours
 
 
 @dataclass
@@ -92,8 +57,7 @@ def pair(request: pytest.FixtureRequest) -> Pair:
     randomise_(theirs.double()).eval()
     space = SPACES[kind]
     net = SuperNet(space, 10).double().eval()
-    state = {_our_name(name, kind): tensor for name, tensor in theirs.state_dict().items()}
-    net.load_state_dict(state)
+    net.load_state_dict(renamed(theirs.state_dict())[1])
     return Pair(theirs, net, space)
 
 

@@ -119,8 +119,7 @@ def load_tensors(path: Path) -> dict[str, Any]:
         CheckpointError: if it is damaged, or holds more than tensors and primitives.
     """
     try:
-        with zipfile.ZipFile(path) as archive:  # torch does not look at the sums it has written
-            spoilt = archive.testzip()
+        spoilt = _spoilt(path)
         if spoilt is not None:
             raise zipfile.BadZipFile(f"the sum of {spoilt} is wrong")
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -131,6 +130,17 @@ def load_tensors(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: not a file of this program")
     return content
+
+
+def _spoilt(path: Path) -> str | None:
+    """Return the name of a part whose sum is wrong; torch writes sums and does not look at them.
+
+    Files of before torch 1.6 have none.
+    """
+    if not zipfile.is_zipfile(path):
+        return None
+    with zipfile.ZipFile(path) as archive:
+        return archive.testzip()
 
 
 def find(path: str | Path) -> Path:

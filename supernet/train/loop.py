@@ -201,8 +201,10 @@ def fit(
             ends = {"largest": phase.space.largest(), "smallest": phase.space.smallest()}
             best = average.net if average else net
             top1 = {
-                name: top1_of(best, arch, data, data.held_out, ranks) for name, arch in ends.items()
-            }
+                name: top1_of(best, arch, data.held_out, train=data.train, preprocess=preprocess,
+                              ranks=ranks)
+                for name, arch in ends.items()
+            }  # fmt: skip
             run.scored(phase, after.step, top1, last=last)
         if stop:
             return False

@@ -1,0 +1,63 @@
+"""The commands `supernet import ...`: weights and networks of other projects."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import_app = typer.Typer(
+    help="Take over weights of other projects.",
+    epilog="Such as `supernet import ofa ofa_mbv3_d234_e346_k357_w1.0 --out runs/ofa`.",
+)
+
+
+@import_app.command()
+def ofa(
+    file: Annotated[Path, typer.Argument(help="A checkpoint of once-for-all, or a net.config.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run, or the arch.json to write.")],
+    run: Annotated[
+        Path | None, typer.Option(help="For a net.config: the run whose architecture it is.")
+    ] = None,
+    resolution: Annotated[int, typer.Option(help="For a net.config: its input size.")] = 224,
+    expand_ratio: Annotated[
+        list[float] | None, typer.Option(help="That the weights are for; default: 3, 4 and 6.")
+    ] = None,
+    depth: Annotated[
+        list[int] | None, typer.Option(help="That the weights are for; default: 2, 3 and 4.")
+    ] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(help="Hydra override that says where the images are; may be repeated."),
+    ] = None,
+) -> None:
+    """Make a run of once-for-all's weights, or an arch.json of one of its networks.
+
+    Images are needed only for what looks at them: extract, eval, predictor, search.
+
+    \b
+    supernet import ofa ofa_mbv3_d234_e346_k357_w1.0 --out runs/ofa
+    supernet import ofa FILE --out runs/ofa --data data=folder --data data.root=IMAGENET
+    supernet import ofa net.config --run runs/ofa --out arch.json
+    """
+    from supernet.config import composed
+    from supernet.imported import keep
+    from supernet.interop.ofa import read_arch, read_supernet
+    from supernet.settings import data_of
+    from supernet.subnet import write_json
+    from supernet.trained import Trained
+
+    if run is not None:
+        arch = read_arch(file, Trained.open(run).net.space, resolution)
+        write_json(out, arch.to_dict())
+        print(json.dumps({"arch": str(arch), "file": str(out)}))
+        return
+    net = read_supernet(file, expand_ratios=expand_ratio or (3, 4, 6), depths=depth or (2, 3, 4))
+    config = composed(data or ["data=folder", "data.root=null"])
+    config["space"] = net.space.to_dict()
+    size = max(net.space.resolutions)
+    images = data_of(config["data"], seed=int(config["seed"]), size=size) if data else None
+    keep(net, out, config=config, data=images)
+    print(f"{out}: {net.space.size:.3g} architectures, {net.num_classes} classes")
