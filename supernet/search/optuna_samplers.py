@@ -41,8 +41,10 @@ def _search(
     study = optuna.create_study(direction="maximize", sampler=sampler)
     choices = {f"g{gene}": kind for gene, kind in enumerate(kinds)}
     study.enqueue_trial({f"g{gene}": int(v) for gene, v in enumerate(problem.anchor)})
-    while not evaluate.over:
+    asked = 0  # one that is known already costs the sampler as much as a new one
+    while not evaluate.over and asked < evaluate.evaluations:
         trials = [study.ask(choices) for _ in range(batch)]
+        asked += batch
         genes = np.array([[trial.params[name] for name in choices] for trial in trials])
         fitness = evaluate(genes)
         for trial, value, excess in zip(
