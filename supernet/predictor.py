@@ -126,11 +126,10 @@ class Predictor:
         return run(self.model, features(self.genes, genomes))
 
     @property
-    def additive(self) -> Floats:
-        """The additive part `[R, B, O]`, zero for a model that has none of its own."""
-        blocks, ops = self.genes.encoding.allowed.shape
-        none = np.zeros(blocks * ops + self.genes.num_resolutions)
-        return self.genes.scores(self.model.get("weights", none))
+    def additive(self) -> Floats | None:
+        """The additive part `[R, B, O]`; None for a model that has none of its own."""
+        weights = self.model.get("weights")
+        return None if weights is None else self.genes.scores(weights)
 
     def save(self, path: Path, *, checkpoint: str) -> None:
         """Write tensors and facts to a safetensors file."""
