@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import overload
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -15,6 +18,38 @@ from supernet.data.sets import Images
 from supernet.errors import DataError
 
 SHOWN = 20
+
+
+class Files(Sequence[Path]):
+    """Paths in two arrays.
+
+    A list of a million objects is copied by every worker process: reading one changes its count of
+    references, and with it its page. Arrays stay shared.
+    """
+
+    def __init__(self, paths: Iterable[Path]) -> None:
+        texts = [os.fsencode(path) for path in paths]
+        self._text = np.frombuffer(b"".join(texts), dtype=np.uint8)
+        self._ends = np.cumsum([0, *map(len, texts)])
+
+    def __len__(self) -> int:
+        """Number of paths."""
+        return len(self._ends) - 1
+
+    @overload
+    def __getitem__(self, place: int) -> Path: ...
+    @overload
+    def __getitem__(self, place: slice) -> Files: ...
+    def __getitem__(self, place: int | slice) -> Path | Files:
+        """Return one path, or some."""
+        if isinstance(place, slice):
+            return Files(self[number] for number in range(*place.indices(len(self))))
+        place = range(len(self))[place]
+        return Path(os.fsdecode(self._text[self._ends[place] : self._ends[place + 1]].tobytes()))
+
+    def pick(self, indices: Tensor) -> Files:
+        """Return the paths at `indices` `[n]`."""
+        return Files(self[index] for index in indices.tolist())
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -29,7 +64,7 @@ class FileImages:
         workers: processes that read ahead; 0 reads in this one.
     """
 
-    files: tuple[Path, ...]
+    files: Files
     labels: Tensor
     size: int
     in_chans: int
@@ -59,8 +94,7 @@ class FileImages:
 
     def pick(self, indices: Tensor) -> FileImages:
         """Return some of the files."""
-        files = tuple(self.files[index] for index in indices.tolist())
-        return replace(self, files=files, labels=self.labels[indices])
+        return replace(self, files=self.files.pick(indices), labels=self.labels[indices])
 
     def in_memory(self) -> Images:
         """Read all files."""

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from supernet.data.files import FileImages
+from supernet.data.files import FileImages, Files
 from supernet.data.preprocess import is_grey
 from supernet.data.sets import ImageData, ImageSource, split_indices
 from supernet.errors import DataError
@@ -25,12 +25,11 @@ from supernet.errors import DataError
 class _Part:
     """The files of `train/`, `val/` or `test/` and their labels `[N]`."""
 
-    files: tuple[Path, ...]
+    files: Files
     labels: Tensor
 
     def pick(self, indices: Tensor) -> _Part:
-        files = tuple(self.files[index] for index in indices.tolist())
-        return _Part(files, self.labels[indices])
+        return _Part(self.files.pick(indices), self.labels[indices])
 
 
 def folder(
@@ -69,8 +68,8 @@ def folder(
     classes = tuple(sorted(entry.name for entry in (top / "train").iterdir() if entry.is_dir()))
     parts = {name: _scan(top / name, classes) for name in ("train", "val", "test")
              if (top / name).is_dir()}  # fmt: skip
-    everything = [file for part in parts.values() for file in part.files]
-    _source(_Part(tuple(everything), torch.zeros(len(everything))), size, 3, workers).check()
+    everything = Files(file for part in parts.values() for file in part.files)
+    _source(_Part(everything, torch.zeros(len(everything))), size, 3, workers).check()
     if in_chans not in (None, 1, 3):
         raise DataError(f"data.in_chans is {in_chans}; allowed: 1, 3, null")
     channels = in_chans or (1 if all(map(_is_grey, everything)) else 3)
@@ -121,7 +120,7 @@ def _scan(part: Path, classes: tuple[str, ...]) -> _Part:
             raise DataError(f"{part / name} holds no image")
         files += mine
         labels += [label] * len(mine)
-    return _Part(tuple(files), torch.tensor(labels))
+    return _Part(Files(files), torch.tensor(labels))
 
 
 def _is_grey(file: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from rich.console import Console
 from supernet import training
 from supernet.config import composed
 from supernet.data.digits import digits
+from supernet.data.files import Files
 from supernet.data.folder import folder
 from supernet.data.sets import ImageData, Images
 from supernet.errors import DataError
@@ -83,6 +85,21 @@ def test_large_sets_are_streamed_and_equal_those_in_memory(tmp_path: Path, worke
     for a, b in zip(small.train.stream(parts), large.train.stream(parts), strict=True):
         assert torch.equal(a.pixels, b.pixels)
         assert torch.equal(a.labels, b.labels)
+
+
+def test_paths_are_kept_in_arrays() -> None:
+    """What a forked worker reads changes no count of references, so its memory stays shared."""
+    paths = [Path("a/b.png"), Path("ü/é 1.jpg"), Path(os.fsdecode(b"odd\xff.png")), Path("z")]
+    files = Files(paths)
+    assert list(files) == paths
+    assert files[-1] == paths[-1]
+    assert list(files[1:3]) == paths[1:3]
+    assert list(files.pick(torch.tensor([3, 0]))) == [paths[3], paths[0]]
+    assert paths[1] in files
+    assert not any(isinstance(value, (list, tuple, dict)) for value in vars(files).values())
+    with pytest.raises(IndexError):
+        files[4]
+    assert len(Files([])) == 0
 
 
 def test_parts_that_are_missing_are_cut_from_train_and_noted(tmp_path: Path) -> None:
