@@ -61,7 +61,12 @@ def tune(
     console.print(f"{max(missing, 0)} of {plan.trials} trials to go, {study.study_name}")
 
     def objective(trial: optuna.Trial) -> float:
-        overrides = overrides_of(trial, plan.search)
+        try:
+            overrides = overrides_of(trial, plan.search)
+        except ValueError as error:  # Optuna's, where a name had other choices before
+            raise SupernetError(
+                f"{folder} holds trials of another plan ({error}); name another --out"
+            ) from error
         trial.set_user_attr("overrides", overrides)
         config = compose([*plan.overrides, *overrides, "evaluate=epoch"])
         try:
