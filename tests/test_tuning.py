@@ -170,7 +170,7 @@ def test_the_plan_on_the_digits_names_what_is_varied() -> None:
 
 def test_another_plan_in_the_same_folder_is_refused(tmp_path: Path) -> None:
     run(tmp_path / "t", trials=1, search={"seed": {"choices": {"1": None, "2": None}}})
-    with pytest.raises(SupernetError, match="trials of another plan .* name another --out"):
+    with pytest.raises(SupernetError, match=r"trials of another plan .* name another --out"):
         run(tmp_path / "t", trials=2, search={"seed": {"choices": {"1": None, "3": None}}})
 
 
