@@ -14,7 +14,7 @@ from ofa.utils.my_modules import init_models
 from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 
-from supernet.blocks import net_args, timm_model
+from supernet.blocks import net_args
 from supernet.config import composed
 from supernet.data.batches import Batch
 from supernet.extraction import extract
@@ -24,6 +24,7 @@ from supernet.ranks import Ranks
 from supernet.settings import build_recipe
 from supernet.space import Arch, Op, SearchSpace
 from supernet.spaces import ofa_mbv3
+from supernet.standalone import timm_model
 from supernet.train.loop import Draw
 from supernet.train.passes import Passes
 from supernet.train.precision import Precision

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from supernet.errors import InfeasibleBudget, InfeasibleLimits, SupernetError
 from supernet.latency.table import LatencyTable
 from supernet.space import Arch, Op, SearchSpace, Stage
+from supernet.with_timm import register_with_timm
 
 if TYPE_CHECKING:
     from torch import nn
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 # The package of algorithms is loaded before the function of its name below, so that importing
 # one of its modules later does not hide the function.
 import_module("supernet.search")
+register_with_timm()
 
 __version__ = metadata.version("supernet")
 __all__ = [

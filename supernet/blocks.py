@@ -1,7 +1,7 @@
 """The one place where values of a space become timm modules.
 
-Whole subnets (`net_args`, `timm_model`), single blocks (`timm_block`), and single layers as a
-device is timed on them (`layer`). Not here: shared weights (`elastic.py`).
+Whole subnets as data (`net_args`; `standalone.py` builds them), single blocks (`timm_block`), and
+single layers as a device is timed on them (`layer`). Not here: shared weights (`elastic.py`).
 
 timm's networks: MobileNetV3 (1905.02244) with the SE of once-for-all (hard-sigmoid gate, ReLU
 inside, reduced from the expanded width, rounded to 8), and EfficientNet (1905.11946).
@@ -14,11 +14,10 @@ from functools import partial
 from typing import Any
 
 from timm.layers import SelectAdaptivePool2d, create_act_layer, create_conv2d, get_act_layer
-from timm.models._efficientnet_blocks import ConvBnAct, SqueezeExcite
+from timm.models._efficientnet_blocks import ConvBnAct
 from timm.models._efficientnet_builder import (
     EfficientNetBuilder,
     decode_arch_def,
-    round_channels,
 )
 from timm.models.efficientnet import EfficientNet
 from timm.models.mobilenetv3 import MobileNetV3
@@ -26,12 +25,13 @@ from torch import nn
 
 from supernet.latency.keys import LayerKey
 from supernet.space import Arch, BlockSpec, Op, SearchSpace
+from supernet.standalone import se_layer
 
 _ACT = {"relu": "re", "relu6": "r6", "hard_swish": "hs", "swish": "sw"}
 
 
 def net_args(space: SearchSpace, arch: Arch, *, num_classes: int, in_chans: int) -> dict[str, Any]:
-    """Describe a subnet as plain data, from which `timm_model` builds it."""
+    """Describe a subnet as plain data, from which `standalone.timm_model` builds it."""
     space.check(arch)
     first = space.first
     stages = [[_string("ds", first.kernel_size, first.stride, 1, first.width, first.se, first.act)]]
@@ -51,22 +51,6 @@ def net_args(space: SearchSpace, arch: Arch, *, num_classes: int, in_chans: int)
         "act": space.act,
         "bn_eps": space.bn_eps,
     }
-
-
-def timm_model(args: dict[str, Any]) -> MobileNetV3 | EfficientNet:
-    """Build the plain timm network that `net_args` described, with fresh weights."""
-    rest = dict(args)
-    family, act, bn_eps = rest.pop("family"), rest.pop("act"), rest.pop("bn_eps")
-    cls: Any = {"mobilenetv3": partial(MobileNetV3, head_bias=False), "efficientnet": EfficientNet}[
-        family
-    ]
-    return cls(
-        block_args=decode_arch_def(rest.pop("block_strings")),
-        act_layer=get_act_layer(act),
-        norm_layer=partial(nn.BatchNorm2d, eps=bn_eps),
-        se_layer=_se_layer(family),
-        **rest,
-    )
 
 
 def frame(model: MobileNetV3 | EfficientNet) -> dict[str, nn.Module]:
@@ -126,7 +110,7 @@ def _build_block(in_width: int, string: str, family: str, bn_eps: float) -> nn.M
     builder = EfficientNetBuilder(
         se_from_exp=family == "mobilenetv3",
         norm_layer=partial(nn.BatchNorm2d, eps=bn_eps),
-        se_layer=_se_layer(family),
+        se_layer=se_layer(family),
     )
     return builder(in_width, decode_arch_def([[string]]))[0][0]
 
@@ -142,17 +126,6 @@ def _string(
 ) -> str:
     ratio = "_se0.25" if se else ""
     return f"{kind}_r1_k{kernel}_s{stride}_e{expand:g}_c{width}{ratio}_n{_ACT[act]}"
-
-
-def _se_layer(family: str) -> Any:
-    if family == "efficientnet":
-        return SqueezeExcite
-    return partial(
-        SqueezeExcite,
-        gate_layer="hard_sigmoid",
-        force_act_layer=nn.ReLU,
-        rd_round_fn=round_channels,
-    )
 
 
 def num_params(module: nn.Module) -> int:

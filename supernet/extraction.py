@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import torch
 
-from supernet.blocks import frame, net_args, timm_model
+from supernet.blocks import frame, net_args
 from supernet.elastic import ElasticBlock
 from supernet.network import SuperNet
 from supernet.space import Arch
+from supernet.standalone import timm_model
 
 
 @torch.no_grad()

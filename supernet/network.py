@@ -16,12 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from supernet.blocks import STEM_ROLES, frame, net_args, timm_model
+from supernet.blocks import STEM_ROLES, frame, net_args
 from supernet.elastic import ElasticBlock
 from supernet.errors import SpaceError
 from supernet.gates import Path, PathGates, Paths
 from supernet.noise import Noise
 from supernet.space import Arch, Op, SearchSpace
+from supernet.standalone import timm_model
 
 
 class SuperNet(nn.Module):

@@ -1,8 +1,12 @@
 """The subnet folder: what leaves this project, and how it is read back.
 
-    config.json        the timm network's arguments, preprocessing, classes, architecture
+    config.json        the timm network's arguments, preprocessing, classes, architecture; in
+                       timm's own layout as well, see `timm_models.py`
     model.safetensors  its weights
+    model.py           rebuilds it with timm and safetensors only: `standalone.py`
     model.onnx         the same network for ONNX Runtime; input `image` [batch, C, R, R]
+    model.pt2          the same for `torch.export.load`
+    labels.txt         the classes, a line each
     arch.json          the architecture in this project's terms
     certificate.json   what was promised and what was measured
 
@@ -28,12 +32,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from supernet.blocks import timm_model
+from supernet import standalone
 from supernet.data.preprocess import Preprocess
 from supernet.errors import CheckpointError, SupernetError
 from supernet.space import Arch
+from supernet.standalone import timm_model
+from supernet.timm_models import ENTRY_POINT
 
-FORMAT, VERSION = "supernet-subnet", 1
+FORMAT, VERSION = "supernet-subnet", 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,11 +58,29 @@ class SubnetConfig:
         return {
             "format": FORMAT,
             "version": VERSION,
-            "net": self.net,
+            "architecture": ENTRY_POINT,
+            "num_classes": len(self.classes),
+            "model_args": {"net": self.net},
+            "pretrained_cfg": self._pretrained_cfg(),
             "arch": self.arch.to_dict(),
             "preprocess": self.preprocess.to_dict(),
             "classes": list(self.classes),
             "data": self.data,
+        }
+
+    def _pretrained_cfg(self) -> dict[str, Any]:
+        """Return what timm wants to know of the weights."""
+        size = self.arch.resolution
+        return {
+            "num_classes": len(self.classes),
+            "label_names": list(self.classes),
+            "input_size": [self.preprocess.in_chans, size, size],
+            "mean": list(self.preprocess.mean),
+            "std": list(self.preprocess.std),
+            "crop_pct": 1.0,
+            "interpolation": "bilinear",
+            "first_conv": "conv_stem",
+            "classifier": "classifier",
         }
 
 
@@ -66,7 +90,9 @@ def save_subnet(folder: Path, model: nn.Module, config: SubnetConfig) -> None:
     weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     save_file(weights, folder / "model.safetensors")
     (folder / "model.safetensors").chmod(0o644)  # it is written readable by its owner alone
-    export_onnx(model, folder / "model.onnx", config)
+    shutil.copy(standalone.__file__, folder / "model.py")
+    export(model, folder, config)
+    (folder / "labels.txt").write_text("\n".join(config.classes) + "\n", encoding="utf-8")
     write_json(folder / "arch.json", config.arch.to_dict())
     write_json(folder / "config.json", config.to_dict())
 
@@ -95,7 +121,7 @@ def load_config(folder: str | Path) -> SubnetConfig:
                 f"{FORMAT!r} version {VERSION}"
             )
         return SubnetConfig(
-            net=dict(data["net"]),
+            net=dict(data["model_args"]["net"]),
             arch=Arch.from_dict(data["arch"]),
             preprocess=Preprocess(**data["preprocess"]),
             classes=tuple(map(str, data["classes"])),
@@ -129,19 +155,21 @@ def load_subnet(folder: str | Path) -> nn.Module:
     return model.eval()
 
 
-def export_onnx(model: nn.Module, path: Path, config: SubnetConfig) -> None:
-    """Write `model` as ONNX with a free batch size."""
+def export(model: nn.Module, folder: Path, config: SubnetConfig) -> None:
+    """Write `model` as `model.pt2` and `model.onnx`, with a free batch size."""
     size = config.arch.resolution
     image = torch.zeros(2, config.preprocess.in_chans, size, size)
     with warnings.catch_warnings(), _quiet("torch.onnx", "onnxscript"):
         warnings.simplefilter("ignore")  # the exporter warns about its own insides
+        batch = ({0: torch.export.Dim("batch", min=1)},)
+        program = torch.export.export(model.eval(), (image,), dynamic_shapes=batch)
+        torch.export.save(program, folder / "model.pt2")
         torch.onnx.export(
-            model.eval(),
-            (image,),
-            str(path),
+            program,
+            (),
+            str(folder / "model.onnx"),
             input_names=["image"],
             output_names=["logits"],
-            dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
             dynamo=True,
             external_data=False,
             verbose=False,

@@ -16,11 +16,11 @@ import supernet
 ROOT = Path(supernet.__file__).parent
 
 LAYERS = (
-    "errors construct space trial_space latency latency.keys latency.fields latency.table "
-    "latency.correction "
+    "errors construct space trial_space with_timm latency latency.keys latency.fields "
+    "latency.table latency.correction "
     "latency.timing latency.kept latency.host latency.tools",
-    "latency.fit blocks spaces screen memory noise depthwise interop interop.tables search "
-    "search.* data data.preprocess train train.phases",
+    "latency.fit standalone timm_models blocks spaces screen memory noise depthwise interop "
+    "interop.tables search search.* data data.preprocess train train.phases",
     "latency.plan activations cost limits elastic data.* predictor",
     "gates network losses ranks",
     "extraction evaluate choose subnet latency.model latency.onnx_layers latency.ncnn_format "

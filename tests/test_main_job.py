@@ -111,8 +111,9 @@ def test_a_subnet_is_a_plain_timm_net_and_onnx_runtime_agrees(subnets: list[Path
 def test_a_folder_is_whole(subnets: list[Path], run: Trained) -> None:
     for folder in subnets:
         names = {file.name for file in folder.iterdir()}
-        assert names == {"config.json", "model.safetensors", "model.onnx", "arch.json",
-                         "certificate.json"}  # fmt: skip
+        assert names == {"config.json", "model.safetensors", "model.py", "model.onnx", "model.pt2",
+                         "labels.txt", "arch.json", "certificate.json"}  # fmt: skip
+        assert (folder / "labels.txt").read_text().split() == list(run.classes)
         assert is_subnet(folder)
         arch = Arch.from_dict(json.loads((folder / "arch.json").read_text()))
         assert arch in run.net.space
@@ -241,7 +242,7 @@ def test_scores_are_computed_once(
     with open(tmp_path / "scores.jsonl", "a") as file:
         file.write('{"checkpoint": "other", "arch": "a", "on": "test", "top1": 1.0}\n{"checkpo')
     Scored(mine).top1(run.net.space.largest())
-    monkeypatch.setattr(scored, "extract", lambda *_: pytest.fail("it scores again"))
+    monkeypatch.setattr(scored, "top1_of", lambda *_, **__: pytest.fail("it scores again"))
     assert Scored(mine).top1(arch) == held
 
 
@@ -348,9 +349,9 @@ def test_a_damaged_subnet_is_refused(
 @pytest.mark.parametrize(
     "change",
     [
-        {"net": {}},
-        {"net": 5},
-        {"net": {"family": "resnet"}},
+        {"model_args": {}},
+        {"model_args": {"net": 5}},
+        {"model_args": {"net": {"family": "resnet"}}},
         {"arch": {"resolution": 8}},
         {"preprocess": {"mean": [0.1]}},
         {"classes": 5},

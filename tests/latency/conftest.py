@@ -16,6 +16,7 @@ from supernet.latency.keys import LayerKey, arch_keys
 from supernet.latency.onnx_layers import onnx_layers
 from supernet.latency.table import Device, Entry, LatencyTable
 from supernet.space import FixedBlock, SearchSpace, Stage
+from supernet.standalone import timm_model
 from tests.latency.sshd import Server
 
 DEVICE = Device(
@@ -114,6 +115,6 @@ def write_subnet(folder: Path, space: SearchSpace, *, batch: int = 1) -> Path:
     keys = arch_keys(space, arch, **SHAPES)
     (folder / "model.onnx").write_bytes(onnx_layers(keys, blocks.layers(keys), batch=batch))
     args = blocks.net_args(space, arch, **SHAPES)
-    (folder / "config.json").write_text(json.dumps({"net": args}))
-    save_file(blocks.timm_model(args).state_dict(), folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps({"model_args": {"net": args}}))
+    save_file(timm_model(args).state_dict(), folder / "model.safetensors")
     return folder

@@ -13,6 +13,7 @@ from supernet import blocks
 from supernet.latency.keys import LayerKey, arch_keys
 from supernet.latency.onnx_layers import onnx_layers
 from supernet.space import ACTIVATIONS, FAMILIES, FixedBlock, SearchSpace, Stage
+from supernet.standalone import timm_model
 
 
 def _key(kind: str, family: str = "mobilenetv3", **rest: object) -> LayerKey:
@@ -102,7 +103,7 @@ def test_a_whole_net_has_the_ops_of_torchs_exporter(family: str) -> None:
     onnx.checker.check_model(ours, full_check=True)
     args = blocks.net_args(space, space.largest(), num_classes=10, in_chans=3)
     example = (torch.zeros(1, 3, 24, 24),)
-    program = torch.onnx.export(blocks.timm_model(args).eval(), example, dynamo=True, verbose=False)
+    program = torch.onnx.export(timm_model(args).eval(), example, dynamo=True, verbose=False)
     theirs = program.model_proto
     assert ours.opset_import[0].version == theirs.opset_import[0].version
     assert [n.op_type for n in ours.graph.node] == [n.op_type for n in theirs.graph.node]

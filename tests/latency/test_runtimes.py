@@ -24,6 +24,7 @@ from supernet.latency.keys import LayerKey, arch_keys
 from supernet.latency.model import Model, of_keys, of_subnet
 from supernet.latency.runtimes import Runtime
 from supernet.space import ACTIVATIONS, FAMILIES, SearchSpace
+from supernet.standalone import timm_model
 from supernet.subnet import SubnetConfig, save_subnet
 from tests.latency.conftest import DEVICE, SHAPES, key, two_blocks
 
@@ -128,7 +129,7 @@ def saved_subnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = SubnetConfig(net=net, arch=arch, preprocess=preprocess, classes=tuple("abcd"), data={})
     with torch.random.fork_rng():
         torch.manual_seed(0)  # int8's error depends on the weights: 0.3 to 7 % over twenty draws
-        save_subnet(folder, blocks.timm_model(net), config)
+        save_subnet(folder, timm_model(net), config)
     return folder
 
 

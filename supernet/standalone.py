@@ -1,0 +1,64 @@
+"""A finished subnet without the package that made it: timm, torch and safetensors are enough.
+
+    from model import load
+    model, config = load()
+
+This file builds the network that `config.json` beside it describes and fills it with the weights
+of `model.safetensors`. `config["pretrained_cfg"]` says how an image becomes its input.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+from timm.layers import get_act_layer
+from timm.models._efficientnet_blocks import SqueezeExcite
+from timm.models._efficientnet_builder import decode_arch_def, round_channels
+from timm.models.efficientnet import EfficientNet
+from timm.models.mobilenetv3 import MobileNetV3
+from torch import nn
+
+
+def timm_kwargs(net: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of timm's class for `net`, plain data."""
+    same = ("stem_size", "num_features", "num_classes", "in_chans")
+    head = {"head_bias": False} if net["family"] == "mobilenetv3" else {}
+    return {
+        **{name: net[name] for name in same},
+        **head,
+        "block_args": decode_arch_def(net["block_strings"]),
+        "act_layer": get_act_layer(net["act"]),
+        "norm_layer": partial(nn.BatchNorm2d, eps=net["bn_eps"]),
+        "se_layer": se_layer(net["family"]),
+    }
+
+
+def timm_model(net: dict[str, Any]) -> MobileNetV3 | EfficientNet:
+    """Build the plain timm network that `net` describes, with fresh weights."""
+    cls: Any = {"mobilenetv3": MobileNetV3, "efficientnet": EfficientNet}[net["family"]]
+    return cls(**timm_kwargs(net))
+
+
+def se_layer(family: str) -> Any:
+    """Return what makes timm's squeeze-and-excitation of a family."""
+    if family == "efficientnet":
+        return SqueezeExcite
+    return partial(
+        SqueezeExcite,
+        gate_layer="hard_sigmoid",
+        force_act_layer=nn.ReLU,
+        rd_round_fn=round_channels,
+    )
+
+
+def load(folder: str | Path | None = None) -> tuple[nn.Module, dict[str, Any]]:
+    """Return the network in `folder` (left out: beside this file), ready to run, and its config."""
+    here = Path(__file__).parent if folder is None else Path(folder)
+    config = json.loads((here / "config.json").read_text(encoding="utf-8"))
+    model = timm_model(config["model_args"]["net"])
+    model.load_state_dict(load_file(here / "model.safetensors"))
+    return model.eval(), config

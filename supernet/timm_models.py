@@ -1,0 +1,28 @@
+"""Subnet folders as timm sees them: `timm.create_model("local-dir:DIR", pretrained=True)`.
+
+Importing this registers the entry point that their `config.json` names (`with_timm.py` sees to
+that). `features_only=True` gives feature maps, for detection and segmentation.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from timm.models import register_model
+from timm.models.efficientnet import _create_effnet
+from timm.models.mobilenetv3 import _create_mnv3
+from torch import nn
+
+ENTRY_POINT = "supernet_subnet"
+
+
+@register_model
+def supernet_subnet(pretrained: bool = False, *, net: dict[str, Any], **kwargs: Any) -> nn.Module:
+    """Build a subnet from the plain data `net`."""
+    from supernet.standalone import timm_kwargs  # which imports timm, which imports this
+
+    if kwargs.get("features_only"):  # timm's default is five maps, as many as it halves ImageNet
+        maps = 1 + sum("_s2_" in stage[0] for stage in net["block_strings"])
+        kwargs.setdefault("out_indices", tuple(range(maps)))
+    create = {"mobilenetv3": _create_mnv3, "efficientnet": _create_effnet}[net["family"]]
+    return create(ENTRY_POINT, pretrained=pretrained, **{**timm_kwargs(net), **kwargs})
