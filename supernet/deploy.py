@@ -16,22 +16,30 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from supernet.blocks import net_args, num_params
+from supernet.blocks import num_params
 from supernet.choose import NO_CAPS, Candidate, aim_for, pick
 from supernet.cost import module_macs
 from supernet.data.preprocess import resize
+from supernet.errors import SupernetError
 from supernet.evaluate import calibrate_on_, scores_on
-from supernet.extraction import extract
+from supernet.extraction import args_of, extract
 from supernet.latency import host
 from supernet.latency.profile import measure_subnets
 from supernet.latency.table import LatencyTable
 from supernet.limits import Caps
+from supernet.plain import Net, PlainNet
 from supernet.space import Arch
 from supernet.specialize import specialize
-from supernet.subnet import SubnetConfig, onnx_outputs, replacing, save_subnet, write_json
+from supernet.subnet import (
+    CERTIFICATE,
+    SubnetConfig,
+    onnx_outputs,
+    replacing,
+    save_subnet,
+    write_json,
+)
 from supernet.trained import Trained
 
-CERTIFICATE = "certificate.json"
 PACE_WARNING = 0.03
 
 
@@ -46,14 +54,23 @@ def candidate_for(
 
     Gates that are trained here are kept beside the checkpoint. They are trained for the budget of
     the table, or without one for that of the first other cost; what else is limited, the choice
-    among them keeps to.
+    among them keeps to. A run of one network has that alone, for whatever device.
 
     Raises:
         InfeasibleBudget: if no architecture meets the budget.
         InfeasibleLimits: if none meets all limits at once.
-        SupernetError: if gates must be trained and the run's data is not there.
+        SupernetError: if gates must be trained and the run's data is not there, or there is a
+            limit and nothing to choose from.
         TableError: if the table lacks layers of the space.
     """
+    if isinstance(run.any_net, PlainNet):
+        if budget_ms is not None or caps != NO_CAPS:
+            raise SupernetError(
+                f"{run.file} is of one network, {run.any_net.title}: there is nothing to choose "
+                "within a limit; leave budget and limits out"
+            )
+        arch = run.any_net.space.arch
+        return Candidate(arch=arch, score=0.0, predicted_ms=None, budget_ms=None)
     aim = aim_for(run.net, table, budget_ms, caps)
     specialize(run, [aim], console)
     return pick(run.net.gates[aim.name], aim)
@@ -70,17 +87,16 @@ def write_subnet(
         folder: written whole or not at all; a subnet that is there is replaced.
         promise: what the certificate says of device, budget and predicted latency.
     """
-    model = extract(run.net, arch).eval()
+    net = run.any_net
+    model = extract(net, arch).eval()
     data, preprocess = run.data, run.preprocess
     some = data.test.take(torch.arange(min(64, len(data.test))))
     images = resize(preprocess.normalise(some.pixels), arch.resolution)
     with torch.no_grad():
-        shared_difference = _largest_difference(run.net(images, arch), model(images))
+        shared_difference = _largest_difference(net(images, arch), model(images))
     calibrate_on_(model, data.train, preprocess, arch.resolution)
     config = SubnetConfig(
-        net=net_args(
-            run.net.space, arch, num_classes=run.net.num_classes, in_chans=run.net.in_chans
-        ),
+        net=args_of(net, arch),
         arch=arch,
         preprocess=preprocess,
         classes=run.classes,
@@ -96,10 +112,11 @@ def write_subnet(
             "version": 1,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "tool_version": metadata.version("supernet"),
-            "arch_id": arch.id,
+            "arch_id": config.arch_id,
             "arch": arch.to_dict(),
             "resolution": arch.resolution,
             "checkpoint_sha256": run.sha256,
+            **_lineage(net),
             **promise,
             "measured_ms": None,
             "pace": None,
@@ -112,6 +129,13 @@ def write_subnet(
         }
         write_json(beside / CERTIFICATE, certificate)
     return certificate
+
+
+def _lineage(net: Net) -> dict[str, Any]:
+    """Return what a certificate says of a network that was trained alone."""
+    if not isinstance(net, PlainNet):
+        return {}
+    return {"network": net.title, "origin": net.origin}
 
 
 def promise_of(table: LatencyTable | None, candidate: Candidate) -> dict[str, Any]:

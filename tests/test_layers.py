@@ -22,12 +22,12 @@ LAYERS = (
     "latency.fit standalone timm_models blocks spaces screen memory noise depthwise interop "
     "interop.tables search search.* data data.preprocess train train.phases",
     "latency.plan activations cost limits elastic data.* predictor",
-    "gates network losses ranks",
+    "gates network losses ranks plain",
     "extraction evaluate choose subnet latency.model latency.onnx_layers latency.ncnn_format "
     "latency.tflite_format latency.runtimes latency.runtimes.* latency.worker latency.child "
     "latency.profile latency.bundle latency.bundle_result latency.bundle_script latency.remote",
     "train.* interop.ofa",
-    "settings trained",
+    "settings trained origins",
     "specialize scored",
     "scoring",
     "finding",
