@@ -249,8 +249,11 @@ def test_weights_of_a_file(tmp_path: Path, suffix: str, classes: int, classifier
     assert net.origin is not None
     assert net.origin["weights"] == str(file)
     assert net.origin["classifier"] == classifier
-    loaded = {name for name, tensor in net.model.state_dict().items()
-              if tensor.shape == weights[name].shape and torch.equal(tensor, weights[name])}
+    loaded = {
+        name
+        for name, tensor in net.model.state_dict().items()
+        if tensor.shape == weights[name].shape and torch.equal(tensor, weights[name])
+    }
     fresh = set() if classifier == "kept" else {"classifier.weight", "classifier.bias"}
     assert loaded == set(weights) - fresh
 
@@ -292,7 +295,8 @@ def test_its_folder_opens_everywhere(digits_folder: Path, monkeypatch: pytest.Mo
     assert type(opened) is type(ours)
     torch.testing.assert_close(opened.eval()(x), want)
     for classes in (10, 3):  # timm takes a new classifier where one asks for it
-        model = timm.create_model(f"local-dir:{digits_folder}", pretrained=True, num_classes=classes)
+        place = f"local-dir:{digits_folder}"
+        model = timm.create_model(place, pretrained=True, num_classes=classes)
         assert model.eval()(x).shape == (2, classes)
     exported = torch.export.load(digits_folder / "model.pt2").module()
     torch.testing.assert_close(exported(x), want, rtol=1e-4, atol=1e-4)
@@ -343,8 +347,13 @@ def test_the_commands_know_it(digits_run: Path, digits_folder: Path, command: Co
 
 # ---- a subnet trained on -----------------------------------------------------------------------
 
-ON = (*(word for word in TINY if not word.startswith(("space", "recipe", "gates", "name="))),
-      "net=subnet", "name=on", "recipe.phases.all.epochs=1", "recipe.phases.all.warmup_steps=0")
+ON = (
+    *(word for word in TINY if not word.startswith(("space", "recipe", "gates", "name="))),
+    "net=subnet",
+    "name=on",
+    "recipe.phases.all.epochs=1",
+    "recipe.phases.all.warmup_steps=0",
+)
 
 
 @pytest.fixture(scope="module")
@@ -534,7 +543,7 @@ def test_a_folder_without_its_certificate_is_refused(fast: Path, tmp_path: Path)
             (tmp_path / file.name).write_bytes(file.read_bytes())
     config = composed([*ON, f"net.dir={tmp_path}"])
     origin = origin_of(config)
-    with pytest.raises(CheckpointError, match="certificate.json"):
+    with pytest.raises(CheckpointError, match=r"certificate\.json"):
         origin.net(config, origin.data(config))
 
 
