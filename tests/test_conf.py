@@ -303,6 +303,12 @@ def test_a_configuration_is_plain_data() -> None:
     assert "hydra" not in tiny_config()
 
 
+def test_a_teacher_can_be_named_on_the_command_line() -> None:
+    words = ["teacher={model: resnet18, weights: W.pt}"]
+    assert composed(words)["teacher"] == {"model": "resnet18", "weights": "W.pt"}
+    assert composed([])["teacher"] is None
+
+
 def test_composing_twice_is_independent() -> None:
     first = composed(["seed=1"])
     first["data"]["name"] = "changed"
