@@ -168,7 +168,9 @@ def profile(
 def bundle(
     space: Annotated[str, typer.Option(help="A run, a checkpoint, or a space of conf/space/.")],
     out: Annotated[Path, typer.Option(help="Folder to write.")],
-    runtime: Annotated[str, typer.Option(help="The runtime of the board.")] = "onnxruntime",
+    runtime: Annotated[
+        str, typer.Option(help="Of the board: onnxruntime, onnxruntime-int8, openvino.")
+    ] = "onnxruntime",
     batch: Annotated[int, typer.Option(min=1, help="Images in a run.")] = 1,
     resolution: Annotated[
         list[int] | None, typer.Option(help="Only this input size; may be repeated.")
