@@ -19,6 +19,7 @@ from supernet.cost import module_macs
 from supernet.data.sets import ImageData
 from supernet.errors import CheckpointError, Diverged, SupernetError
 from supernet.extraction import extract
+from supernet.holding import held
 from supernet.latency.table import LatencyTable
 from supernet.memory import keep_freed_memory
 from supernet.network import SuperNet
@@ -145,7 +146,7 @@ def _train(
         "config": dict(config),
         "supernet": metadata.version("supernet"),
     }
-    with Stopping() as stop:
+    with Stopping() as stop, held(folder) if ranks.first else nullcontext():
         run: AbstractContextManager[Run] = nullcontext(Silent(stop))
         if ranks.first:
             run = RunFolder(
