@@ -16,7 +16,7 @@ from torch import nn
 ENTRY_POINT = "supernet_subnet"
 
 
-@register_model
+@register_model  # type: ignore[untyped-decorator]
 def supernet_subnet(pretrained: bool = False, *, net: dict[str, Any], **kwargs: Any) -> nn.Module:
     """Build a subnet from the plain data `net`."""
     from supernet.standalone import timm_kwargs  # which imports timm, which imports this

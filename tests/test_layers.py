@@ -23,17 +23,17 @@ LAYERS = (
     "interop.tables search search.* data data.preprocess train train.phases",
     "latency.plan activations cost limits elastic data.* predictor",
     "gates network losses ranks",
-    "extraction evaluate choose subnet certificate crop latency.model latency.onnx_layers "
-    "latency.ncnn_format latency.tflite_format latency.runtimes latency.runtimes.* "
-    "latency.worker latency.child "
+    "extraction evaluate choose subnet certificate crop narrow compression "
+    "latency.model latency.onnx_layers latency.ncnn_format latency.tflite_format "
+    "latency.runtimes latency.runtimes.* latency.worker latency.child export export.* "
     "latency.profile latency.bundle latency.bundle_result latency.bundle_script latency.remote",
     "train.* interop.ofa",
     "settings trained",
-    "specialize scored subnet_images",
+    "specialize scored subnet_images finetune",
     "scoring",
     "finding",
     "front",
-    "training deploy device facts predict main_job imported verify",
+    "training deploy device facts predict main_job imported verify exporting pruning",
     "explore tuning",
     "config cli table_cli import_cli ship_cli train_app __main__ __init__",
 )
