@@ -28,7 +28,7 @@ def cropped(
         net: its description, as of `blocks.net_args`.
         resolution: side of the images, in pixels, that it will ever be given.
     """
-    sides = _input_sides(model, net["in_chans"], resolution)
+    sides = input_sides(model, net["in_chans"], resolution)
     weights = model.state_dict()
     stages = [list(stage) for stage in net["block_strings"]]
     for (stage, block), (height, width) in sides.items():
@@ -49,7 +49,7 @@ def with_kernel(string: str, size: int) -> str:
     return "_".join([*words[:index], f"k{size}", *words[index + 1 :]])
 
 
-def _input_sides(
+def input_sides(
     model: nn.Module, in_chans: int, resolution: int
 ) -> dict[tuple[int, int], tuple[int, int]]:
     """Return the height and width that each depthwise convolution is given, by its place."""

@@ -25,7 +25,7 @@ STEP = 8
 
 def hidden_widths(model: nn.Module) -> list[int]:
     """Return the hidden channels of each inverted residual, in path order."""
-    return [block.conv_dw.out_channels for _, _, block in _blocks(model)]
+    return [block.conv_dw.out_channels for _, _, block in residuals(model)]
 
 
 def shares_of(widths: Sequence[int], share: float) -> list[int]:
@@ -45,7 +45,7 @@ def narrowed(
         widths: for each inverted residual, in steps of 8, at most what it has.
     """
     stages = [list(stage) for stage in net["block_strings"]]
-    blocks = list(_blocks(model))
+    blocks = list(residuals(model))
     for (stage, number, block), width in zip(blocks, widths, strict=True):
         ratio = width / block.conv_pw.in_channels
         stages[stage][number] = with_expand(stages[stage][number], ratio)
@@ -71,7 +71,8 @@ def with_expand(string: str, ratio: float) -> str:
     return "_".join([*words[:index], f"e{ratio:.6g}", *words[index + 1 :]])
 
 
-def _blocks(model: nn.Module) -> Iterator[tuple[int, int, Any]]:
+def residuals(model: nn.Module) -> Iterator[tuple[int, int, Any]]:
+    """Yield stage, number and module of each inverted residual, in path order."""
     for stage, blocks in enumerate(model.blocks):  # type: ignore[arg-type]
         for number, block in enumerate(blocks):
             if isinstance(block, InvertedResidual):

@@ -1,13 +1,14 @@
 """The command `prune`: a finished subnet narrowed until it meets a lower budget.
 
 One share of the hidden channels stays in every block; the largest share whose network meets the
-budget is found by bisection over what is measured. Not here: which channels stay (`narrow.py`).
+budget is found by bisection over what is measured here, or for another device over what its table
+predicts. Not here: which channels stay (`narrow.py`), the prediction (`narrow_latency.py`).
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from supernet.latency.plan import Session
 from supernet.latency.profile import measure_subnets
 from supernet.latency.table import LatencyTable
 from supernet.narrow import hidden_widths, narrowed, shares_of
+from supernet.narrow_latency import predictor_of
 from supernet.subnet import (
     SubnetConfig,
     check_replaceable,
@@ -56,6 +58,8 @@ class _Plans:
     """hidden channels of each, from the fewest to all"""
     device: dict[str, Any]
     console: Console
+    predict: Callable[[Sequence[int]], float] | None
+    """milliseconds by hidden channels; None measures here"""
 
     def write(self, number: int, folder: Path) -> None:
         """Write network `number` as a subnet folder without a certificate."""
@@ -68,8 +72,10 @@ class _Plans:
             folders, **self.device, on_warning=lambda text: self.console.print(f"warning: {text}")
         )
 
-    def measure(self, number: int) -> float:
+    def cost(self, number: int) -> float:
         """Return the milliseconds of network `number`."""
+        if self.predict is not None:
+            return self.predict(self.widths[number])
         with tempfile.TemporaryDirectory() as place:
             self.write(number, Path(place))
             measured = self.time([Path(place)]).timings[0].median_ms
@@ -90,19 +96,21 @@ def prune(
     """Write a narrower subnet that takes at most `budget_ms`, and return its certificate.
 
     Latency is measured on this machine, in the runtime of the table, else of the certificate,
-    else in ONNX Runtime on one thread.
+    else in ONNX Runtime on one thread. By a table of another processor, for which the subnet was
+    extracted, it is predicted.
 
     Args:
         folder: a subnet folder; it stays as it is.
         out: written whole or not at all; a subnet that is there is replaced.
         budget_ms: in milliseconds.
         console: gets what is measured.
-        table: says the runtime, its threads, provider and batch; of this processor.
+        table: says the runtime, its threads, provider and batch.
         finetune: epochs of training afterwards.
 
     Raises:
         CheckpointError: if `folder` is not a subnet's.
-        DeviceError: if the table or the certificate is of another processor.
+        DeviceError: if the certificate is of another processor, and there is no table of it.
+        TableError: if the table does not hold enough of the subnet's blocks.
         SupernetError: if no share meets the budget, or all channels do; if the training images
             are not there.
     """
@@ -113,12 +121,13 @@ def prune(
         raise SupernetError(f"{out} is the subnet that is pruned; name another --out")
     check_replaceable(out)
     paper, config, model = read_certificate(folder), load_config(folder), load_subnet(folder)
+    predict = _predictor(folder, model, config, paper, table)
     paper |= _device_of(folder, paper, table)
     data = data_for(config)
     whole = tuple(hidden_widths(model))
     widths = {tuple(shares_of(whole, share / 100)): None for share in range(1, 101)}
     device = {name: paper[name] for name in _DEVICE}
-    plans = _Plans(model, config, tuple(widths), device, console)
+    plans = _Plans(model, config, tuple(widths), device, console, predict)
     chosen = _largest_within(plans, folder, budget_ms)
     with replacing(out) as beside:
         _write_pruned(plans, chosen, beside, data, paper, finetune, folder, budget_ms)
@@ -126,45 +135,68 @@ def prune(
     console.print(
         f"top-1 {100 * certificate['pruned']['top1_before']:.2f} % before, "
         f"{100 * certificate['top1']:.2f} % after on {certificate['test_images']} images; "
-        f"{certificate['measured_ms']:.4g} ms measured, budget {budget_ms:g} ms"
+        f"{_said(certificate)}, budget {budget_ms:g} ms"
     )
     return certificate
+
+
+def _said(certificate: dict[str, Any]) -> str:
+    how = certificate["pruned"]["latency"]
+    return f"{certificate[f'{how}_ms']:.4g} ms {how}"
+
+
+def _predictor(
+    folder: Path,
+    model: nn.Module,
+    config: SubnetConfig,
+    paper: dict[str, Any],
+    table: LatencyTable | None,
+) -> Callable[[Sequence[int]], float] | None:
+    """Return what predicts latency by a table of another processor; None if it is measured."""
+    if table is None or table.device.cpu == host.cpu():
+        return None
+    if paper.get("table_id") != table.id or paper.get("predicted_ms") is None:
+        raise DeviceError(
+            f"the table is of {table.device.machine} ({table.device.cpu}), this is {host.cpu()}: "
+            f"it can only predict for a subnet that was extracted with it, which {folder} was not"
+        )
+    resolution, whole_ms = config.arch.resolution, float(paper["predicted_ms"])
+    return predictor_of(model, config.net, resolution, table, whole_ms)
 
 
 def _device_of(folder: Path, paper: dict[str, Any], table: LatencyTable | None) -> dict[str, Any]:
     """Return the fields of a certificate that say what is measured with."""
     if table is not None:
-        of, cpu = f"the table is of {table.device.machine}", table.device.cpu
-        fields = {name: getattr(table.device, name) for name in _PAPER
-                  if name not in ("device", "table_id")}  # fmt: skip
-        fields |= {"device": table.device.name, "table_id": table.id}
-    elif paper.get("runtime") is None:
-        fields = dict.fromkeys(_PAPER) | {
+        device = table.device
+        names = [name for name in _PAPER if name not in ("device", "table_id")]
+        fields = {name: getattr(device, name) for name in names}
+        return fields | {"device": device.name, "table_id": table.id}
+    if paper.get("runtime") is None:
+        return dict.fromkeys(_PAPER) | {
             "runtime": "onnxruntime", "threads": 1, "batch": 1, "provider": "cpu",
             "precision": "fp32", "machine": host.machine(), "cpu": host.cpu(),
             "device": "onnxruntime-fp32-1thread",
         }  # fmt: skip
-        of, cpu = "", host.cpu()
-    else:
-        of, cpu = f"{folder} was made for {paper.get('machine')}", paper.get("cpu", "")
-        fields = {name: paper.get(name) for name in _PAPER}
-    if cpu != host.cpu():
+    if paper.get("cpu") != host.cpu():
         raise DeviceError(
-            f"pruning measures on the device itself: {of} ({cpu}), this is {host.cpu()}; run it "
-            "there, or give a --table of this machine"
+            f"{folder} was made for {paper.get('machine')} ({paper.get('cpu')}), this is "
+            f"{host.cpu()}: prune it there, or give the --table that it was extracted with"
         )
-    return fields
+    return {name: paper.get(name) for name in _PAPER}
 
 
 def _largest_within(plans: _Plans, folder: Path, budget_ms: float) -> int:
     """Return the number of the widest network that was measured to meet the budget."""
-    with tempfile.TemporaryDirectory() as place:
-        plans.write(0, Path(place))
-        least, most = (t.median_ms for t in plans.time([Path(place), folder]).timings)
+    if plans.predict is None:
+        with tempfile.TemporaryDirectory() as place:
+            plans.write(0, Path(place))
+            least, most = (t.median_ms for t in plans.time([Path(place), folder]).timings)
+    else:
+        least, most = (plans.predict(plans.widths[number]) for number in (0, -1))
     if budget_ms < least:
         raise SupernetError(
             f"no pruning of {folder} takes {budget_ms:g} ms or less; feasible budgets lie between "
-            f"{least:.4g} and {most:.4g} ms, as measured now: ask for one of these"
+            f"{least:.4g} and {most:.4g} ms: ask for one of these"
         )
     if budget_ms >= most:
         raise SupernetError(
@@ -174,7 +206,7 @@ def _largest_within(plans: _Plans, folder: Path, budget_ms: float) -> int:
     high = len(plans.widths) - 1
     while True:
         low = _bisected(plans, high, budget_ms)
-        if low == 0 or plans.measure(low) <= budget_ms:
+        if low == 0 or plans.cost(low) <= budget_ms:
             return low
         high = low  # what met the budget before was a lucky reading
 
@@ -184,7 +216,7 @@ def _bisected(plans: _Plans, high: int, budget_ms: float) -> int:
     low = 0
     while high - low > 1:
         middle = (low + high) // 2
-        if plans.measure(middle) <= budget_ms:
+        if plans.cost(middle) <= budget_ms:
             low = middle
         else:
             high = middle
@@ -212,15 +244,13 @@ def _write_pruned(
         calibrate_on_(model, data.train, preprocess, size)
     save_subnet(beside, model.eval(), config)
     found = findings(beside, model, config, data, some_of(data.test, config, 64))
-    session = plans.time([beside])
-    (timing,) = session.timings
     pruned = {
         "from_weights_sha256": sha256(folder / "model.safetensors"),
         "hidden_before": list(plans.widths[-1]),
         "hidden_after": list(plans.widths[chosen]),
         "finetune_epochs": epochs,
         "top1_before": scores_on(plans.model, data.test, preprocess, size).top1,
-        "latency": "measured",
+        "latency": "measured" if plans.predict is None else "predicted",
     }
     write_certificate(
         beside,
@@ -228,13 +258,25 @@ def _write_pruned(
             **paper,
             **head(),
             "budget_ms": budget_ms,
-            "predicted_ms": None,
-            "measured_ms": timing.median_ms,
-            "measured_interval_ms": [timing.low_ms, timing.high_ms],
-            "reference_ms": session.reference.median_ms,
+            **_times(plans, chosen, beside),
             "pace": None,
             "difference_supernet_extracted": None,
             **found,
             "pruned": pruned,
         },
     )
+
+
+def _times(plans: _Plans, chosen: int, beside: Path) -> dict[str, Any]:
+    """Return what a certificate says of the time of the finished subnet in `beside`."""
+    names = ("predicted_ms", "measured_ms", "measured_interval_ms", "reference_ms")
+    none: dict[str, Any] = dict.fromkeys(names)
+    if plans.predict is not None:
+        return none | {"predicted_ms": plans.predict(plans.widths[chosen])}
+    session = plans.time([beside])
+    (timing,) = session.timings
+    return none | {
+        "measured_ms": timing.median_ms,
+        "measured_interval_ms": [timing.low_ms, timing.high_ms],
+        "reference_ms": session.reference.median_ms,
+    }

@@ -131,7 +131,10 @@ def prune(
     budget_ms: Annotated[float, typer.Option(help="Upper limit of latency in milliseconds.")],
     table: Annotated[
         Path | None,
-        typer.Option(help="Says what to measure with; default: what the certificate says."),
+        typer.Option(
+            help="Says what to measure with, by default the certificate does; one of another "
+            "device, for which the subnet was extracted, predicts instead."
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder to write; default: SUBNET-pruned.")
@@ -140,7 +143,7 @@ def prune(
         int, typer.Option(min=0, help="Epochs of training afterwards, taught by the subnet.")
     ] = 0,
 ) -> None:
-    """Narrow a finished subnet until it meets a lower budget, measured on this machine.
+    """Narrow a finished subnet until it meets a lower budget, as measured on this machine.
 
     The same share of hidden channels stays in every block, the most important ones; the share is
     found by bisection. BN is calibrated anew, and the result is a subnet folder like any other.

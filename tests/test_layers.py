@@ -23,7 +23,7 @@ LAYERS = (
     "interop.tables search search.* data data.preprocess train train.phases",
     "latency.plan activations cost limits elastic data.* predictor",
     "gates network losses ranks",
-    "extraction evaluate choose subnet certificate crop narrow compression "
+    "extraction evaluate choose subnet certificate crop narrow narrow_latency compression "
     "latency.model latency.onnx_layers latency.ncnn_format latency.tflite_format "
     "latency.runtimes latency.runtimes.* latency.worker latency.child export export.* "
     "latency.profile latency.bundle latency.bundle_result latency.bundle_script latency.remote",

@@ -18,16 +18,22 @@ import supernet
 from supernet import pruning
 from supernet.blocks import net_args
 from supernet.certificate import hashes_of, read_certificate, write_certificate
+from supernet.choose import Candidate, costs_of
 from supernet.compression import compression
+from supernet.cost import arch_cost
+from supernet.deploy import promise_of, write_subnet
 from supernet.errors import SupernetError
 from supernet.extraction import extract
 from supernet.facts import facts
 from supernet.latency.plan import Session
+from supernet.latency.table import LatencyTable
 from supernet.narrow import hidden_widths, narrowed, shares_of, with_expand
+from supernet.narrow_latency import predictor_of
 from supernet.pruning import prune
-from supernet.space import FAMILIES, Op
+from supernet.space import FAMILIES, Arch, Op
 from supernet.standalone import timm_model
 from supernet.subnet import load_config, load_subnet
+from supernet.trained import Trained
 from supernet.verify import verify
 from tests.builders import (
     HAND_MADE,
@@ -221,6 +227,7 @@ def test_what_is_refused(refused: Callable[..., str], subnet: Path, place: Path)
     tiny_table().save(place / "T.json")
     line = refused("prune", subnet, *words, "o", "--table", "T.json")
     assert "the table is of nowhere (made up), this is" in line
+    assert "extracted with it, which fast was not" in line
     write_certificate(subnet, {**read_certificate(subnet), "cpu": "another"})
     assert "(another), this is" in refused("prune", subnet, *words, "o")
 
@@ -250,6 +257,34 @@ def test_a_lucky_reading_does_not_count(subnet: Path, device: list[float], conso
     paper = prune(subnet, Path("o"), budget, console)
     assert not lucky, "there was one"
     assert paper["measured_ms"] <= budget
+
+
+def test_by_a_table_of_another_device_it_is_predicted(
+    command: Command, run: Path, table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the ends of the widths that the table holds, the prediction is the table's own."""
+    monkeypatch.setattr(pruning, "measure_subnets", lambda *_, **__: pytest.fail("it measures"))
+    trained, times = Trained.open(run), LatencyTable.load(table)
+    costs = costs_of(trained.net, times)
+    space = trained.net.space
+    wide, slim = (
+        Arch(tuple(Op(5, ratio) for _ in space.blocks), resolution=16) for ratio in (3, 2)
+    )
+    whole, least = (arch_cost(space, costs, arch) for arch in (wide, slim))
+    candidate = Candidate(arch=wide, predicted_ms=whole, budget_ms=whole, score=0.0, limits={})
+    write_subnet(trained, wide, Path("fast"), promise=promise_of(times, candidate))
+    predict = predictor_of(load_subnet("fast"), load_config("fast").net, 16, times, whole)
+    widths = hidden(Path("fast"))
+    assert predict(widths) == pytest.approx(whole)
+    assert predict([width * 2 // 3 for width in widths]) == pytest.approx(least)
+    budget = (whole + least) / 2
+    result = command("prune", "fast", "--table", table, "--budget-ms", budget, "--out", "o")
+    assert result.code == 0, result
+    assert "ms predicted, budget" in result.out
+    paper = read_certificate(Path("o"))
+    assert paper["measured_ms"] is None
+    assert paper["predicted_ms"] == predict(hidden(Path("o"))) <= budget
+    assert paper["pruned"]["latency"] == "predicted"
 
 
 def test_a_negative_number_of_epochs(subnet: Path, console: Console) -> None:

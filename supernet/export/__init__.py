@@ -8,6 +8,7 @@ compared (`exporting.py`), static quantisation that several share (`qdq.py`).
 from __future__ import annotations
 
 import importlib
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,7 +85,9 @@ def get(name: str) -> Format:
     if name not in FORMATS:
         raise DeviceError(f"no format {name!r}; there are: {', '.join(FORMATS)}")
     try:
-        module = importlib.import_module(f"{__name__}.{name}")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # converters warn about their own insides
+            module = importlib.import_module(f"{__name__}.{name}")
     except ModuleNotFoundError as error:
         raise missing(name, error, EXTRAS.get(name)) from error
     except ImportError as error:

@@ -51,7 +51,12 @@ def _quantized(content: bytes, images: Tensor) -> bytes:
         raise missing("litert --int8", error, "litert-int8") from error
     tool = quantizer.Quantizer(content, recipe.static_wi8_ai8())
     batches = [{_INPUT: _channels_last(image[None].numpy())} for image in images]
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):  # it shows a bar
+    shown = io.StringIO()  # bars and counts of its own
+    with (
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(shown),
+        contextlib.redirect_stderr(shown),
+    ):
         warnings.simplefilter("ignore")  # that it keeps all tensors, which is the point
         ranges = tool.calibrate({_SIGNATURE: batches}, num_threads=1)
         return bytes(tool.quantize(ranges).quantized_model)
