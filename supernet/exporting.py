@@ -21,6 +21,7 @@ from supernet.data.batches import eval_batches
 from supernet.data.sets import ImageData
 from supernet.errors import DeviceError, SupernetError
 from supernet.evaluate import scores
+from supernet.latency import host
 from supernet.latency.profile import measure_exports
 from supernet.subnet import check_replaceable, load_config, load_subnet, replacing, write_json
 from supernet.subnet_images import data_for, made_up, some_of
@@ -110,10 +111,11 @@ def export_to(
     Raises:
         CheckpointError: if `folder` is not a subnet's.
         DeviceError: if the format is unknown, lacks its package, has no int8, cannot hold this
-            network, or computes something else than PyTorch.
+            network, or computes something else than PyTorch; if there are too few cores.
         SupernetError: if int8 is asked for and the training images are not there, or `out` holds
             something else.
     """
+    host.check_threads(threads)
     place = out or folder / (f"{name}-int8" if int8 else name)
     subnet = export.Subnet(folder=folder, config=load_config(folder), model=load_subnet(folder))
     check_replaceable(place, is_export, "an export")

@@ -64,12 +64,17 @@ class SubnetConfig:
             "pretrained_cfg": self._pretrained_cfg(),
             "arch": self.arch.to_dict(),
             "preprocess": self.preprocess.to_dict(),
+            "preprocess_steps": self.preprocess.steps(self.arch.resolution),
             "classes": list(self.classes),
             "data": self.data,
         }
 
     def _pretrained_cfg(self) -> dict[str, Any]:
-        """Return what timm wants to know of the weights."""
+        """Return what timm wants to know of the weights.
+
+        timm scales once where `preprocess` scales to its own size first: the same but for the
+        rounding of pixels, unless that size is below the network's.
+        """
         size = self.arch.resolution
         return {
             "num_classes": len(self.classes),

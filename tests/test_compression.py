@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,14 +26,12 @@ from supernet.compression import (
 from supernet.extraction import extract
 from supernet.subnet import load_subnet
 from supernet.trained import Trained
-from tests.builders import MainJob
 from tests.conftest import Command
 
 
 @pytest.fixture
-def subnet(main_job_done: MainJob, place: Path) -> Path:
-    shutil.copytree(main_job_done.rows[0]["path"], place / "fast")
-    return Path("fast")
+def subnet(fast: Path) -> Path:
+    return fast
 
 
 def canonical(lengths: list[int]) -> dict[str, int]:
@@ -95,9 +92,9 @@ def test_the_sizes_of_a_network_counted_by_hand() -> None:
     assert found.bytes_ratio == 4 * 56 / found.huffman_bytes
 
 
-def test_a_subnet_beside_the_largest_of_its_run(subnet: Path, main_job_done: MainJob) -> None:
+def test_a_subnet_beside_the_largest_of_its_run(subnet: Path, digits_run: Path) -> None:
     found = compression(subnet)
-    net = Trained.open(main_job_done.folder).net
+    net = Trained.open(digits_run).net
     assert found.largest_params == num_params(extract(net, net.space.largest()))
     assert found.params == num_params(load_subnet(subnet)) == read_certificate(subnet)["params"]
     assert found.entropy_bits <= found.huffman_bits < 8

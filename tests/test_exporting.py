@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 import tomllib
 from collections.abc import Callable
@@ -23,7 +22,7 @@ from supernet.exporting import Exported, Row, export_to
 from supernet.latency.plan import Session
 from supernet.subnet import load_config, load_subnet
 from supernet.verify import verify
-from tests.builders import MainJob, entry
+from tests.builders import entry
 from tests.conftest import Command
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,9 +34,8 @@ INT8 = ["onnx", *(pytest.param(name, marks=pytest.mark.runtimes)
 
 
 @pytest.fixture
-def subnet(main_job_done: MainJob, place: Path) -> Path:
-    shutil.copytree(main_job_done.rows[-1]["path"], place / "fast")
-    return Path("fast")
+def subnet(fast: Path) -> Path:
+    return fast
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -37,7 +36,6 @@ from supernet.trained import Trained
 from supernet.verify import verify
 from tests.builders import (
     HAND_MADE,
-    MainJob,
     assert_same,
     entry,
     images,
@@ -130,9 +128,8 @@ def test_shares_are_in_steps_of_eight() -> None:
 
 
 @pytest.fixture
-def subnet(main_job_done: MainJob, place: Path) -> Path:
-    shutil.copytree(main_job_done.rows[-1]["path"], place / "fast")
-    return Path("fast")
+def subnet(fast: Path) -> Path:
+    return fast
 
 
 @pytest.fixture

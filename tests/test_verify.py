@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,19 +13,16 @@ from safetensors.torch import load_file, save_file
 from supernet import verify as module
 from supernet.certificate import hashes_of, read_certificate, write_certificate
 from supernet.errors import CheckpointError
-from supernet.latency.profile import measure_subnets
 from supernet.verify import Verdict, verify
-from tests.builders import MainJob
 from tests.conftest import Command
 
 
 @pytest.fixture
-def subnet(main_job_done: MainJob, place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of a finished subnet. Timing is a made-up session at the pace of that time."""
-    shutil.copytree(main_job_done.rows[-1]["path"], place / "fast")
-    paper = read_certificate(place / "fast")
+def subnet(fast: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A finished subnet. Timing is a made-up session at the pace of that time."""
+    paper = read_certificate(fast)
     monkeypatch.setattr(module, "measure_subnets", lambda *_, **__: session(paper))
-    return Path("fast")
+    return fast
 
 
 def session(paper: dict[str, Any], *, share: float = 1.0, pace: float = 1.0) -> Any:
@@ -165,12 +161,11 @@ def test_what_is_no_certificate(
 
 
 @pytest.mark.slow
-def test_it_holds_when_it_is_really_measured(main_job_done: MainJob) -> None:
-    folder = Path(main_job_done.rows[-1]["path"])
-    verdict = verify(folder, on_warning=lambda text: None)
-    assert of(verdict, "latency").text.count("ms") >= 3
-    timing = measure_subnets([folder], runtime="onnxruntime").timings[0]
-    assert timing.median_ms > 0
+def test_it_holds_when_it_is_really_measured(fast: Path) -> None:
+    """The certificate says 2 ms, which is many times what it takes."""
+    verdict = verify(fast, on_warning=lambda text: None)
+    assert of(verdict, "latency").holds
+    assert verdict.holds
 
 
 def test_a_damaged_folder_is_an_error_not_a_verdict(subnet: Path) -> None:

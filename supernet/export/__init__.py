@@ -8,7 +8,6 @@ compared (`exporting.py`), static quantisation that several share (`qdq.py`).
 from __future__ import annotations
 
 import importlib
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from supernet.errors import DeviceError
+from supernet.export.quiet import quiet
 from supernet.subnet import SubnetConfig
 
 Array = np.ndarray[Any, Any]
@@ -85,8 +85,7 @@ def get(name: str) -> Format:
     if name not in FORMATS:
         raise DeviceError(f"no format {name!r}; there are: {', '.join(FORMATS)}")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # converters warn about their own insides
+        with quiet():
             module = importlib.import_module(f"{__name__}.{name}")
     except ModuleNotFoundError as error:
         raise missing(name, error, EXTRAS.get(name)) from error

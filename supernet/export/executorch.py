@@ -6,11 +6,6 @@ channel, activations int8, input and output float32.
 
 from __future__ import annotations
 
-import logging
-import os
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -27,6 +22,7 @@ from torch import Tensor, nn
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
 from supernet.export import Array, Run, Subnet, one_by_one, refusal
+from supernet.export.quiet import quiet, silent
 
 NO_INT8 = None
 LAYOUT = "NCHW"
@@ -42,7 +38,7 @@ def version() -> str:
 def write(subnet: Subnet, place: Path, calibration: Tensor | None) -> None:
     """Write `model.pte`."""
     image = (torch.zeros(1, *subnet.image_shape),)
-    with _quiet():
+    with quiet():
         try:
             model: Any = subnet.model
             if calibration is not None:
@@ -70,7 +66,7 @@ def _quantized(model: nn.Module, images: Tensor) -> nn.Module:
 
 def load(place: Path, *, threads: int) -> Run:
     """Load the file; the number of threads is one for the whole process."""
-    with _silent():
+    with silent():
         portable_lib._unsafe_reset_threadpool(threads)
         try:
             module = portable_lib._load_for_executorch(str(place / _FILE))
@@ -82,32 +78,3 @@ def load(place: Path, *, threads: int) -> Run:
         return logits.numpy()
 
     return one_by_one(run)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Hold back what torch and ExecuTorch say of their own insides."""
-    root = logging.getLogger()
-    level, off = root.level, logging.root.manager.disable
-    root.setLevel(logging.ERROR)
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(off)
-        root.setLevel(level)
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """Hold back what its C++ parts print on a processor that is not ARM."""
-    kept, sink = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(sink, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(sink)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import warnings
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from onnx.shape_inference import InferenceError
 from torch import Tensor
 
 from supernet.export import Array, Run, Subnet, missing, one_by_one, refusal
+from supernet.export.quiet import quiet, silent
 from supernet.latency.tflite_format import tflite_file
 
 NO_INT8 = None
@@ -53,22 +53,18 @@ def _quantized(content: bytes, images: Tensor) -> bytes:
     batches = [{_INPUT: _channels_last(image[None].numpy())} for image in images]
     shown = io.StringIO()  # bars and counts of its own
     with (
-        warnings.catch_warnings(),
+        quiet(),
         contextlib.redirect_stdout(shown),
         contextlib.redirect_stderr(shown),
     ):
-        warnings.simplefilter("ignore")  # that it keeps all tensors, which is the point
         ranges = tool.calibrate({_SIGNATURE: batches}, num_threads=1)
         return bytes(tool.quantize(ranges).quantized_model)
 
 
 def load(place: Path, *, threads: int) -> Run:
     """Load the file."""
-    try:
-        interpreter = Interpreter(model_path=str(place / _FILE), num_threads=threads)
-        interpreter.allocate_tensors()
-    except (ValueError, RuntimeError) as error:
-        raise refusal("litert", place, error) from error
+    with silent():
+        interpreter = _interpreter(place, threads)
     (given,), (result,) = interpreter.get_input_details(), interpreter.get_output_details()
 
     def run(image: Array) -> Array:
@@ -77,6 +73,15 @@ def load(place: Path, *, threads: int) -> Run:
         return _floats(interpreter.get_tensor(result["index"]), result)
 
     return one_by_one(run)
+
+
+def _interpreter(place: Path, threads: int) -> Interpreter:
+    try:
+        interpreter = Interpreter(model_path=str(place / _FILE), num_threads=threads)
+        interpreter.allocate_tensors()
+    except (ValueError, RuntimeError) as error:
+        raise refusal("litert", place, error) from error
+    return interpreter
 
 
 def _channels_last(images: Array) -> Array:

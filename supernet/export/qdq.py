@@ -7,7 +7,6 @@ VNNI overflow), ranges the extremes over the calibration images.
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,8 @@ from onnxruntime.quantization import (
     quantize_static,
 )
 from torch import Tensor
+
+from supernet.export.quiet import quiet
 
 _BATCH = 32
 
@@ -35,10 +36,7 @@ class _Images(CalibrationDataReader):  # type: ignore[misc]  # what the tools as
 
 def quantize(source: Path, target: Path, images: Tensor) -> None:
     """Write the int8 form of the subnet's `model.onnx` at `source`; ranges from `images`."""
-    root = logging.getLogger()
-    level = root.level
-    root.setLevel(logging.ERROR)  # the tools advise a preparation that the export did already
-    try:
+    with quiet():  # the tools advise a preparation that the export did already
         quantize_static(
             str(source),
             str(target),
@@ -50,5 +48,3 @@ def quantize(source: Path, target: Path, images: Tensor) -> None:
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
         )
-    finally:
-        root.setLevel(level)
