@@ -128,6 +128,12 @@ def _string(
     return f"{kind}_r1_k{kernel}_s{stride}_e{expand:g}_c{width}{ratio}_n{_ACT[act]}"
 
 
+def act_name(string: str) -> str:
+    """Return the activation that a block string such as `ir_r1_k5_s1_e3_c40_nre` names."""
+    (word,) = (word[1:] for word in string.split("_") if word[0] == "n")
+    return next(name for name, short in _ACT.items() if short == word)
+
+
 def num_params(module: nn.Module) -> int:
     """Count the parameters of a module, buffers left out."""
     return sum(p.numel() for p in module.parameters())

@@ -12,6 +12,7 @@ import typer
 
 from supernet.errors import SupernetError, reported
 from supernet.import_cli import import_app
+from supernet.ship_cli import add_commands
 from supernet.table_cli import table_app
 
 app = typer.Typer(
@@ -220,6 +221,12 @@ def extract(
     max_memory_kib: Annotated[
         float | None, typer.Option(help="Most activation memory in KiB (one image, float32).")
     ] = None,
+    crop_kernels: Annotated[
+        bool,
+        typer.Option(
+            "--crop-kernels", help="Leave out the taps of kernels that only meet padding; exact."
+        ),
+    ] = False,
 ) -> None:
     """Cut out the subnet for a device and a budget: model, ONNX, arch and certificate.
 
@@ -246,7 +253,7 @@ def extract(
     trained = Trained.open(run)
     candidate = deploy.candidate_for(trained, times, budget_ms, console, caps=caps)
     promise = deploy.promise_of(times, candidate)
-    deploy.write_subnet(trained, candidate.arch, out, promise=promise)
+    deploy.write_subnet(trained, candidate.arch, out, promise=promise, crop_kernels=crop_kernels)
     if times is not None:
         deploy.measure([out], times, console)
     show([summary_row(out)], console)
@@ -461,6 +468,9 @@ def predict(
         else:
             shown = "  ".join(f"{name} {100 * share:.1f} %" for name, share in classes.items())
             print(f"{image}: {shown}")
+
+
+add_commands(app)
 
 
 def _text(value: Any) -> str:

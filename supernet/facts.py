@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from supernet.blocks import num_params
-from supernet.deploy import CERTIFICATE
-from supernet.errors import CheckpointError, SpaceError
+from supernet.certificate import read_certificate
+from supernet.errors import SpaceError
 from supernet.evaluate import Scores, calibrate_on_, scores_on
 from supernet.extraction import extract
 from supernet.settings import data_of
@@ -50,12 +50,9 @@ def _run_facts(path: Path) -> dict[str, Any]:
 
 def _subnet_facts(path: Path) -> dict[str, Any]:
     config = load_config(path)
-    file = path / CERTIFICATE
-    try:
-        certificate = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{file}: cannot be read ({error})") from error
-    return {"subnet": str(path), "classes": list(config.classes), **certificate}
+    paper = read_certificate(path)
+    paper.pop("files")  # hashes, for `supernet verify`
+    return {"subnet": str(path), "classes": list(config.classes), **paper}
 
 
 def scores(path: Path, arch_file: Path | None) -> list[dict[str, Any]]:

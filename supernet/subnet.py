@@ -20,7 +20,7 @@ import logging
 import os
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,12 +64,17 @@ class SubnetConfig:
             "pretrained_cfg": self._pretrained_cfg(),
             "arch": self.arch.to_dict(),
             "preprocess": self.preprocess.to_dict(),
+            "preprocess_steps": self.preprocess.steps(self.arch.resolution),
             "classes": list(self.classes),
             "data": self.data,
         }
 
     def _pretrained_cfg(self) -> dict[str, Any]:
-        """Return what timm wants to know of the weights."""
+        """Return what timm wants to know of the weights.
+
+        timm scales once where `preprocess` scales to its own size first: the same but for the
+        rounding of pixels, unless that size is below the network's.
+        """
         size = self.arch.resolution
         return {
             "num_classes": len(self.classes),
@@ -186,13 +191,15 @@ def onnx_outputs(path: Path, images: Tensor) -> Tensor:
 
 
 @contextmanager
-def replacing(folder: Path) -> Iterator[Path]:
+def replacing(
+    folder: Path, is_one: Callable[[Path], bool] = is_subnet, kind: str = "a subnet"
+) -> Iterator[Path]:
     """Give a folder to fill that takes the place of `folder` when all went well.
 
     Raises:
-        SupernetError: if `folder` holds something that is not a subnet.
+        SupernetError: if `folder` holds something that is not of this `kind`.
     """
-    check_replaceable(folder)
+    check_replaceable(folder, is_one, kind)
     folder.parent.mkdir(parents=True, exist_ok=True)
     beside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(beside, ignore_errors=True)
@@ -206,11 +213,13 @@ def replacing(folder: Path) -> Iterator[Path]:
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def check_replaceable(folder: Path) -> None:
-    """Raise `SupernetError` if `folder` holds something that is not a subnet."""
-    if folder.exists() and not is_subnet(folder) and (folder.is_file() or any(folder.iterdir())):
+def check_replaceable(
+    folder: Path, is_one: Callable[[Path], bool] = is_subnet, kind: str = "a subnet"
+) -> None:
+    """Raise `SupernetError` if `folder` holds something that is not of this `kind`."""
+    if folder.exists() and not is_one(folder) and (folder.is_file() or any(folder.iterdir())):
         raise SupernetError(
-            f"{folder} exists and is not a subnet folder; name another --out, or remove it"
+            f"{folder} exists and is not {kind} folder; name another --out, or remove it"
         )
 
 

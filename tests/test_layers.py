@@ -23,18 +23,19 @@ LAYERS = (
     "interop.tables search search.* data data.preprocess train train.phases",
     "latency.plan activations cost limits elastic data.* predictor",
     "gates network losses ranks",
-    "extraction evaluate choose subnet latency.model latency.onnx_layers latency.ncnn_format "
-    "latency.tflite_format latency.runtimes latency.runtimes.* latency.worker latency.child "
+    "extraction evaluate choose subnet certificate crop narrow narrow_latency compression "
+    "latency.model latency.onnx_layers latency.ncnn_format latency.tflite_format "
+    "latency.runtimes latency.runtimes.* latency.worker latency.child export export.* "
     "latency.profile latency.bundle latency.bundle_result latency.bundle_script latency.remote",
     "train.* interop.ofa",
     "settings trained",
-    "specialize scored",
+    "specialize scored subnet_images finetune",
     "scoring",
     "finding",
     "front",
-    "training deploy device facts predict main_job imported",
+    "training deploy device facts predict main_job imported verify exporting pruning",
     "explore tuning",
-    "config cli table_cli import_cli train_app __main__ __init__",
+    "config cli table_cli import_cli ship_cli train_app __main__ __init__",
 )
 """Names below `supernet`, `__init__` being the front door; a full name goes before a pattern."""
 
@@ -110,7 +111,7 @@ def test_there_is_no_cycle() -> None:
 
 def test_only_the_command_line_knows_its_frameworks() -> None:
     knowing = {m for m, (_, other) in IMPORTS.items() if other & {"hydra", "omegaconf", "typer"}}
-    assert knowing == {"config", "train_app", "cli", "table_cli", "import_cli"}
+    assert knowing == {"config", "train_app", "cli", "table_cli", "import_cli", "ship_cli"}
 
 
 @pytest.mark.parametrize(
