@@ -5,7 +5,6 @@ Not here: who promises (`deploy.py`, `prune.py`), whether it still holds (`verif
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -21,7 +20,8 @@ from supernet.cost import module_macs
 from supernet.data.sets import ImageData
 from supernet.errors import CheckpointError
 from supernet.evaluate import scores_on
-from supernet.subnet import SubnetConfig, onnx_outputs, write_json
+from supernet.files import sha256, write_json
+from supernet.subnet import SubnetConfig, onnx_outputs
 
 CERTIFICATE = "certificate.json"
 FORMAT, VERSION = "supernet-certificate", 2
@@ -68,12 +68,6 @@ def hashes_of(folder: Path) -> dict[str, str]:
     files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
     names = {file.relative_to(folder).as_posix(): file for file in files}
     return {name: sha256(file) for name, file in names.items() if name != CERTIFICATE}
-
-
-def sha256(file: Path) -> str:
-    """Return the hash of a file's content."""
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def read_certificate(folder: Path) -> dict[str, Any]:

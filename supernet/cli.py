@@ -230,6 +230,8 @@ def extract(
 ) -> None:
     """Cut out the subnet for a device and a budget: model, ONNX, arch and certificate.
 
+    Of a run of one network (net=timm, net=subnet) it writes and measures that; no budget, then.
+
     Uses the run's gates for that table and budget; where it has none, trains them on the run's
     held-out images (weights stay as they are) and keeps them. Measures the result if the table is
     of this machine.
@@ -237,11 +239,12 @@ def extract(
     \b
     supernet extract runs/demo --table T.json --budget-ms 2.5 --out fast/
     supernet extract runs/demo --max-macs 2e6 --max-memory-kib 64 --out small/
+    supernet extract runs/handmade --table T.json --out handmade/
     """
     from supernet import deploy
     from supernet.latency.table import LatencyTable
     from supernet.limits import Caps
-    from supernet.main_job import show, summary_row
+    from supernet.main_job import show, summary_row, title_of
     from supernet.screen import new_console
     from supernet.subnet import check_replaceable
     from supernet.trained import Trained
@@ -256,7 +259,7 @@ def extract(
     deploy.write_subnet(trained, candidate.arch, out, promise=promise, crop_kernels=crop_kernels)
     if times is not None:
         deploy.measure([out], times, console)
-    show([summary_row(out)], console)
+    show([summary_row(out)], console, title_of(trained))
     for unit, (limit, cost) in candidate.limits.items():
         console.print(f"{cost:.9g} of at most {limit:.9g} {unit}")
     console.print(f"{candidate.arch}\n{out}")

@@ -42,7 +42,7 @@ class Schema:
     sync_bn: bool = False
     ema: float | None = None
     regularize: dict[str, Any] = field(default_factory=dict)
-    teacher: dict[str, Any] | None = None
+    teacher: Any = None  # OmegaConf cannot merge a group into an optional one that is null
     optimizer: dict[str, Any] = field(default_factory=dict)
     targets: list[dict[str, Any]] = field(default_factory=list)
     resume: str | None = None
@@ -50,6 +50,7 @@ class Schema:
     space: dict[str, Any] = field(default_factory=dict)
     recipe: dict[str, Any] = field(default_factory=dict)
     gates: dict[str, Any] = field(default_factory=dict)
+    net: dict[str, Any] = field(default_factory=dict)
 
 
 def register() -> None:

@@ -12,20 +12,21 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from supernet.blocks import net_args
 from supernet.certificate import findings, head, read_certificate, write_certificate
 from supernet.choose import NO_CAPS, Candidate, aim_for, pick
 from supernet.crop import cropped
 from supernet.data.preprocess import resize
+from supernet.errors import SupernetError
 from supernet.evaluate import calibrate_on_
-from supernet.extraction import extract
+from supernet.extraction import args_of, extract
 from supernet.latency import host
 from supernet.latency.profile import measure_subnets
 from supernet.latency.table import LatencyTable
 from supernet.limits import Caps
+from supernet.plain import Net, PlainNet
 from supernet.space import Arch
 from supernet.specialize import specialize
-from supernet.subnet import SubnetConfig, replacing, save_subnet
+from supernet.subnet import SubnetConfig, check_ours, replacing, save_subnet
 from supernet.trained import Trained
 from supernet.training import size_of
 
@@ -43,14 +44,23 @@ def candidate_for(
 
     Gates that are trained here are kept beside the checkpoint. They are trained for the budget of
     the table, or without one for that of the first other cost; what else is limited, the choice
-    among them keeps to.
+    among them keeps to. A run of one network has that alone, for whatever device.
 
     Raises:
         InfeasibleBudget: if no architecture meets the budget.
         InfeasibleLimits: if none meets all limits at once.
-        SupernetError: if gates must be trained and the run's data is not there.
+        SupernetError: if gates must be trained and the run's data is not there, or there is a
+            limit and nothing to choose from.
         TableError: if the table lacks layers of the space.
     """
+    if isinstance(run.any_net, PlainNet):
+        if budget_ms is not None or caps != NO_CAPS:
+            raise SupernetError(
+                f"{run.file} is of one network, {run.any_net.title}: there is nothing to choose "
+                "within a limit; leave budget and limits out"
+            )
+        arch = run.any_net.space.arch
+        return Candidate(arch=arch, score=0.0, predicted_ms=None, budget_ms=None)
     aim = aim_for(run.net, table, budget_ms, caps)
     specialize(run, [aim], console)
     return pick(run.net.gates[aim.name], aim)
@@ -73,35 +83,36 @@ def write_subnet(
         promise: what the certificate says of device, budget and predicted latency.
         crop_kernels: leave out the taps of depthwise kernels that only meet padding.
     """
-    model = extract(run.net, arch).eval()
-    space, data, preprocess = run.net.space, run.data, run.preprocess
-    net = net_args(space, arch, num_classes=run.net.num_classes, in_chans=run.net.in_chans)
+    net, data, preprocess = run.any_net, run.data, run.preprocess
+    model, args = extract(net, arch).eval(), args_of(net, arch)
     if crop_kernels:
-        model, net = cropped(model, net, arch.resolution)
+        check_ours(args, "crop the kernels of")
+        model, args = cropped(model, args, arch.resolution)
     some = data.test.take(torch.arange(min(64, len(data.test))))
     images = resize(preprocess.normalise(some.pixels), arch.resolution)
     with torch.no_grad():
-        shared_difference = _largest_difference(run.net(images, arch), model(images))
+        shared_difference = _largest_difference(net(images, arch), model(images))
     calibrate_on_(model, data.train, preprocess, arch.resolution)
     config = SubnetConfig(
-        net=net,
+        net=args,
         arch=arch,
         preprocess=preprocess,
         classes=run.classes,
         data={"fields": run.config["data"], "seed": run.config["seed"]},
     )
-    largest = space.largest()
-    macs, params = size_of(run.net, largest)
+    largest = net.space.largest()
+    macs, params = size_of(net, largest)
     with replacing(folder) as beside:
         save_subnet(beside, model, config)
         certificate = {
             **head(),
-            "arch_id": arch.id,
+            "arch_id": config.arch_id,
             "arch": arch.to_dict(),
             "resolution": arch.resolution,
             "kernels_cropped": crop_kernels,
             "checkpoint_sha256": run.sha256,
             "largest": {"arch_id": largest.id, "macs": macs, "params": params},
+            **_lineage(net),
             **promise,
             "measured_ms": None,
             "pace": None,
@@ -110,6 +121,13 @@ def write_subnet(
         }
         write_certificate(beside, certificate)
     return certificate
+
+
+def _lineage(net: Net) -> dict[str, Any]:
+    """Return what a certificate says of a network that was trained alone."""
+    if not isinstance(net, PlainNet):
+        return {}
+    return {"network": net.title, "origin": net.origin}
 
 
 def promise_of(table: LatencyTable | None, candidate: Candidate) -> dict[str, Any]:

@@ -21,9 +21,10 @@ from supernet.data.batches import eval_batches
 from supernet.data.sets import ImageData
 from supernet.errors import DeviceError, SupernetError
 from supernet.evaluate import scores
+from supernet.files import write_json
 from supernet.latency import host
 from supernet.latency.profile import measure_exports
-from supernet.subnet import check_replaceable, load_config, load_subnet, replacing, write_json
+from supernet.subnet import check_replaceable, load_config, load_subnet, replacing
 from supernet.subnet_images import data_for, made_up, some_of
 
 FORMAT, VERSION = "supernet-export", 1

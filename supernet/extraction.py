@@ -5,25 +5,29 @@ Not here: BN calibration (`evaluate.py`), files (`subnet.py`).
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from supernet.blocks import frame, net_args
 from supernet.elastic import ElasticBlock
-from supernet.network import SuperNet
+from supernet.plain import Net, PlainNet
 from supernet.space import Arch
 from supernet.standalone import timm_model
 
 
 @torch.no_grad()
-def extract(net: SuperNet, arch: Arch) -> torch.nn.Module:
+def extract(net: Net, arch: Arch) -> torch.nn.Module:
     """Return the subnet `arch` as a plain timm network.
 
     It computes exactly what `net(x, arch)` does, on the same device, in the same dtype and mode.
 
     Raises:
-        SpaceError: if `arch` is not of the supernet's space.
+        SpaceError: if `arch` is not of the net's space.
     """
-    args = net_args(net.space, arch, num_classes=net.num_classes, in_chans=net.in_chans)
+    if isinstance(net, PlainNet):
+        return net.extracted(arch)
+    args = args_of(net, arch)
     model = timm_model(args)
     like = next(net.parameters())
     model.to(device=like.device, dtype=like.dtype)
@@ -37,3 +41,10 @@ def extract(net: SuperNet, arch: Arch) -> torch.nn.Module:
             assert isinstance(block, ElasticBlock)
             target.load_state_dict(block.tensors_for(op))
     return model.train(net.training)
+
+
+def args_of(net: Net, arch: Arch) -> dict[str, Any]:
+    """Return the plain data from which `standalone.build` makes `arch` of `net`."""
+    if isinstance(net, PlainNet):
+        return net.net
+    return net_args(net.space, arch, num_classes=net.num_classes, in_chans=net.in_chans)

@@ -20,13 +20,13 @@ from supernet.certificate import (
     findings,
     head,
     read_certificate,
-    sha256,
     write_certificate,
 )
 from supernet.cost import check_budget
 from supernet.data.sets import ImageData
 from supernet.errors import DeviceError, SupernetError
 from supernet.evaluate import calibrate_on_, scores_on
+from supernet.files import sha256
 from supernet.finetune import finetune_
 from supernet.latency import host
 from supernet.latency.plan import Session
@@ -36,6 +36,7 @@ from supernet.narrow import hidden_widths, narrowed, shares_of
 from supernet.narrow_latency import predictor_of
 from supernet.subnet import (
     SubnetConfig,
+    check_ours,
     check_replaceable,
     load_config,
     load_subnet,
@@ -121,6 +122,7 @@ def prune(
         raise SupernetError(f"{out} is the subnet that is pruned; name another --out")
     check_replaceable(out)
     paper, config, model = read_certificate(folder), load_config(folder), load_subnet(folder)
+    check_ours(config.net, "prune")
     predict = _predictor(folder, model, config, paper, table)
     paper |= _device_of(folder, paper, table)
     data = data_for(config)

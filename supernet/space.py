@@ -82,7 +82,8 @@ class Arch:
 
     def __str__(self) -> str:
         """Human-readable form, such as `r24 k3e3.k5e6.-`."""
-        return f"r{self.resolution} " + ".".join("-" if op is None else str(op) for op in self.ops)
+        ops = ".".join("-" if op is None else str(op) for op in self.ops)
+        return f"r{self.resolution} {ops}".rstrip()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -363,6 +364,11 @@ class SearchSpace:
         return tuple(kept)
 
     # ---- picking ---------------------------------------------------------------------------
+
+    @property
+    def ends(self) -> dict[str, Arch]:
+        """The architectures that reports name."""
+        return {"largest": self.largest(), "smallest": self.smallest()}
 
     def largest(self) -> Arch:
         """Deepest, widest, largest kernels and resolution."""

@@ -20,8 +20,8 @@ from rich.console import Console
 
 from supernet import training
 from supernet.errors import Diverged, SupernetError
+from supernet.files import write_json
 from supernet.settings import build_recipe, build_space
-from supernet.subnet import write_json
 from supernet.trial_space import Plan, overrides_of
 
 HEARTBEAT, GRACE = 30, 120  # seconds; a trial that is silent for longer was killed

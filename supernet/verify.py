@@ -16,11 +16,12 @@ import torch
 from torch import nn
 
 from supernet.blocks import num_params
-from supernet.certificate import read_certificate, sha256
+from supernet.certificate import read_certificate
 from supernet.cost import module_macs
 from supernet.data.sets import ImageData
 from supernet.errors import CheckpointError, SupernetError
 from supernet.evaluate import scores_on
+from supernet.files import sha256
 from supernet.latency import host
 from supernet.latency.profile import measure_subnets
 from supernet.subnet import SubnetConfig, load_config, load_subnet, onnx_outputs
