@@ -20,7 +20,7 @@ LAYERS = (
     "latency.table latency.correction "
     "latency.timing latency.kept latency.host latency.tools",
     "latency.fit standalone timm_models blocks spaces screen memory noise depthwise interop "
-    "interop.tables search search.* data data.preprocess train train.phases",
+    "interop.tables interop.timm_space search search.* data data.preprocess train train.phases",
     "latency.plan activations cost limits elastic data.* predictor",
     "gates network losses ranks",
     "extraction evaluate choose subnet latency.model latency.onnx_layers latency.ncnn_format "
