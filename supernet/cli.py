@@ -12,7 +12,7 @@ import typer
 
 from supernet.errors import SupernetError, reported
 from supernet.import_cli import import_app
-from supernet.table_cli import table_app
+from supernet.table_cli import Settings, table_app
 
 app = typer.Typer(
     help="Train one weight-sharing network once; cut out the best subnet for every device and "
@@ -104,6 +104,7 @@ def demo(
 def profile(
     of: Annotated[str, typer.Argument(help="A run, a checkpoint, or a space of conf/space/.")],
     out: Annotated[Path, typer.Option(help="The table to write.")],
+    settings: Settings = None,
     runtime: Annotated[
         str,
         typer.Option(help="onnxruntime, onnxruntime-int8, openvino, ncnn, litert or torch."),
@@ -142,6 +143,7 @@ def profile(
     \b
     supernet profile runs/demo --runtime onnxruntime --out T.json
     supernet profile ofa_mbv3 --resolution 224 --threads 2 --out T.json
+    supernet profile from_timm space.model=mobilenetv3_large_100 --out T.json
     supernet profile runs/demo --host user@board --out board.json
     """
     from supernet.config import space_of
@@ -149,7 +151,7 @@ def profile(
     from supernet.latency.remote import Board
     from supernet.screen import new_console
 
-    space, in_chans, num_classes = space_of(of, in_chans, num_classes)
+    space, in_chans, num_classes = space_of(of, in_chans, num_classes, settings or ())
     console = new_console()
     options: dict[str, Any] = {
         "runtime": runtime, "provider": provider, "threads": threads, "batch": batch,
@@ -168,6 +170,7 @@ def profile(
 def bundle(
     space: Annotated[str, typer.Option(help="A run, a checkpoint, or a space of conf/space/.")],
     out: Annotated[Path, typer.Option(help="Folder to write.")],
+    settings: Settings = None,
     runtime: Annotated[str, typer.Option(help="The runtime of the board.")] = "onnxruntime",
     batch: Annotated[int, typer.Option(min=1, help="Images in a run.")] = 1,
     resolution: Annotated[
@@ -191,7 +194,7 @@ def bundle(
     from supernet.latency.bundle import SCRIPT, write_bundle
     from supernet.latency.plan import plan_for
 
-    whole, in_chans, num_classes = space_of(space, in_chans, num_classes)
+    whole, in_chans, num_classes = space_of(space, in_chans, num_classes, settings or ())
     plan = plan_for(
         whole, in_chans=in_chans, num_classes=num_classes, resolutions=resolution or None
     )
