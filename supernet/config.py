@@ -45,8 +45,10 @@ class Schema:
     teacher: dict[str, Any] | None = None
     optimizer: dict[str, Any] = field(default_factory=dict)
     targets: list[dict[str, Any]] = field(default_factory=list)
+    init_from: str | None = None
     resume: str | None = None
     data: dict[str, Any] = field(default_factory=dict)
+    net: dict[str, Any] = field(default_factory=dict)
     space: dict[str, Any] = field(default_factory=dict)
     recipe: dict[str, Any] = field(default_factory=dict)
     gates: dict[str, Any] = field(default_factory=dict)
@@ -104,6 +106,15 @@ def space_of(
         raise SupernetError(f"{of}: no such run, and no such space; spaces: {', '.join(names)}")
     fields = composed([f"space={of}", *overrides])["space"]
     return build_space(fields), in_chans, num_classes
+
+
+def space_of_run(run: str) -> dict[str, Any]:
+    """Return the fields of the space of a run.
+
+    Raises:
+        SupernetError: if there is no such run, or it is damaged.
+    """
+    return SearchSpace.from_dict(Trained.open(run).content["space"]).to_dict()
 
 
 def plan_fields(name: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ sorting. Not here: which op to run (`network.py`), depth (a block that is skippe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -198,6 +198,24 @@ class ElasticBlock(nn.Module):
         block.to(dtype=tensors[KERNEL].dtype)
         block.load_state_dict({name: tensor.detach() for name, tensor in tensors.items()})
         return block.train(self.training)
+
+    @torch.no_grad()
+    def fill_(self, op: Op, tensors: Mapping[str, Tensor]) -> None:
+        """Make `op` run with `tensors`, by their names in timm's block; what it does not use stays.
+
+        A kernel that is not the largest one goes to its centre, and the matrices on the way to it
+        become the identity.
+        """
+        for name, shared in self.tensors_for(op).items():
+            if name != KERNEL:
+                shared.copy_(tensors[name])
+        kernel, size = tensors[KERNEL], op.kernel_size
+        start = (self.kernel_sizes[0] - size) // 2
+        inside = slice(start, start + size)
+        self.timm.conv_dw.weight[: len(kernel), :, inside, inside] = kernel
+        for smaller in self.kernel_sizes[1:]:
+            if smaller >= size:
+                self.transforms[str(smaller)].copy_(torch.eye(smaller**2))
 
     # ---- channel sorting -----------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ from supernet.errors import CheckpointError, Diverged, SupernetError
 from supernet.extraction import extract
 from supernet.latency.table import LatencyTable
 from supernet.memory import keep_freed_memory
+from supernet.nets import build_net
 from supernet.network import SuperNet
 from supernet.ranks import Ranks, joined
 from supernet.settings import (
@@ -60,7 +61,7 @@ def start(
         space = build_space(config["space"])
         data = build_data(config)
         torch.manual_seed(int(config["seed"]))
-        net = SuperNet(space, data.num_classes, data.in_chans)
+        net = build_net(config, space, data, console)
         _train(net, config, data, folder, console, Position(), {}, ranks, watch)
 
 

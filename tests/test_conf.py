@@ -94,7 +94,7 @@ def test_the_default_run_is_named_after_the_time() -> None:
 
 
 def test_options_have_no_unused_files() -> None:
-    assert set(GROUPS) == {"data", "gates", "recipe", "space"}
+    assert set(GROUPS) == {"data", "gates", "net", "recipe", "space"}
     assert set(GROUPS["data"]) == set(NAMES)
     assert {*GROUPS["space"]} >= {"tiny", "fashion", "ofa_mbv3"}
     assert set(EXPERIMENTS) >= {"demo"}

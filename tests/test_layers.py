@@ -26,9 +26,9 @@ LAYERS = (
     "extraction evaluate choose subnet latency.model latency.onnx_layers latency.ncnn_format "
     "latency.tflite_format latency.runtimes latency.runtimes.* latency.worker latency.child "
     "latency.profile latency.bundle latency.bundle_result latency.bundle_script latency.remote",
-    "train.* interop.ofa",
+    "train.* interop.ofa interop.timm_weights",
     "settings trained",
-    "specialize scored",
+    "specialize scored nets",
     "scoring",
     "finding",
     "front",
