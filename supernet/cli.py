@@ -13,7 +13,7 @@ import typer
 from supernet.errors import SupernetError, reported
 from supernet.import_cli import import_app
 from supernet.ship_cli import add_commands
-from supernet.table_cli import table_app
+from supernet.table_cli import Settings, table_app
 
 app = typer.Typer(
     help="Train one weight-sharing network once; cut out the best subnet for every device and "
@@ -105,6 +105,7 @@ def demo(
 def profile(
     of: Annotated[str, typer.Argument(help="A run, a checkpoint, or a space of conf/space/.")],
     out: Annotated[Path, typer.Option(help="The table to write.")],
+    settings: Settings = None,
     runtime: Annotated[
         str,
         typer.Option(help="onnxruntime, onnxruntime-int8, openvino, ncnn, litert or torch."),
@@ -143,6 +144,7 @@ def profile(
     \b
     supernet profile runs/demo --runtime onnxruntime --out T.json
     supernet profile ofa_mbv3 --resolution 224 --threads 2 --out T.json
+    supernet profile from_timm space.model=mobilenetv3_large_100 --out T.json
     supernet profile runs/demo --host user@board --out board.json
     """
     from supernet.config import space_of
@@ -150,7 +152,7 @@ def profile(
     from supernet.latency.remote import Board
     from supernet.screen import new_console
 
-    space, in_chans, num_classes = space_of(of, in_chans, num_classes)
+    space, in_chans, num_classes = space_of(of, in_chans, num_classes, settings or ())
     console = new_console()
     options: dict[str, Any] = {
         "runtime": runtime, "provider": provider, "threads": threads, "batch": batch,
@@ -169,6 +171,7 @@ def profile(
 def bundle(
     space: Annotated[str, typer.Option(help="A run, a checkpoint, or a space of conf/space/.")],
     out: Annotated[Path, typer.Option(help="Folder to write.")],
+    settings: Settings = None,
     runtime: Annotated[
         str, typer.Option(help="Of the board: onnxruntime, onnxruntime-int8, openvino.")
     ] = "onnxruntime",
@@ -194,7 +197,7 @@ def bundle(
     from supernet.latency.bundle import SCRIPT, write_bundle
     from supernet.latency.plan import plan_for
 
-    whole, in_chans, num_classes = space_of(space, in_chans, num_classes)
+    whole, in_chans, num_classes = space_of(space, in_chans, num_classes, settings or ())
     plan = plan_for(
         whole, in_chans=in_chans, num_classes=num_classes, resolutions=resolution or None
     )

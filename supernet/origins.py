@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import timm
 import torch
+from rich.console import Console
 from timm.models import get_pretrained_cfg, load_state_dict
 from torch import Tensor, nn
 
@@ -28,6 +29,7 @@ from supernet.settings import build_data, build_space
 from supernet.space import Arch
 from supernet.subnet import load_config, load_subnet
 from supernet.timm_models import check_known
+from supernet.warm_start import warm_start_
 
 EARLIER = {"kind": "supernet", "init": None}
 """What runs of before there was a choice trained."""
@@ -40,8 +42,8 @@ class Origin(Protocol):
         """Load the images of the run `config`."""
         ...
 
-    def net(self, config: Mapping[str, Any], data: ImageData) -> Net:
-        """Build the network for `data`."""
+    def net(self, config: Mapping[str, Any], data: ImageData, console: Console) -> Net:
+        """Build the network for `data`; `console` gets what is told of its first weights."""
         ...
 
 
@@ -64,17 +66,24 @@ def origin_of(config: Mapping[str, Any]) -> Origin:
 
 @dataclass(frozen=True, kw_only=True)
 class Supernet:
-    """A supernet of the run's space, with fresh weights."""
+    """A supernet of the run's space.
 
-    init: None = None
+    Args:
+        init: what its largest subnet starts from: `timm:NAME`, or a file; None is fresh weights.
+    """
+
+    init: str | None = None
 
     def data(self, config: Mapping[str, Any]) -> ImageData:
         """See `Origin`."""
         return build_data(config, size=max(build_space(config["space"]).resolutions))
 
-    def net(self, config: Mapping[str, Any], data: ImageData) -> SuperNet:
+    def net(self, config: Mapping[str, Any], data: ImageData, console: Console) -> SuperNet:
         """See `Origin`."""
-        return SuperNet(build_space(config["space"]), data.num_classes, data.in_chans)
+        net = SuperNet(build_space(config["space"]), data.num_classes, data.in_chans)
+        run = config.get("init_from")  # configurations of earlier versions have none
+        warm_start_(net, data, init=self.init, run=run, console=console)
+        return net
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +118,7 @@ class Timm:
         """See `Origin`."""
         return build_data(config, size=self.size(config))
 
-    def net(self, config: Mapping[str, Any], data: ImageData) -> PlainNet:
+    def net(self, config: Mapping[str, Any], data: ImageData, console: Console) -> PlainNet:
         """See `Origin`."""
         size, timms = self.size(config), get_pretrained_cfg(self.name, allow_unregistered=True)
         fixed = {"img_size": size} if timms is not None and timms.fixed_input_size else {}
@@ -156,7 +165,7 @@ class Subnet:
             )
         return data.normalised_as(folder.preprocess)
 
-    def net(self, config: Mapping[str, Any], data: ImageData) -> PlainNet:
+    def net(self, config: Mapping[str, Any], data: ImageData, console: Console) -> PlainNet:
         """See `Origin`."""
         folder = load_config(self.dir)
         kept = folder.classes == data.classes
@@ -178,6 +187,10 @@ KINDS = {"supernet": Supernet, "timm": Timm, "subnet": Subnet}
 
 def _check_one(config: Mapping[str, Any], kind: str) -> None:
     """Raise `SupernetError` if the run wants more than one network can give."""
+    if config.get("init_from"):
+        raise SupernetError(
+            f"init_from takes a supernet's weights, and net={kind} is one network; leave it out"
+        )
     if config["targets"]:
         raise SupernetError(
             "targets: gates choose among the subnets of a supernet, and "

@@ -61,7 +61,7 @@ def start(
         origin = origin_of(config)
         data = origin.data(config)
         torch.manual_seed(int(config["seed"]))
-        net = origin.net(config, data)
+        net = origin.net(config, data, console)
         _train(net, config, data, folder, console, Position(), {}, ranks, watch)
 
 

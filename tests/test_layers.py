@@ -16,19 +16,19 @@ import supernet
 ROOT = Path(supernet.__file__).parent
 
 LAYERS = (
-    "errors construct space trial_space with_timm holding files latency latency.keys latency.fields "
-    "latency.table latency.correction "
+    "errors construct space trial_space with_timm holding files latency latency.keys "
+    "latency.fields latency.table latency.correction "
     "latency.timing latency.kept latency.host latency.tools",
     "latency.fit standalone timm_models blocks spaces screen memory noise depthwise interop "
-    "interop.tables search search.* data data.preprocess train train.phases",
+    "interop.tables interop.timm_space search search.* data data.preprocess train train.phases",
     "latency.plan activations cost limits elastic data.* predictor",
     "gates network losses ranks plain",
     "extraction evaluate choose subnet certificate crop narrow narrow_latency compression "
     "latency.model latency.onnx_layers latency.ncnn_format latency.tflite_format "
     "latency.runtimes latency.runtimes.* latency.worker latency.child export export.* "
     "latency.profile latency.bundle latency.bundle_result latency.bundle_script latency.remote",
-    "train.* interop.ofa",
-    "settings trained origins",
+    "train.* interop.ofa interop.timm_weights",
+    "settings trained origins warm_start",
     "specialize scored subnet_images finetune",
     "scoring",
     "finding",

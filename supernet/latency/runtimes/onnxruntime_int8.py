@@ -30,6 +30,7 @@ from onnxruntime.quantization.calibrate import TensorsData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
+from supernet.latency.keys import BLOCKS
 from supernet.latency.model import Model
 from supernet.latency.runtimes import Loaded, refusal
 from supernet.latency.runtimes.onnxruntime import REFUSALS, environment, providers, start, version
@@ -72,8 +73,8 @@ def prepared(model: Model) -> Prepared:
     kinds = [key.kind for key in model.keys]
     x = model.example()
     try:
-        before = bool(kinds) and kinds[0] in ("first", "block", "final")
-        after = bool(kinds) and kinds[-1] in ("stem", "first", "block")
+        before = bool(kinds) and kinds[0] in (*BLOCKS.values(), "final")
+        after = bool(kinds) and kinds[-1] in ("stem", *BLOCKS.values())
         proto = quantized(model.onnx, x, output_too=after)
         x = _take_int8(proto, x) if before else x
         return Prepared(proto.SerializeToString(), x, _give_int8(proto) if after else None)
