@@ -12,6 +12,7 @@ import typer
 
 from supernet.errors import SupernetError, reported
 from supernet.import_cli import import_app
+from supernet.report_cli import report
 from supernet.table_cli import table_app
 
 app = typer.Typer(
@@ -23,6 +24,7 @@ app = typer.Typer(
 )
 app.add_typer(table_app, name="table")
 app.add_typer(import_app, name="import")
+app.command()(report)
 
 RunPath = Annotated[Path, typer.Argument(help="A run such as runs/demo, or a checkpoint file.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
