@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -98,8 +99,10 @@ def demo(
     from supernet.config import composed
     from supernet.main_job import do_main_job
     from supernet.screen import new_console
+    from supernet.train.run import Origin
 
-    do_main_job(composed(["experiment=demo"]), out, new_console())
+    origin = Origin(command=shlex.join(["supernet", "demo", "--out", str(out)]))
+    do_main_job(composed(["experiment=demo"]), out, new_console(), origin)
 
 
 @app.command()

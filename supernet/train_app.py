@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 
@@ -54,6 +55,7 @@ def _first_of_sweeps(words: list[str]) -> list[str]:
 
 def _job(config: DictConfig) -> None:
     from supernet import training
+    from supernet.train.run import Origin, varied_by
 
     with reported():
         values = plain(config)
@@ -62,9 +64,13 @@ def _job(config: DictConfig) -> None:
             training.resume(Path(values["resume"]), console)
             return
         folder = Path("runs") / str(values["name"])
+        words = list(HydraConfig.get().overrides.task)
+        varied = {}
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             folder /= str(HydraConfig.get().job.num)
-        training.start(values, folder, console)
+            varied = varied_by(words)
+        origin = Origin(command=shlex.join(["supernet", "train", *words]), varied=varied)
+        training.start(values, folder, console, origin=origin)
         console.print(f"done: supernet info {folder}")
 
 
