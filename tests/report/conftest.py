@@ -19,11 +19,11 @@ from supernet.trained import Trained
 from tests.builders import random_gates, tiny_space, tiny_table
 
 
-def certificate(arch: Arch, table: LatencyTable, ms: float, **changes: Any) -> dict[str, Any]:
+def certificate(of: Arch, table: LatencyTable, ms: float, **changes: Any) -> dict[str, Any]:
     return {
         "format": "supernet-certificate", "version": 1, "created": "2026-02-01T10:00:00+00:00",
-        "tool_version": "0.1.0", "arch_id": arch.id, "arch": arch.to_dict(),
-        "resolution": arch.resolution, "checkpoint_sha256": "0" * 64, "limits": {},
+        "tool_version": "0.1.0", "arch_id": of.id, "arch": of.to_dict(),
+        "resolution": of.resolution, "checkpoint_sha256": "0" * 64, "limits": {},
         "table_id": table.id, "device": table.device.name, "runtime": table.device.runtime,
         "budget_ms": round(1.1 * ms, 4), "predicted_ms": ms, "measured_ms": ms / 1.25, "pace": 1.02,
         "measured_interval_ms": [ms / 1.3, ms / 1.2], "top1": 0.75, "test_images": 400,

@@ -96,6 +96,8 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
         driver.execute_cdp_cmd("Network.enable", {})
         offline = {"offline": True, "latency": 0, "downloadThroughput": 0, "uploadThroughput": 0}
         driver.execute_cdp_cmd("Network.emulateNetworkConditions", offline)
+        driver.get("about:blank")
+        driver.get_log("performance")  # of the browser's own first page
         yield Browser(driver)
     finally:
         driver.quit()
