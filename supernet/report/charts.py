@@ -23,47 +23,58 @@ BASELINE_SYMBOL = "x"
 FEW = 60
 """Up to so many points each has its error bar and a line from predicted to measured."""
 
-Figures = dict[str, dict[str, Any]]
-
 
 def colours_of(devices: Sequence[str]) -> dict[str, str]:
     """Return the colour of each device."""
     return dict(zip(devices, itertools.cycle(COLOURS), strict=False))
 
 
-def front_chart(
+def front_charts(
     subnets: Sequence[Subnet], fronts: Sequence[Front], devices: Sequence[str], runs: Sequence[str]
-) -> dict[str, Any] | None:
-    """Draw accuracy against latency: measured filled, predicted hollow, the front as a line."""
+) -> list[tuple[str, dict[str, Any]]]:
+    """Draw accuracy against latency of each device: measured filled, predicted hollow.
+
+    A line joins those that no faster one beats. All charts have one range of accuracies.
+    """
     colours, symbols = colours_of(devices), _symbols(runs)
     timed = [(number, one) for number, one in enumerate(subnets) if one.ms is not None]
-    figure = _figure(height=460)
+    heights = [(100 * one.top1, _standard_error(one)) for _, one in timed]
+    heights += [(100 * point.predicted_top1, 0.0) for one in fronts for point in one.points]
+    charts = []
     for device in devices:
-        colour = colours[device]
         mine = [(number, one) for number, one in timed if one.device == device]
         searched = [(n, one) for n, one in enumerate(fronts) if one.device == device]
-        _add_searched(figure, searched, colour)
-        _add_line(figure, device, best_first([one for _, one in mine if one.kind != BASELINE]),
-                  colour)  # fmt: skip
-        if len(timed) <= FEW:
-            _add_joins(figure, device, [one for _, one in mine], colour)
-        for kind, run in dict.fromkeys((one.kind, one.run) for _, one in mine):
-            symbol = BASELINE_SYMBOL if kind == BASELINE else symbols.get(run, SYMBOLS[0])
-            group = [(n, one) for n, one in mine if (one.kind, one.run) == (kind, run)]
-            hollow = [(n, one) for n, one in group if one.predicted_ms is not None]
-            filled = [(n, one) for n, one in group if one.measured_ms is not None]
-            size = 11 if len(timed) <= FEW else 7
-            if hollow:
-                figure.add_trace(_marks(hollow, device, "predicted", f"{symbol}-open", colour,
-                                        size + 1))  # fmt: skip
-            if filled:
-                figure.add_trace(_marks(filled, device, "measured", symbol, colour, size,
-                                        errors=len(timed) <= FEW))  # fmt: skip
-    if not figure.data:
-        return None
-    figure.update_xaxes(_log_axis(_latencies(timed, fronts)), title_text="latency, ms")
-    figure.update_yaxes(title_text="top-1, %", ticksuffix="")
-    return _plain(figure)
+        if mine or searched:
+            figure = _front(mine, searched, colours[device], symbols)
+            figure.update_xaxes(_log_axis(_latencies(mine, searched)), title_text="latency, ms")
+            low = min(top1 - error for top1, error in heights)
+            high = max(top1 + error for top1, error in heights)
+            room = max(0.06 * (high - low), 0.2)
+            figure.update_yaxes(title_text="top-1, %", range=[low - room, high + room])
+            charts.append((device, _plain(figure)))
+    return charts
+
+
+def _front(
+    mine: Sequence[tuple[int, Subnet]], searched: Sequence[tuple[int, Front]], colour: str,
+    symbols: Mapping[str, str],
+) -> go.Figure:  # fmt: skip
+    figure, few = _figure(height=400), len(mine) <= FEW
+    _add_searched(figure, searched, colour)
+    _add_line(figure, best_first([one for _, one in mine if one.kind != BASELINE]), colour)
+    if few:
+        _add_joins(figure, [one for _, one in mine], colour)
+    for kind, run in dict.fromkeys((one.kind, one.run) for _, one in mine):
+        symbol = BASELINE_SYMBOL if kind == BASELINE else symbols.get(run, SYMBOLS[0])
+        group = [(n, one) for n, one in mine if (one.kind, one.run) == (kind, run)]
+        hollow = [(n, one) for n, one in group if one.predicted_ms is not None]
+        filled = [(n, one) for n, one in group if one.measured_ms is not None]
+        size = 11 if few else 7
+        if hollow:
+            figure.add_trace(_marks(hollow, "predicted", f"{symbol}-open", colour, size + 1))
+        if filled:
+            figure.add_trace(_marks(filled, "measured", symbol, colour, size, errors=few))
+    return figure
 
 
 def scatter_chart(subnets: Sequence[Subnet], devices: Sequence[str]) -> dict[str, Any] | None:
@@ -79,7 +90,8 @@ def scatter_chart(subnets: Sequence[Subnet], devices: Sequence[str]) -> dict[str
     figure.add_trace(
         go.Scatter(
             x=[*ends, *reversed(ends)], y=[low * 0.9, high * 0.9, high * 1.1, low * 1.1],
-            fill="toself", fillcolor="rgba(128,128,128,0.14)", line_width=0, hoverinfo="skip",
+            fill="toself", fillcolor="rgba(128,128,128,0.16)", line_width=0, hoverinfo="skip",
+            mode="lines",
         )
     )  # fmt: skip
     figure.add_trace(
@@ -160,8 +172,8 @@ def curves_chart(run: Run) -> dict[str, Any] | None:
 
 
 def _marks(
-    points: Sequence[tuple[int, Subnet]], device: str, which: str, symbol: str, colour: str,
-    size: int, *, errors: bool = False,
+    points: Sequence[tuple[int, Subnet]], which: str, symbol: str, colour: str, size: int, *,
+    errors: bool = False,
 ) -> go.Scatter:  # fmt: skip
     bars = [_standard_error(one) for _, one in points]
     return go.Scatter(
@@ -172,22 +184,20 @@ def _marks(
                 if which == "predicted" else {"width": 0}},
         customdata=[f"s{number}" for number, _ in points],
         text=[_hover(one) for _, one in points], hovertemplate="%{text}<extra></extra>",
-        meta={"device": device},
     )  # fmt: skip
 
 
-def _add_line(figure: go.Figure, device: str, front: Sequence[Subnet], colour: str) -> None:
+def _add_line(figure: go.Figure, front: Sequence[Subnet], colour: str) -> None:
     if len(front) > 1:
         figure.add_trace(
             go.Scatter(
                 x=[one.ms for one in front], y=[100 * one.top1 for one in front], mode="lines",
                 line={"color": colour, "width": 2}, opacity=0.55, hoverinfo="skip",
-                meta={"device": device},
             )
         )  # fmt: skip
 
 
-def _add_joins(figure: go.Figure, device: str, mine: Sequence[Subnet], colour: str) -> None:
+def _add_joins(figure: go.Figure, mine: Sequence[Subnet], colour: str) -> None:
     """Join the predicted and the measured mark of each subnet."""
     both = [one for one in mine if one.error is not None]
     if both:
@@ -196,7 +206,6 @@ def _add_joins(figure: go.Figure, device: str, mine: Sequence[Subnet], colour: s
                 x=[x for one in both for x in (one.predicted_ms, one.measured_ms, None)],
                 y=[y for one in both for y in (100 * one.top1, 100 * one.top1, None)],
                 mode="lines", line={"color": colour, "width": 1, "dash": "dot"}, hoverinfo="skip",
-                meta={"device": device},
             )
         )  # fmt: skip
 
@@ -215,7 +224,7 @@ def _add_searched(figure: go.Figure, fronts: Sequence[tuple[int, Front]], colour
                     f"{100 * p.predicted_top1:.2f} %, both predicted<br>{_wrapped(p.arch)}"
                     for p in front.points
                 ],
-                hovertemplate="%{text}<extra></extra>", meta={"device": front.device},
+                hovertemplate="%{text}<extra></extra>",
             )
         )  # fmt: skip
 
@@ -294,9 +303,11 @@ def _symbols(runs: Sequence[str]) -> dict[str, str]:
     return dict(zip(runs, itertools.cycle(SYMBOLS), strict=False))
 
 
-def _latencies(timed: Sequence[tuple[int, Subnet]], fronts: Sequence[Front]) -> list[float]:
-    found = [ms for _, one in timed for ms in (one.predicted_ms, one.measured_ms) if ms]
-    return found + [point.predicted_ms for front in fronts for point in front.points]
+def _latencies(
+    mine: Sequence[tuple[int, Subnet]], searched: Sequence[tuple[int, Front]]
+) -> list[float]:
+    found = [ms for _, one in mine for ms in (one.predicted_ms, one.measured_ms) if ms]
+    return found + [point.predicted_ms for _, front in searched for point in front.points]
 
 
 def _log_axis(values: Sequence[float]) -> dict[str, Any]:

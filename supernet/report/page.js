@@ -39,7 +39,7 @@
     for (const div of charts) {
       const visible = div.data.map((trace) => !(trace.meta && off.has(trace.meta.device)));
       if (div.data.some((trace) => trace.meta)) Plotly.restyle(div, { visible });
-      if (div.offsetParent) Plotly.Plots.resize(div);
+      if (div.offsetParent) Plotly.Plots.resize(div);  // one that was hidden has no width yet
     }
   }
   boxes.forEach((one) => one.addEventListener("change", filter));

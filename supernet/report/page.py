@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,19 +31,19 @@ def render(report: Report) -> str:
     drawn = drawn_of(report.subnets)
     shares = [bar.share for one in drawn for bar in one.bars if bar.share is not None]
     colours = charts.colours_of(report.devices)
-    numbers = {id(one): number for number, one in enumerate(report.subnets)}
+    data = _data(report)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE), autoescape=True, trim_blocks=True,
         lstrip_blocks=True, undefined=jinja2.StrictUndefined,
     )  # fmt: skip
     environment.filters |= {
         "ms": _ms, "percent": _percent, "signed": _signed, "count": _count, "stages": _stages,
+        "terms": _terms,
     }  # fmt: skip
     return environment.get_template("page.html.j2").render(
         report=report,
         drawn=drawn,
         colours=colours,
-        numbers=numbers,
         matrices=_matrices(drawn),
         step_of=_steps(max(shares, default=0.0)),
         most_share=max(shares, default=0.0),
@@ -55,7 +55,8 @@ def render(report: Report) -> str:
         css=_inside("page.css"),
         js=_inside("page.js"),
         plotly=get_plotlyjs(),
-        data=_script(_data(report)),
+        data=_script(data),
+        figures=data["figures"],
     )
 
 
@@ -90,14 +91,13 @@ def _once(subnets: Sequence[Subnet]) -> list[Subnet]:
 def _data(report: Report) -> dict[str, Any]:
     """Return what the page's script works on: figures, and the details of each point."""
     names = [run.name for run in report.runs]
-    figures: charts.Figures = {}
-    found = {
-        "front": charts.front_chart(report.subnets, report.fronts, report.devices, names),
-        "scatter": charts.scatter_chart(report.subnets, report.devices),
-    }
+    fronts = charts.front_charts(report.subnets, report.fronts, report.devices, names)
+    found: dict[str, dict[str, Any] | None] = {}
+    found |= {f"front{report.devices.index(device)}": figure for device, figure in fronts}
+    found["scatter"] = charts.scatter_chart(report.subnets, report.devices)
     found |= {f"gates{n}": charts.gates_chart(one) for n, one in enumerate(report.gates)}
     found |= {f"curves{n}": charts.curves_chart(run) for n, run in enumerate(report.runs)}
-    figures |= {name: figure for name, figure in found.items() if figure is not None}
+    figures = {name: figure for name, figure in found.items() if figure is not None}
     details = {f"s{n}": _detail(one) for n, one in enumerate(report.subnets)}
     for number, front in enumerate(report.fronts):
         details |= {
@@ -203,6 +203,16 @@ def _percent(value: float | None, digits: int = 1) -> str:
 
 def _signed(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:+.1f} %"
+
+
+def _terms(about: Mapping[str, Any]) -> list[str]:
+    """Return the terms of a table's correction that there are (`latency/correction.py`)."""
+    terms = [f"scale {about['scale']:.3f}"]
+    units = {"overhead_ms": "ms a layer", "edge_ms": "ms a million activations",
+             "weights_ms": "ms a million weights", "run_ms": "ms a net"}  # fmt: skip
+    terms += [f"{name.removesuffix('_ms')} {about[name]:.3g} {unit}"
+              for name, unit in units.items() if about[name]]  # fmt: skip
+    return terms if about["nets"] else ["none"]
 
 
 def _count(value: float | None) -> str:
