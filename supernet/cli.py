@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,6 +13,7 @@ import typer
 
 from supernet.errors import SupernetError, reported
 from supernet.import_cli import import_app
+from supernet.report_cli import report
 from supernet.ship_cli import add_commands
 from supernet.table_cli import Settings, table_app
 
@@ -24,6 +26,7 @@ app = typer.Typer(
 )
 app.add_typer(table_app, name="table")
 app.add_typer(import_app, name="import")
+app.command()(report)
 
 RunPath = Annotated[Path, typer.Argument(help="A run such as runs/demo, or a checkpoint file.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
@@ -97,8 +100,10 @@ def demo(
     from supernet.config import composed
     from supernet.main_job import do_main_job
     from supernet.screen import new_console
+    from supernet.train.run import Launch
 
-    do_main_job(composed(["experiment=demo"]), out, new_console())
+    launch = Launch(command=shlex.join(["supernet", "demo", "--out", str(out)]))
+    do_main_job(composed(["experiment=demo"]), out, new_console(), launch)
 
 
 @app.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,7 @@ def _first_of_sweeps(words: list[str]) -> list[str]:
 
 def _job(config: DictConfig, default_space: dict[str, Any]) -> None:
     from supernet import training
+    from supernet.train.run import Launch, varied_by
 
     with reported():
         values = plain(config)
@@ -71,9 +73,13 @@ def _job(config: DictConfig, default_space: dict[str, Any]) -> None:
         if values["init_from"] and not _names_space(values, default_space):
             values["space"] = space_of_run(values["init_from"])
         folder = Path("runs") / str(values["name"])
+        words = list(HydraConfig.get().overrides.task)
+        varied = {}
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             folder /= str(HydraConfig.get().job.num)
-        training.start(values, folder, console)
+            varied = varied_by(words)
+        launch = Launch(command=shlex.join(["supernet", "train", *words]), varied=varied)
+        training.start(values, folder, console, launch=launch)
         console.print(f"done: supernet info {folder}")
 
 
