@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,7 +13,9 @@ import typer
 
 from supernet.errors import SupernetError, reported
 from supernet.import_cli import import_app
-from supernet.table_cli import table_app
+from supernet.report_cli import report
+from supernet.ship_cli import add_commands
+from supernet.table_cli import Settings, table_app
 
 app = typer.Typer(
     help="Train one weight-sharing network once; cut out the best subnet for every device and "
@@ -23,6 +26,7 @@ app = typer.Typer(
 )
 app.add_typer(table_app, name="table")
 app.add_typer(import_app, name="import")
+app.command()(report)
 
 RunPath = Annotated[Path, typer.Argument(help="A run such as runs/demo, or a checkpoint file.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
@@ -98,14 +102,17 @@ def demo(
     from supernet.config import composed
     from supernet.main_job import do_main_job
     from supernet.screen import new_console
+    from supernet.train.run import Launch
 
-    do_main_job(composed(["experiment=demo"]), out, new_console())
+    launch = Launch(command=shlex.join(["supernet", "demo", "--out", str(out)]))
+    do_main_job(composed(["experiment=demo"]), out, new_console(), launch)
 
 
 @app.command()
 def profile(
     of: Annotated[str, typer.Argument(help="A run, a checkpoint, or a space of conf/space/.")],
     out: Annotated[Path, typer.Option(help="The table to write.")],
+    settings: Settings = None,
     runtime: Annotated[
         str,
         typer.Option(help="onnxruntime, onnxruntime-int8, openvino, ncnn, litert or torch."),
@@ -144,6 +151,7 @@ def profile(
     \b
     supernet profile runs/demo --runtime onnxruntime --out T.json
     supernet profile ofa_mbv3 --resolution 224 --threads 2 --out T.json
+    supernet profile from_timm space.model=mobilenetv3_large_100 --out T.json
     supernet profile runs/demo --host user@board --out board.json
     """
     from supernet.config import space_of
@@ -151,7 +159,7 @@ def profile(
     from supernet.latency.remote import Board
     from supernet.screen import new_console
 
-    space, in_chans, num_classes = space_of(of, in_chans, num_classes)
+    space, in_chans, num_classes = space_of(of, in_chans, num_classes, settings or ())
     console = new_console()
     options: dict[str, Any] = {
         "runtime": runtime, "provider": provider, "threads": threads, "batch": batch,
@@ -170,7 +178,10 @@ def profile(
 def bundle(
     space: Annotated[str, typer.Option(help="A run, a checkpoint, or a space of conf/space/.")],
     out: Annotated[Path, typer.Option(help="Folder to write.")],
-    runtime: Annotated[str, typer.Option(help="The runtime of the board.")] = "onnxruntime",
+    settings: Settings = None,
+    runtime: Annotated[
+        str, typer.Option(help="Of the board: onnxruntime, onnxruntime-int8, openvino.")
+    ] = "onnxruntime",
     batch: Annotated[int, typer.Option(min=1, help="Images in a run.")] = 1,
     resolution: Annotated[
         list[int] | None, typer.Option(help="Only this input size; may be repeated.")
@@ -193,7 +204,7 @@ def bundle(
     from supernet.latency.bundle import SCRIPT, write_bundle
     from supernet.latency.plan import plan_for
 
-    whole, in_chans, num_classes = space_of(space, in_chans, num_classes)
+    whole, in_chans, num_classes = space_of(space, in_chans, num_classes, settings or ())
     plan = plan_for(
         whole, in_chans=in_chans, num_classes=num_classes, resolutions=resolution or None
     )
@@ -220,6 +231,12 @@ def extract(
     max_memory_kib: Annotated[
         float | None, typer.Option(help="Most activation memory in KiB (one image, float32).")
     ] = None,
+    crop_kernels: Annotated[
+        bool,
+        typer.Option(
+            "--crop-kernels", help="Leave out the taps of kernels that only meet padding; exact."
+        ),
+    ] = False,
 ) -> None:
     """Cut out the subnet for a device and a budget: model, ONNX, arch and certificate.
 
@@ -249,7 +266,7 @@ def extract(
     trained = Trained.open(run)
     candidate = deploy.candidate_for(trained, times, budget_ms, console, caps=caps)
     promise = deploy.promise_of(times, candidate)
-    deploy.write_subnet(trained, candidate.arch, out, promise=promise)
+    deploy.write_subnet(trained, candidate.arch, out, promise=promise, crop_kernels=crop_kernels)
     if times is not None:
         deploy.measure([out], times, console)
     show([summary_row(out)], console, title_of(trained))
@@ -464,6 +481,9 @@ def predict(
         else:
             shown = "  ".join(f"{name} {100 * share:.1f} %" for name, share in classes.items())
             print(f"{image}: {shown}")
+
+
+add_commands(app)
 
 
 def _text(value: Any) -> str:

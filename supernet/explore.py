@@ -12,13 +12,13 @@ from rich.table import Table
 from supernet.choose import Aim, aim_for
 from supernet.deploy import candidate_for
 from supernet.errors import SupernetError
+from supernet.files import write_json
 from supernet.finding import AUTO, Found, find
 from supernet.front import front_of, rows_of, write_front
 from supernet.latency.table import LatencyTable
 from supernet.limits import Caps
 from supernet.scored import Scored
 from supernet.scoring import load_predictor
-from supernet.subnet import write_json
 from supernet.trained import Trained
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from supernet.blocks import frame, net_args
+from supernet.blocks import frame, net_args, timm_stages
 from supernet.elastic import ElasticBlock
 from supernet.plain import Net, PlainNet
 from supernet.space import Arch
@@ -32,12 +32,12 @@ def extract(net: Net, arch: Arch) -> torch.nn.Module:
     like = next(net.parameters())
     model.to(device=like.device, dtype=like.dtype)
     shared = {**dict(net.stem.named_children()), **dict(net.tail.named_children())}
-    for role, module in frame(model).items():
+    for role, module in frame(model, net.space).items():
         module.load_state_dict(shared[role].state_dict())
-    for number, where in enumerate(net.space.stage_slices):
+    for stage, where in zip(timm_stages(model, net.space), net.space.stage_slices, strict=True):
         pairs = zip(net.blocks[where], arch.ops[where], strict=True)
         active = ((block, op) for block, op in pairs if op is not None)
-        for target, (block, op) in zip(model.blocks[number + 1], active, strict=True):
+        for target, (block, op) in zip(stage, active, strict=True):
             assert isinstance(block, ElasticBlock)
             target.load_state_dict(block.tensors_for(op))
     return model.train(net.training)

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from supernet.blocks import num_params
-from supernet.errors import CheckpointError, SpaceError
+from supernet.certificate import read_certificate
+from supernet.errors import SpaceError
 from supernet.evaluate import Scores, calibrate_on_, scores_on
 from supernet.extraction import extract
 from supernet.plain import Net, PlainNet
 from supernet.settings import data_of
 from supernet.space import Arch
-from supernet.subnet import CERTIFICATE, is_subnet, load_config, load_subnet
+from supernet.subnet import is_subnet, load_config, load_subnet
 from supernet.trained import Trained
 from supernet.training import size_of, weights_of
 
@@ -58,12 +59,9 @@ def _net_facts(net: Net) -> dict[str, Any]:
 
 def _subnet_facts(path: Path) -> dict[str, Any]:
     config = load_config(path)
-    file = path / CERTIFICATE
-    try:
-        certificate = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{file}: cannot be read ({error})") from error
-    return {"subnet": str(path), "classes": list(config.classes), **certificate}
+    paper = read_certificate(path)
+    paper.pop("files")  # hashes, for `supernet verify`
+    return {"subnet": str(path), "classes": list(config.classes), **paper}
 
 
 def scores(path: Path, arch_file: Path | None) -> list[dict[str, Any]]:

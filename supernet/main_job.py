@@ -6,6 +6,7 @@ an ordinary one: every step is what the other commands do.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,36 +15,44 @@ from rich.console import Console
 from rich.table import Table
 
 from supernet import training
+from supernet.certificate import read_certificate
 from supernet.choose import aim_for, costs_of
 from supernet.construct import construct
 from supernet.cost import cost_range
-from supernet.deploy import candidate_for, measure, promise_of, read_certificate, write_subnet
+from supernet.deploy import candidate_for, measure, promise_of, write_subnet
 from supernet.device import described, profile_to
 from supernet.errors import SupernetError
+from supernet.files import write_json
 from supernet.latency.table import LatencyTable
 from supernet.origins import EARLIER
 from supernet.plain import PlainNet
+from supernet.report import page
+from supernet.report.facts import collect
 from supernet.specialize import specialize
-from supernet.subnet import write_json
 from supernet.train import checkpoint
+from supernet.train.board import show_subnets
 from supernet.train.gate_step import GateConfig
+from supernet.train.run import UNKNOWN_LAUNCH, Launch
 from supernet.trained import Trained
 
 RUNTIMES = ("onnxruntime", "torch")
 PROCESSES = 3
 SUMMARY = "without retraining, from one supernet"
+REPORT = "report.html"
 SHARES = (0.15, 0.4, 0.8)
 """Where the three budgets lie between the fastest and the slowest subnet of a device."""
 
 
-def do_main_job(config: dict[str, Any], folder: Path, console: Console) -> list[dict[str, Any]]:
+def do_main_job(
+    config: dict[str, Any], folder: Path, console: Console, launch: Launch = UNKNOWN_LAUNCH
+) -> list[dict[str, Any]]:
     """Do the main job in `folder` and return its summary; what is done already is kept."""
     _title(console, "1. train one supernet")
     if (folder / checkpoint.FILE).exists():
         _check_same(config, folder)
         training.resume(folder, console)
     else:
-        training.start(config, folder, console)
+        training.start(config, folder, console, launch=launch)
     run = Trained.open(folder)
     _title(console, "2. profile two devices")
     tables = [_table(run, folder, runtime, console) for runtime in RUNTIMES]
@@ -56,8 +65,10 @@ def do_main_job(config: dict[str, Any], folder: Path, console: Console) -> list[
         rows += _deploy(run, table, each, folder, console)
     write_json(folder / "summary.json", rows)
     draw_pareto(rows, folder / "pareto.png")
+    show_subnets(folder / "tensorboard" / "subnets", rows)
+    page.write(collect([folder], shlex.join(["supernet", "report", str(folder)])), folder / REPORT)
     show(rows, console)
-    console.print(f"{folder}/summary.json, {folder}/pareto.png")
+    console.print(f"{folder}/summary.json, {folder}/pareto.png, {folder}/{REPORT}")
     return rows
 
 
@@ -67,7 +78,7 @@ def _title(console: Console, text: str) -> None:
 
 def _check_same(config: dict[str, Any], folder: Path) -> None:
     """Refuse a run whose weights were trained by other settings; gates are trained here."""
-    there = {"net": EARLIER, **checkpoint.read(folder).get("config", {})}
+    there = {"net": EARLIER, "init_from": None, **checkpoint.read(folder).get("config", {})}
     free = {"threads", "save_minutes"} | ({"gates"} if not config["targets"] else set())
     names = set(config) - free
     if any(there.get(name) != config[name] for name in names):

@@ -7,8 +7,6 @@ the network.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,18 +14,22 @@ from typing import Any, Protocol
 
 import timm
 import torch
+from rich.console import Console
 from timm.models import get_pretrained_cfg, load_state_dict
 from torch import Tensor, nn
 
+from supernet.certificate import CERTIFICATE, read_certificate
 from supernet.construct import construct
 from supernet.data.sets import ImageData
 from supernet.errors import CheckpointError, SupernetError
+from supernet.files import sha256
 from supernet.network import SuperNet
 from supernet.plain import Net, PlainNet
 from supernet.settings import build_data, build_space
 from supernet.space import Arch
-from supernet.subnet import CERTIFICATE, load_config, load_subnet
+from supernet.subnet import load_config, load_subnet
 from supernet.timm_models import check_known
+from supernet.warm_start import warm_start_
 
 EARLIER = {"kind": "supernet", "init": None}
 """What runs of before there was a choice trained."""
@@ -40,8 +42,8 @@ class Origin(Protocol):
         """Load the images of the run `config`."""
         ...
 
-    def net(self, config: Mapping[str, Any], data: ImageData) -> Net:
-        """Build the network for `data`."""
+    def net(self, config: Mapping[str, Any], data: ImageData, console: Console) -> Net:
+        """Build the network for `data`; `console` gets what is told of its first weights."""
         ...
 
 
@@ -64,17 +66,24 @@ def origin_of(config: Mapping[str, Any]) -> Origin:
 
 @dataclass(frozen=True, kw_only=True)
 class Supernet:
-    """A supernet of the run's space, with fresh weights."""
+    """A supernet of the run's space.
 
-    init: None = None
+    Args:
+        init: what its largest subnet starts from: `timm:NAME`, or a file; None is fresh weights.
+    """
+
+    init: str | None = None
 
     def data(self, config: Mapping[str, Any]) -> ImageData:
         """See `Origin`."""
         return build_data(config, size=max(build_space(config["space"]).resolutions))
 
-    def net(self, config: Mapping[str, Any], data: ImageData) -> SuperNet:
+    def net(self, config: Mapping[str, Any], data: ImageData, console: Console) -> SuperNet:
         """See `Origin`."""
-        return SuperNet(build_space(config["space"]), data.num_classes, data.in_chans)
+        net = SuperNet(build_space(config["space"]), data.num_classes, data.in_chans)
+        run = config.get("init_from")  # configurations of earlier versions have none
+        warm_start_(net, data, init=self.init, run=run, console=console)
+        return net
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +118,7 @@ class Timm:
         """See `Origin`."""
         return build_data(config, size=self.size(config))
 
-    def net(self, config: Mapping[str, Any], data: ImageData) -> PlainNet:
+    def net(self, config: Mapping[str, Any], data: ImageData, console: Console) -> PlainNet:
         """See `Origin`."""
         size, timms = self.size(config), get_pretrained_cfg(self.name, allow_unregistered=True)
         fixed = {"img_size": size} if timms is not None and timms.fixed_input_size else {}
@@ -119,7 +128,7 @@ class Timm:
         if self.weights is not None:
             weights, head = _read_weights(self.weights), _head(made.model)
             kept = all(weights[n].shape == head[n].shape for n in head if n in weights)
-            origin = {"weights": self.weights, "sha256": _sha256(Path(self.weights))}
+            origin = {"weights": self.weights, "sha256": sha256(Path(self.weights))}
             return _begun(made, weights, origin, kept=kept)
         if self.pretrained:
             kept = timms is not None and timms.num_classes == data.num_classes
@@ -149,7 +158,7 @@ class Subnet:
             )
         return data.normalised_as(folder.preprocess)
 
-    def net(self, config: Mapping[str, Any], data: ImageData) -> PlainNet:
+    def net(self, config: Mapping[str, Any], data: ImageData, console: Console) -> PlainNet:
         """See `Origin`."""
         folder = load_config(self.dir)
         origin = {"subnet": self.dir, "arch_id": folder.arch_id, **_certified(Path(self.dir))}
@@ -163,6 +172,10 @@ KINDS = {"supernet": Supernet, "timm": Timm, "subnet": Subnet}
 
 def _check_one(config: Mapping[str, Any], kind: str) -> None:
     """Raise `SupernetError` if the run wants more than one network can give."""
+    if config.get("init_from"):
+        raise SupernetError(
+            f"init_from takes a supernet's weights, and net={kind} is one network; leave it out"
+        )
     if config["targets"]:
         raise SupernetError(
             "targets: gates choose among the subnets of a supernet, and "
@@ -249,17 +262,8 @@ def _head(model: nn.Module) -> dict[str, Tensor]:
 
 def _certified(folder: Path) -> dict[str, Any]:
     """Return what a subnet's certificate says of where it is from."""
-    file = folder / CERTIFICATE
-    try:
-        checkpoint = json.loads(file.read_text(encoding="utf-8"))["checkpoint_sha256"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{file}: cannot be read ({_line(error)})") from error
-    return {"checkpoint_sha256": checkpoint, "certificate_sha256": _sha256(file)}
-
-
-def _sha256(file: Path) -> str:
-    with open(file, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    checkpoint = read_certificate(folder).get("checkpoint_sha256")
+    return {"checkpoint_sha256": checkpoint, "certificate_sha256": sha256(folder / CERTIFICATE)}
 
 
 def _line(error: BaseException) -> str:

@@ -36,6 +36,11 @@ class OneArch:
         return (self.arch.resolution,)
 
     @property
+    def size(self) -> int:
+        """How many architectures there are."""
+        return 1
+
+    @property
     def ends(self) -> dict[str, Arch]:
         """The architectures that reports name."""
         return {"network": self.arch}

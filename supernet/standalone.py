@@ -27,7 +27,8 @@ from torch import nn
 def timm_kwargs(net: dict[str, Any]) -> dict[str, Any]:
     """Return the arguments of timm's class for `net`, plain data."""
     same = ("stem_size", "num_features", "num_classes", "in_chans")
-    head = {"head_bias": False} if net["family"] == "mobilenetv3" else {}
+    bias = bool(net.get("head_bias"))  # folders of earlier versions do not say
+    head = {"head_bias": bias} if net["family"] == "mobilenetv3" else {}
     return {
         **{name: net[name] for name in same},
         **head,

@@ -10,6 +10,7 @@ from typing import Any
 from supernet.data.preprocess import Preprocess
 from supernet.data.sets import ImageData
 from supernet.errors import CheckpointError, SupernetError
+from supernet.files import sha256
 from supernet.network import SuperNet
 from supernet.plain import Net, PlainNet
 from supernet.settings import build_data
@@ -89,7 +90,7 @@ class Trained:
     @cached_property
     def sha256(self) -> str:
         """Hash of the checkpoint file."""
-        return checkpoint.sha256(self.file)
+        return sha256(self.file)
 
     @property
     def gates_folder(self) -> Path:

@@ -16,9 +16,11 @@ from supernet.blocks import num_params
 from supernet.choose import costs_of
 from supernet.construct import construct
 from supernet.cost import module_macs
+from supernet.data.batches import train_batches
 from supernet.data.sets import ImageData
 from supernet.errors import CheckpointError, Diverged, SupernetError
 from supernet.extraction import extract
+from supernet.holding import held
 from supernet.latency.table import LatencyTable
 from supernet.memory import keep_freed_memory
 from supernet.network import SuperNet
@@ -36,17 +38,24 @@ from supernet.space import Arch
 from supernet.train import checkpoint
 from supernet.train.estimate import estimate_seconds
 from supernet.train.gate_step import GateConfig
-from supernet.train.loop import Position, Run, fit
-from supernet.train.run import RunFolder, Silent, Watch
+from supernet.train.loop import Position, Run, StepConfig, fit
+from supernet.train.run import UNKNOWN_LAUNCH, Launch, RunFolder, Silent, Watch
 from supernet.train.signals import Stopping
 from supernet.train.targets import Target, new_target
 from supernet.trained import Trained
 
 
 def start(
-    config: Mapping[str, Any], folder: Path, console: Console, *, watch: Watch | None = None
+    config: Mapping[str, Any],
+    folder: Path,
+    console: Console,
+    *,
+    watch: Watch | None = None,
+    launch: Launch = UNKNOWN_LAUNCH,
 ) -> None:
-    """Train a new network, as a rule a supernet, into `folder`; `watch` sees every evaluation.
+    """Train a new network, as a rule a supernet, into `folder`.
+
+    `watch` sees every evaluation; `launch` is kept.
 
     Raises:
         SupernetError: if the configuration cannot be used, or `folder` holds a run.
@@ -60,8 +69,8 @@ def start(
         origin = origin_of(config)
         data = origin.data(config)
         torch.manual_seed(int(config["seed"]))
-        net = origin.net(config, data)
-        _train(net, config, data, folder, console, Position(), {}, ranks, watch)
+        net = origin.net(config, data, console)
+        _train(net, config, data, folder, console, Position(), {}, ranks, launch, watch)
 
 
 def resume(path: Path, console: Console) -> None:
@@ -92,7 +101,12 @@ def resume(path: Path, console: Console) -> None:
         folder = run.file.parent
         if ranks.first and run.file.name == checkpoint.PREVIOUS:
             _set_aside(folder / checkpoint.FILE)
-        _train(run.any_net, run.config, run.data, folder, console, position, run.content, ranks)
+        launch = Launch(
+            command=str(run.content.get("command", "")), varied=run.content.get("varied", {})
+        )
+        _train(
+            run.any_net, run.config, run.data, folder, console, position, run.content, ranks, launch
+        )
 
 
 def _train(
@@ -104,6 +118,7 @@ def _train(
     position: Position,
     state: Mapping[str, Any],
     ranks: Ranks,
+    launch: Launch,
     watch: Watch | None = None,
 ) -> None:
     keep_freed_memory()
@@ -142,15 +157,19 @@ def _train(
         "classes": list(data.classes),
         "config": dict(config),
         "supernet": metadata.version("supernet"),
+        "command": launch.command,
+        "varied": dict(launch.varied),
     }
-    with Stopping() as stop:
+    with Stopping() as stop, held(folder) if ranks.first else nullcontext():
         run: AbstractContextManager[Run] = nullcontext(Silent(stop))
         if ranks.first:
-            run = RunFolder(
+            run = kept = RunFolder(
                 folder, meta=meta, num_steps=num_steps, first_step=position.step,
                 save_minutes=_save_minutes(config), stop=stop, console=console,
-                watch=watch,
+                watch=watch, varied=launch.varied,
             )  # fmt: skip
+            if position == Position():
+                kept.show_images(_some_images(data, steps), data.preprocess)
         try:
             with run as reported:
                 ended = fit(
@@ -162,6 +181,15 @@ def _train(
             raise Diverged(f"{error}; {_last_good(folder)}") from error
     if not ended:
         raise KeyboardInterrupt(f"{folder} is saved; go on with resume={folder}")
+
+
+def _some_images(data: ImageData, steps: StepConfig) -> torch.Tensor:
+    """Return the first images that training sees, augmented; 32 at most."""
+    batches = train_batches(
+        data.train, data.preprocess, batch_size=min(32, steps.batch_size), augment=steps.augment,
+        seed=steps.seed, epoch=0, device=torch.device("cpu"), balance=steps.balance, limit=1,
+    )  # fmt: skip
+    return next(batches).images
 
 
 def _set_aside(damaged: Path) -> None:

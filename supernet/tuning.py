@@ -7,6 +7,7 @@ names the same storage takes part. Not here: what is varied (`trial_space.py`).
 
 from __future__ import annotations
 
+import shlex
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from io import StringIO
@@ -20,8 +21,9 @@ from rich.console import Console
 
 from supernet import training
 from supernet.errors import Diverged, SupernetError
+from supernet.files import write_json
 from supernet.settings import build_recipe, build_space
-from supernet.subnet import write_json
+from supernet.train.run import Launch, varied_by
 from supernet.trial_space import Plan, overrides_of
 
 HEARTBEAT, GRACE = 30, 120  # seconds; a trial that is silent for longer was killed
@@ -70,7 +72,9 @@ def tune(
         trial.set_user_attr("overrides", overrides)
         config = compose([*plan.overrides, *overrides, "evaluate=epoch"])
         try:
-            return _trained(trial, config, folder)
+            words = ["supernet", "train", *plan.overrides, *overrides]
+            launch = Launch(command=shlex.join(words), varied=varied_by(overrides))
+            return _trained(trial, config, folder, launch)
         except Diverged:
             trial.set_user_attr("diverged", True)
             raise
@@ -137,7 +141,7 @@ def _num_trials(storage: optuna.storages.BaseStorage, name: str) -> int:
     return sum(summary.n_trials for summary in known if summary.study_name == name)
 
 
-def _trained(trial: optuna.Trial, config: dict[str, Any], folder: Path) -> float:
+def _trained(trial: optuna.Trial, config: dict[str, Any], folder: Path, launch: Launch) -> float:
     """Train and return the last report."""
     reports: list[float] = []
 
@@ -147,7 +151,8 @@ def _trained(trial: optuna.Trial, config: dict[str, Any], folder: Path) -> float
         if trial.should_prune():
             raise optuna.TrialPruned
 
-    training.start(config, folder / f"trial_{trial.number}", Console(file=StringIO()), watch=watch)
+    training.start(config, folder / f"trial_{trial.number}", Console(file=StringIO()), watch=watch,
+                   launch=launch)  # fmt: skip
     return reports[-1]
 
 

@@ -50,7 +50,7 @@ class Recorder:
 
     def log(self, step: int, phase: Phase, metrics: dict[str, float]) -> None:
         assert step == len(self.losses)
-        self.losses.append(metrics["loss/subnets"])
+        self.losses.append(metrics["loss/random"])
         self.metrics.append(metrics)
 
     def due(self) -> bool:
@@ -119,7 +119,7 @@ def test_training_reduces_the_loss() -> None:
     assert sum(last) < 0.6 * sum(first)
     assert run.done == ["p", "p"]
     assert len(run.losses) == 4 * 10
-    assert all({"lr", "grad_norm", "loss/subnets"} <= set(metrics) for metrics in run.metrics)
+    assert all({"lr", "grad_norm", "loss/random"} <= set(metrics) for metrics in run.metrics)
     assert "loss/largest" not in run.metrics[0]
     assert "loss/largest" in run.metrics[-1]
 
@@ -159,7 +159,7 @@ def test_a_step_learns_from_the_mean_over_its_subnets() -> None:
         if want.grad is not None:
             torch.testing.assert_close(got.grad, want.grad, rtol=1e-9, atol=1e-12)
     assert losses["largest"] == pytest.approx([cross_entropy(teacher).item()])
-    assert losses["subnets"] == pytest.approx(taught)
+    assert losses["random"] == pytest.approx(taught)
 
 
 def test_a_phase_starts_without_momenta() -> None:
@@ -197,7 +197,7 @@ def test_no_two_epochs_see_the_same_batches() -> None:
             self, forward: Any, batch: Batch, *, phase: Phase, draw: Any
         ) -> Iterator[tuple[str, Arch, torch.Tensor]]:
             seen.append(batch.images.clone())
-            yield "subnets", phase.space.largest(), torch.zeros((), requires_grad=True)
+            yield "random", phase.space.largest(), torch.zeros((), requires_grad=True)
 
     net = SuperNet(space, 4)
     fit(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from collections.abc import Callable
@@ -38,6 +39,7 @@ from tests.builders import DEVICE, TINY, randomise_, tiny_space, tiny_table
 from tests.conftest import Command
 from tests.test_loop import Stop, same
 
+CONSOLE = Console(file=io.StringIO())
 HAND_MADE = ("mobilenetv1_100", "mobilenetv2_035", "mobilenetv3_small_050", "mnasnet_small")
 QUICK = ("net=timm", "net.name=mobilenetv3_small_050", "net.resolution=16", "data=synthetic",
          "data.per_class=8", "data.size=8", "batch_size=12", "threads=1", "device=cpu", "name=one",
@@ -222,7 +224,7 @@ def test_the_size_is_the_largest_of_the_space_unless_it_is_given() -> None:
     for given, want in (([], 24), (["net.resolution=32"], 32), (["space.resolutions=[8,12]"], 12)):
         config = composed([*words, *given])
         origin = origin_of(config)
-        assert origin.net(config, origin.data(config)).space.resolutions == (want,)
+        assert origin.net(config, origin.data(config), CONSOLE).space.resolutions == (want,)
 
 
 def test_a_teacher_may_teach_it(tmp_path: Path) -> None:
@@ -239,7 +241,7 @@ def made(*words: str) -> PlainNet:
     config = composed([*QUICK, *words])
     origin = origin_of(config)
     torch.manual_seed(0)
-    net = origin.net(config, origin.data(config))
+    net = origin.net(config, origin.data(config), CONSOLE)
     assert isinstance(net, PlainNet)
     return net
 
@@ -394,7 +396,7 @@ def test_it_begins_where_the_subnet_ended(fast: Path) -> None:
     config = composed([*ON, f"net.dir={fast}", "seed=3"])
     origin, folder = origin_of(config), load_config(fast)
     data = origin.data(config)
-    net = origin.net(config, data)
+    net = origin.net(config, data, CONSOLE)
     assert isinstance(net, PlainNet)
     net.eval()
     assert (data.preprocess.mean, data.preprocess.std) == (
@@ -460,7 +462,7 @@ def test_it_resumes_without_the_folder(
 def test_other_classes_get_a_new_classifier(fast: Path, tmp_path: Path) -> None:
     config = composed([*ON, f"net.dir={fast}", "data.num_classes=6"])
     origin = origin_of(config)
-    net = origin.net(config, origin.data(config))
+    net = origin.net(config, origin.data(config), CONSOLE)
     assert isinstance(net, PlainNet)
     old, new = load_subnet(fast).state_dict(), net.model.state_dict()
     assert new["classifier.weight"].shape[0] == 6
@@ -476,7 +478,7 @@ def test_other_classes_get_a_new_classifier(fast: Path, tmp_path: Path) -> None:
         (renamed / file.name).write_bytes(file.read_bytes())
     (renamed / "config.json").write_text(json.dumps({**data, "classes": [*"wxyz"]}))
     config = composed([*ON, f"net.dir={renamed}"])
-    net = origin_of(config).net(config, origin.data(config))
+    net = origin_of(config).net(config, origin.data(config), CONSOLE)
     assert isinstance(net, PlainNet)
     assert net.origin is not None
     assert net.origin["classifier"] == "new", "as many, but other ones"
@@ -485,7 +487,7 @@ def test_other_classes_get_a_new_classifier(fast: Path, tmp_path: Path) -> None:
 def test_a_hand_made_network_may_be_trained_on(digits_folder: Path) -> None:
     config = composed(["net=subnet", f"net.dir={digits_folder}", "data=digits"])
     origin = origin_of(config)
-    net = origin.net(config, origin.data(config))
+    net = origin.net(config, origin.data(config), CONSOLE)
     assert isinstance(net, PlainNet)
     x = torch.rand(2, 1, 16, 16)
     torch.testing.assert_close(net.eval()(x, net.space.arch), load_subnet(digits_folder)(x))
@@ -568,7 +570,7 @@ def test_a_folder_without_its_certificate_is_refused(fast: Path, tmp_path: Path)
     config = composed([*ON, f"net.dir={tmp_path}"])
     origin = origin_of(config)
     with pytest.raises(CheckpointError, match=r"certificate\.json"):
-        origin.net(config, origin.data(config))
+        origin.net(config, origin.data(config), CONSOLE)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ A checkpoint is a `torch.save` of tensors and primitives only, read with `weight
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
 import zipfile
@@ -163,12 +162,6 @@ def find(path: str | Path) -> Path:
 
 def _reason(error: BaseException) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
-
-
-def sha256(path: Path) -> str:
-    """Return the hash of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def shape_of(net: Net) -> dict[str, Any]:

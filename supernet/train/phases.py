@@ -26,6 +26,10 @@ class Choices(Protocol):
         """The architectures that reports name."""
 
     @property
+    def size(self) -> int:
+        """How many architectures there are."""
+
+    @property
     def restrict(self) -> Callable[..., Choices]:
         """What gives the part of this space that a phase keeps."""
 

@@ -5,21 +5,42 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from rich.console import Console
+from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from supernet.data.preprocess import Preprocess
 from supernet.screen import progress_bar
 from supernet.train import checkpoint
+from supernet.train.board import show_images, show_phase, show_settings
 from supernet.train.gate_board import show_gates
 from supernet.train.phases import Phase
 from supernet.train.signals import Stopping
 from supernet.train.targets import Target
 
 Watch = Callable[[Mapping[str, float]], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launch:
+    """What asked for a run: the command, and of one in a sweep the settings that vary."""
+
+    command: str = ""
+    varied: Mapping[str, str] = field(default_factory=dict)
+
+
+UNKNOWN_LAUNCH = Launch()
+
+
+def varied_by(overrides: Sequence[str]) -> dict[str, str]:
+    """Return the settings of Hydra overrides such as `seed=3`."""
+    pairs = (word.lstrip("+~").partition("=") for word in overrides)
+    return {name: value for name, _, value in pairs}
 
 
 class RunFolder:
@@ -34,6 +55,7 @@ class RunFolder:
         stop: whether training was asked to end.
         console: where progress is shown.
         watch: called with the accuracies whenever there are some.
+        varied: settings that set it apart in a sweep, for TensorBoard.
     """
 
     def __init__(
@@ -47,8 +69,11 @@ class RunFolder:
         stop: Stopping,
         console: Console,
         watch: Watch | None = None,
+        varied: Mapping[str, str] | None = None,
     ) -> None:
-        self.watch = watch
+        self.watch, self.varied = watch, varied
+        self.phase = ""
+        self.top1: tuple[int, Mapping[str, float]] = (0, {})
         self.folder, self.meta, self.console = folder, meta, console
         self.save_minutes, self.stop = save_minutes, stop
         self.saved = time.monotonic()
@@ -72,13 +97,23 @@ class RunFolder:
     ) -> None:
         """Stop the progress bar and flush TensorBoard."""
         self.progress.stop()
+        if error is None and self.varied and self.top1[1]:
+            step, top1 = self.top1
+            show_settings(self.writer, self.varied, top1, step)
         self.writer.close()
+
+    def show_images(self, images: Tensor, preprocess: Preprocess) -> None:
+        """Show some of the images that the net is trained on."""
+        show_images(self.writer, images, preprocess)
 
     def log(self, step: int, phase: Phase, metrics: dict[str, float]) -> None:
         """Write scalars and move the bar on."""
+        if phase.name != self.phase:
+            self.phase = phase.name
+            show_phase(self.writer, phase, step)
         for name, value in metrics.items():
             self.writer.add_scalar(name, value, step)
-        loss = metrics.get("loss/subnets", metrics.get("loss/largest", float("nan")))
+        loss = metrics.get("loss/random", metrics.get("loss/largest", float("nan")))
         text = f"{phase.name:<8} loss {loss:.3f}"
         self.progress.update(self.task, advance=1, description=text)
 
@@ -106,6 +141,7 @@ class RunFolder:
         if last:
             parts = ", ".join(f"{name} {100 * value:.1f} %" for name, value in top1.items())
             self.console.print(f"phase {phase.name} done: held-out top-1 {parts}")
+        self.top1 = step, top1
         if self.watch is not None:
             self.watch(top1)
 

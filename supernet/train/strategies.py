@@ -78,16 +78,15 @@ class Taught:
     ) -> Iterator[tuple[str, Arch, Tensor]]:
         """See `Strategy.losses`."""
         teacher = forward.teacher(batch.images)
-        archs = [phase.space.largest()] if phase.teach else []
-        archs += [phase.space.smallest()] if phase.smallest else []
-        archs += [draw(place) for place in range(phase.subnets)]
-        for number, arch in enumerate(archs):
+        archs = [("largest", phase.space.largest())] if phase.teach else []
+        archs += [("smallest", phase.space.smallest())] if phase.smallest else []
+        archs += [("random", draw(place)) for place in range(phase.subnets)]
+        for name, arch in archs:
             images = resize(batch.images, arch.resolution)
             logits = forward(images, arch, noisy=teacher is None)
             loss = self._loss(logits, teacher, batch)
             if phase.teach and teacher is None:
                 teacher = logits.detach()
-            name = "largest" if phase.teach and number == 0 else "subnets"
             yield name, arch, loss
 
     def _loss(self, logits: Tensor, teacher: Tensor | None, batch: Batch) -> Tensor:

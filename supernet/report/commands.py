@@ -1,0 +1,59 @@
+"""The command lines that make things, quoted for a shell.
+
+What stands here is what `cli.py` and `table_cli.py` read; `tests/report` runs these words by them.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+CAPS = {"MACs": "--max-macs", "params": "--max-params", "KiB": "--max-memory-kib"}
+
+
+def extract(
+    run: str, table: str | None, budget_ms: float | None, limits: Mapping[str, Any], out: str
+) -> str | None:
+    """Return how a subnet is cut out of a run; None if its table is not at hand."""
+    if budget_ms is not None and table is None:
+        return None
+    words = ["supernet", "extract", run]
+    if table is not None and budget_ms is not None:
+        words += ["--table", table, "--budget-ms", number(budget_ms)]
+    for unit, each in limits.items():
+        if unit not in CAPS:
+            return None
+        words += [CAPS[unit], number(each["limit"])]
+    return shlex.join([*words, "--out", out]) if len(words) > 3 else None
+
+
+def specialize(run: str, table: str | None, budget_ms: float, unit: str) -> str | None:
+    """Return how the gates of a target are trained."""
+    if unit != "ms" or table is None:
+        return None
+    words = ["supernet", "specialize", run, "--table", table, "--budget-ms", number(budget_ms)]
+    return shlex.join(words)
+
+
+def profile(of: str, about: Mapping[str, Any], out: str) -> str | None:
+    """Return how a table is made; None for one that was imported or timed elsewhere."""
+    if about["source"] != f"supernet {about['tool_version']}":
+        return None
+    words = ["supernet", "profile", of, "--runtime", str(about["runtime"])]
+    for flag, plain in (("provider", "cpu"), ("threads", 1), ("batch", 1)):
+        if about[flag] != plain:
+            words += [f"--{flag}", str(about[flag])]
+    return shlex.join([*words, "--out", out])
+
+
+def search(run: str, table: str | None, pareto: str) -> str | None:
+    """Return how a front is found."""
+    if table is None:
+        return None
+    return shlex.join(["supernet", "search", run, "--table", table, "--pareto", pareto])
+
+
+def number(value: float) -> str:
+    """Return the shortest text that reads back to the same number."""
+    return str(int(value)) if float(value).is_integer() and abs(value) < 1e15 else repr(value)

@@ -1,0 +1,143 @@
+"""Collecting what is known of runs, from their files: nothing is computed on images again.
+
+What is damaged is left out and named in the notes. Not here: reading one kind of file (`runs.py`,
+`subnets.py`, `tables.py`, `gates.py`, `fronts.py`, `curves.py`), drawing (`charts.py`, `page.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from supernet.certificate import CERTIFICATE
+from supernet.errors import SupernetError
+from supernet.latency.table import LatencyTable
+from supernet.report import curves, fronts, gates, runs, subnets
+from supernet.report.reading import json_files
+from supernet.report.records import BASELINE, Curve, Report, Subnet, Table
+from supernet.report.runs import Found
+from supernet.report.summaries import accuracies, tastes
+from supernet.report.tables import Spaced, Tables, is_table, record_of
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class _Named(Protocol):
+    @property
+    def device(self) -> str: ...
+
+
+def collect(paths: Sequence[Path], command: str) -> Report:
+    """Return the facts of the runs, subnet folders and tables at `paths`.
+
+    Args:
+        paths: runs, and what belongs to them but lies elsewhere.
+        command: that asked for the report.
+
+    Raises:
+        SupernetError: if a path is none of these, or no run is among them.
+    """
+    paths = list(dict.fromkeys(paths))
+    folders = [path for path in paths if path.is_dir() and (path / CERTIFICATE).exists()]
+    files = [path for path in paths if path.is_file() and is_table(path)]
+    found = [runs.opened(path) for path in paths if path not in folders and path not in files]
+    if not found:
+        raise SupernetError("no run to report on: name a folder such as runs/demo")
+    notes = [note for run in found for note in run.notes]
+    spaces = {run.name: _spaced(run, notes) for run in found}
+    tables, records = _tables(files, found, notes)
+    networks = _subnets(folders, found, spaces, tables, notes)
+    searched, learned = [], []
+    for run in found:
+        read_front = partial(fronts.read, run=run.name, tables=tables)
+        searched += _kept(fronts.rows_in(run.folder), read_front, notes)
+        spaced = spaces[run.name]
+        if run.file is not None and spaced is not None:
+            read_gates = partial(gates.read, space=spaced.space, run=run.name, tables=tables)
+            learned += _kept(gates.states_of(run.file, run.content), read_gates, notes)
+    lines = {run.name: tuple(_curves(run, notes)) for run in found}
+    groups: list[Sequence[_Named]] = [records, networks, searched, learned]
+    devices = [one.device for group in groups for one in group]
+    return Report(
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        tool_version=metadata.version("supernet"),
+        command=command,
+        runs=tuple(runs.record_of(run, spaces[run.name], lines[run.name]) for run in found),
+        devices=tuple(dict.fromkeys(devices)),
+        subnets=tuple(networks),
+        tables=tuple(records),
+        fronts=tuple(searched),
+        gates=tuple(sorted(learned, key=lambda one: (one.run, one.device, one.unit, one.budget))),
+        accuracy=tuple(accuracies(networks, records)),
+        tastes=tuple(tastes(networks)),
+        notes=tuple(notes),
+    )
+
+
+def _kept(items: Iterable[T], read: Callable[[T], R], notes: list[str]) -> list[R]:
+    """Read every one of `items`, and note those that cannot be read."""
+    found = []
+    for item in items:
+        try:
+            found.append(read(item))
+        except SupernetError as error:
+            notes.append(str(error))
+    return found
+
+
+def _spaced(run: Found, notes: list[str]) -> Spaced | None:
+    (spaced,) = _kept([run], runs.spaced, notes) or [None]
+    return spaced
+
+
+def _tables(
+    files: Sequence[Path], found: Sequence[Found], notes: list[str]
+) -> tuple[Tables, list[Table]]:
+    """Return the tables in the runs' folders and those that were given; each content once."""
+    only = found[0].name if len(found) == 1 else ""
+    mine = [(file, run.name) for run in found for file in json_files(run.folder) if _is_mine(file)]
+    given = [*mine, *((file, only) for file in files)]
+    loaded = _kept(given, lambda each: (*each, LatencyTable.load(each[0])), notes)
+    by_id = {table.id: (file, run, table) for file, run, table in reversed(loaded)}
+    records = [record_of(file, table, run) for file, run, table in reversed(by_id.values())]
+    return Tables({name: (file, table) for name, (file, _, table) in by_id.items()}), records
+
+
+def _is_mine(file: Path) -> bool:
+    """Whether a file of a run is a table; a damaged one counts where tables are kept."""
+    return is_table(file) or file.parent.name == "tables"
+
+
+def _subnets(
+    folders: Sequence[Path],
+    found: Sequence[Found],
+    spaces: dict[str, Spaced | None],
+    tables: Tables,
+    notes: list[str],
+) -> list[Subnet]:
+    """Return the networks in the runs' folders and those that were given; each folder once."""
+    homes: dict[Path, Found | None] = {}
+    for run in found:
+        homes |= {folder: run for folder in subnets.folders_in(run.folder)}
+    only = found[0] if len(found) == 1 else None
+    known = {folder.resolve() for folder in homes}
+    homes |= {folder: only for folder in folders if folder.resolve() not in known}
+
+    def read(item: tuple[Path, Found | None]) -> Subnet:
+        folder, run = item
+        if run is None:
+            return subnets.read(folder, run="", spaced=None, tables=tables)
+        one = subnets.read(folder, run=run.name, spaced=spaces[run.name], tables=tables)
+        return replace(one, kind=BASELINE, command=None) if run.kind == BASELINE else one
+
+    return _kept(homes.items(), read, notes)
+
+
+def _curves(run: Found, notes: list[str]) -> list[Curve]:
+    return [curve for each in _kept([run.folder], curves.read, notes) for curve in each]

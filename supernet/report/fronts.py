@@ -1,0 +1,64 @@
+"""The fronts that `supernet search --pareto` left in a run's folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from supernet.errors import SpaceError
+from supernet.front import FIELDS
+from supernet.report import commands
+from supernet.report.reading import Unreadable, json_files, json_of, number
+from supernet.report.records import Front, Point
+from supernet.report.tables import Tables
+from supernet.space import Arch
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+def rows_in(folder: Path) -> Iterator[tuple[Path, Rows]]:
+    """Yield, of every file of a front in `folder`, the rows of each device."""
+    for file in json_files(folder):
+        try:
+            rows = json_of(file)
+        except Unreadable:
+            continue  # noted where such a file is wanted
+        if not (isinstance(rows, list) and rows and all(map(_is_point, rows))):
+            continue
+        for table_id in dict.fromkeys(str(row["table_id"]) for row in rows):
+            yield file, [row for row in rows if str(row["table_id"]) == table_id]
+
+
+def _is_point(row: Any) -> bool:
+    return isinstance(row, dict) and set(row) == set(FIELDS)
+
+
+def read(found: tuple[Path, Rows], run: str, tables: Tables) -> Front:
+    """Return a front of one device.
+
+    Raises:
+        Unreadable: if a row cannot be used.
+    """
+    file, rows = found
+    table_id = str(rows[0]["table_id"])
+    path = tables.path(table_id)
+    return Front(
+        run=run, path=str(file), device=str(rows[0]["device"]), table_id=table_id,
+        points=tuple(_point(row, file, run, path) for row in rows),
+        command=commands.search(run, path, str(file.with_suffix(""))),
+    )  # fmt: skip
+
+
+def _point(row: Mapping[str, Any], file: Path, run: str, table: str | None) -> Point:
+    try:
+        arch = Arch.from_dict(row["arch"])
+    except SpaceError as error:
+        raise Unreadable(f"{file}: {error}") from error
+    budget = number(row, "budget_ms", file)
+    return Point(
+        budget_ms=budget, predicted_ms=number(row, "predicted_ms", file),
+        predicted_top1=number(row, "predicted_top1", file, least=-1), arch_id=arch.id,
+        arch=str(arch),
+        command=commands.extract(run, table, budget, {}, f"{run}/subnets/{arch.id}"),
+    )  # fmt: skip

@@ -1,0 +1,86 @@
+"""The gates of a run as a report sees them: marginals of every target that was trained."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from supernet.errors import SupernetError
+from supernet.files import sha256
+from supernet.report import commands
+from supernet.report.reading import Unreadable
+from supernet.report.records import Gates
+from supernet.report.tables import Tables
+from supernet.space import SearchSpace
+from supernet.train import checkpoint
+from supernet.trained import read_gates
+
+State = tuple[Path, Mapping[str, Any]]
+
+
+def states_of(file: Path, content: Mapping[str, Any]) -> Iterator[State]:
+    """Yield the states of a run's targets: those of the checkpoint, then those kept beside it.
+
+    Gates of other weights are left out. A damaged file has no state; `read` says so.
+    """
+    inside = content.get("gates")
+    if isinstance(inside, Mapping):
+        for name, state in inside.items():
+            yield file, {**(state if isinstance(state, Mapping) else {}), "name": name}
+    beside = sorted((file.parent / "gates").glob("*.pt"))
+    own = sha256(file) if beside else ""
+    for each in beside:
+        try:
+            state = read_gates(each)
+        except SupernetError as error:
+            yield each, {"unreadable": error}
+            continue
+        if state["checkpoint"] == own:
+            yield each, state
+
+
+@torch.no_grad()
+def read(found: State, *, space: SearchSpace, run: str, tables: Tables) -> Gates:
+    """Return what a report says of a target's gates; columns that a block has not are None.
+
+    Raises:
+        Unreadable: if they are damaged, or of another space.
+    """
+    file, state = found
+    if "unreadable" in state:
+        raise Unreadable(str(state["unreadable"]))
+    name = str(state["name"])
+    try:
+        gates = checkpoint.gates_of({name: state}, space, file)[name]
+        budget = float(state["budget_ms"])
+    except (SupernetError, KeyError, TypeError, ValueError) as error:
+        raise Unreadable(f"{file}: gates {name} cannot be used ({error})") from error
+    rows = gates.marginals().double().tolist()
+    table_id, unit = str(state.get("table_id", "")), str(state.get("unit", "ms"))
+    alive = [any(row) for row in space.allowed]
+    return Gates(
+        run=run, name=name, device=str(state.get("device", "")), budget=budget, unit=unit,
+        blocks=tuple(f"{b.stage + 1}.{b.position + 1}" for b in space.blocks),
+        ops=tuple("skip" if op is None else str(op) for op in space.ops),
+        marginals=tuple(
+            tuple(p if ok else None for p, ok in zip(row, allowed, strict=True))
+            for row, allowed, here in zip(rows, space.allowed, alive, strict=True)
+            if here
+        ),
+        resolutions=dict(
+            zip(map(str, space.resolutions), gates.resolution_probs().double().tolist(),
+                strict=True)
+        ),
+        entropy=_entropy(rows),
+        command=commands.specialize(run, tables.path(table_id), budget, unit),
+    )  # fmt: skip
+
+
+def _entropy(rows: list[list[float]]) -> float:
+    """Return the mean entropy of a block, in bits: 0 where nothing is open any more."""
+    each = [-sum(p * math.log2(p) for p in row if p > 0) for row in rows]
+    return sum(each) / len(each)

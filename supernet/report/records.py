@@ -1,0 +1,226 @@
+"""What a report says, as frozen values that are plain data once `dataclasses.asdict` is called.
+
+Not here: where it is read (`facts.py`), how it is drawn (`charts.py`, `page.py`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+FORMAT, VERSION = "supernet-report", 1
+ANY_DEVICE = "any device"
+BASELINE, SUBNET = "baseline", "subnet"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bar:
+    """One block of an architecture; `kernel_size` None if it is skipped.
+
+    `ms` is what the table says that it adds, `share` of the whole net's predicted latency; None
+    without a table. `width` is the hidden one relative to the block's input: the expand ratio.
+    """
+
+    stage: int
+    position: int
+    kernel_size: int | None
+    expand_ratio: float | None
+    ms: float | None = None
+    share: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subnet:
+    """A finished network with a certificate: cut out of a supernet, or a hand-made baseline.
+
+    Args:
+        run: as the report names it; empty if the folder was given by itself.
+        kind: `subnet` or `baseline`.
+        name: of the folder.
+        device: that it was made for; `any device` without a table.
+        error: of the predicted milliseconds, relative to the measured ones.
+        pace: time of the reference model when it was measured, relative to when the table was made.
+        fixed_share: what stem, first block and head have of the predicted latency.
+        bars: its blocks; none where the space is not known.
+        command: that makes it; None if that cannot be said.
+    """
+
+    run: str
+    kind: str
+    name: str
+    path: str
+    device: str
+    table_id: str | None
+    budget_ms: float | None
+    limits: dict[str, dict[str, float]]
+    predicted_ms: float | None
+    measured_ms: float | None
+    measured_interval_ms: tuple[float, float] | None
+    error: float | None
+    pace: float | None
+    top1: float
+    test_images: int | None
+    macs: int | None
+    params: int | None
+    arch_id: str
+    arch: str
+    resolution: int | None
+    bars: tuple[Bar, ...]
+    fixed_share: float | None
+    created: str
+    command: str | None
+
+    @property
+    def ms(self) -> float | None:
+        """The measured milliseconds, or the predicted ones where there are none."""
+        return self.predicted_ms if self.measured_ms is None else self.measured_ms
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A latency table: whose, how it was made, how far it can be trusted."""
+
+    path: str
+    device: str
+    about: dict[str, Any]
+    command: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """A point of a front that `supernet search --pareto` found: predicted, not measured."""
+
+    budget_ms: float | None
+    predicted_ms: float
+    predicted_top1: float
+    arch_id: str
+    arch: str
+    command: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Front:
+    """A searched front of one device."""
+
+    run: str
+    path: str
+    device: str
+    table_id: str
+    points: tuple[Point, ...]
+    command: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gates:
+    """The gates of a target: probabilities `[blocks][ops]` and `[resolutions]`."""
+
+    run: str
+    name: str
+    device: str
+    budget: float
+    unit: str
+    blocks: tuple[str, ...]
+    ops: tuple[str, ...]
+    marginals: tuple[tuple[float | None, ...], ...]
+    resolutions: dict[str, float]
+    entropy: float
+    command: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """A scalar over the steps of training, thinned by means."""
+
+    name: str
+    steps: tuple[float, ...]
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhaseSpan:
+    """The steps of a phase, the last one excluded."""
+
+    name: str
+    first_step: float
+    end_step: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A run: what was trained, on what, how far it has come."""
+
+    name: str
+    kind: str
+    about: dict[str, Any]
+    phases: tuple[PhaseSpan, ...]
+    curves: tuple[Curve, ...]
+    command: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accuracy:
+    """How well the milliseconds of a device were predicted, over its measured subnets.
+
+    Args:
+        mape: mean of the absolute errors relative to what was measured.
+        bias: mean of the signed ones; above zero predictions are too long.
+        worst: the largest absolute one.
+        held_out: what the table itself said of whole nets that it was not fitted on.
+        pace: the mean of the subnets': how slow the machine was, relative to the table's day.
+    """
+
+    device: str
+    num_subnets: int
+    mape: float
+    bias: float
+    worst: float
+    held_out: float | None
+    pace: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Taste:
+    """What the subnets of a device are like, in the mean: how devices' architectures differ."""
+
+    run: str
+    device: str
+    num_subnets: int
+    resolution: float
+    num_blocks: float
+    kernel_size: float
+    expand_ratio: float
+    fixed_share: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """All facts of a report; `notes` name what could not be read."""
+
+    created: str
+    tool_version: str
+    command: str
+    runs: tuple[Run, ...]
+    devices: tuple[str, ...]
+    subnets: tuple[Subnet, ...]
+    tables: tuple[Table, ...]
+    fronts: tuple[Front, ...]
+    gates: tuple[Gates, ...]
+    accuracy: tuple[Accuracy, ...]
+    tastes: tuple[Taste, ...]
+    notes: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        return {"format": FORMAT, "version": VERSION, **dataclasses.asdict(self)}
+
+
+def best_first(subnets: Sequence[Subnet]) -> list[Subnet]:
+    """Return those that no faster one beats in accuracy: the Pareto front, fastest first."""
+    timed = [(one.ms, one) for one in subnets if one.ms is not None]
+    front: list[Subnet] = []
+    for _, one in sorted(timed, key=lambda pair: (pair[0], -pair[1].top1)):
+        if not front or one.top1 > front[-1].top1:
+            front.append(one)
+    return front

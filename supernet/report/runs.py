@@ -1,0 +1,116 @@
+"""A run as a report sees it: its checkpoint's facts, its phases, its curves.
+
+Not here: its subnets, tables, gates and fronts, which have files of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from supernet.errors import SupernetError
+from supernet.report import subnets
+from supernet.report.curves import phases_of
+from supernet.report.reading import Unreadable, group_of
+from supernet.report.records import BASELINE, SUBNET, Curve, Run
+from supernet.report.tables import Spaced
+from supernet.space import SearchSpace
+from supernet.train import checkpoint
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Found:
+    """What one run's folder holds; without a checkpoint that can be read `file` is None."""
+
+    name: str
+    folder: Path
+    file: Path | None
+    content: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The configuration that it was started with; empty if that is not known."""
+        value = self.content.get("config")
+        return value if isinstance(value, Mapping) else {}
+
+    @property
+    def kind(self) -> str:
+        """`baseline` if it trained a hand-made network."""
+        net = self.config.get("net")
+        timm = isinstance(net, Mapping) and net.get("kind") == subnets.TIMM
+        return BASELINE if timm else SUBNET
+
+
+def opened(path: Path) -> Found:
+    """Read a run's checkpoint; a damaged one is a note, as long as the folder holds something.
+
+    Raises:
+        SupernetError: if there is no run.
+    """
+    if not path.exists():
+        raise SupernetError(f"{path}: no such run; `supernet demo` makes runs/demo")
+    folder = path if path.is_dir() else path.parent
+    try:
+        file, content = checkpoint.newest(path)
+    except SupernetError as error:
+        here = [folder / "config.json", folder / checkpoint.FILE, *subnets.folders_in(folder)]
+        if path.is_file() or not any(each.exists() for each in here):
+            raise
+        return Found(name=str(folder), folder=folder, file=None, content=_config_only(folder),
+                     notes=(str(error),))  # fmt: skip
+    return Found(name=str(folder), folder=folder, file=file, content=content)
+
+
+def _config_only(folder: Path) -> dict[str, Any]:
+    try:
+        return {"config": group_of(folder / "config.json")}
+    except Unreadable:
+        return {}
+
+
+def spaced(run: Found) -> Spaced | None:
+    """Return the run's space; None of a hand-made network, or without a checkpoint.
+
+    Raises:
+        Unreadable: if it is damaged.
+    """
+    if run.content.get("space") is None:
+        return None
+    try:
+        space = SearchSpace.from_dict(run.content["space"])
+        return Spaced(space=space, in_chans=int(run.content["in_chans"]),
+                      num_classes=int(run.content["num_classes"]))  # fmt: skip
+    except (SupernetError, KeyError, TypeError, ValueError) as error:
+        raise Unreadable(f"{run.file}: the space cannot be read ({error})") from error
+
+
+def record_of(run: Found, spaced: Spaced | None, lines: tuple[Curve, ...]) -> Run:
+    """Return what a report says of a run."""
+    config, content = run.config, run.content
+    data, where = config.get("data"), content.get("position")
+    position = where if isinstance(where, Mapping) else {}
+    classes = content.get("classes")
+    about: dict[str, Any] = {
+        "data": data.get("name") if isinstance(data, Mapping) else None,
+        "classes": list(map(str, classes)) if isinstance(classes, (list, tuple)) else [],
+        "written_by": f"supernet {content['supernet']}" if content.get("supernet") else None,
+        "steps": position.get("step"),
+        "phases": _names(config.get("recipe"), "phases"),
+    }
+    if spaced is not None:
+        space = spaced.space
+        about |= {"architectures": space.size, "blocks": len(space.blocks),
+                  "resolutions": list(space.resolutions)}  # fmt: skip
+    command = content.get("command")
+    return Run(
+        name=run.name, kind=run.kind, about=about, phases=phases_of(config, position),
+        curves=lines, command=str(command) if command else None,
+    )  # fmt: skip
+
+
+def _names(group: Any, name: str) -> list[str]:
+    inside = group.get(name) if isinstance(group, Mapping) else None
+    return [str(key) for key in inside] if isinstance(inside, Mapping) else []

@@ -1,0 +1,121 @@
+"""Subnet folders as a report sees them: the certificate, and what it says of the architecture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from supernet.certificate import CERTIFICATE
+from supernet.errors import SpaceError
+from supernet.report import commands
+from supernet.report.reading import Unreadable, group_of, number, number_or_none, text
+from supernet.report.records import ANY_DEVICE, BASELINE, SUBNET, Subnet
+from supernet.report.tables import Spaced, Tables, bars_of
+from supernet.space import Arch
+
+DEPTH = 3
+TIMM = "timm"
+"""What a network that nobody searched says in the place of a family."""
+
+
+def folders_in(run: Path) -> list[Path]:
+    """Return the folders below `run`, at most three deep, that hold a certificate."""
+    patterns = ("/".join(["*"] * depth) + f"/{CERTIFICATE}" for depth in range(1, DEPTH + 1))
+    found = {file.parent for pattern in patterns for file in run.glob(pattern)}
+    return sorted(one for one in found if not any(p.startswith(".") for p in one.parts[-DEPTH:]))
+
+
+def read(folder: Path, *, run: str, spaced: Spaced | None, tables: Tables) -> Subnet:
+    """Read a subnet folder.
+
+    Args:
+        folder: with a certificate.
+        run: that it was cut out of; empty if that is not known.
+        spaced: the space of that run, to draw the architecture.
+        tables: to say where the time goes.
+
+    Raises:
+        Unreadable: if the certificate is damaged.
+    """
+    file = folder / CERTIFICATE
+    paper = group_of(file)
+    arch = _arch(paper, file)
+    table_id = text(paper, "table_id") or None
+    predicted, measured = (
+        number_or_none(paper, f"{n}_ms", file) for n in ("predicted", "measured")
+    )
+    bars, fixed = ((), None) if arch is None else bars_of(arch, spaced, tables.get(table_id))
+    budget, limits = number_or_none(paper, "budget_ms", file), _limits(paper, file)
+    kind = BASELINE if _is_baseline(folder, paper) else SUBNET
+    return Subnet(
+        run=run, kind=kind, name=folder.name, path=str(folder),
+        device=text(paper, "device") or ANY_DEVICE, table_id=table_id, budget_ms=budget,
+        limits=limits, predicted_ms=predicted, measured_ms=measured,
+        measured_interval_ms=_interval(paper),
+        error=predicted / measured - 1 if predicted and measured else None,
+        pace=number_or_none(paper, "pace", file), top1=number(paper, "top1", file, most=1),
+        test_images=_whole(paper, "test_images", file), macs=_whole(paper, "macs", file),
+        params=_whole(paper, "params", file),
+        arch_id=text(paper, "arch_id") or ("" if arch is None else arch.id),
+        arch=_model(folder, paper) if arch is None else str(arch),
+        resolution=_whole(paper, "resolution", file) if arch is None else arch.resolution,
+        bars=bars, fixed_share=fixed, created=text(paper, "created"),
+        command=commands.extract(run, tables.path(table_id), budget, limits, str(folder))
+        if run and kind == SUBNET else None,
+    )  # fmt: skip
+
+
+def _arch(paper: Mapping[str, Any], file: Path) -> Arch | None:
+    if paper.get("arch") is None or (
+        isinstance(paper["arch"], dict) and "ops" not in paper["arch"]
+    ):
+        return None
+    try:
+        return Arch.from_dict(paper["arch"])
+    except SpaceError as error:
+        raise Unreadable(f"{file}: {error}") from error
+
+
+def _is_baseline(folder: Path, paper: Mapping[str, Any]) -> bool:
+    return TIMM in (paper.get("family"), paper.get("kind"), _net(folder).get("family"))
+
+
+def _net(folder: Path) -> Mapping[str, Any]:
+    """Return the arguments of the network, whichever way the folder holds them."""
+    try:
+        config = group_of(folder / "config.json")
+    except Unreadable:
+        return {}
+    args = config.get("model_args")
+    net = args.get("net") if isinstance(args, dict) else config.get("net")
+    return net if isinstance(net, dict) else config
+
+
+def _model(folder: Path, paper: Mapping[str, Any]) -> str:
+    """Return the name of a network that is no architecture of a space."""
+    net = _net(folder)
+    names = (paper.get("model"), net.get("model"), net.get("architecture"), folder.name)
+    return str(next(name for name in names if name))
+
+
+def _limits(paper: Mapping[str, Any], file: Path) -> dict[str, dict[str, float]]:
+    given = paper.get("limits") or {}
+    if not isinstance(given, dict) or not all(isinstance(one, dict) for one in given.values()):
+        raise Unreadable(f"{file}: limits is {given!r}; expected a group of groups")
+    names = ("limit", "predicted")
+    return {str(u): {n: number(one, n, file) for n in names} for u, one in given.items()}
+
+
+def _interval(paper: Mapping[str, Any]) -> tuple[float, float] | None:
+    given = paper.get("measured_interval_ms")
+    if not isinstance(given, list) or len(given) != 2:
+        return None
+    if not all(isinstance(value, (int, float)) for value in given):
+        return None
+    return float(given[0]), float(given[1])
+
+
+def _whole(paper: Mapping[str, Any], name: str, file: Path) -> int | None:
+    value = number_or_none(paper, name, file)
+    return None if value is None else int(value)

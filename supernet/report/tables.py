@@ -1,0 +1,112 @@
+"""The latency tables of a report: provenance, and what each block of a subnet has of the time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from supernet.errors import SupernetError
+from supernet.latency.keys import space_keys
+from supernet.latency.table import FORMAT, LatencyTable
+from supernet.latency.tools import facts
+from supernet.report import commands
+from supernet.report.reading import Unreadable, json_of
+from supernet.report.records import Bar, Table
+from supernet.space import Arch, SearchSpace
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spaced:
+    """A space, with the images and classes that its layers depend on."""
+
+    space: SearchSpace
+    in_chans: int
+    num_classes: int
+
+
+@dataclass(frozen=True, eq=False)
+class Tables:
+    """The tables at hand, by id."""
+
+    by_id: Mapping[str, tuple[Path, LatencyTable]]
+
+    def path(self, table_id: str | None) -> str | None:
+        """Return the file of a table; None if it is not at hand."""
+        found = self.by_id.get(table_id or "")
+        return None if found is None else str(found[0])
+
+    def get(self, table_id: str | None) -> LatencyTable | None:
+        """Return a table; None if it is not at hand."""
+        found = self.by_id.get(table_id or "")
+        return None if found is None else found[1]
+
+
+def is_table(file: Path) -> bool:
+    """Whether a JSON file says that it is a latency table."""
+    try:
+        data = json_of(file)
+    except Unreadable:
+        return False
+    return isinstance(data, dict) and data.get("format") == FORMAT
+
+
+def record_of(file: Path, table: LatencyTable, run: str) -> Table:
+    """Return what a report says of a table; `run` is the one that it was made for."""
+    about = {**facts(table, date.today()), "reference_ms": table.reference_ms,
+             "tool_version": table.tool_version}  # fmt: skip
+    return Table(
+        path=str(file), device=table.device.name, about=about,
+        command=commands.profile(run, about, str(file)) if run else None,
+    )  # fmt: skip
+
+
+def bars_of(
+    arch: Arch, spaced: Spaced | None, table: LatencyTable | None
+) -> tuple[tuple[Bar, ...], float | None]:
+    """Return the blocks of `arch` and the share of the predicted latency outside of them.
+
+    No bars where the space is not known or `arch` is not of it, no shares without the table.
+    """
+    if spaced is None or arch not in spaced.space:
+        return (), None
+    space = spaced.space
+    ms, fixed = _milliseconds(arch, spaced, table)
+    total = math.fsum(each for each in ms if each is not None) + (fixed or 0.0)
+    bars = tuple(
+        Bar(
+            stage=block.stage, position=block.position,
+            kernel_size=None if op is None else op.kernel_size,
+            expand_ratio=None if op is None else op.expand_ratio,
+            ms=each, share=None if each is None or total <= 0 else each / total,
+        )
+        for block, op, each in zip(space.blocks, arch.ops, ms, strict=True)
+    )  # fmt: skip
+    return bars, None if fixed is None or total <= 0 else fixed / total
+
+
+def _milliseconds(
+    arch: Arch, spaced: Spaced, table: LatencyTable | None
+) -> tuple[Sequence[float | None], float | None]:
+    """Return what each block adds on the table's device, and all the rest."""
+    space = spaced.space
+    nothing: list[float | None] = [None] * len(space.blocks)
+    if table is None:
+        return nothing, None
+    keys = space_keys(
+        space, arch.resolution, in_chans=spaced.in_chans, num_classes=spaced.num_classes
+    )
+    picked = [row[index] for row, index in zip(keys.cell, space.encode(arch), strict=True)]
+
+    def price(key: Any) -> float:
+        return table.ms(key.at(arch.resolution))
+
+    try:
+        return [0.0 if key is None else price(key) for key in picked], math.fsum(
+            map(price, keys.fixed)
+        )
+    except SupernetError:  # a table of another space
+        return nothing, None

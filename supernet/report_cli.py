@@ -1,0 +1,43 @@
+"""The command `supernet report`: one page on what came out of runs."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def report(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(help="Runs; also subnet folders and tables that lie outside of them."),
+    ],
+    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
+    json_out: Annotated[
+        Path | None, typer.Option("--json", help="Write the same facts to this file.")
+    ] = None,
+) -> None:
+    """Write one page on what came out of runs: fronts, errors, architectures, gates, curves.
+
+    The page is one file that asks the network for nothing. It is made of the files of the runs;
+    what is damaged among them is named on it.
+
+    \b
+    supernet report runs/demo --out report.html
+    supernet report runs/a runs/b fast/ T.json --out report.html --json report.json
+    """
+    from supernet.files import write_json
+    from supernet.report import page
+    from supernet.report.facts import collect
+
+    words = ["supernet", "report", *map(str, runs), "--out", str(out)]
+    words += [] if json_out is None else ["--json", str(json_out)]
+    found = collect(runs, shlex.join(words))
+    page.write(found, out)
+    if json_out is not None:
+        write_json(json_out, found.to_dict())
+    for note in found.notes:
+        print(f"left out: {note}")
+    print(f"{out}: {len(found.subnets)} networks of {len(found.runs)} runs")

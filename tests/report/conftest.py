@@ -1,0 +1,82 @@
+"""A run to report on, without any training of its own: made-up certificates, a made-up table."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from supernet.choose import costs_of, target_name
+from supernet.cost import arch_cost
+from supernet.front import FIELDS
+from supernet.latency.table import LatencyTable
+from supernet.space import Arch
+from supernet.trained import Trained
+from tests.builders import random_gates, tiny_space, tiny_table
+
+
+def certificate(of: Arch, table: LatencyTable, ms: float, **changes: Any) -> dict[str, Any]:
+    return {
+        "format": "supernet-certificate", "version": 1, "created": "2026-02-01T10:00:00+00:00",
+        "tool_version": "0.1.0", "arch_id": of.id, "arch": of.to_dict(),
+        "resolution": of.resolution, "checkpoint_sha256": "0" * 64, "limits": {},
+        "table_id": table.id, "device": table.device.name, "runtime": table.device.runtime,
+        "budget_ms": round(1.1 * ms, 4), "predicted_ms": ms, "measured_ms": ms / 1.25, "pace": 1.02,
+        "measured_interval_ms": [ms / 1.3, ms / 1.2], "top1": 0.75, "test_images": 400,
+        "macs": 123_456, "params": 7_890,
+    } | changes  # fmt: skip
+
+
+def write_subnet(folder: Path, paper: dict[str, Any], config: Any = None) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "certificate.json").write_text(json.dumps(paper))
+    if config is not None:
+        (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def fill(folder: Path, *, count: int = 3, tables: int = 2) -> None:
+    """Give a copy of a tiny run tables, subnets, gates kept beside it and a searched front."""
+    run, rng, space = Trained.open(folder), random.Random(0), tiny_space()
+    for number, runtime in enumerate(("onnxruntime", "torch")[:tables]):
+        base = tiny_table(seed=number)
+        device = {**vars(base.device), "runtime": runtime}
+        table = tiny_table(seed=number, device=type(base.device)(**device))
+        table.save(folder / "tables" / f"{runtime}.json")
+        costs = costs_of(run.net, table)
+        front = []
+        for index in range(count):
+            arch = space.sample(rng)
+            ms = arch_cost(space, costs, arch)
+            top1 = 0.7 + 0.1 * rng.random()
+            paper = certificate(arch, table, ms, top1=top1)
+            write_subnet(folder / "subnets" / f"{runtime}-{index}", paper)
+            front.append(dict(zip(FIELDS, (table.device.name, table.id, ms, ms, top1, arch.id,
+                                           arch.to_dict()), strict=True)))  # fmt: skip
+        budget = costs_of(run.net, table)[8].fixed.item() * 2
+        gates = random_gates(space, number).float()
+        run.keep_gates(
+            target_name(table.id, budget),
+            {"table_id": table.id, "device": table.device.name, "budget_ms": budget, "unit": "ms",
+             "gates": gates.state_dict()},
+        )  # fmt: skip
+        (folder / f"front-{runtime}.json").write_text(json.dumps(front))
+
+
+@pytest.fixture(scope="session")
+def _filled(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("report") / "tiny"
+    shutil.copytree(trained_run, folder)
+    fill(folder)
+    return folder
+
+
+@pytest.fixture
+def filled(_filled: Path, place: Path) -> Path:
+    """A run with everything that a report shows, one's own copy, named relative to `place`."""
+    shutil.copytree(_filled, place / "runs" / "tiny")
+    return Path("runs/tiny")

@@ -1,0 +1,218 @@
+"""What a report says of runs: right, and whatever else lies in their folders."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import typer
+
+from supernet import cli
+from supernet.choose import costs_of
+from supernet.cost import arch_cost
+from supernet.errors import SupernetError
+from supernet.latency.table import LatencyTable
+from supernet.report.facts import collect
+from supernet.report.records import Report, best_first
+from supernet.space import Arch
+from supernet.trained import Trained
+from tests.report.conftest import certificate, write_subnet
+
+COMMAND = "supernet report runs/tiny"
+
+
+def of(*paths: Path) -> Report:
+    return collect(paths, COMMAND)
+
+
+def test_everything_of_a_run_is_found(filled: Path) -> None:
+    report = of(filled)
+    assert report.notes == ()
+    assert report.devices == ("onnxruntime-fp32-1thread", "torch-fp32-1thread")
+    assert len(report.subnets) == 6
+    assert len(report.tables) == len(report.gates) == len(report.fronts) == 2
+    (run,) = report.runs
+    assert (run.name, run.kind) == ("runs/tiny", "subnet")
+    assert run.about["data"] == "synthetic"
+    assert run.about["blocks"] == 3
+    again = json.loads(json.dumps(report.to_dict(), allow_nan=False))
+    assert (again["format"], again["version"]) == ("supernet-report", 1)
+
+
+def test_errors_are_relative_to_what_was_measured(filled: Path) -> None:
+    report = of(filled)
+    assert [one.error for one in report.subnets] == pytest.approx([0.25] * 6)
+    first, second = report.accuracy
+    assert (first.mape, first.bias, first.worst) == pytest.approx((0.25, 0.25, 0.25))
+    assert first.num_subnets == second.num_subnets == 3
+    assert first.pace == pytest.approx(1.02)
+
+
+def test_bars_share_out_the_predicted_latency(filled: Path) -> None:
+    report, run = of(filled), Trained.open(filled)
+    for one in report.subnets:
+        runtime = one.name.split("-")[0]
+        table = LatencyTable.load(filled / "tables" / f"{runtime}.json")
+        paper = json.loads((Path(one.path) / "certificate.json").read_text())
+        arch = Arch.from_dict(paper["arch"])
+        want = arch_cost(run.net.space, costs_of(run.net, table), arch)
+        assert one.fixed_share is not None
+        spent = sum(bar.ms or 0.0 for bar in one.bars)
+        assert spent / (1 - one.fixed_share) == pytest.approx(want)
+        assert sum(bar.share or 0.0 for bar in one.bars) + one.fixed_share == pytest.approx(1)
+        kernels = [None if op is None else op.kernel_size for op in arch.ops]
+        assert [bar.kernel_size for bar in one.bars] == kernels
+
+
+def test_gates_are_the_runs_marginals(filled: Path) -> None:
+    net = Trained.open(filled).net
+    for one in of(filled).gates:
+        want = net.gates[one.name].marginals().detach().double()
+        got = torch.tensor([[p or 0.0 for p in row] for row in one.marginals]).double()
+        torch.testing.assert_close(got, want, rtol=0, atol=1e-6)
+        assert sum(one.resolutions.values()) == pytest.approx(1)
+
+
+def test_curves_and_phases_follow_training(filled: Path) -> None:
+    (run,) = of(filled).runs
+    names = {curve.name for curve in run.curves}
+    assert {"loss/largest", "loss/random", "held_out_top1/largest", "lr"} <= names
+    assert [phase.name for phase in run.phases] == ["largest", "all"]
+    first, second = run.phases
+    steps = Trained.open(filled).content["position"]["step"]
+    assert first.first_step == 0
+    assert first.end_step == second.first_step == steps * 2 / 5
+    assert second.end_step == steps
+
+
+def test_every_command_is_one_that_the_command_line_reads(filled: Path) -> None:
+    report = of(filled)
+    groups = (report.subnets, report.tables, report.gates, report.fronts)
+    commands = [one.command for group in groups for one in group]
+    commands += [point.command for front in report.fronts for point in front.points]
+    root = typer.main.get_command(cli.app)
+    for text in commands:
+        assert text is not None
+        program, name, *words = shlex.split(text)
+        assert program == "supernet"
+        root.commands[name].make_context(name, list(words))  # type: ignore[attr-defined]
+    one = report.subnets[0]
+    assert one.command == (
+        f"supernet extract runs/tiny --table runs/tiny/tables/onnxruntime.json --budget-ms "
+        f"{one.budget_ms!r} --out runs/tiny/subnets/onnxruntime-0"
+    )
+
+
+def test_a_front_is_what_no_faster_one_beats(filled: Path) -> None:
+    front = best_first(of(filled).subnets)
+    for one in of(filled).subnets:
+        assert any((other.ms or 0) <= (one.ms or 0) and other.top1 >= one.top1 for other in front)
+    assert [one.top1 for one in front] == sorted(one.top1 for one in front)
+
+
+# ---- what belongs to runs but is not of the usual kind ------------------------------------------
+
+
+def test_baselines_are_known_by_their_family(filled: Path) -> None:
+    table = LatencyTable.load(filled / "tables" / "torch.json")
+    paper = certificate(Arch((), 8), table, 1.0, arch=None, arch_id=None)
+    config = {"model_args": {"net": {"family": "timm", "model": "mobilenetv3_small_050"}}}
+    write_subnet(filled / "baselines" / "small", paper, config)
+    (one,) = (one for one in of(filled).subnets if one.kind == "baseline")
+    assert (one.arch, one.command, one.bars) == ("mobilenetv3_small_050", None, ())
+    other = filled.with_name("hand_made")
+    shutil.copytree(filled / "subnets" / "torch-0", other / "subnets" / "a")
+    (other / "config.json").write_text(json.dumps({"net": {"kind": "timm"}}))
+    report = of(filled, other)
+    assert [run.kind for run in report.runs] == ["subnet", "baseline"]
+    assert report.subnets[-1].kind == "baseline"
+    assert report.subnets[-1].command is None
+
+
+def test_subnets_and_tables_elsewhere_are_given_by_themselves(filled: Path) -> None:
+    shutil.move(filled / "subnets" / "torch-0", "fast")
+    shutil.move(filled / "tables" / "torch.json", "T.json")
+    report = of(filled, Path("fast"), Path("T.json"))
+    assert report.notes == ()
+    assert len(report.subnets) == 6
+    assert report.subnets[-1].path == "fast"
+    assert "--table T.json" in (report.subnets[-1].command or "")
+    assert [table.path for table in report.tables][-1] == "T.json"
+    assert len(of(filled, filled / "subnets" / "torch-1").subnets) == 5, "once, not twice"
+
+
+def test_limits_besides_latency_are_in_the_command(filled: Path) -> None:
+    table = LatencyTable.load(filled / "tables" / "torch.json")
+    none = dict.fromkeys(("table_id", "device", "budget_ms", "predicted_ms", "measured_ms", "pace"))
+    limits = {"MACs": {"limit": 2e6, "predicted": 1e6}, "KiB": {"limit": 64.5, "predicted": 60.0}}
+    paper = certificate(Arch((), 8), table, 1.0, arch=None, limits=limits, **none)
+    write_subnet(filled / "subnets" / "small", paper)
+    (one,) = (one for one in of(filled).subnets if one.name == "small")
+    assert one.device == "any device"
+    assert one.command == (
+        "supernet extract runs/tiny --max-macs 2000000 --max-memory-kib 64.5 --out "
+        "runs/tiny/subnets/small"
+    )
+
+
+# ---- damage ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        "[]",
+        '{"top1": "high"}',
+        '{"top1": NaN}',
+        '{"top1": 0.5, "arch": {"ops": [[]]}}',
+        "[" * 100_000,
+    ],
+)
+def test_a_damaged_subnet_is_noted(filled: Path, content: str) -> None:  # fmt: skip
+    (filled / "subnets" / "torch-1" / "certificate.json").write_text(content)
+    report = of(filled)
+    assert len(report.subnets) == 5
+    (note,) = report.notes
+    assert "torch-1/certificate.json" in note
+    assert len(note.splitlines()) == 1
+
+
+def test_damaged_tables_gates_and_curves_are_noted(filled: Path) -> None:
+    (filled / "tables" / "torch.json").write_text("{")
+    sorted((filled / "gates").glob("*.pt"))[0].write_bytes(b"no gates")
+    report = of(filled)
+    assert [one.device for one in report.tables] == ["onnxruntime-fp32-1thread"]
+    assert len(report.gates) == 1
+    assert len(report.subnets) == 6
+    assert {Path(note.split(":")[0]).parent.name for note in report.notes} == {"tables", "gates"}
+    bare = [one for one in report.subnets if one.device.startswith("torch")]
+    assert all(bar.share is None for one in bare for bar in one.bars)
+
+
+def test_a_damaged_checkpoint_leaves_what_else_there_is(filled: Path) -> None:
+    for file in filled.glob("checkpoint*.pt"):
+        file.write_bytes(b"no checkpoint")
+    report = of(filled)
+    assert len(report.subnets) == 6
+    assert report.gates == ()
+    assert any("checkpoint.pt" in note for note in report.notes)
+
+
+def test_of_no_run_nothing_is_said(place: Path, filled: Path) -> None:
+    (place / "empty").mkdir()
+    for paths in ([place / "empty"], [place / "missing"], [filled / "subnets" / "torch-0"], []):
+        with pytest.raises(SupernetError):
+            of(*paths)
+
+
+def test_numbers_that_are_not_finite_never_come_through(filled: Path) -> None:
+    text = json.dumps(of(filled).to_dict())
+    assert "NaN" not in text
+    assert math.isfinite(of(filled).accuracy[0].mape)
