@@ -50,11 +50,14 @@ def measure(run: Trained, folder: Path, seconds: float, out: Path) -> None:
     no_int8: dict[str, str] = {}
     for name in export.FORMATS:
         print(name)
+        notes: list[str] = []
         try:
             chosen = export.get(name)
             int8 = chosen.NO_INT8 is None
             place = subnet / name
-            exported = export_to(subnet, name, int8=int8, out=place, seconds=seconds, on_note=print)
+            exported = export_to(
+                subnet, name, int8=int8, out=place, seconds=seconds, on_note=notes.append
+            )
         except DeviceError as error:
             skipped[name] = str(error).replace(str(folder), "")
             print(f"skipped: {skipped[name]}")
