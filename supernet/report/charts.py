@@ -311,11 +311,15 @@ def _latencies(
 
 
 def _log_axis(values: Sequence[float]) -> dict[str, Any]:
-    """Return an axis in logarithms with ticks at 1, 2 and 5, written as people do."""
+    """Return an axis in logarithms with ticks at round numbers, written as people do."""
     low, high = min(values), max(values)
-    marks: tuple[float, ...] = (1, 2, 5) if high / low < 500 else (1,)
-    if high / low < 4:
-        marks = (1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9)
+    ratio = high / low
+    if ratio < 2:
+        marks: tuple[float, ...] = (1, 1.1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8, 9)
+    elif ratio < 5:
+        marks = (1, 1.5, 2, 3, 4, 5, 6, 8)
+    else:
+        marks = (1, 2, 5) if ratio < 500 else (1,)
     ticks = [m * 10.0**e for e in range(-7, 8) for m in marks]
     near = [tick for tick in ticks if low / 2 <= tick <= high * 2]
     return {"type": "log", "tickvals": near, "ticktext": [f"{tick:.6g}" for tick in near]}

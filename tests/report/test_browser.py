@@ -83,7 +83,8 @@ class Browser:
     def until(self, code: str) -> Any:
         from selenium.webdriver.support.ui import WebDriverWait
 
-        return WebDriverWait(self.driver, 20).until(lambda _: self.js(f"return {code}"))
+        wait = WebDriverWait(self.driver, 20)
+        return wait.until(lambda _: self.js(f"return {code}"), f"never true: {code}")
 
 
 @pytest.fixture(scope="module")
