@@ -167,7 +167,27 @@ def search_pairs(result: dict[str, Any]) -> str:
     return "\n".join([*lines, "", *_aims(result), "", _provenance(result)])
 
 
+def export_formats(result: dict[str, Any]) -> str:
+    """Return the table of export formats."""
+    data = result["data"]
+    lines = [
+        "| format | precision | kB | largest difference | top-1 | ms |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, found in data["formats"].items():
+        for row in found["rows"]:
+            lines.append(
+                f"| {name} {found['runtime_version']} | {row['precision']} | "
+                f"{row['bytes'] / 1e3:.0f} | {row['largest_difference']:.1e} | "
+                f"{100 * row['top1']:.2f} % | {row['median_ms']:.3f} |"
+            )
+    for name, reason in data["skipped"].items():
+        lines.append(f"| {name} | skipped: {reason} | | | | |")
+    return "\n".join([*lines, "", *_aims(result), "", _provenance(result)])
+
+
 BLOCKS: dict[str, Callable[[list[dict[str, Any]]], str]] = {
+    "export_formats": lambda results: export_formats(results[0]),
     "fashion_mnist": lambda results: fashion_mnist(results[0]),
     "accuracy_fashion": lambda results: accuracy_fashion(results[0]),
     "train_throughput": lambda results: train_throughput(results[0]),

@@ -23,39 +23,46 @@ from timm.models.efficientnet import EfficientNet
 from timm.models.mobilenetv3 import MobileNetV3
 from torch import nn
 
-from supernet.latency.keys import LayerKey
+from supernet.latency.keys import BLOCKS, LayerKey
 from supernet.space import Arch, BlockSpec, Op, SearchSpace
 from supernet.standalone import se_layer
 
 _ACT = {"relu": "re", "relu6": "r6", "hard_swish": "hs", "swish": "sw"}
+_WORDS = {kind: word for word, kind in BLOCKS.items()}
 
 
 def net_args(space: SearchSpace, arch: Arch, *, num_classes: int, in_chans: int) -> dict[str, Any]:
     """Describe a subnet as plain data, from which `standalone.timm_model` builds it."""
     space.check(arch)
-    first = space.first
-    stages = [[_string("ds", first.kernel_size, first.stride, 1, first.width, first.se, first.act)]]
+    first, stages = space.first, []
+    if first is not None:
+        word = _string("ds", first.kernel_size, first.stride, 1, first.width, first.se, first.act)
+        stages.append([word])
     for where in space.stage_slices:
         pairs = zip(space.blocks[where], arch.ops[where], strict=True)
         stages.append([_block_string(block, op) for block, op in pairs if op is not None])
     mobilenetv3 = space.family == "mobilenetv3"
     if mobilenetv3:
         stages.append([f"cn_r1_k1_s1_c{space.final_width}"])
+    head = {"head_bias": True} if space.head_bias else {}
     return {
         "family": space.family,
         "block_strings": stages,
         "stem_size": space.stem_width,
-        "num_features": space.head_width if mobilenetv3 else space.final_width,
+        "num_features": (space.head_width if mobilenetv3 else space.final_width) or 0,
         "num_classes": num_classes,
         "in_chans": in_chans,
         "act": space.act,
         "bn_eps": space.bn_eps,
+        **head,
     }
 
 
-def frame(model: MobileNetV3 | EfficientNet) -> dict[str, nn.Module]:
-    """Return the parts of a timm network around its searchable blocks, by role, in path order."""
-    parts = {"conv_stem": model.conv_stem, "bn_stem": model.bn1, "first": model.blocks[0][0]}
+def frame(model: MobileNetV3 | EfficientNet, space: SearchSpace) -> dict[str, nn.Module]:
+    """Return the parts of a subnet of `space` around its searchable blocks, by role, in order."""
+    parts = {"conv_stem": model.conv_stem, "bn_stem": model.bn1}
+    if space.first is not None:
+        parts["first"] = model.blocks[0][0]
     if isinstance(model, MobileNetV3):
         parts |= {"final": model.blocks[-1][0], "pool": model.global_pool}
         parts |= {"conv_head": model.conv_head, "act_head": model.act2, "flatten": model.flatten}
@@ -65,6 +72,12 @@ def frame(model: MobileNetV3 | EfficientNet) -> dict[str, nn.Module]:
 
 
 STEM_ROLES = ("conv_stem", "bn_stem", "first")
+
+
+def timm_stages(model: MobileNetV3 | EfficientNet, space: SearchSpace) -> list[nn.Sequential]:
+    """Return the parts of a subnet of `space` that are its stages, the searchable ones."""
+    before = 0 if space.first is None else 1
+    return list(model.blocks[before : before + len(space.stages)])
 
 
 def timm_block(block: BlockSpec, op: Op, *, family: str, bn_eps: float = 1e-5) -> nn.Module:
@@ -82,16 +95,16 @@ def layer(key: LayerKey) -> nn.Module:
             stride=key.stride,
             act_layer=get_act_layer(key.act),
         )
-    if key.kind in ("first", "block"):
-        kind = "ds" if key.kind == "first" else "ir"
+    if key.kind in _WORDS:
         string = _string(
-            kind, key.kernel_size, key.stride, key.expand_ratio, key.out_channels, key.se, key.act
-        )
+            _WORDS[key.kind], key.kernel_size, key.stride, key.expand_ratio, key.out_channels,
+            key.se, key.act,
+        )  # fmt: skip
         return _build_block(key.in_channels, string, key.family, 1e-5)
     if key.kind == "head":
         return nn.Sequential(
             SelectAdaptivePool2d(pool_type="avg"),
-            create_conv2d(key.in_channels, key.out_channels, 1, bias=False),
+            create_conv2d(key.in_channels, key.out_channels, 1, bias=key.bias),
             create_act_layer(key.act, inplace=True),
         )
     assert key.kind == "classifier", key.kind
@@ -117,8 +130,9 @@ def _build_block(in_width: int, string: str, family: str, bn_eps: float) -> nn.M
 
 def _block_string(block: BlockSpec, op: Op) -> str:
     return _string(
-        "ir", op.kernel_size, block.stride, op.expand_ratio, block.out_width, block.se, block.act
-    )
+        block.kind, op.kernel_size, block.stride, op.expand_ratio, block.out_width, block.se,
+        block.act,
+    )  # fmt: skip
 
 
 def _string(
@@ -126,6 +140,12 @@ def _string(
 ) -> str:
     ratio = "_se0.25" if se else ""
     return f"{kind}_r1_k{kernel}_s{stride}_e{expand:g}_c{width}{ratio}_n{_ACT[act]}"
+
+
+def act_name(string: str) -> str:
+    """Return the activation that a block string such as `ir_r1_k5_s1_e3_c40_nre` names."""
+    (word,) = (word[1:] for word in string.split("_") if word[0] == "n")
+    return next(name for name, short in _ACT.items() if short == word)
 
 
 def num_params(module: nn.Module) -> int:

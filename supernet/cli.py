@@ -14,7 +14,8 @@ import typer
 from supernet.errors import SupernetError, reported
 from supernet.import_cli import import_app
 from supernet.report_cli import report
-from supernet.table_cli import table_app
+from supernet.ship_cli import add_commands
+from supernet.table_cli import Settings, table_app
 
 app = typer.Typer(
     help="Train one weight-sharing network once; cut out the best subnet for every device and "
@@ -99,16 +100,17 @@ def demo(
     from supernet.config import composed
     from supernet.main_job import do_main_job
     from supernet.screen import new_console
-    from supernet.train.run import Origin
+    from supernet.train.run import Launch
 
-    origin = Origin(command=shlex.join(["supernet", "demo", "--out", str(out)]))
-    do_main_job(composed(["experiment=demo"]), out, new_console(), origin)
+    launch = Launch(command=shlex.join(["supernet", "demo", "--out", str(out)]))
+    do_main_job(composed(["experiment=demo"]), out, new_console(), launch)
 
 
 @app.command()
 def profile(
     of: Annotated[str, typer.Argument(help="A run, a checkpoint, or a space of conf/space/.")],
     out: Annotated[Path, typer.Option(help="The table to write.")],
+    settings: Settings = None,
     runtime: Annotated[
         str,
         typer.Option(help="onnxruntime, onnxruntime-int8, openvino, ncnn, litert or torch."),
@@ -147,6 +149,7 @@ def profile(
     \b
     supernet profile runs/demo --runtime onnxruntime --out T.json
     supernet profile ofa_mbv3 --resolution 224 --threads 2 --out T.json
+    supernet profile from_timm space.model=mobilenetv3_large_100 --out T.json
     supernet profile runs/demo --host user@board --out board.json
     """
     from supernet.config import space_of
@@ -154,7 +157,7 @@ def profile(
     from supernet.latency.remote import Board
     from supernet.screen import new_console
 
-    space, in_chans, num_classes = space_of(of, in_chans, num_classes)
+    space, in_chans, num_classes = space_of(of, in_chans, num_classes, settings or ())
     console = new_console()
     options: dict[str, Any] = {
         "runtime": runtime, "provider": provider, "threads": threads, "batch": batch,
@@ -173,7 +176,10 @@ def profile(
 def bundle(
     space: Annotated[str, typer.Option(help="A run, a checkpoint, or a space of conf/space/.")],
     out: Annotated[Path, typer.Option(help="Folder to write.")],
-    runtime: Annotated[str, typer.Option(help="The runtime of the board.")] = "onnxruntime",
+    settings: Settings = None,
+    runtime: Annotated[
+        str, typer.Option(help="Of the board: onnxruntime, onnxruntime-int8, openvino.")
+    ] = "onnxruntime",
     batch: Annotated[int, typer.Option(min=1, help="Images in a run.")] = 1,
     resolution: Annotated[
         list[int] | None, typer.Option(help="Only this input size; may be repeated.")
@@ -196,7 +202,7 @@ def bundle(
     from supernet.latency.bundle import SCRIPT, write_bundle
     from supernet.latency.plan import plan_for
 
-    whole, in_chans, num_classes = space_of(space, in_chans, num_classes)
+    whole, in_chans, num_classes = space_of(space, in_chans, num_classes, settings or ())
     plan = plan_for(
         whole, in_chans=in_chans, num_classes=num_classes, resolutions=resolution or None
     )
@@ -223,8 +229,16 @@ def extract(
     max_memory_kib: Annotated[
         float | None, typer.Option(help="Most activation memory in KiB (one image, float32).")
     ] = None,
+    crop_kernels: Annotated[
+        bool,
+        typer.Option(
+            "--crop-kernels", help="Leave out the taps of kernels that only meet padding; exact."
+        ),
+    ] = False,
 ) -> None:
     """Cut out the subnet for a device and a budget: model, ONNX, arch and certificate.
+
+    Of a run of one network (net=timm, net=subnet) it writes and measures that; no budget, then.
 
     Uses the run's gates for that table and budget; where it has none, trains them on the run's
     held-out images (weights stay as they are) and keeps them. Measures the result if the table is
@@ -233,11 +247,12 @@ def extract(
     \b
     supernet extract runs/demo --table T.json --budget-ms 2.5 --out fast/
     supernet extract runs/demo --max-macs 2e6 --max-memory-kib 64 --out small/
+    supernet extract runs/handmade --table T.json --out handmade/
     """
     from supernet import deploy
     from supernet.latency.table import LatencyTable
     from supernet.limits import Caps
-    from supernet.main_job import show, summary_row
+    from supernet.main_job import show, summary_row, title_of
     from supernet.screen import new_console
     from supernet.subnet import check_replaceable
     from supernet.trained import Trained
@@ -249,10 +264,10 @@ def extract(
     trained = Trained.open(run)
     candidate = deploy.candidate_for(trained, times, budget_ms, console, caps=caps)
     promise = deploy.promise_of(times, candidate)
-    deploy.write_subnet(trained, candidate.arch, out, promise=promise)
+    deploy.write_subnet(trained, candidate.arch, out, promise=promise, crop_kernels=crop_kernels)
     if times is not None:
         deploy.measure([out], times, console)
-    show([summary_row(out)], console)
+    show([summary_row(out)], console, title_of(trained))
     for unit, (limit, cost) in candidate.limits.items():
         console.print(f"{cost:.9g} of at most {limit:.9g} {unit}")
     console.print(f"{candidate.arch}\n{out}")
@@ -464,6 +479,9 @@ def predict(
         else:
             shown = "  ".join(f"{name} {100 * share:.1f} %" for name, share in classes.items())
             print(f"{image}: {shown}")
+
+
+add_commands(app)
 
 
 def _text(value: Any) -> str:

@@ -42,11 +42,13 @@ class Schema:
     sync_bn: bool = False
     ema: float | None = None
     regularize: dict[str, Any] = field(default_factory=dict)
-    teacher: dict[str, Any] | None = None
+    teacher: Any = None  # OmegaConf cannot merge a group into an optional one that is null
     optimizer: dict[str, Any] = field(default_factory=dict)
     targets: list[dict[str, Any]] = field(default_factory=list)
+    init_from: str | None = None
     resume: str | None = None
     data: dict[str, Any] = field(default_factory=dict)
+    net: dict[str, Any] = field(default_factory=dict)
     space: dict[str, Any] = field(default_factory=dict)
     recipe: dict[str, Any] = field(default_factory=dict)
     gates: dict[str, Any] = field(default_factory=dict)
@@ -78,19 +80,41 @@ def composed(overrides: Sequence[str]) -> dict[str, Any]:
         raise SupernetError(f"configuration: {_message(error)}") from error
 
 
-def space_of(of: str, in_chans: int, num_classes: int) -> tuple[SearchSpace, int, int]:
+def space_of(
+    of: str, in_chans: int, num_classes: int, overrides: Sequence[str] = ()
+) -> tuple[SearchSpace, int, int]:
     """Return the space, image channels and classes of a run; or a named space and what is given.
 
+    Args:
+        of: a run, or a file of `conf/space/`.
+        in_chans: of the images, for a named space.
+        num_classes: the same.
+        overrides: of Hydra's, such as `space.model=mobilenetv2_100`; for a named space.
+
     Raises:
-        SupernetError: if `of` is neither a run nor a file of `conf/space/`.
+        SupernetError: if `of` is neither, or the overrides cannot be used.
     """
     if Path(of).exists():
+        if overrides:
+            raise SupernetError(
+                f"{of} is a run, whose space is fixed; leave out {' '.join(overrides)}"
+            )
         net = Trained.open(of).net
         return net.space, net.in_chans, net.num_classes
     names = sorted(file.stem for file in (config_dir() / "space").glob("*.yaml"))
     if of not in names:
         raise SupernetError(f"{of}: no such run, and no such space; spaces: {', '.join(names)}")
-    return build_space(composed([f"space={of}"])["space"]), in_chans, num_classes
+    fields = composed([f"space={of}", *overrides])["space"]
+    return build_space(fields), in_chans, num_classes
+
+
+def space_of_run(run: str) -> dict[str, Any]:
+    """Return the fields of the space of a run.
+
+    Raises:
+        SupernetError: if there is no such run, or it is damaged.
+    """
+    return SearchSpace.from_dict(Trained.open(run).content["space"]).to_dict()
 
 
 def plan_fields(name: str) -> dict[str, Any]:

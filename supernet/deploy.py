@@ -5,33 +5,31 @@ Predicted stands beside measured, always.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
 
-from supernet.blocks import net_args, num_params
+from supernet.certificate import findings, head, read_certificate, write_certificate
 from supernet.choose import NO_CAPS, Candidate, aim_for, pick
-from supernet.cost import module_macs
+from supernet.crop import cropped
 from supernet.data.preprocess import resize
-from supernet.evaluate import calibrate_on_, scores_on
-from supernet.extraction import extract
+from supernet.errors import SupernetError
+from supernet.evaluate import calibrate_on_
+from supernet.extraction import args_of, extract
 from supernet.latency import host
 from supernet.latency.profile import measure_subnets
 from supernet.latency.table import LatencyTable
 from supernet.limits import Caps
+from supernet.plain import Net, PlainNet
 from supernet.space import Arch
 from supernet.specialize import specialize
-from supernet.subnet import SubnetConfig, onnx_outputs, replacing, save_subnet, write_json
+from supernet.subnet import SubnetConfig, check_ours, replacing, save_subnet
 from supernet.trained import Trained
+from supernet.training import size_of
 
-CERTIFICATE = "certificate.json"
 PACE_WARNING = 0.03
 
 
@@ -46,21 +44,35 @@ def candidate_for(
 
     Gates that are trained here are kept beside the checkpoint. They are trained for the budget of
     the table, or without one for that of the first other cost; what else is limited, the choice
-    among them keeps to.
+    among them keeps to. A run of one network has that alone, for whatever device.
 
     Raises:
         InfeasibleBudget: if no architecture meets the budget.
         InfeasibleLimits: if none meets all limits at once.
-        SupernetError: if gates must be trained and the run's data is not there.
+        SupernetError: if gates must be trained and the run's data is not there, or there is a
+            limit and nothing to choose from.
         TableError: if the table lacks layers of the space.
     """
+    if isinstance(run.any_net, PlainNet):
+        if budget_ms is not None or caps != NO_CAPS:
+            raise SupernetError(
+                f"{run.file} is of one network, {run.any_net.title}: there is nothing to choose "
+                "within a limit; leave budget and limits out"
+            )
+        arch = run.any_net.space.arch
+        return Candidate(arch=arch, score=0.0, predicted_ms=None, budget_ms=None)
     aim = aim_for(run.net, table, budget_ms, caps)
     specialize(run, [aim], console)
     return pick(run.net.gates[aim.name], aim)
 
 
 def write_subnet(
-    run: Trained, arch: Arch, folder: Path, *, promise: Mapping[str, Any]
+    run: Trained,
+    arch: Arch,
+    folder: Path,
+    *,
+    promise: Mapping[str, Any],
+    crop_kernels: bool = False,
 ) -> dict[str, Any]:
     """Extract `arch`, calibrate it, write its folder and return its certificate.
 
@@ -69,49 +81,53 @@ def write_subnet(
         arch: what is extracted.
         folder: written whole or not at all; a subnet that is there is replaced.
         promise: what the certificate says of device, budget and predicted latency.
+        crop_kernels: leave out the taps of depthwise kernels that only meet padding.
     """
-    model = extract(run.net, arch).eval()
-    data, preprocess = run.data, run.preprocess
+    net, data, preprocess = run.any_net, run.data, run.preprocess
+    model, args = extract(net, arch).eval(), args_of(net, arch)
+    if crop_kernels:
+        check_ours(args, "crop the kernels of")
+        model, args = cropped(model, args, arch.resolution)
     some = data.test.take(torch.arange(min(64, len(data.test))))
     images = resize(preprocess.normalise(some.pixels), arch.resolution)
     with torch.no_grad():
-        shared_difference = _largest_difference(run.net(images, arch), model(images))
+        shared_difference = _largest_difference(net(images, arch), model(images))
     calibrate_on_(model, data.train, preprocess, arch.resolution)
     config = SubnetConfig(
-        net=net_args(
-            run.net.space, arch, num_classes=run.net.num_classes, in_chans=run.net.in_chans
-        ),
+        net=args,
         arch=arch,
         preprocess=preprocess,
         classes=run.classes,
         data={"fields": run.config["data"], "seed": run.config["seed"]},
     )
+    largest = net.space.largest()
+    macs, params = size_of(net, largest)
     with replacing(folder) as beside:
         save_subnet(beside, model, config)
-        with torch.no_grad():
-            outputs = onnx_outputs(beside / "model.onnx", images)
-            onnx_difference = _largest_difference(outputs, model(images))
         certificate = {
-            "format": "supernet-certificate",
-            "version": 1,
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "tool_version": metadata.version("supernet"),
-            "arch_id": arch.id,
+            **head(),
+            "arch_id": config.arch_id,
             "arch": arch.to_dict(),
             "resolution": arch.resolution,
+            "kernels_cropped": crop_kernels,
             "checkpoint_sha256": run.sha256,
+            "largest": {"arch_id": largest.id, "macs": macs, "params": params},
+            **_lineage(net),
             **promise,
             "measured_ms": None,
             "pace": None,
-            **asdict(scores_on(model, data.test, preprocess, arch.resolution)),
-            "test_images": len(data.test),
-            "macs": module_macs(model, images[:1]),
-            "params": num_params(model),
             "difference_supernet_extracted": shared_difference,
-            "difference_extracted_onnxruntime": onnx_difference,
+            **findings(beside, model, config, data, images),
         }
-        write_json(beside / CERTIFICATE, certificate)
+        write_certificate(beside, certificate)
     return certificate
+
+
+def _lineage(net: Net) -> dict[str, Any]:
+    """Return what a certificate says of a network that was trained alone."""
+    if not isinstance(net, PlainNet):
+        return {}
+    return {"network": net.title, "origin": net.origin}
 
 
 def promise_of(table: LatencyTable | None, candidate: Candidate) -> dict[str, Any]:
@@ -169,13 +185,9 @@ def measure(folders: Sequence[Path], table: LatencyTable, console: Console) -> N
         certificate = read_certificate(folder)
         certificate["measured_ms"] = timing.median_ms
         certificate["measured_interval_ms"] = [timing.low_ms, timing.high_ms]
+        certificate["reference_ms"] = session.reference.median_ms
         certificate["pace"] = pace
-        write_json(folder / CERTIFICATE, certificate)
-
-
-def read_certificate(folder: Path) -> dict[str, Any]:
-    """Read the certificate of a subnet folder that this program just wrote."""
-    return json.loads((folder / CERTIFICATE).read_text(encoding="utf-8"))
+        write_certificate(folder, certificate)
 
 
 def _largest_difference(a: torch.Tensor, b: torch.Tensor) -> float:

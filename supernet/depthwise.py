@@ -28,14 +28,19 @@ def depthwise(x: Tensor, weight: Tensor, stride: int) -> Tensor:
     On a map of H rows the taps further than H - 1 from the centre only ever meet padding, so the
     kernel is cropped to 2H - 1 (2W - 1) first: the same result in less time.
     """
-    height, width = x.shape[-2:]
-    kernel = weight.shape[-1]
-    cut = (max(0, kernel // 2 - height + 1), max(0, kernel // 2 - width + 1))
-    if any(cut):
-        weight = weight[:, :, cut[0] : kernel - cut[0], cut[1] : kernel - cut[1]]
+    weight = reachable(weight, *x.shape[-2:])
     if _pays(x, weight):
         return _Depthwise.apply(x, weight, stride)
     return _conv(x, weight, stride)
+
+
+def reachable(weight: Tensor, height: int, width: int) -> Tensor:
+    """Return the taps of `weight` `[C, 1, K, K]` that meet a map of `height` x `width`, a view."""
+    kernel = weight.shape[-1]
+    cut = (max(0, kernel // 2 - height + 1), max(0, kernel // 2 - width + 1))
+    if not any(cut):
+        return weight
+    return weight[:, :, cut[0] : kernel - cut[0], cut[1] : kernel - cut[1]]
 
 
 def _pays(x: Tensor, weight: Tensor) -> bool:

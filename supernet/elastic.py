@@ -11,7 +11,7 @@ sorting. Not here: which op to run (`network.py`), depth (a block that is skippe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -25,10 +25,14 @@ from supernet.depthwise import depthwise
 from supernet.space import BlockSpec, Op
 
 KERNEL = "conv_dw.weight"
+_EXPAND = {"ir": ("conv_pw", "bn1"), "ds": None, "dsa": None}
+_DEPTHWISE_BN = {"ir": "bn2", "ds": "bn1", "dsa": "bn1"}
+_PROJECT = {"ir": ("conv_pwl", "bn3"), "ds": ("conv_pw", "bn2"), "dsa": ("conv_pw", "bn2")}
+"""timm's names of a convolution and the BN after it, by the kind of block."""
 
 
 class ElasticBlock(nn.Module):
-    """An inverted residual with elastic kernel size and expand ratio.
+    """An inverted residual with elastic kernel size and expand ratio, or a depthwise-separable one.
 
     Holds timm's block at its largest kernel and expand ratio, and for each smaller kernel `k` a
     `[k*k, k*k]` matrix that makes it from the centre of the next larger one. The matrices start
@@ -167,13 +171,14 @@ class ElasticBlock(nn.Module):
                 y = F.batch_norm(y, *stats, scale, shift, self.training, bn.momentum, bn.eps)
             return bn.act(y)
 
-        y = norm(F.conv2d(x, t["conv_pw.weight"]), "bn1")
-        y = norm(depthwise(y, t[KERNEL], self.spec.stride), "bn2")
+        expand, project = _EXPAND[self.spec.kind], _PROJECT[self.spec.kind]
+        y = x if expand is None else norm(F.conv2d(x, t[f"{expand[0]}.weight"]), expand[1])
+        y = norm(depthwise(y, t[KERNEL], self.spec.stride), _DEPTHWISE_BN[self.spec.kind])
         if hidden is not None:
             y = y * hidden[:, None, None]
         if self.spec.se:
             y = y * self._excite(y, t, inner)
-        y = norm(F.conv2d(y, t["conv_pwl.weight"]), "bn3")
+        y = norm(F.conv2d(y, t[f"{project[0]}.weight"]), project[1])
         if not block.has_skip:
             return y
         return (y if drop is None else drop(y)) + x
@@ -194,6 +199,24 @@ class ElasticBlock(nn.Module):
         block.load_state_dict({name: tensor.detach() for name, tensor in tensors.items()})
         return block.train(self.training)
 
+    @torch.no_grad()
+    def fill_(self, op: Op, tensors: Mapping[str, Tensor]) -> None:
+        """Make `op` run with `tensors`, by their names in timm's block; what it does not use stays.
+
+        A kernel that is not the largest one goes to its centre, and the matrices on the way to it
+        become the identity.
+        """
+        for name, shared in self.tensors_for(op).items():
+            if name != KERNEL:
+                shared.copy_(tensors[name])
+        kernel, size = tensors[KERNEL], op.kernel_size
+        start = (self.kernel_sizes[0] - size) // 2
+        inside = slice(start, start + size)
+        self.timm.conv_dw.weight[: len(kernel), :, inside, inside] = kernel
+        for smaller in self.kernel_sizes[1:]:
+            if smaller >= size:
+                self.transforms[str(smaller)].copy_(torch.eye(smaller**2))
+
     # ---- channel sorting -----------------------------------------------------------------------
 
     @torch.no_grad()
@@ -201,8 +224,11 @@ class ElasticBlock(nn.Module):
         """Reorder hidden channels by importance, so that narrow ops keep the best ones.
 
         Importance is the L1 norm of the projection's weights that read the channel, as in
-        once-for-all. The output of the largest op does not change.
+        once-for-all. The output of the largest op does not change. A block that does not expand
+        has no channels of its own, and no narrow ops: it stays as it is.
         """
+        if _EXPAND[self.spec.kind] is None:
+            return
         block = self.timm
         order = _by_importance(block.conv_pwl.weight)
         for conv, bn in ((block.conv_pw, block.bn1), (block.conv_dw, block.bn2)):

@@ -18,7 +18,7 @@ from supernet.data.batches import Batch, eval_batches
 from supernet.data.preprocess import Preprocess, resize
 from supernet.data.sets import ImageSource
 from supernet.extraction import extract
-from supernet.network import SuperNet
+from supernet.plain import Net
 from supernet.ranks import ALONE, Ranks
 from supernet.space import Arch
 
@@ -138,10 +138,10 @@ def calibrate_on_(
 
 
 def top1_of(
-    net: SuperNet, arch: Arch, images: ImageSource, *, train: ImageSource, preprocess: Preprocess,
+    net: Net, arch: Arch, images: ImageSource, *, train: ImageSource, preprocess: Preprocess,
     ranks: Ranks = ALONE,
 ) -> float:  # fmt: skip
-    """Return top-1 on `images` of a subnet of `net`, extracted and calibrated on `train`."""
+    """Return top-1 on `images` of `arch` of `net`, extracted and calibrated on `train`."""
     model = extract(net, arch)
     calibrate_on_(model, train, preprocess, arch.resolution, ranks=ranks)
     return scores_on(model, images, preprocess, arch.resolution, ranks).top1

@@ -12,13 +12,13 @@ from rich.table import Table
 from supernet.choose import Aim, aim_for
 from supernet.deploy import candidate_for
 from supernet.errors import SupernetError
+from supernet.files import write_json
 from supernet.finding import AUTO, Found, find
 from supernet.front import front_of, rows_of, write_front
 from supernet.latency.table import LatencyTable
 from supernet.limits import Caps
 from supernet.scored import Scored
 from supernet.scoring import load_predictor
-from supernet.subnet import write_json
 from supernet.trained import Trained
 
 
@@ -29,18 +29,20 @@ def explore(
     """Search a run and return plain data of what was found.
 
     Raises:
-        SupernetError: if nothing is asked for, there is no predictor, or a limit cannot be met.
+        SupernetError: if it is no supernet's run, nothing is asked for, there is no predictor, or
+            a limit cannot be met.
     """
     run = Trained.open(path)
+    net = run.net
     loaded = [LatencyTable.load(table) for table in tables]
     if pareto is not None and not loaded:
         raise SupernetError("--pareto wants one table or more")
     if budgets and not loaded:
         raise SupernetError("--budget-ms goes with --table")
     wanted = [(table, budget) for table in loaded for budget in budgets]
-    aims = [aim_for(run.net, table, budget, caps) for table, budget in wanted]
+    aims = [aim_for(net, table, budget, caps) for table, budget in wanted]
     if not loaded and caps != Caps():
-        aims = [aim_for(run.net, None, None, caps)]
+        aims = [aim_for(net, None, None, caps)]
     if not aims and pareto is None:
         raise SupernetError("nothing to search for: name a table and a budget, or limits")
     scored = Scored(run)
@@ -49,7 +51,7 @@ def explore(
     def found(aim: Aim) -> Found:
         if method == "gates" or predictor is None:
             return _by_gates(run, aim, caps, scored, console)
-        return find(aim, run.net.space, predictor, method=method, seed=seed, scored=scored,
+        return find(aim, net.space, predictor, method=method, seed=seed, scored=scored,
                     model=predictor.additive)  # fmt: skip
 
     rows = [_row(aim, found(aim)) for aim in aims]
@@ -62,7 +64,7 @@ def explore(
             row
             for table in loaded
             for row in rows_of(
-                front_of(run.net, table, predictor, method=_by_prediction(method), seed=seed)
+                front_of(net, table, predictor, method=_by_prediction(method), seed=seed)
             )
         ]
         console.print(", ".join(map(str, write_front(fronts, pareto))))

@@ -5,35 +5,46 @@ Not here: BN calibration (`evaluate.py`), files (`subnet.py`).
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
-from supernet.blocks import frame, net_args
+from supernet.blocks import frame, net_args, timm_stages
 from supernet.elastic import ElasticBlock
-from supernet.network import SuperNet
+from supernet.plain import Net, PlainNet
 from supernet.space import Arch
 from supernet.standalone import timm_model
 
 
 @torch.no_grad()
-def extract(net: SuperNet, arch: Arch) -> torch.nn.Module:
+def extract(net: Net, arch: Arch) -> torch.nn.Module:
     """Return the subnet `arch` as a plain timm network.
 
     It computes exactly what `net(x, arch)` does, on the same device, in the same dtype and mode.
 
     Raises:
-        SpaceError: if `arch` is not of the supernet's space.
+        SpaceError: if `arch` is not of the net's space.
     """
-    args = net_args(net.space, arch, num_classes=net.num_classes, in_chans=net.in_chans)
+    if isinstance(net, PlainNet):
+        return net.extracted(arch)
+    args = args_of(net, arch)
     model = timm_model(args)
     like = next(net.parameters())
     model.to(device=like.device, dtype=like.dtype)
     shared = {**dict(net.stem.named_children()), **dict(net.tail.named_children())}
-    for role, module in frame(model).items():
+    for role, module in frame(model, net.space).items():
         module.load_state_dict(shared[role].state_dict())
-    for number, where in enumerate(net.space.stage_slices):
+    for stage, where in zip(timm_stages(model, net.space), net.space.stage_slices, strict=True):
         pairs = zip(net.blocks[where], arch.ops[where], strict=True)
         active = ((block, op) for block, op in pairs if op is not None)
-        for target, (block, op) in zip(model.blocks[number + 1], active, strict=True):
+        for target, (block, op) in zip(stage, active, strict=True):
             assert isinstance(block, ElasticBlock)
             target.load_state_dict(block.tensors_for(op))
     return model.train(net.training)
+
+
+def args_of(net: Net, arch: Arch) -> dict[str, Any]:
+    """Return the plain data from which `standalone.build` makes `arch` of `net`."""
+    if isinstance(net, PlainNet):
+        return net.net
+    return net_args(net.space, arch, num_classes=net.num_classes, in_chans=net.in_chans)

@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from supernet.blocks import num_params
-from supernet.deploy import CERTIFICATE
-from supernet.errors import CheckpointError, SpaceError
+from supernet.certificate import read_certificate
+from supernet.errors import SpaceError
 from supernet.evaluate import Scores, calibrate_on_, scores_on
 from supernet.extraction import extract
+from supernet.plain import Net, PlainNet
 from supernet.settings import data_of
 from supernet.space import Arch
 from supernet.subnet import is_subnet, load_config, load_subnet
 from supernet.trained import Trained
-from supernet.training import size_of
+from supernet.training import size_of, weights_of
 
 
 def facts(path: Path) -> dict[str, Any]:
@@ -26,7 +27,7 @@ def facts(path: Path) -> dict[str, Any]:
 
 def _run_facts(path: Path) -> dict[str, Any]:
     run = Trained.open(path)
-    net = run.net
+    net = run.any_net
     phases = list(run.config["recipe"]["phases"])
     done = run.content.get("position", {}).get("phase", 0)
     found: dict[str, Any] = {
@@ -35,27 +36,32 @@ def _run_facts(path: Path) -> dict[str, Any]:
         "written by": f"supernet {run.content.get('supernet')}",
         "data": run.config["data"]["name"],
         "classes": list(run.classes),
+        **_net_facts(net),
+        "phases done": f"{done} of {len(phases)} ({', '.join(phases)})",
+        "steps": run.content.get("position", {}).get("step", 0),
+    }
+    for name, arch in reversed(net.space.ends.items()):
+        macs, params = size_of(net, arch)
+        found[name] = f"{macs:,} MACs, {params:,} parameters"
+    return found if isinstance(net, PlainNet) else found | {"gates": sorted(net.gates) or "none"}
+
+
+def _net_facts(net: Net) -> dict[str, Any]:
+    if isinstance(net, PlainNet):
+        return {"trained alone": net.title, "first weights": weights_of(net)}
+    return {
         "architectures": net.space.size,
         "blocks": len(net.space.blocks),
         "resolutions": list(net.space.resolutions),
         "shared parameters": num_params(net),
-        "phases done": f"{done} of {len(phases)} ({', '.join(phases)})",
-        "steps": run.content.get("position", {}).get("step", 0),
     }
-    for name, arch in (("smallest", net.space.smallest()), ("largest", net.space.largest())):
-        macs, params = size_of(net, arch)
-        found[name] = f"{macs:,} MACs, {params:,} parameters"
-    return found | {"gates": sorted(net.gates) or "none"}
 
 
 def _subnet_facts(path: Path) -> dict[str, Any]:
     config = load_config(path)
-    file = path / CERTIFICATE
-    try:
-        certificate = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{file}: cannot be read ({error})") from error
-    return {"subnet": str(path), "classes": list(config.classes), **certificate}
+    paper = read_certificate(path)
+    paper.pop("files")  # hashes, for `supernet verify`
+    return {"subnet": str(path), "classes": list(config.classes), **paper}
 
 
 def scores(path: Path, arch_file: Path | None) -> list[dict[str, Any]]:
@@ -72,14 +78,11 @@ def scores(path: Path, arch_file: Path | None) -> list[dict[str, Any]]:
         found = scores_on(model, data.test, config.preprocess, size)
         return [_score("subnet", config.arch, found, len(data.test))]
     run = Trained.open(path)
-    space = run.net.space
-    if arch_file is None:
-        archs = {"largest": space.largest(), "smallest": space.smallest()}
-    else:
-        archs = {arch_file.stem: read_arch(arch_file)}
+    net = run.any_net
+    archs = net.space.ends if arch_file is None else {arch_file.stem: read_arch(arch_file)}
     rows = []
     for name, arch in archs.items():
-        model = extract(run.net, arch)
+        model = extract(net, arch)
         calibrate_on_(model, run.data.train, run.preprocess, arch.resolution)
         found = scores_on(model, run.data.test, run.preprocess, arch.resolution)
         rows.append(_score(name, arch, found, len(run.data.test)))
@@ -87,7 +90,8 @@ def scores(path: Path, arch_file: Path | None) -> list[dict[str, Any]]:
 
 
 def _score(name: str, arch: Arch, found: Scores, images: int) -> dict[str, Any]:
-    return {"name": name, **asdict(found), "images": images, "arch_id": arch.id, "arch": str(arch)}
+    arch_id = arch.id if arch.ops else None  # which a hand-made network has none of
+    return {"name": name, **asdict(found), "images": images, "arch_id": arch_id, "arch": str(arch)}
 
 
 def read_arch(file: Path) -> Arch:

@@ -43,10 +43,10 @@ def ofa(
     supernet import ofa net.config --run runs/ofa --out arch.json
     """
     from supernet.config import composed
+    from supernet.files import write_json
     from supernet.imported import keep
     from supernet.interop.ofa import read_arch, read_supernet
     from supernet.settings import data_of
-    from supernet.subnet import write_json
     from supernet.trained import Trained
 
     if run is not None:

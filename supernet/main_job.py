@@ -15,32 +15,36 @@ from rich.console import Console
 from rich.table import Table
 
 from supernet import training
+from supernet.certificate import read_certificate
 from supernet.choose import aim_for, costs_of
 from supernet.construct import construct
 from supernet.cost import cost_range
-from supernet.deploy import candidate_for, measure, promise_of, read_certificate, write_subnet
+from supernet.deploy import candidate_for, measure, promise_of, write_subnet
 from supernet.device import described, profile_to
 from supernet.errors import SupernetError
+from supernet.files import write_json
 from supernet.latency.table import LatencyTable
+from supernet.origins import EARLIER
+from supernet.plain import PlainNet
 from supernet.report import page
 from supernet.report.facts import collect
 from supernet.specialize import specialize
-from supernet.subnet import write_json
 from supernet.train import checkpoint
 from supernet.train.board import show_subnets
 from supernet.train.gate_step import GateConfig
-from supernet.train.run import NOBODY, Origin
+from supernet.train.run import UNKNOWN_LAUNCH, Launch
 from supernet.trained import Trained
 
 RUNTIMES = ("onnxruntime", "torch")
 PROCESSES = 3
+SUMMARY = "without retraining, from one supernet"
 REPORT = "report.html"
 SHARES = (0.15, 0.4, 0.8)
 """Where the three budgets lie between the fastest and the slowest subnet of a device."""
 
 
 def do_main_job(
-    config: dict[str, Any], folder: Path, console: Console, origin: Origin = NOBODY
+    config: dict[str, Any], folder: Path, console: Console, launch: Launch = UNKNOWN_LAUNCH
 ) -> list[dict[str, Any]]:
     """Do the main job in `folder` and return its summary; what is done already is kept."""
     _title(console, "1. train one supernet")
@@ -48,7 +52,7 @@ def do_main_job(
         _check_same(config, folder)
         training.resume(folder, console)
     else:
-        training.start(config, folder, console, origin=origin)
+        training.start(config, folder, console, launch=launch)
     run = Trained.open(folder)
     _title(console, "2. profile two devices")
     tables = [_table(run, folder, runtime, console) for runtime in RUNTIMES]
@@ -74,7 +78,7 @@ def _title(console: Console, text: str) -> None:
 
 def _check_same(config: dict[str, Any], folder: Path) -> None:
     """Refuse a run whose weights were trained by other settings; gates are trained here."""
-    there = checkpoint.read(folder).get("config", {})
+    there = {"net": EARLIER, "init_from": None, **checkpoint.read(folder).get("config", {})}
     free = {"threads", "save_minutes"} | ({"gates"} if not config["targets"] else set())
     names = set(config) - free
     if any(there.get(name) != config[name] for name in names):
@@ -130,25 +134,31 @@ def summary_row(folder: Path) -> dict[str, Any]:
     return {**{name: certificate[name] for name in names}, "path": folder.as_posix()}
 
 
-def show(rows: Sequence[dict[str, Any]], console: Console) -> None:
+def show(rows: Sequence[dict[str, Any]], console: Console, title: str = SUMMARY) -> None:
     """Print the summary as one table."""
-    table = Table(title="without retraining, from one supernet")
+    table = Table(title=title)
     for name in ("device", "budget ms", "predicted ms", "measured ms", "error", "top-1", "MACs",
                  "params"):  # fmt: skip
         table.add_column(name, justify="left" if name == "device" else "right", no_wrap=True)
     for row in rows:
-        measured = row["measured_ms"]
+        measured, predicted = row["measured_ms"], row["predicted_ms"]
+        off = None if measured is None or predicted is None else predicted / measured - 1
         table.add_row(
             row["device"] or "any",
             "-" if row["budget_ms"] is None else f"{row['budget_ms']:g}",
-            "-" if row["predicted_ms"] is None else f"{row['predicted_ms']:.3f}",
+            "-" if predicted is None else f"{predicted:.3f}",
             "-" if measured is None else f"{measured:.3f}",
-            "-" if measured is None else f"{100 * (row['predicted_ms'] / measured - 1):+.1f} %",
+            "-" if off is None else f"{100 * off:+.1f} %",
             f"{100 * row['top1']:.1f} %",
             f"{row['macs'] / 1e6:.2f} M",
             f"{row['params'] / 1e3:.0f} k",
         )
     console.print(table)
+
+
+def title_of(run: Trained) -> str:
+    """Return the title of a run's summary."""
+    return run.any_net.title if isinstance(run.any_net, PlainNet) else SUMMARY
 
 
 def draw_pareto(rows: Sequence[dict[str, Any]], path: Path) -> None:

@@ -39,7 +39,7 @@ class SuperNet(nn.Module):
         self.space, self.num_classes, self.in_chans = space, num_classes, in_chans
         self.gates: Mapping[str, PathGates] = {}
         args = net_args(space, space.largest(), num_classes=num_classes, in_chans=in_chans)
-        parts = frame(timm_model(args))
+        parts = frame(timm_model(args), space)
         self.stem = nn.Sequential()
         self.tail = nn.Sequential()
         for role, module in parts.items():

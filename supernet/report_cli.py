@@ -28,9 +28,9 @@ def report(
     supernet report runs/demo --out report.html
     supernet report runs/a runs/b fast/ T.json --out report.html --json report.json
     """
+    from supernet.files import write_json
     from supernet.report import page
     from supernet.report.facts import collect
-    from supernet.subnet import write_json
 
     words = ["supernet", "report", *map(str, runs), "--out", str(out)]
     words += [] if json_out is None else ["--json", str(json_out)]

@@ -19,13 +19,13 @@ from supernet.data.batches import Augment, check_balance
 from supernet.data.load import load_data
 from supernet.data.sets import ImageData
 from supernet.errors import DeviceError, SupernetError
-from supernet.network import SuperNet
+from supernet.plain import Net, OneArch
 from supernet.space import SearchSpace
 from supernet.spaces import PRESETS
 from supernet.train.gate_step import GateConfig
 from supernet.train.loop import StepConfig
 from supernet.train.passes import Regularize
-from supernet.train.phases import Phase, build_phases
+from supernet.train.phases import Choices, Phase, alone, build_phases
 from supernet.train.strategies import Taught
 from supernet.train.teacher import Teacher
 
@@ -44,9 +44,8 @@ def build_space(fields: Mapping[str, Any]) -> SearchSpace:
     return construct(PRESETS[preset], rest, f"space preset {preset}")
 
 
-def build_data(config: Mapping[str, Any]) -> ImageData:
-    """Load the run's images."""
-    size = max(build_space(config["space"]).resolutions)
+def build_data(config: Mapping[str, Any], *, size: int) -> ImageData:
+    """Load the run's images; `size` is the largest side in pixels that the net takes."""
     return data_of(config["data"], seed=int(config["seed"]), size=size)
 
 
@@ -58,11 +57,15 @@ def data_of(fields: Mapping[str, Any], *, seed: int, size: int) -> ImageData:
     return load_data(str(fields["name"]), options, seed=seed, size=size)
 
 
-def build_recipe(config: Mapping[str, Any], space: SearchSpace) -> tuple[tuple[Phase, ...], Taught]:
-    """Build phases and strategy."""
+def build_recipe(config: Mapping[str, Any], space: Choices) -> tuple[tuple[Phase, ...], Taught]:
+    """Build phases and strategy.
+
+    Of any recipe, one architecture takes epochs, rates and warm-ups: it trains once a step.
+    """
     recipe = construct(_recipe, config["recipe"], "recipe")
     strategy = construct(Taught, recipe["strategy"], "recipe.strategy")
-    return build_phases(space, recipe["phases"]), strategy
+    phases = build_phases(space, recipe["phases"])
+    return tuple(map(alone, phases)) if isinstance(space, OneArch) else phases, strategy
 
 
 def _recipe(*, phases: dict[str, Any], strategy: dict[str, Any]) -> dict[str, Any]:
@@ -107,7 +110,7 @@ def build_steps(config: Mapping[str, Any]) -> StepConfig:
     )
 
 
-def build_optimizer(config: Mapping[str, Any], net: SuperNet) -> torch.optim.Optimizer:
+def build_optimizer(config: Mapping[str, Any], net: Net) -> torch.optim.Optimizer:
     """Build timm's optimizer; BN and biases get no weight decay. Phases set the rate."""
     fields = {"lr": 1e-3, "filter_bias_and_bn": True, **config["optimizer"]}
     check_types(fields, create_optimizer_v2, "optimizer")

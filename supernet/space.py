@@ -28,6 +28,7 @@ from supernet.construct import check_types, construct
 from supernet.errors import SpaceError, SupernetError
 
 FAMILIES = ("mobilenetv3", "efficientnet")
+BLOCK_KINDS = ("ir", "ds", "dsa")
 ACTIVATIONS = ("relu", "relu6", "hard_swish", "swish")
 
 
@@ -82,7 +83,8 @@ class Arch:
 
     def __str__(self) -> str:
         """Human-readable form, such as `r24 k3e3.k5e6.-`."""
-        return f"r{self.resolution} " + ".".join("-" if op is None else str(op) for op in self.ops)
+        ops = ".".join("-" if op is None else str(op) for op in self.ops)
+        return f"r{self.resolution} {ops}".rstrip()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,8 +102,12 @@ class FixedBlock:
 class Stage:
     """A run of blocks of one width; the first one strides.
 
-    `allowed` lists the ops of each block. Left out, every block allows every op of the space and
-    the stage has `max(depths)` blocks.
+    `kind` is timm's word for its blocks: `ir`, inverted residuals; `ds`, depthwise-separable ones;
+    `dsa`, the same with an activation at the end and never residual (MobileNetV1). The latter two
+    do not expand: their ops have expand ratio 1.
+
+    `allowed` lists the ops of each block. Left out, every block allows every op of the space that
+    its kind can have, and the stage has `max(depths)` blocks.
     """
 
     width: int
@@ -110,6 +116,7 @@ class Stage:
     se: bool = False
     act: str = "relu"
     allowed: tuple[tuple[Op, ...], ...] | None = None
+    kind: str = "ir"
 
     def __post_init__(self) -> None:
         """Coerce the lists of a YAML or JSON file to tuples."""
@@ -138,6 +145,7 @@ class BlockSpec:
     act: str
     ops: tuple[Op, ...]
     skippable: bool
+    kind: str = "ir"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,9 +155,10 @@ class SearchSpace:
     Args:
         family: the timm network that subnets become.
         stem_width: channels of the stem, a 3x3 convolution of stride 2.
-        first: the fixed block after the stem.
+        first: the fixed block after the stem; None where the searchable part begins there.
         stages: the searchable part.
-        final_width: channels of the 1x1 convolution before pooling.
+        final_width: channels of the 1x1 convolution before pooling; None where there is none,
+            `efficientnet` only.
         head_width: channels of the hidden layer after pooling; `mobilenetv3` only, else None.
         kernel_sizes: all depthwise kernels of the space, odd.
         expand_ratios: all expansions of the space.
@@ -158,6 +167,7 @@ class SearchSpace:
             `any` (each block but the first of its stage by itself).
         act: activation of stem and head.
         bn_eps: epsilon of every BN layer.
+        head_bias: whether the hidden layer after pooling has a bias; `mobilenetv3` only.
         tied: the n-th depth of a stage goes with the n-th expand ratio, in all its blocks
             (CompOFA, 2104.12642; evenly spread where there are more of the one than of the
             other, free where there is one depth); `suffix` only. Not a `[B, O]` choice any
@@ -169,9 +179,9 @@ class SearchSpace:
 
     family: str
     stem_width: int
-    first: FixedBlock
+    first: FixedBlock | None
     stages: tuple[Stage, ...]
-    final_width: int
+    final_width: int | None
     head_width: int | None
     kernel_sizes: tuple[int, ...]
     expand_ratios: tuple[float, ...]
@@ -180,6 +190,7 @@ class SearchSpace:
     act: str = "hard_swish"
     bn_eps: float = 1e-5
     tied: bool = False
+    head_bias: bool = False
 
     def __post_init__(self) -> None:
         """Coerce plain data, fill in `Stage.allowed`, check everything once."""
@@ -203,7 +214,9 @@ class SearchSpace:
     def _filled(self, stage: Stage) -> Stage:
         if stage.allowed is not None:
             return stage
-        every = tuple(op for op in self.ops if op is not None)
+        every = tuple(
+            op for op in self.ops if op is not None and (stage.kind == "ir" or op.expand_ratio == 1)
+        )
         return dataclasses.replace(stage, allowed=(every,) * max(stage.depths, default=0))
 
     # ---- the [B, O] view -------------------------------------------------------------------
@@ -217,7 +230,7 @@ class SearchSpace:
     @cached_property
     def blocks(self) -> tuple[BlockSpec, ...]:
         """`[B]`: the searchable blocks in the order of the data's path."""
-        specs, width = [], self.first.width
+        specs, width = [], self.stem_width if self.first is None else self.first.width
         for number, stage in enumerate(self.stages):
             for position, ops in enumerate(stage.blocks):
                 specs.append(
@@ -231,6 +244,7 @@ class SearchSpace:
                         act=stage.act,
                         ops=ops,
                         skippable=position >= min(stage.depths),
+                        kind=stage.kind,
                     )
                 )
                 width = stage.width
@@ -363,6 +377,11 @@ class SearchSpace:
         return tuple(kept)
 
     # ---- picking ---------------------------------------------------------------------------
+
+    @property
+    def ends(self) -> dict[str, Arch]:
+        """The architectures that reports name."""
+        return {"largest": self.largest(), "smallest": self.smallest()}
 
     def largest(self) -> Arch:
         """Deepest, widest, largest kernels and resolution."""
@@ -552,10 +571,12 @@ def _check_space(space: SearchSpace) -> None:
     need(0 < space.bn_eps < 1, f"bn_eps is {space.bn_eps}; it must lie between 0 and 1")
     head = space.head_width
     need(head is None or head > 0, f"head_width is {head}; it must be positive")
-    first = space.first
-    need(first.stride in (1, 2), f"first.stride is {first.stride}; allowed: 1, 2")
-    odd = first.kernel_size % 2 == 1 and first.kernel_size > 0
-    need(odd, f"first.kernel_size is {first.kernel_size}; it must be odd")
+    need(head is not None or not space.head_bias, "head_bias goes with a head_width")
+    firsts = () if space.first is None else (space.first,)
+    for first in firsts:
+        need(first.stride in (1, 2), f"first.stride is {first.stride}; allowed: 1, 2")
+        odd = first.kernel_size % 2 == 1 and first.kernel_size > 0
+        need(odd, f"first.kernel_size is {first.kernel_size}; it must be odd")
     need(bool(space.stages), "stages is empty; a space needs at least one stage")
     need(bool(space.resolutions), "resolutions is empty; name at least one input size")
     need(min(space.resolutions) >= 8, f"resolutions are {space.resolutions}; 8 px is the least")
@@ -572,15 +593,20 @@ def _check_space(space: SearchSpace) -> None:
         (space.head_width is None) == (space.family == "efficientnet"),
         "head_width goes with family mobilenetv3 and is None for efficientnet",
     )
-    widths = [space.stem_width, space.first.width, space.final_width]
+    need(
+        space.final_width is not None or space.family == "efficientnet",
+        "final_width is null; only an efficientnet can do without",
+    )
+    widths = [space.stem_width, *(first.width for first in firsts)]
+    widths += [] if space.final_width is None else [space.final_width]
     widths += [stage.width for stage in space.stages]
     need(
         all(width > 0 and width % 8 == 0 for width in widths),
         f"widths are {widths}; timm rounds channels to multiples of 8, so use these",
     )
-    total = 2 * space.first.stride * math.prod(stage.stride for stage in space.stages)
+    total = 2 * math.prod(part.stride for part in (*firsts, *space.stages))
     need(total <= 32, f"the strides multiply to {total}, stem included; timm's networks end at 32")
-    acts = [space.act, space.first.act, *(stage.act for stage in space.stages)]
+    acts = [space.act, *(part.act for part in (*firsts, *space.stages))]
     need(set(acts) <= set(ACTIVATIONS), f"activations are {acts}; allowed: {ACTIVATIONS}")
     for number, stage in enumerate(space.stages):
         where = f"stage {number}"
@@ -591,7 +617,12 @@ def _check_space(space: SearchSpace) -> None:
             f"{where}: depths are {stage.depths}; they must lie in 1..{len(rows)}",
         )
         need(stage.stride in (1, 2), f"{where}: stride is {stage.stride}; allowed: 1, 2")
+        need(stage.kind in BLOCK_KINDS, f"{where}: kind is {stage.kind!r}; allowed: {BLOCK_KINDS}")
         need(all(rows), f"{where}: a block allows no op")
+        need(
+            stage.kind == "ir" or all(op.expand_ratio == 1 for row in rows for op in row),
+            f"{where}: blocks of kind {stage.kind} do not expand; their ops have expand ratio 1",
+        )
         stray = sorted({op for row in rows for op in row} - set(space.ops))
         need(not stray, f"{where}: {', '.join(map(str, stray))} not among the ops of the space")
         if space.skip == "any":

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 from timm.layers import make_divisible
 
+from supernet.interop.timm_space import from_timm
 from supernet.space import FixedBlock, SearchSpace, Stage
 
 
@@ -95,4 +96,5 @@ def ofa_proxyless(
 PRESETS: dict[str, Callable[..., SearchSpace]] = {
     "ofa_mbv3": ofa_mbv3,
     "ofa_proxyless": ofa_proxyless,
+    "from_timm": from_timm,
 }

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file
+from timm import create_model
 from timm.layers import get_act_layer
 from timm.models._efficientnet_blocks import SqueezeExcite
 from timm.models._efficientnet_builder import decode_arch_def, round_channels
@@ -26,7 +27,8 @@ from torch import nn
 def timm_kwargs(net: dict[str, Any]) -> dict[str, Any]:
     """Return the arguments of timm's class for `net`, plain data."""
     same = ("stem_size", "num_features", "num_classes", "in_chans")
-    head = {"head_bias": False} if net["family"] == "mobilenetv3" else {}
+    bias = bool(net.get("head_bias"))  # folders of earlier versions do not say
+    head = {"head_bias": bias} if net["family"] == "mobilenetv3" else {}
     return {
         **{name: net[name] for name in same},
         **head,
@@ -41,6 +43,23 @@ def timm_model(net: dict[str, Any]) -> MobileNetV3 | EfficientNet:
     """Build the plain timm network that `net` describes, with fresh weights."""
     cls: Any = {"mobilenetv3": MobileNetV3, "efficientnet": EfficientNet}[net["family"]]
     return cls(**timm_kwargs(net))
+
+
+def net_of(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the plain data in `config` from which `build` makes the network."""
+    args = config["model_args"]
+    if "net" in args or config["architecture"] == "supernet_subnet":
+        return dict(args["net"])
+    name, classes = config["architecture"], config["num_classes"]
+    return {"family": "timm", "name": name, "num_classes": classes, **args}
+
+
+def build(net: dict[str, Any]) -> nn.Module:
+    """Build the network that `net` describes, with fresh weights; a hand-made one by its name."""
+    if net["family"] != "timm":
+        return timm_model(net)
+    rest = {name: value for name, value in net.items() if name not in ("family", "name")}
+    return create_model(net["name"], **rest)
 
 
 def se_layer(family: str) -> Any:
@@ -59,6 +78,6 @@ def load(folder: str | Path | None = None) -> tuple[nn.Module, dict[str, Any]]:
     """Return the network in `folder` (left out: beside this file), ready to run, and its config."""
     here = Path(__file__).parent if folder is None else Path(folder)
     config = json.loads((here / "config.json").read_text(encoding="utf-8"))
-    model = timm_model(config["model_args"]["net"])
+    model = build(net_of(config))
     model.load_state_dict(load_file(here / "model.safetensors"))
     return model.eval(), config

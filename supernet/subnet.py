@@ -20,7 +20,7 @@ import logging
 import os
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,13 +30,15 @@ import onnxruntime
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 
 from supernet import standalone
 from supernet.data.preprocess import Preprocess
 from supernet.errors import CheckpointError, SupernetError
+from supernet.files import write_json
 from supernet.space import Arch
-from supernet.standalone import timm_model
+from supernet.standalone import build, net_of
 from supernet.timm_models import ENTRY_POINT
 
 FORMAT, VERSION = "supernet-subnet", 2
@@ -58,18 +60,44 @@ class SubnetConfig:
         return {
             "format": FORMAT,
             "version": VERSION,
-            "architecture": ENTRY_POINT,
+            **self._timm_model(),
             "num_classes": len(self.classes),
-            "model_args": {"net": self.net},
             "pretrained_cfg": self._pretrained_cfg(),
             "arch": self.arch.to_dict(),
             "preprocess": self.preprocess.to_dict(),
+            "preprocess_steps": self.preprocess.steps(self.arch.resolution),
             "classes": list(self.classes),
             "data": self.data,
         }
 
+    @property
+    def arch_id(self) -> str | None:
+        """Id of the architecture; None for a hand-made network, which chooses nothing."""
+        return self.arch.id if self.arch.ops else None
+
+    def _timm_model(self) -> dict[str, Any]:
+        """Return the network as timm names it; a hand-made one needs no entry point of ours."""
+        if self.net["family"] != "timm":
+            return {"architecture": ENTRY_POINT, "model_args": {"net": self.net}}
+        said = ("family", "name", "num_classes")
+        args = {name: value for name, value in self.net.items() if name not in said}
+        return {"architecture": self.net["name"], "model_args": args}
+
+    def _ends(self) -> dict[str, Any]:
+        """Return the names of the first convolution and of the classifier."""
+        if self.net["family"] != "timm":
+            return {"first_conv": "conv_stem", "classifier": "classifier"}
+        timms = get_pretrained_cfg(self.net["name"], allow_unregistered=True)
+        return {} if timms is None else {
+            "first_conv": timms.first_conv, "classifier": timms.classifier
+        }  # fmt: skip
+
     def _pretrained_cfg(self) -> dict[str, Any]:
-        """Return what timm wants to know of the weights."""
+        """Return what timm wants to know of the weights.
+
+        timm scales once where `preprocess` scales to its own size first: the same but for the
+        rounding of pixels, unless that size is below the network's.
+        """
         size = self.arch.resolution
         return {
             "num_classes": len(self.classes),
@@ -79,8 +107,7 @@ class SubnetConfig:
             "std": list(self.preprocess.std),
             "crop_pct": 1.0,
             "interpolation": "bilinear",
-            "first_conv": "conv_stem",
-            "classifier": "classifier",
+            **self._ends(),
         }
 
 
@@ -95,6 +122,15 @@ def save_subnet(folder: Path, model: nn.Module, config: SubnetConfig) -> None:
     (folder / "labels.txt").write_text("\n".join(config.classes) + "\n", encoding="utf-8")
     write_json(folder / "arch.json", config.arch.to_dict())
     write_json(folder / "config.json", config.to_dict())
+
+
+def check_ours(net: Mapping[str, Any], doing: str) -> None:
+    """Raise `SupernetError` if `net` is a hand-made network, whose blocks are not known here."""
+    if net["family"] == "timm":
+        raise SupernetError(
+            f"cannot {doing} {net['name']}: that is for subnets of a supernet, not for hand-made "
+            "networks of timm"
+        )
 
 
 def is_subnet(path: str | Path) -> bool:
@@ -121,7 +157,7 @@ def load_config(folder: str | Path) -> SubnetConfig:
                 f"{FORMAT!r} version {VERSION}"
             )
         return SubnetConfig(
-            net=dict(data["model_args"]["net"]),
+            net=net_of(data),
             arch=Arch.from_dict(data["arch"]),
             preprocess=Preprocess(**data["preprocess"]),
             classes=tuple(map(str, data["classes"])),
@@ -146,7 +182,7 @@ def load_subnet(folder: str | Path) -> nn.Module:
     config = load_config(folder)
     weights = Path(folder) / "model.safetensors"
     try:
-        model: nn.Module = timm_model(config.net)
+        model: nn.Module = build(config.net)
         model.load_state_dict(load_file(weights))
     except (OSError, SafetensorError, RuntimeError, TypeError, KeyError, ValueError,
             AssertionError) as error:  # fmt: skip
@@ -186,13 +222,15 @@ def onnx_outputs(path: Path, images: Tensor) -> Tensor:
 
 
 @contextmanager
-def replacing(folder: Path) -> Iterator[Path]:
+def replacing(
+    folder: Path, is_one: Callable[[Path], bool] = is_subnet, kind: str = "a subnet"
+) -> Iterator[Path]:
     """Give a folder to fill that takes the place of `folder` when all went well.
 
     Raises:
-        SupernetError: if `folder` holds something that is not a subnet.
+        SupernetError: if `folder` holds something that is not of this `kind`.
     """
-    check_replaceable(folder)
+    check_replaceable(folder, is_one, kind)
     folder.parent.mkdir(parents=True, exist_ok=True)
     beside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(beside, ignore_errors=True)
@@ -206,22 +244,14 @@ def replacing(folder: Path) -> Iterator[Path]:
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def check_replaceable(folder: Path) -> None:
-    """Raise `SupernetError` if `folder` holds something that is not a subnet."""
-    if folder.exists() and not is_subnet(folder) and (folder.is_file() or any(folder.iterdir())):
+def check_replaceable(
+    folder: Path, is_one: Callable[[Path], bool] = is_subnet, kind: str = "a subnet"
+) -> None:
+    """Raise `SupernetError` if `folder` holds something that is not of this `kind`."""
+    if folder.exists() and not is_one(folder) and (folder.is_file() or any(folder.iterdir())):
         raise SupernetError(
-            f"{folder} exists and is not a subnet folder; name another --out, or remove it"
+            f"{folder} exists and is not {kind} folder; name another --out, or remove it"
         )
-
-
-def write_json(path: Path, data: Any) -> None:
-    """Write `data` to `path`, all of it or nothing."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        beside.write_text(json.dumps(data, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -19,6 +19,10 @@ table_app = typer.Typer(
 
 TablePath = Annotated[Path, typer.Argument(help="A table file.")]
 Out = Annotated[Path, typer.Option(help="The table to write.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Argument(help="Of a space by name, such as space.model=mobilenetv2_100."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 Count = Annotated[int, typer.Option(min=1, help="What it ran with, if not 1.")]
 Said = Annotated[str, typer.Option(help="What it was measured with; the files do not say.")]
@@ -52,6 +56,7 @@ def show(table: TablePath, as_json: Json = False) -> None:
 def check(
     table: TablePath,
     space: Annotated[str, typer.Option(help="A run, a checkpoint, or a space of conf/space/.")],
+    settings: Settings = None,
     resolution: Annotated[
         list[int] | None, typer.Option(help="Only this input size; may be repeated.")
     ] = None,
@@ -70,7 +75,7 @@ def check(
     from supernet.latency.tools import wanted
 
     times = LatencyTable.load(table)
-    whole, in_chans, num_classes = space_of(space, in_chans, num_classes)
+    whole, in_chans, num_classes = space_of(space, in_chans, num_classes, settings or ())
     part = whole.restrict(resolutions=resolution or None)
     shapes = {"in_chans": in_chans, "num_classes": num_classes}
     keys = wanted(part, **shapes)

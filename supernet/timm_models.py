@@ -6,17 +6,21 @@ that). `features_only=True` gives feature maps, for detection and segmentation.
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from typing import Any
 
+import timm
 from timm.models import register_model
 from timm.models.efficientnet import _create_effnet
 from timm.models.mobilenetv3 import _create_mnv3
 from torch import nn
 
+from supernet.errors import SupernetError
+
 ENTRY_POINT = "supernet_subnet"
 
 
-@register_model
+@register_model  # type: ignore[untyped-decorator]
 def supernet_subnet(pretrained: bool = False, *, net: dict[str, Any], **kwargs: Any) -> nn.Module:
     """Build a subnet from the plain data `net`."""
     from supernet.standalone import timm_kwargs  # which imports timm, which imports this
@@ -26,3 +30,15 @@ def supernet_subnet(pretrained: bool = False, *, net: dict[str, Any], **kwargs: 
         kwargs.setdefault("out_indices", tuple(range(maps)))
     create = {"mobilenetv3": _create_mnv3, "efficientnet": _create_effnet}[net["family"]]
     return create(ENTRY_POINT, pretrained=pretrained, **{**timm_kwargs(net), **kwargs})
+
+
+def check_known(name: str, where: str) -> None:
+    """Raise `SupernetError` if timm has no network `name`; `where` it was given goes in front."""
+    base = name.partition(".")[0]
+    if timm.is_model(base) and base != ENTRY_POINT:
+        return
+    near = get_close_matches(base, set(timm.list_models()) - {ENTRY_POINT}, n=5)
+    raise SupernetError(
+        f"{where} is {name!r}, which timm does not have; near: "
+        f"{', '.join(near) or 'none, see timm.list_models()'}"
+    )

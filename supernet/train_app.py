@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -13,7 +15,7 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from supernet.config import composed, config_dir, plain, register
+from supernet.config import composed, config_dir, plain, register, space_of_run
 from supernet.errors import SupernetError, reported
 from supernet.screen import new_console
 
@@ -25,8 +27,13 @@ def main() -> None:
     with reported():
         overrides = _overrides(sys.argv[1:])
         _check_resume(overrides, composed(_first_of_sweeps(overrides))["resume"])
+        default_space = composed([])["space"]
+
+    def job(config: DictConfig) -> None:
+        _job(config, default_space)
+
     register()
-    hydra.main(config_path=str(config_dir()), config_name="config", version_base="1.3")(_job)()
+    hydra.main(config_path=str(config_dir()), config_name="config", version_base="1.3")(job)()
 
 
 def _overrides(words: list[str]) -> list[str]:
@@ -53,9 +60,9 @@ def _first_of_sweeps(words: list[str]) -> list[str]:
     ]
 
 
-def _job(config: DictConfig) -> None:
+def _job(config: DictConfig, default_space: dict[str, Any]) -> None:
     from supernet import training
-    from supernet.train.run import Origin, varied_by
+    from supernet.train.run import Launch, varied_by
 
     with reported():
         values = plain(config)
@@ -63,15 +70,23 @@ def _job(config: DictConfig) -> None:
         if values["resume"]:
             training.resume(Path(values["resume"]), console)
             return
+        if values["init_from"] and not _names_space(values, default_space):
+            values["space"] = space_of_run(values["init_from"])
         folder = Path("runs") / str(values["name"])
         words = list(HydraConfig.get().overrides.task)
         varied = {}
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             folder /= str(HydraConfig.get().job.num)
             varied = varied_by(words)
-        origin = Origin(command=shlex.join(["supernet", "train", *words]), varied=varied)
-        training.start(values, folder, console, origin=origin)
+        launch = Launch(command=shlex.join(["supernet", "train", *words]), varied=varied)
+        training.start(values, folder, console, launch=launch)
         console.print(f"done: supernet info {folder}")
+
+
+def _names_space(values: dict[str, Any], default: dict[str, Any]) -> bool:
+    """Whether the command line chose a space, or an experiment that it names did."""
+    words = HydraConfig.get().overrides.task
+    return values["space"] != default or any(re.match(r"[+~]*space\b", word) for word in words)
 
 
 def _check_resume(overrides: list[str], resume: str | None) -> None:

@@ -10,7 +10,9 @@ from typing import Any
 from supernet.data.preprocess import Preprocess
 from supernet.data.sets import ImageData
 from supernet.errors import CheckpointError, SupernetError
+from supernet.files import sha256
 from supernet.network import SuperNet
+from supernet.plain import Net, PlainNet
 from supernet.settings import build_data
 from supernet.train import checkpoint
 
@@ -33,10 +35,26 @@ class Trained:
         """
         return cls(*checkpoint.newest(path))
 
-    @cached_property
+    @property
     def net(self) -> SuperNet:
-        """The supernet in evaluation mode, with all gates that were trained for it."""
+        """The supernet in evaluation mode, with all gates that were trained for it.
+
+        Raises:
+            SupernetError: if the run trained one network alone.
+        """
+        if isinstance(self.any_net, PlainNet):
+            raise SupernetError(
+                f"{self.file} is of one network, {self.any_net.title}, and this needs a "
+                "supernet's run; extract, eval and info take either"
+            )
+        return self.any_net
+
+    @cached_property
+    def any_net(self) -> Net:
+        """The run's network in evaluation mode: a supernet as `net` gives it, or a plain one."""
         net = checkpoint.net_of(self.content, self.file)
+        if isinstance(net, PlainNet):
+            return net
         stored = {}
         for file in sorted(self.gates_folder.glob("*.pt")):
             state = read_gates(file)
@@ -53,26 +71,26 @@ class Trained:
 
     @cached_property
     def data(self) -> ImageData:
-        """The run's images.
+        """The run's images, normalised as they were in training.
 
         Raises:
             SupernetError: if they are not there, or are not what the run was trained on.
         """
         try:
-            data = build_data(self.config)
+            data = build_data(self.config, size=max(self.any_net.space.resolutions))
         except SupernetError as error:
             raise SupernetError(f"the data of {self.file} cannot be loaded: {error}") from error
-        if list(data.classes) != list(self.classes) or data.in_chans != self.net.in_chans:
+        if list(data.classes) != list(self.classes) or data.in_chans != self.any_net.in_chans:
             raise SupernetError(
                 f"the data now has classes {list(data.classes)} and {data.in_chans} channels; "
-                f"{self.file} was trained on {list(self.classes)} and {self.net.in_chans}"
+                f"{self.file} was trained on {list(self.classes)} and {self.any_net.in_chans}"
             )
-        return data
+        return data.normalised_as(self.preprocess)
 
     @cached_property
     def sha256(self) -> str:
         """Hash of the checkpoint file."""
-        return checkpoint.sha256(self.file)
+        return sha256(self.file)
 
     @property
     def gates_folder(self) -> Path:

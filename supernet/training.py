@@ -20,15 +20,16 @@ from supernet.data.batches import train_batches
 from supernet.data.sets import ImageData
 from supernet.errors import CheckpointError, Diverged, SupernetError
 from supernet.extraction import extract
+from supernet.holding import held
 from supernet.latency.table import LatencyTable
 from supernet.memory import keep_freed_memory
 from supernet.network import SuperNet
+from supernet.origins import origin_of
+from supernet.plain import Net, PlainNet
 from supernet.ranks import Ranks, joined
 from supernet.settings import (
-    build_data,
     build_optimizer,
     build_recipe,
-    build_space,
     build_steps,
     build_teacher,
     pick_device,
@@ -38,7 +39,7 @@ from supernet.train import checkpoint
 from supernet.train.estimate import estimate_seconds
 from supernet.train.gate_step import GateConfig
 from supernet.train.loop import Position, Run, StepConfig, fit
-from supernet.train.run import NOBODY, Origin, RunFolder, Silent, Watch
+from supernet.train.run import UNKNOWN_LAUNCH, Launch, RunFolder, Silent, Watch
 from supernet.train.signals import Stopping
 from supernet.train.targets import Target, new_target
 from supernet.trained import Trained
@@ -50,9 +51,11 @@ def start(
     console: Console,
     *,
     watch: Watch | None = None,
-    origin: Origin = NOBODY,
+    launch: Launch = UNKNOWN_LAUNCH,
 ) -> None:
-    """Train a new supernet into `folder`; `watch` sees every evaluation, `origin` is kept.
+    """Train a new network, as a rule a supernet, into `folder`.
+
+    `watch` sees every evaluation; `launch` is kept.
 
     Raises:
         SupernetError: if the configuration cannot be used, or `folder` holds a run.
@@ -63,11 +66,11 @@ def start(
         )
     with joined() as ranks:
         _use_threads(config)
-        space = build_space(config["space"])
-        data = build_data(config)
+        origin = origin_of(config)
+        data = origin.data(config)
         torch.manual_seed(int(config["seed"]))
-        net = SuperNet(space, data.num_classes, data.in_chans)
-        _train(net, config, data, folder, console, Position(), {}, ranks, origin, watch)
+        net = origin.net(config, data, console)
+        _train(net, config, data, folder, console, Position(), {}, ranks, launch, watch)
 
 
 def resume(path: Path, console: Console) -> None:
@@ -82,7 +85,7 @@ def resume(path: Path, console: Console) -> None:
         position = Position(**where)  # type: ignore[arg-type]
     except TypeError as error:
         raise CheckpointError(f"{run.file}: lacks the position of training") from error
-    phases, _ = build_recipe(run.config, run.net.space)
+    phases, _ = build_recipe(run.config, run.any_net.space)
     if position.phase >= len(phases):
         console.print(f"{run.file.parent} is trained to its end already")
         return
@@ -94,18 +97,20 @@ def resume(path: Path, console: Console) -> None:
     with joined() as ranks:
         _use_threads(run.config)
         if "training_model" in run.content:
-            run.net.load_state_dict(run.content["training_model"])
+            run.any_net.load_state_dict(run.content["training_model"])
         folder = run.file.parent
         if ranks.first and run.file.name == checkpoint.PREVIOUS:
             _set_aside(folder / checkpoint.FILE)
-        origin = Origin(
+        launch = Launch(
             command=str(run.content.get("command", "")), varied=run.content.get("varied", {})
         )
-        _train(run.net, run.config, run.data, folder, console, position, run.content, ranks, origin)
+        _train(
+            run.any_net, run.config, run.data, folder, console, position, run.content, ranks, launch
+        )
 
 
 def _train(
-    net: SuperNet,
+    net: Net,
     config: Mapping[str, Any],
     data: ImageData,
     folder: Path,
@@ -113,7 +118,7 @@ def _train(
     position: Position,
     state: Mapping[str, Any],
     ranks: Ranks,
-    origin: Origin,
+    launch: Launch,
     watch: Watch | None = None,
 ) -> None:
     keep_freed_memory()
@@ -147,23 +152,21 @@ def _train(
         f"into {folder}"
     )
     meta = {
-        "space": net.space.to_dict(),
-        "num_classes": net.num_classes,
-        "in_chans": net.in_chans,
+        **checkpoint.shape_of(net),
         "preprocess": data.preprocess.to_dict(),
         "classes": list(data.classes),
         "config": dict(config),
         "supernet": metadata.version("supernet"),
-        "command": origin.command,
-        "varied": dict(origin.varied),
+        "command": launch.command,
+        "varied": dict(launch.varied),
     }
-    with Stopping() as stop:
+    with Stopping() as stop, held(folder) if ranks.first else nullcontext():
         run: AbstractContextManager[Run] = nullcontext(Silent(stop))
         if ranks.first:
             run = kept = RunFolder(
                 folder, meta=meta, num_steps=num_steps, first_step=position.step,
                 save_minutes=_save_minutes(config), stop=stop, console=console,
-                watch=watch, varied=origin.varied,
+                watch=watch, varied=launch.varied,
             )  # fmt: skip
             if position == Position():
                 kept.show_images(_some_images(data, steps), data.preprocess)
@@ -208,26 +211,41 @@ def _last_good(folder: Path) -> str:
     return f"{kept}; train anew with a lower optimizer.lr or recipe lr, or with clip_grad"
 
 
-def describe(net: SuperNet, data: ImageData, console: Console) -> None:
-    """Print the size of the space and of its smallest and largest subnets."""
-    space = net.space
+def describe(net: Net, data: ImageData, console: Console) -> None:
+    """Print what the data is, and the size of the net: of its smallest and largest subnets."""
     console.print(
         f"data {data.name}: {len(data.train)} images for weights, {len(data.held_out)} for gates, "
         f"{len(data.test)} for reports; {data.num_classes} classes"
     )
     for note in data.notes:
         console.print(f"note: {note}")
-    console.print(
-        f"space of {space.size:.3g} architectures in {len(space.blocks)} blocks, "
-        f"{num_params(net):,} shared parameters"
-    )
-    for name, arch in (("smallest", space.smallest()), ("largest", space.largest())):
+    console.print(summary_of(net))
+    for name, arch in reversed(net.space.ends.items()):
         macs, params = size_of(net, arch)
         console.print(f"  {name:<8} {macs:>13,} MACs  {params:>10,} parameters")
 
 
-def size_of(net: SuperNet, arch: Arch) -> tuple[int, int]:
-    """Return MACs (for one image) and parameters of a subnet."""
+def summary_of(net: Net) -> str:
+    """Return in a line what a net is."""
+    if isinstance(net, PlainNet):
+        return f"{net.title}; weights: {weights_of(net)}"
+    space = net.space
+    return (
+        f"space of {space.size:.3g} architectures in {len(space.blocks)} blocks, "
+        f"{num_params(net):,} shared parameters"
+    )
+
+
+def weights_of(net: PlainNet) -> str:
+    """Return where the first weights of a network are from."""
+    if net.origin is None:
+        return "fresh"
+    source, classifier = next(iter(net.origin.items())), net.origin["classifier"]
+    return f"{source[0]} {source[1]}, classifier {classifier}"
+
+
+def size_of(net: Net, arch: Arch) -> tuple[int, int]:
+    """Return MACs (for one image) and parameters of an architecture."""
     model = extract(net, arch).eval()
     like = next(model.parameters())
     size = (1, net.in_chans, arch.resolution, arch.resolution)
@@ -243,7 +261,9 @@ def _use_threads(config: Mapping[str, Any]) -> None:
     torch.set_num_threads(int(threads))
 
 
-def _targets(net: SuperNet, config: Mapping[str, Any], gates: GateConfig) -> list[Target]:
+def _targets(net: Net, config: Mapping[str, Any], gates: GateConfig) -> list[Target]:
+    if not isinstance(net, SuperNet):
+        return []  # of which `origins` refuses targets
     targets = []
     for number, fields in enumerate(config["targets"]):
         wanted = construct(_wanted, fields, f"targets[{number}]")

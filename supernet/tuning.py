@@ -21,9 +21,9 @@ from rich.console import Console
 
 from supernet import training
 from supernet.errors import Diverged, SupernetError
+from supernet.files import write_json
 from supernet.settings import build_recipe, build_space
-from supernet.subnet import write_json
-from supernet.train.run import Origin, varied_by
+from supernet.train.run import Launch, varied_by
 from supernet.trial_space import Plan, overrides_of
 
 HEARTBEAT, GRACE = 30, 120  # seconds; a trial that is silent for longer was killed
@@ -73,8 +73,8 @@ def tune(
         config = compose([*plan.overrides, *overrides, "evaluate=epoch"])
         try:
             words = ["supernet", "train", *plan.overrides, *overrides]
-            origin = Origin(command=shlex.join(words), varied=varied_by(overrides))
-            return _trained(trial, config, folder, origin)
+            launch = Launch(command=shlex.join(words), varied=varied_by(overrides))
+            return _trained(trial, config, folder, launch)
         except Diverged:
             trial.set_user_attr("diverged", True)
             raise
@@ -141,7 +141,7 @@ def _num_trials(storage: optuna.storages.BaseStorage, name: str) -> int:
     return sum(summary.n_trials for summary in known if summary.study_name == name)
 
 
-def _trained(trial: optuna.Trial, config: dict[str, Any], folder: Path, origin: Origin) -> float:
+def _trained(trial: optuna.Trial, config: dict[str, Any], folder: Path, launch: Launch) -> float:
     """Train and return the last report."""
     reports: list[float] = []
 
@@ -152,7 +152,7 @@ def _trained(trial: optuna.Trial, config: dict[str, Any], folder: Path, origin: 
             raise optuna.TrialPruned
 
     training.start(config, folder / f"trial_{trial.number}", Console(file=StringIO()), watch=watch,
-                   origin=origin)  # fmt: skip
+                   launch=launch)  # fmt: skip
     return reports[-1]
 
 

@@ -20,7 +20,7 @@ from supernet.latency.keys import LayerKey, space_keys
 from supernet.latency.table import Device, Entry, LatencyTable
 from supernet.network import SuperNet
 from supernet.settings import build_space
-from supernet.space import FAMILIES, Arch, FixedBlock, Op, SearchSpace, Stage
+from supernet.space import BLOCK_KINDS, FAMILIES, Arch, FixedBlock, Op, SearchSpace, Stage
 
 # ---- spaces ------------------------------------------------------------------------------------
 
@@ -71,18 +71,40 @@ HAND_MADE = {
     for family in FAMILIES
     for skip in ("suffix", "any")
 }
+HAND_MADE["efficientnet-separable"] = small_space(
+    family="efficientnet",
+    first=None,
+    stages=(
+        Stage(width=8, stride=2, depths=(1, 2), kind="ds", se=True, act="swish"),
+        Stage(width=16, stride=1, depths=(1, 2, 3), kind="dsa", act="relu6"),
+        Stage(width=16, stride=1, depths=(1,), kind="ds"),
+    ),
+    final_width=None,
+    expand_ratios=(1, 2),
+)
+HAND_MADE["mobilenetv3-biased"] = small_space(
+    first=None,
+    stages=(
+        Stage(width=8, stride=2, depths=(1,), allowed=((Op(3, 1),),)),
+        ragged_stage("suffix"),
+    ),
+    expand_ratios=(1, 2, 2.3, 3),
+    head_bias=True,
+)
 
 
 @st.composite
 def spaces(draw: st.DrawFn, *, max_size: int = 2000) -> SearchSpace:
-    """Draw a space that can be enumerated: both families and skip rules, gaps, ragged ops."""
+    """Draw a space that can be enumerated: families, skip rules, kinds, gaps, ragged ops."""
     family = draw(st.sampled_from(FAMILIES))
     skip = draw(st.sampled_from(("suffix", "any")))
     kernels = draw(st.sets(st.sampled_from((3, 5, 7)), min_size=1, max_size=2))
     expands = draw(st.sets(st.sampled_from((1, 2, 2.3, 4, 6)), min_size=1, max_size=2))
-    ops = [Op(kernel, expand) for kernel in sorted(kernels) for expand in sorted(expands)]
 
     def stage() -> Stage:
+        kind = draw(st.sampled_from(("ir", "ir", "ir", *BLOCK_KINDS)))
+        ratios = sorted(expands) if kind == "ir" else [1]
+        ops = [Op(kernel, expand) for kernel in sorted(kernels) for expand in ratios]
         ragged = draw(st.booleans())
         count = draw(st.integers(1, 3))
         deep = st.sets(st.integers(1, count), min_size=1)
@@ -95,33 +117,56 @@ def spaces(draw: st.DrawFn, *, max_size: int = 2000) -> SearchSpace:
             se=draw(st.booleans()),
             act=draw(st.sampled_from(("relu", "hard_swish"))),
             allowed=tuple(tuple(draw(row)) for _ in range(count)) if ragged else None,
+            kind=kind,
         )
 
     stages = [stage() for _ in range(draw(st.integers(1, 2)))]
     sizes = draw(st.sets(st.sampled_from((8, 16, 24)), min_size=1, max_size=2))
-    space = small_space(
-        family=family,
-        skip=skip,
-        stages=tuple(stages),
-        kernel_sizes=tuple(kernels),
-        expand_ratios=tuple(expands),
-        resolutions=tuple(sizes),
-    )
+    changes: dict[str, Any] = {
+        "family": family,
+        "skip": skip,
+        "kernel_sizes": tuple(kernels),
+        "expand_ratios": (1, *expands),
+        "resolutions": tuple(sizes),
+    }
+    if draw(st.booleans()):
+        bare = {"final_width": None} if family == "efficientnet" else {"head_bias": True}
+        changes |= {"first": None, **bare}
+    space = small_space(stages=tuple(stages), **changes)
     while space.size > max_size:  # cut whole stages, so that every drawn space is of use
         stages.pop()
-        space = small_space(
-            family=family, skip=skip, stages=tuple(stages), kernel_sizes=tuple(kernels),
-            expand_ratios=tuple(expands), resolutions=tuple(sizes),
-        )  # fmt: skip
+        space = small_space(stages=tuple(stages), **changes)
     return space
 
 
 def conf_space(name: str) -> SearchSpace:
     """Build a space of `conf/space/`; the published ones narrow and on small images."""
+    if name == "from_timm":
+        return timm_space("mobilenetv3_small_050")
     fields = composed([f"space={name}"])["space"]
     if "preset" in fields:
         fields |= {"width_mult": 0.35, "resolutions": [32, 64]}
     return build_space(fields)
+
+
+TIMM = (
+    "mobilenetv3_large_100",
+    "mobilenetv3_small_050",
+    "mobilenetv2_050",
+    "mnasnet_small",
+    "semnasnet_075",
+    "efficientnet_b0",
+    "efficientnet_b1",
+    "fbnetc_100",
+    "mobilenetv1_100",
+)
+"""One or more of each kind of timm's networks that `space=from_timm` takes."""
+
+
+def timm_space(model: str, *overrides: str) -> SearchSpace:
+    """Build the space of a timm network, on small images."""
+    words = ["space=from_timm", f"space.model={model}", "space.resolutions=[32,64]", *overrides]
+    return build_space(composed(words)["space"])
 
 
 def some_archs(space: SearchSpace, count: int, seed: int = 0) -> list[Arch]:

@@ -6,7 +6,7 @@ import io
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -14,9 +14,19 @@ import torch
 from hypothesis import settings
 from rich.console import Console
 
-from supernet import cli, main_job, training
-from supernet.latency import profile
-from tests.builders import MainJob, digits_config, tiny_config, tiny_table
+from supernet import cli, deploy, main_job, training
+from supernet.certificate import write_certificate
+from supernet.choose import Candidate
+from supernet.latency import host, profile
+from supernet.trained import Trained
+from tests.builders import (
+    DEVICE,
+    MainJob,
+    digits_config,
+    made_up_table,
+    tiny_config,
+    tiny_table,
+)
 
 settings.register_profile("supernet", deadline=None, derandomize=True)
 settings.load_profile("supernet")
@@ -52,6 +62,36 @@ def main_job_done(tmp_path_factory: pytest.TempPathFactory) -> MainJob:
         patch.setattr(profile, "SUBNET_SECONDS", 0.2)
         rows = main_job.do_main_job(config, folder, console)
     return MainJob(folder, config, rows, console.file.getvalue())
+
+
+@pytest.fixture(scope="session")
+def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that learnt the digits somewhat; read it, never write to it."""
+    folder = tmp_path_factory.mktemp("digits") / "run"
+    training.start(digits_config(), folder, Console(file=io.StringIO()))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def digits_subnet(digits_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its largest subnet, as if it had been measured here: 2 ms; read it, never write to it."""
+    folder = tmp_path_factory.mktemp("digits_subnet") / "fast"
+    trained = Trained.open(digits_run)
+    arch = trained.net.space.largest()
+    device = replace(DEVICE, cpu=host.cpu())
+    table = made_up_table(trained.net.space, in_chans=1, num_classes=10, device=device)
+    chosen = Candidate(arch=arch, score=0.0, predicted_ms=2.1, budget_ms=2.2)
+    paper = deploy.write_subnet(trained, arch, folder, promise=deploy.promise_of(table, chosen))
+    times = {"measured_ms": 2.0, "measured_interval_ms": [1.9, 2.1], "reference_ms": 0.1}
+    write_certificate(folder, {**paper, **times, "pace": 1.0})
+    return folder
+
+
+@pytest.fixture
+def fast(digits_subnet: Path, place: Path) -> Path:
+    """One's own copy of it, named relative to `place`."""
+    shutil.copytree(digits_subnet, place / "fast")
+    return Path("fast")
 
 
 # ---- the command line --------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from supernet import training
 from supernet.train import checkpoint
 from supernet.train.board import show_subnets
-from supernet.train.run import Origin, varied_by
+from supernet.train.run import Launch, varied_by
 from supernet.trained import Trained
 from tests.builders import tiny_config
 from tests.report.conftest import certificate
@@ -47,9 +47,9 @@ def test_a_run_of_a_sweep_shows_its_settings_and_keeps_its_command(
     tmp_path: Path, console: Console
 ) -> None:
     words = ["seed=3", "+data.augment.mixup=0.2", "recipe=random"]
-    origin = Origin(command="supernet train seed=3", varied=varied_by(words))
-    assert origin.varied == {"seed": "3", "data.augment.mixup": "0.2", "recipe": "random"}
-    training.start(tiny_config(), tmp_path / "run", console, origin=origin)
+    launch = Launch(command="supernet train seed=3", varied=varied_by(words))
+    assert launch.varied == {"seed": "3", "data.augment.mixup": "0.2", "recipe": "random"}
+    training.start(tiny_config(), tmp_path / "run", console, launch=launch)
     log = events(tmp_path / "run" / "tensorboard")
     assert {"sweep/largest", "sweep/smallest"} <= set(log.Tags()["scalars"])
     assert "_hparams_/session_start_info" in log.summary_metadata

@@ -10,6 +10,7 @@ import torch
 
 import supernet
 from supernet.errors import CheckpointError
+from supernet.files import sha256
 from supernet.gates import PathGates
 from supernet.network import SuperNet
 from supernet.train import checkpoint
@@ -259,7 +260,7 @@ def test_the_net_of_a_checkpoint_is_the_net_that_was_saved(
     run = Trained.open(trained_run)
     assert run.classes == ("class0", "class1", "class2", "class3")
     assert run.config["name"] == "tiny"
-    assert run.sha256 == checkpoint.sha256(trained_run / checkpoint.FILE)
+    assert run.sha256 == sha256(trained_run / checkpoint.FILE)
 
 
 def test_a_run_whose_data_changed_is_refused(tmp_path: Path, content: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from supernet.config import composed, config_dir
 from supernet.data.load import NAMES
 from supernet.errors import SupernetError
 from supernet.network import SuperNet
+from supernet.origins import KINDS, origin_of
 from supernet.settings import (
     build_data,
     build_optimizer,
@@ -34,6 +36,12 @@ GROUPS = {
 }
 OPTIONS = [f"{group}={name}" for group, names in GROUPS.items() for name in names]
 EXPERIMENTS = sorted(file.stem for file in (CONF / "experiment").glob("*.yaml"))
+NEEDS = {
+    "data=folder": ["data.root=photos"],
+    "net=subnet": ["net.dir=fast"],
+    "net=timm": ["net.name=mobilenetv3_small_050"],
+    "space=from_timm": ["space.model=mobilenetv3_small_050"],
+}
 SHIPPED = ("digits", "synthetic")
 
 
@@ -54,12 +62,12 @@ def build(config: dict[str, Any]) -> SearchSpace:
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option_composes_and_builds(option: str) -> None:
-    needs = ["data.root=photos"] * (option == "data=folder")
-    config = composed([option, *needs])
+    config = composed([option, *NEEDS.get(option, ())])
+    assert origin_of(config)
     space = build(config)
     assert space.largest() in space
     if config["data"]["name"] in SHIPPED:
-        data = build_data(config)
+        data = build_data(config, size=max(space.resolutions))
         assert len(data.train) > len(data.held_out)
     assert config["data"]["name"] in NAMES
 
@@ -90,7 +98,8 @@ def test_the_default_run_is_named_after_the_time() -> None:
 
 
 def test_options_have_no_unused_files() -> None:
-    assert set(GROUPS) == {"data", "gates", "recipe", "space"}
+    assert set(GROUPS) == {"data", "gates", "net", "recipe", "space"}
+    assert set(GROUPS["net"]) == set(KINDS)
     assert set(GROUPS["data"]) == set(NAMES)
     assert {*GROUPS["space"]} >= {"tiny", "fashion", "ofa_mbv3"}
     assert set(EXPERIMENTS) >= {"demo"}
@@ -128,6 +137,8 @@ def refused(folder: Path, *overrides: str) -> str:
         "space.depth=3",
         "+space.depth=3",
         "+space.first.depth=3",
+        "net.dir=fast",
+        "+net.dir=fast",
     ],
 )
 def test_an_unknown_key_is_named(override: str, tmp_path: Path) -> None:
@@ -142,6 +153,8 @@ def test_an_unknown_key_is_named(override: str, tmp_path: Path) -> None:
         "space=imagenet",
         "recipe=imagenet",
         "gates=imagenet",
+        "net=imagenet",
+        "net.kind=imagenet",
         "experiment=imagenet",
         "data.name=imagenet",
         "+space.preset=imagenet",
@@ -279,8 +292,10 @@ def test_a_typo_in_a_file_is_one_line(
 
 
 def test_what_must_be_given_is_named() -> None:
-    with pytest.raises(SupernetError, match=r"data\.root"):
-        composed(["data=folder"])
+    for option, needs in NEEDS.items():
+        field = needs[0].partition("=")[0]
+        with pytest.raises(SupernetError, match=re.escape(field)):
+            composed([option])
 
 
 def test_a_configuration_is_plain_data() -> None:
@@ -293,6 +308,12 @@ def test_a_configuration_is_plain_data() -> None:
 
     assert plain(tiny_config())
     assert "hydra" not in tiny_config()
+
+
+def test_a_teacher_can_be_named_on_the_command_line() -> None:
+    words = ["teacher={model: resnet18, weights: W.pt}"]
+    assert composed(words)["teacher"] == {"model": "resnet18", "weights": "W.pt"}
+    assert composed([])["teacher"] is None
 
 
 def test_composing_twice_is_independent() -> None:

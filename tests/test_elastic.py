@@ -18,12 +18,17 @@ OPS = tuple(Op(k, e) for k in (3, 5, 7) for e in (1, 2, 2.3, 3))
 
 
 def random_block(
-    *, family: str = "mobilenetv3", se: bool = True, stride: int = 1, ops: tuple[Op, ...] = OPS
+    *,
+    family: str = "mobilenetv3",
+    se: bool = True,
+    stride: int = 1,
+    ops: tuple[Op, ...] = OPS,
+    kind: str = "ir",
 ) -> ElasticBlock:
     torch.manual_seed(0)
     spec = BlockSpec(
         stage=0, position=0, in_width=16, out_width=16, stride=stride, se=se, act="hard_swish",
-        ops=ops, skippable=False,
+        ops=ops, skippable=False, kind=kind,
     )  # fmt: skip
     block = ElasticBlock(spec, family=family, bn_eps=1e-3).double()
     randomise_(block)
@@ -52,6 +57,28 @@ def test_an_exported_block_computes_the_same(
         assert_same(block(maps(), op, keep_stats=True), exported(maps()))
     exported.conv_pwl.weight.data.zero_()
     assert block(maps(), OPS[-1], keep_stats=True).abs().max() > 0.1, "an export is a copy"
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("se", [False, True])
+@pytest.mark.parametrize("kind", ["ds", "dsa"])
+def test_a_separable_block_computes_the_same(
+    kind: str, se: bool, stride: int, training: bool
+) -> None:
+    ops = (Op(3, 1), Op(5, 1), Op(7, 1))
+    block = random_block(se=se, stride=stride, ops=ops, kind=kind).train(training)
+    before = copy.deepcopy(block.state_dict())
+    for op in ops:
+        exported = block.export(op)
+        assert type(exported).__name__ == "DepthwiseSeparableConv"
+        assert exported.has_skip == (kind == "ds" and stride == 1)
+        want = exported(maps())
+        assert_same(block(maps(), op, keep_stats=True), want)
+        gates = torch.tensor([float(other == op) for other in ops], dtype=torch.float64)
+        assert_same(block.mixed(maps(), ops, gates), want)
+    block.sort_channels_()
+    torch.testing.assert_close(block.state_dict(), before, rtol=0, atol=0)
 
 
 def test_small_kernels_come_through_the_matrices_step_by_step() -> None:

@@ -16,25 +16,27 @@ import supernet
 ROOT = Path(supernet.__file__).parent
 
 LAYERS = (
-    "errors construct space trial_space with_timm latency latency.keys latency.fields "
-    "latency.table latency.correction "
+    "errors construct space trial_space with_timm holding files latency latency.keys "
+    "latency.fields latency.table latency.correction "
     "latency.timing latency.kept latency.host latency.tools",
     "latency.fit standalone timm_models blocks spaces screen memory noise depthwise interop "
-    "interop.tables search search.* data data.preprocess train train.phases",
+    "interop.tables interop.timm_space search search.* data data.preprocess train train.phases",
     "latency.plan activations cost limits elastic data.* predictor",
-    "gates network losses ranks",
-    "extraction evaluate choose subnet latency.model latency.onnx_layers latency.ncnn_format "
-    "latency.tflite_format latency.runtimes latency.runtimes.* latency.worker latency.child "
+    "gates network losses ranks plain",
+    "extraction evaluate choose subnet certificate crop narrow narrow_latency compression "
+    "latency.model latency.onnx_layers latency.ncnn_format latency.tflite_format "
+    "latency.runtimes latency.runtimes.* latency.worker latency.child export export.* "
     "latency.profile latency.bundle latency.bundle_result latency.bundle_script latency.remote",
-    "train.* interop.ofa",
-    "settings trained",
-    "specialize scored",
+    "train.* interop.ofa interop.timm_weights",
+    "settings trained origins warm_start",
+    "specialize scored subnet_images finetune",
     "scoring",
     "finding",
     "front",
-    "training deploy device facts predict main_job imported report report.*",
+    "training deploy device facts predict main_job imported verify exporting pruning report "
+    "report.*",
     "explore tuning",
-    "config cli table_cli import_cli report_cli train_app __main__ __init__",
+    "config cli table_cli import_cli ship_cli report_cli train_app __main__ __init__",
 )
 """Names below `supernet`, `__init__` being the front door; a full name goes before a pattern."""
 
@@ -110,7 +112,8 @@ def test_there_is_no_cycle() -> None:
 
 def test_only_the_command_line_knows_its_frameworks() -> None:
     knowing = {m for m, (_, other) in IMPORTS.items() if other & {"hydra", "omegaconf", "typer"}}
-    assert knowing == {"config", "train_app", "cli", "table_cli", "import_cli", "report_cli"}
+    words = {"config", "train_app", "cli"}
+    assert knowing == words | {"table_cli", "import_cli", "ship_cli", "report_cli"}
 
 
 @pytest.mark.parametrize(

@@ -240,6 +240,13 @@ def test_decode_names_the_indices(indices: tuple[int, ...]) -> None:
         ({"stages": [{"width": 8, "stride": 1, "depths": [1, 3], "allowed": [[[3, 2]]] * 2}]},
          r"stage 0: depths are \(1, 3\); they must lie in 1..2"),
         ({"stages": [{"width": 8, "stride": 3, "depths": [1]}]}, "stage 0: stride is 3"),
+        ({"stages": [{"width": 8, "stride": 1, "depths": [1], "kind": "uir"}]},
+         r"stage 0: kind is 'uir'; allowed: \('ir', 'ds', 'dsa'\)"),
+        ({"stages": [{"width": 8, "stride": 1, "depths": [1], "kind": "ds",
+                      "allowed": [[[3, 2]]]}]}, "stage 0: blocks of kind ds do not expand"),
+        ({"final_width": None}, "final_width is null; only an efficientnet"),
+        ({"family": "efficientnet", "head_width": None, "head_bias": True},
+         "head_bias goes with a head_width"),
         ({"stages": [{"width": 8, "stride": 1, "depths": [1], "allowed": [[]]}]},
          "stage 0: a block allows no op"),
         ({"stages": [{"width": 8, "stride": 1, "depths": [1], "allowed": [[[7, 2]]]}]},
@@ -336,3 +343,17 @@ def test_a_restriction_to_nothing_is_named(chosen: dict[str, Any], message: str)
 def test_a_restriction_may_leave_a_ragged_block_without_an_op() -> None:
     with pytest.raises(SpaceError, match="leaves block 0 of stage 1 without an op"):
         SUFFIX.restrict(kernel_sizes=(3,), expand_ratios=(3,))
+
+
+def test_what_earlier_versions_wrote_is_read() -> None:
+    data = SPACE.to_dict()
+    del data["head_bias"]
+    for stage in data["stages"]:
+        del stage["kind"]
+    assert SearchSpace.from_dict(data) == SPACE
+
+
+def test_a_separable_stage_has_the_ops_that_do_not_expand() -> None:
+    stages = (Stage(width=8, stride=1, depths=(1,), kind="ds"), *SPACE.stages)
+    space = small_space(stages=stages, expand_ratios=(1, 2, 3))
+    assert space.blocks[0].ops == (Op(3, 1), Op(5, 1))

@@ -16,12 +16,17 @@ from supernet.data.preprocess import Preprocess
 from supernet.standalone import timm_model
 from supernet.subnet import SubnetConfig, load_subnet, save_subnet
 
-SPACES = ("fashion", "ofa_proxyless")  # one of each family
+SPACES = {  # one of each family, and a network of timm's
+    "fashion": ("fashion",),
+    "ofa_proxyless": ("ofa_proxyless",),
+    "biased": ("from_timm", "space.model=mobilenetv3_small_050", "space.resolutions=[64]"),
+}
 
 
 @pytest.fixture(scope="module", params=SPACES)
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    space, chans, classes = space_of(request.param, 3, 4)
+    name, *overrides = SPACES[request.param]
+    space, chans, classes = space_of(name, 3, 4, overrides)
     arch = space.smallest()
     net = blocks.net_args(space, arch, num_classes=classes, in_chans=chans)
     preprocess = Preprocess(mean=(0.5,) * 3, std=(0.25,) * 3, size=arch.resolution)

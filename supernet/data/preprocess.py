@@ -93,6 +93,24 @@ class Preprocess:
         std = torch.tensor(self.std, device=pixels.device).view(1, -1, 1, 1)
         return (pixels.float() / 255 - mean) / std
 
+    def steps(self, resolution: int) -> list[str]:
+        """Say in words what is done to an image file, for those who do it in another language."""
+        colour = "grey" if self.in_chans == 1 else f"{self.in_chans} channels"
+        resized = (
+            []
+            if resolution == self.size
+            else [f"scale to {resolution} x {resolution}, bilinear, anti-aliased"]
+        )
+        return [
+            "turn upright by EXIF, lay transparent parts on white",
+            f"{colour}, 8 bits",
+            f"cut the largest centred square, scale it to {self.size} x {self.size}, bilinear, "
+            "anti-aliased",
+            "divide by 255, subtract the mean of the channel, divide by its std",
+            *resized,
+            "float32, layout [batch, channel, row, column]",
+        ]
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain data."""
         return {"mean": list(self.mean), "std": list(self.std), "size": self.size}

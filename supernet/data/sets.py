@@ -8,7 +8,7 @@ classes, the channels and the image size always come from here.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
 
@@ -63,6 +63,7 @@ class ImageData:
     """One data set: `train` for weights, `held_out` for gates, `test` for reports.
 
     `notes` says what a reader of results should know, such as where a part was cut from.
+    `normalisation` takes the place of the data's own mean and deviation.
     """
 
     name: str
@@ -71,6 +72,7 @@ class ImageData:
     held_out: ImageSource
     test: ImageSource
     notes: tuple[str, ...] = ()
+    normalisation: Preprocess | None = None
 
     def __post_init__(self) -> None:
         """Check that there is something to learn."""
@@ -93,8 +95,10 @@ class ImageData:
     def preprocess(self) -> Preprocess:
         """The normalisation of this data: mean and deviation of each channel of `train`.
 
-        Taken from up to 10,000 images, evenly spread.
+        Taken from up to 10,000 images, evenly spread, unless it was given.
         """
+        if self.normalisation is not None:
+            return self.normalisation
         count = min(len(self.train), 10_000)
         chosen = torch.linspace(0, len(self.train) - 1, count).round().long()
         total, square, number = torch.zeros(1), torch.zeros(1), 0
@@ -107,6 +111,12 @@ class ImageData:
         std = (square / number - mean.square()).clamp_min(1e-6).sqrt()
         size = int(pixels.shape[-1])
         return Preprocess(mean=tuple(mean.tolist()), std=tuple(std.tolist()), size=size)
+
+    def normalised_as(self, other: Preprocess) -> ImageData:
+        """Return this data with the mean and deviation of `other`, of as many channels."""
+        mine = self.preprocess
+        assert mine.in_chans == other.in_chans
+        return replace(self, normalisation=replace(other, size=mine.size))
 
 
 def split_indices(labels: Tensor, fraction: float, *, seed: int) -> tuple[Tensor, Tensor]:

@@ -147,6 +147,7 @@ def _space(
             width_mult=width, kernel_sizes=sorted(kernels), expand_ratios=tuple(expand_ratios),
             depths=tuple(depths),
         )  # fmt: skip
+        assert space.first is not None
         ends = [stage.width for stage in space.stages]
         mine = (space.stem_width, space.head_width or space.final_width)
         if mine == (stem, last) and outs[0] == space.first.width and set(outs[1:]) == set(ends):

@@ -29,14 +29,16 @@ import torch
 from onnx import TensorProto
 
 from supernet.errors import DeviceError
-from supernet.latency import bundle_script, host, kept, runtimes, timing
+from supernet.latency import bundle_script, host, kept, timing
 from supernet.latency.model import of_keys
 from supernet.latency.plan import Plan, tool_version
 from supernet.latency.profile import LAYER_SECONDS
+from supernet.latency.runtimes import onnxruntime_int8
 from supernet.latency.worker import REFERENCE
 
 FORMAT, VERSION = "supernet-bundle", 1
-RUNTIMES = ("onnxruntime",)
+RUNTIMES = {"onnxruntime": "fp32", "onnxruntime-int8": "int8", "openvino": "fp32"}
+"""What a bundle may be for, and the precision of its models."""
 SCRIPT = "profile_board.py"
 
 _INLINE_BYTES = 4096  # smaller weights, and all vectors, stay in the model: runtimes fuse those
@@ -65,7 +67,7 @@ def write_bundle(
         DeviceError: if there are no bundles for `runtime`, or `out` holds something else.
     """
     if runtime not in RUNTIMES:
-        raise DeviceError(f"bundles are for {', '.join(RUNTIMES)} so far; not for {runtime!r}")
+        raise DeviceError(f"bundles are for {', '.join(RUNTIMES)}; not for {runtime!r}")
     if batch < 1:
         raise DeviceError(f"batch is {batch}; it must be 1 or more")
     if out.exists() and not is_bundle(out) and (out.is_file() or any(out.iterdir())):
@@ -134,9 +136,13 @@ def _write(
         torch.manual_seed(0)
         for number, (chain, size) in enumerate(chains):
             model = of_keys(chain, batch=size)
-            file, shape = f"models/{number:04d}.onnx", list(model.input_shape)
-            models.append({"file": file, "name": model.name, "input_shape": shape})
-            protos.append(weights.taken_out(model.onnx))
+            content, shape = model.onnx, model.input_shape
+            if RUNTIMES[runtime] == "int8":
+                prepared = onnxruntime_int8.prepared(model)
+                content, shape = prepared.content, prepared.x.shape
+            file = f"models/{number:04d}.onnx"
+            models.append({"file": file, "name": model.name, "input_shape": list(shape)})
+            protos.append(weights.taken_out(content))
     for row, proto in zip(models, protos, strict=True):
         (folder / str(row["file"])).write_bytes(weights.placed(proto))
     (folder / "models" / "weights.bin").write_bytes(weights.content())
@@ -148,7 +154,7 @@ def _write(
         "version": VERSION,
         "tool_version": tool_version(),
         "runtime": runtime,
-        "precision": runtimes.get(runtime).PRECISION,
+        "precision": RUNTIMES[runtime],
         "request": {
             "batch": batch,
             "seconds": LAYER_SECONDS * len(plan.chains) if seconds is None else seconds,
@@ -190,9 +196,9 @@ class _SharedWeights:
         proto = onnx.load_model_from_string(content)
         used: dict[int, int] = {}
         for tensor in proto.graph.initializer:
-            if len(tensor.dims) < 2 or len(tensor.raw_data) < _INLINE_BYTES:
+            large = len(tensor.dims) >= 2 and len(tensor.raw_data) >= _INLINE_BYTES
+            if not large or tensor.data_type != TensorProto.FLOAT:
                 continue
-            assert tensor.data_type == TensorProto.FLOAT
             step = round(4 * np.log2(np.prod(tensor.dims[1:])))
             first = used.get(step, 0)
             used[step] = first + -(-len(tensor.raw_data) // _PAGE)

@@ -94,7 +94,7 @@ def _parent(folder: Path, args: argparse.Namespace) -> None:
         "machine": machine(),
         "cpu": cpu(),
         "runtime": runtime,
-        "runtime_version": versions[runtime],
+        "runtime_version": versions[package_of(runtime)],
         "threads": args.threads,
         "precision": manifest["precision"],
         "batch": manifest["request"]["batch"],
@@ -255,8 +255,10 @@ def _load_onnxruntime(
     session = onnxruntime.InferenceSession(str(path), options, providers=[names[provider]])
     if names[provider] not in session.get_providers():  # it falls back to the CPU without a word
         raise DeviceError(f"onnxruntime could not start {names[provider]}")
-    x = np.random.RandomState(0).standard_normal(shape).astype(np.float32)
     (given,), (result,) = session.get_inputs(), session.get_outputs()
+    x = np.random.RandomState(0).standard_normal(shape).astype(np.float32)
+    if given.type == "tensor(uint8)":  # an int8 layer as it stands inside a net
+        x = np.clip(32 * x + 128, 0, 255).astype(np.uint8)
     (y,) = session.run(None, {given.name: x})
     memory = "cuda" if provider in ("cuda", "tensorrt") else "cpu"
     held = [onnxruntime.OrtValue.ortvalue_from_numpy(array, memory) for array in (x, y)]
@@ -274,19 +276,54 @@ def _run_bound(session: Any, binding: Any, held: object) -> None:
     session.run_with_iobinding(binding)
 
 
-_LOADERS = {"onnxruntime": _load_onnxruntime}
+def _load_openvino(
+    path: Path, shape: list[int], threads: int, provider: str
+) -> Callable[[], object]:
+    """Return a function that runs the model once; the settings are those of `supernet profile`."""
+    import numpy as np
+    import openvino
+
+    core = openvino.Core()
+    names = [name.lower() for name in core.available_devices]
+    if provider not in names:
+        raise DeviceError(f"openvino cannot run on {provider!r} here; it can on: {names}")
+    config = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": "f32",
+        "NUM_STREAMS": "1",
+    }
+    if provider == "cpu":
+        config["INFERENCE_NUM_THREADS"] = str(threads)
+    network = core.read_model(str(path))
+    request = core.compile_model(network, provider.upper(), config).create_infer_request()
+    x = np.random.RandomState(0).standard_normal(shape).astype(np.float32)
+    request.set_input_tensor(openvino.Tensor(x))
+    request.infer()
+    return partial(request.infer, share_outputs=True)
+
+
+_LOADERS = {
+    "onnxruntime": _load_onnxruntime,
+    "onnxruntime-int8": _load_onnxruntime,
+    "openvino": _load_openvino,
+}
+
+
+def package_of(runtime: str) -> str:
+    """Return the Python package that runs the models of `runtime`."""
+    return runtime[: -len("-int8")] if runtime.endswith("-int8") else runtime
 
 
 def _versions(runtime: str) -> dict[str, str]:
     """Return the versions of numpy and of the runtime; say what to install where one is missing."""
-    versions = {}
-    for name in ("numpy", runtime):
+    versions, package = {}, package_of(runtime)
+    for name in ("numpy", package):
         try:
             versions[name] = str(importlib.import_module(name).__version__)
         except ImportError as error:
             raise DeviceError(
                 f"{sys.executable} cannot import {name} ({error}): "
-                f"{sys.executable} -m pip install numpy {runtime}"
+                f"{sys.executable} -m pip install numpy {package}"
             ) from error
     return versions
 

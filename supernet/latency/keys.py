@@ -12,14 +12,19 @@ from typing import Any
 
 from supernet.space import Arch, SearchSpace
 
-KINDS = ("stem", "first", "block", "final", "pool", "head", "classifier")
+KINDS = ("stem", "first", "separable", "block", "final", "pool", "head", "classifier")
+BLOCKS = {"ir": "block", "ds": "first", "dsa": "separable"}
+"""The kind of layer that a block of a stage is, by timm's word for the block."""
+OPTIONAL = ("resolution", "bias")
+"""Fields that files may lack."""
 
 
 @dataclass(frozen=True, order=True, kw_only=True)
 class LayerKey:
     """One layer that a device is timed on.
 
-    Kinds: `stem` (3x3 convolution, BN, activation), `first` (depthwise-separable block), `block`
+    Kinds: `stem` (3x3 convolution, BN, activation), `first` (depthwise-separable block, in a stage
+    as well), `separable` (the same with an activation at the end and never residual), `block`
     (inverted residual), `final` (1x1 convolution, BN, activation), `head` (pooling, hidden layer
     and activation; MobileNetV3 only), `classifier` (linear, after pooling where `in_size` > 1).
     `pool` is in no space: tables from elsewhere time it apart from the head (`parts`).
@@ -27,7 +32,7 @@ class LayerKey:
     `in_size` is the height and width of the input in pixels. `family` decides how
     squeeze-and-excite is built. Fields that mean nothing for a kind hold 1, False or "".
     `resolution` is 0, or the input size of the network that the layer was timed for: some tables
-    hold a timing of the same layer for each (`LatencyTable.names`).
+    hold a timing of the same layer for each (`LatencyTable.names`). `bias` is a head's.
     """
 
     kind: str
@@ -41,6 +46,7 @@ class LayerKey:
     se: bool = False
     act: str = ""
     resolution: int = 0
+    bias: bool = False
 
     def at(self, resolution: int) -> LayerKey:
         """Return this layer in a network of `resolution` pixels; 0: in any."""
@@ -61,12 +67,12 @@ class LayerKey:
         """Human-readable form, such as `block 16x16 24->40 k5 e3 s2 se relu`."""
         words = [self.kind, f"{self.in_size}x{self.in_size}"]
         words.append(f"{self.in_channels}->{self.out_channels}")
-        if self.kind in ("stem", "first", "block"):
+        if self.kind in ("stem", *BLOCKS.values()):
             words.append(f"k{self.kernel_size}")
         if self.kind == "block":
             words.append(f"e{self.expand_ratio:g}")
         words += [f"s{self.stride}"] * (self.stride > 1) + ["se"] * self.se
-        words += [self.act] * bool(self.act)
+        words += [self.act] * bool(self.act) + ["bias"] * self.bias
         return " ".join(words + [f"at {self.resolution} px"] * bool(self.resolution))
 
     @property
@@ -74,7 +80,7 @@ class LayerKey:
         """About how many weights the layer has; squeeze-and-excite's are a quarter twice."""
         wide = round(self.in_channels * self.expand_ratio)
         taps = self.kernel_size**2
-        if self.kind not in ("first", "block"):
+        if self.kind not in BLOCKS.values():
             return self.in_channels * self.out_channels * taps
         squeezed = wide if self.family == "mobilenetv3" else self.in_channels
         expand = wide * self.in_channels * (self.kind == "block")
@@ -90,9 +96,9 @@ class LayerKey:
         return read + self.out_channels * side**2
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data for JSON; `resolution` is left out where it is 0."""
+        """Return plain data for JSON; `OPTIONAL` fields are left out where they are 0 or False."""
         values = dataclasses.asdict(self)
-        return values if self.resolution else {n: v for n, v in values.items() if n != "resolution"}
+        return {name: value for name, value in values.items() if value or name not in OPTIONAL}
 
 
 @dataclass(frozen=True)
@@ -120,13 +126,16 @@ def space_keys(
             kind="stem", family=space.family, in_size=resolution, in_channels=in_chans,
             out_channels=stem_width, kernel_size=3, stride=2, act=space.act,
         ),
-        LayerKey(
-            kind="first", family=space.family, in_size=size, in_channels=stem_width,
-            out_channels=first.width, kernel_size=first.kernel_size, stride=first.stride,
-            se=first.se, act=first.act,
-        ),
     ]  # fmt: skip
-    size = _halved(size) if first.stride == 2 else size
+    if first is not None:
+        fixed.append(
+            LayerKey(
+                kind="first", family=space.family, in_size=size, in_channels=stem_width,
+                out_channels=first.width, kernel_size=first.kernel_size, stride=first.stride,
+                se=first.se, act=first.act,
+            )
+        )  # fmt: skip
+        size = _halved(size) if first.stride == 2 else size
     cell = []
     for block, allowed in zip(space.blocks, space.allowed, strict=True):
         row: list[LayerKey | None] = []
@@ -136,9 +145,10 @@ def space_keys(
                 continue
             row.append(
                 LayerKey(
-                    kind="block", family=space.family, in_size=size, in_channels=block.in_width,
-                    out_channels=block.out_width, kernel_size=op.kernel_size,
-                    expand_ratio=op.expand_ratio, stride=block.stride, se=block.se, act=block.act,
+                    kind=BLOCKS[block.kind], family=space.family, in_size=size,
+                    in_channels=block.in_width, out_channels=block.out_width,
+                    kernel_size=op.kernel_size, expand_ratio=op.expand_ratio, stride=block.stride,
+                    se=block.se, act=block.act,
                 )
             )  # fmt: skip
         cell.append(tuple(row))
@@ -152,25 +162,31 @@ def arch_keys(
     """Return the layers of one architecture in the order of the data's path."""
     keys = space_keys(space, arch.resolution, in_chans=in_chans, num_classes=num_classes)
     picked = (row[index] for row, index in zip(keys.cell, space.encode(arch), strict=True))
-    return (*keys.fixed[:2], *(key for key in picked if key is not None), *keys.fixed[2:])
+    before = 1 if space.first is None else 2
+    return (
+        *keys.fixed[:before],
+        *(key for key in picked if key is not None),
+        *keys.fixed[before:],
+    )
 
 
 def _tail(space: SearchSpace, size: int, num_classes: int) -> list[LayerKey]:
     family, final = space.family, space.final_width
-    last = space.stages[-1].width
-    keys = [
-        LayerKey(
-            kind="final", family=family, in_size=size, in_channels=last, out_channels=final,
-            act=space.act,
-        )
-    ]  # fmt: skip
-    if space.head_width is None:
-        width = final
-    else:
+    width = space.stages[-1].width
+    keys = []
+    if final is not None:
         keys.append(
             LayerKey(
-                kind="head", family=family, in_size=size, in_channels=final,
-                out_channels=space.head_width, act=space.act,
+                kind="final", family=family, in_size=size, in_channels=width, out_channels=final,
+                act=space.act,
+            )
+        )  # fmt: skip
+        width = final
+    if space.head_width is not None:
+        keys.append(
+            LayerKey(
+                kind="head", family=family, in_size=size, in_channels=width,
+                out_channels=space.head_width, act=space.act, bias=space.head_bias,
             )
         )  # fmt: skip
         size, width = 1, space.head_width

@@ -23,7 +23,7 @@ from supernet import blocks
 from supernet.errors import DeviceError
 from supernet.latency.keys import LayerKey
 from supernet.latency.onnx_layers import onnx_layers
-from supernet.standalone import timm_model
+from supernet.standalone import build, net_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +103,7 @@ def _input_shape(path: Path, batch: int) -> tuple[int, ...]:
 def _saved_module(folder: Path) -> nn.Module:
     try:
         config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        module: nn.Module = timm_model(config["model_args"]["net"])
+        module: nn.Module = build(net_of(config))
         module.load_state_dict(load_file(folder / "model.safetensors"), strict=True)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())

@@ -66,7 +66,7 @@ class _Graph:
 def _layer(graph: _Graph, x: str, key: LayerKey, part: Any) -> str:
     if key.kind in ("stem", "final"):
         return _conv_bn(graph, x, part.conv, part.bn1)
-    if key.kind == "first":
+    if key.kind in ("first", "separable"):
         y = _conv_bn(graph, x, part.conv_dw, part.bn1)
         y = _conv_bn(graph, _se(graph, y, part.se), part.conv_pw, part.bn2)
         return graph.add("Add", y, x) if part.has_skip else y

@@ -19,7 +19,7 @@ from typing import Any
 from supernet.errors import DeviceError, SpaceError, TableError
 from supernet.latency.fields import check_names, record
 from supernet.latency.fit import NetTiming, fit_correction
-from supernet.latency.keys import LayerKey, arch_keys, space_keys
+from supernet.latency.keys import OPTIONAL, LayerKey, arch_keys, space_keys
 from supernet.latency.table import Device, Entry, LatencyTable
 from supernet.latency.timing import TOLERANCE
 from supernet.space import SearchSpace
@@ -186,7 +186,7 @@ def tool_version() -> str:
 
 def _chain(data: Any, place: str) -> Chain:
     return tuple(
-        record(LayerKey, row, f"{place}[{number}]", optional=("resolution",))
+        record(LayerKey, row, f"{place}[{number}]", optional=OPTIONAL)
         for number, row in enumerate(_list(data, place))
     )
 

@@ -181,6 +181,47 @@ def measure_subnets(
     return Session(reference, tuple(timings))
 
 
+def measure_exports(
+    exports: Sequence[tuple[str, Path, Sequence[int]]],
+    *,
+    threads: int = 1,
+    seconds: float | None = None,
+    seed: int = 0,
+    on_progress: OnProgress = lambda phase, share: None,
+    on_warning: OnWarning = lambda message: None,
+) -> Session:
+    """Time exported files, interleaved, in a process of their own, each in its own runtime.
+
+    Args:
+        exports: format (`supernet.export`), folder and input shape `[N, C, R, R]` of each.
+        threads: of the runtimes.
+        seconds: of timing at most; left out: 1 for each.
+        seed: as in `profile`.
+        on_progress: as in `profile`.
+        on_warning: as in `profile`.
+
+    Raises:
+        DeviceError: if a runtime is not there or refuses its files, or there are too few cores.
+    """
+    specs = [{"format": name, "export": str(place.resolve()), "shape": list(shape)}
+             for name, place, shape in exports]  # fmt: skip
+    reference, *timings = _measure(
+        specs,
+        runtime="onnxruntime",  # of the reference model
+        threads=threads,
+        batch=1,
+        provider="cpu",
+        seconds=SUBNET_SECONDS * len(specs) if seconds is None else seconds,
+        seed=seed,
+        on_progress=on_progress,
+        on_warning=on_warning,
+    )
+    unsettled = unsettled_warning(timings)
+    if unsettled is not None:
+        on_warning(unsettled)
+    return Session(reference, tuple(timings))
+
+
 def _measure(
     models: list[dict[str, Any]],
     *,

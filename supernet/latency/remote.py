@@ -25,6 +25,7 @@ from typing import IO, Any, NoReturn
 from supernet.errors import DeviceError, TableError
 from supernet.latency.bundle import SCRIPT, write_bundle
 from supernet.latency.bundle_result import import_result
+from supernet.latency.bundle_script import package_of
 from supernet.latency.plan import Plan
 from supernet.latency.table import LatencyTable
 
@@ -37,7 +38,7 @@ _MARK = "supernet-board "
 # Programs for the board; they have to begin in Python 2 as well, to say that it is too old.
 _ASK = """
 import hashlib, json, os, sys
-sha256, runtime, result = sys.argv[1:]
+sha256, package, result = sys.argv[1:]
 folder = os.path.join(os.path.expanduser("~"), ".cache", "supernet", sha256[:16])
 def content(name):
     with open(os.path.join(folder, name), "rb") as file:
@@ -51,7 +52,7 @@ try:
 except (IOError, ValueError, KeyError):
     whole = False
 missing = []
-for name in ("numpy", runtime):
+for name in ("numpy", package):
     try:
         __import__(name)
     except ImportError:
@@ -132,7 +133,7 @@ def profile_on(
         sha256 = write_bundle(
             folder, plan, runtime=runtime, batch=batch, seconds=seconds, seed=seed
         )
-        there = _ask(connection, sha256, runtime, name)
+        there = _ask(connection, sha256, package_of(runtime), name)
         target = there["folder"]
         if not there["whole"]:
             _copy(connection, folder, target, on_step)

@@ -26,7 +26,7 @@ from typing import Any
 from supernet.errors import TableError
 from supernet.latency.correction import Correction
 from supernet.latency.fields import MOST, check_names, number, read_json, record, text
-from supernet.latency.keys import KINDS, LayerKey
+from supernet.latency.keys import KINDS, OPTIONAL, LayerKey
 from supernet.space import ACTIVATIONS, FAMILIES
 
 FORMAT = "supernet-latency-table"
@@ -278,7 +278,7 @@ def _added(parts: list[Entry]) -> Entry:
 
 
 def _key(data: Any, place: str) -> LayerKey:
-    key = record(LayerKey, data, place, optional=("resolution",))
+    key = record(LayerKey, data, place, optional=OPTIONAL)
     choices = (("kind", KINDS), ("family", FAMILIES), ("act", ("", *ACTIVATIONS)))
     for name, allowed in choices:
         if getattr(key, name) not in allowed:

@@ -38,7 +38,10 @@ def tflite_file(model: bytes, input_shape: Sequence[int]) -> bytes:
     graph = infer_shapes(proto, strict_mode=True, data_prop=True).graph
     writer = _Writer()
     constants = {weight.name: numpy_helper.to_array(weight) for weight in graph.initializer}
+    known = {name for node in graph.node for name in (*node.input, *node.output)} - {*constants}
     for value in (*graph.input, *graph.value_info, *graph.output):
+        if value.name not in known:  # a tensor that nothing computes has no place in a file
+            continue
         shape = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
         shape = [shape[index] for index in (0, 2, 3, 1)] if len(shape) == 4 else shape
         writer.names[value.name] = writer.tensor(shape)
@@ -99,6 +102,7 @@ class _Writer:
         graph.tensors, graph.operators = self.tensors, self.operators
         graph.inputs, graph.outputs = [self.names[given]], [self.names[result]]
         model.version, model.subgraphs, model.buffers = 3, [graph], self.buffers
+        model.signatureDefs = [_signature(graph.inputs[0], graph.outputs[0])]
         model.operatorCodes = []
         for code in self.codes:
             entry = schema.OperatorCodeT()
@@ -107,6 +111,17 @@ class _Writer:
         builder = flatbuffers.Builder()
         builder.Finish(model.Pack(builder), b"TFL3")
         return bytes(builder.Output())
+
+
+def _signature(given: int, result: int) -> Any:
+    """Return the names of input and output for programs that call the network by names."""
+    signature = schema.SignatureDefT()
+    signature.signatureKey, signature.subgraphIndex = b"serving_default", 0
+    for name, tensor in (("image", given), ("logits", result)):
+        named = schema.TensorMapT()
+        named.name, named.tensorIndex = name, tensor
+        setattr(signature, "inputs" if name == "image" else "outputs", [named])
+    return signature
 
 
 def _write(node: NodeProto, constants: dict[str, _Array], writer: _Writer) -> None:

@@ -3,7 +3,8 @@
 Timing happens in a fresh child, so that threads, memory allocation and whatever else the caller
 has done to the process play no part. The request, one JSON object on stdin: `runtime`, `threads`,
 `provider`, `batch`, `seconds`, `seed`, `rounds` (what an interrupted process timed before) and
-`models`, a list of `{"keys": [...]}` (a chain of layers) and `{"subnet": folder}`. The answer:
+`models`, a list of `{"keys": [...]}` (a chain of layers), `{"subnet": folder}` and `{"export":
+folder, "format", "shape"}` (files of `supernet.export`, each in its own runtime). The answer:
 lines `{"event": "load" | "time", "share": 0..1}` and `{"event": "round", "round"}`, then one
 `{"event": "done"}` or `{"event": "error", "message"}`.
 
@@ -22,6 +23,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from supernet import export
 from supernet.errors import SupernetError
 from supernet.latency import runtimes
 from supernet.latency.kept import read_round
@@ -41,11 +45,14 @@ def answer(request: dict[str, Any], tell: Tell) -> None:
     """Time the models of `request`, after a reference model, and `tell` each finished round."""
     runtime, batch = runtimes.get(request["runtime"]), request["batch"]
     threads, provider = request["threads"], request["provider"]
-    models = [of_keys([REFERENCE], batch=1)]
-    models += [_model(spec, batch) for spec in request["models"]]
-    runners = []
+    models: list[Model | dict[str, Any]] = [of_keys([REFERENCE], batch=1)]
+    models += [s if "export" in s else _model(s, batch) for s in request["models"]]
+    runners: list[Callable[[], object]] = []
     for number, model in enumerate(models, start=1):
-        runners.append(runtime.load(model, threads=threads, provider=provider).run)
+        if isinstance(model, Model):
+            runners.append(runtime.load(model, threads=threads, provider=provider).run)
+        else:
+            runners.append(_export_runner(model, threads))
         tell({"event": "load", "share": number / len(models)})
     del models
     gc.collect()
@@ -67,6 +74,13 @@ def _model(spec: dict[str, Any], batch: int) -> Model:
     if "subnet" in spec:
         return of_subnet(Path(spec["subnet"]), batch=batch)
     return of_keys([LayerKey(**key) for key in spec["keys"]], batch=batch)
+
+
+def _export_runner(spec: dict[str, Any], threads: int) -> Callable[[], object]:
+    """Return what runs exported files on an image of unit variance, its way in and out included."""
+    run = export.get(spec["format"]).load(Path(spec["export"]), threads=threads)
+    image = np.random.default_rng(0).standard_normal(spec["shape"], dtype=np.float32)
+    return lambda: run(image)
 
 
 def main() -> None:

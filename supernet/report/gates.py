@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from supernet.errors import SupernetError
+from supernet.files import sha256
 from supernet.report import commands
 from supernet.report.reading import Unreadable
 from supernet.report.records import Gates
@@ -31,7 +32,7 @@ def states_of(file: Path, content: Mapping[str, Any]) -> Iterator[State]:
         for name, state in inside.items():
             yield file, {**(state if isinstance(state, Mapping) else {}), "name": name}
     beside = sorted((file.parent / "gates").glob("*.pt"))
-    own = checkpoint.sha256(file) if beside else ""
+    own = sha256(file) if beside else ""
     for each in beside:
         try:
             state = read_gates(each)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from supernet.deploy import CERTIFICATE
+from supernet.certificate import CERTIFICATE
 from supernet.errors import SpaceError
 from supernet.report import commands
 from supernet.report.reading import Unreadable, group_of, number, number_or_none, text

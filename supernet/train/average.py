@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from supernet.network import SuperNet
+from supernet.plain import Net
 
 
 class Average:
@@ -24,25 +24,25 @@ class Average:
         decay: weight of the past, at most (1 + n) / (10 + n) after n updates.
     """
 
-    def __init__(self, net: SuperNet, decay: float) -> None:
+    def __init__(self, net: Net, decay: float) -> None:
         self.net = copy.deepcopy(net).requires_grad_(False)
         self.decay, self.updates = decay, 0
 
     @torch.no_grad()
-    def start_(self, net: SuperNet) -> None:
+    def start_(self, net: Net) -> None:
         """Forget the past; begin with the weights of `net`."""
         self.net.load_state_dict(net.state_dict())
         self.updates = 0
 
     @torch.no_grad()
-    def update_(self, net: SuperNet) -> None:
+    def update_(self, net: Net) -> None:
         """Take the weights of `net` in."""
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         for mean, new in zip(self.net.parameters(), net.parameters(), strict=True):
             mean.lerp_(new, 1 - decay)
 
-    def state(self, net: SuperNet) -> dict[str, Any]:
+    def state(self, net: Net) -> dict[str, Any]:
         """Return a checkpoint's parts: the average as its model, `net` to train on."""
         return {
             "model": self.net.state_dict(),

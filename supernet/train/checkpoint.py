@@ -5,7 +5,6 @@ A checkpoint is a `torch.save` of tensors and primitives only, read with `weight
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
 import zipfile
@@ -19,7 +18,8 @@ from supernet.data.preprocess import Preprocess
 from supernet.errors import CheckpointError
 from supernet.gates import PathGates
 from supernet.network import SuperNet
-from supernet.space import SearchSpace
+from supernet.plain import Net, PlainNet
+from supernet.space import Arch, SearchSpace
 
 FORMAT, VERSION = "supernet-checkpoint", 1
 FILE, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
@@ -106,7 +106,8 @@ def _read(path: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path}: checkpoint version {content.get('version')}; this release reads {VERSION}"
         )
-    missing = sorted({"space", "num_classes", "in_chans", "model", "preprocess"} - set(content))
+    kind = "plain" if "plain" in content else "space"
+    missing = sorted({kind, "num_classes", "in_chans", "model", "preprocess"} - set(content))
     if missing:
         raise CheckpointError(f"{path}: lacks {', '.join(missing)}")
     return content
@@ -163,27 +164,38 @@ def _reason(error: BaseException) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
-def sha256(path: Path) -> str:
-    """Return the hash of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def shape_of(net: Net) -> dict[str, Any]:
+    """Return what a checkpoint says of `net` besides its weights; `net_of` reads it."""
+    shape: dict[str, Any] = {"num_classes": net.num_classes, "in_chans": net.in_chans}
+    if isinstance(net, PlainNet):
+        arch = net.space.arch.to_dict()
+        return shape | {"plain": {"net": net.net, "arch": arch, "origin": net.origin}}
+    return shape | {"space": net.space.to_dict()}
 
 
-def net_of(content: Mapping[str, Any], source: str | Path) -> SuperNet:
-    """Rebuild the supernet of a checkpoint, in evaluation mode, with its gates.
+def net_of(content: Mapping[str, Any], source: str | Path) -> Net:
+    """Rebuild the net of a checkpoint, in evaluation mode; a supernet with its gates.
 
     Raises:
         CheckpointError: if its weights are not those of its space.
     """
     try:
-        space = SearchSpace.from_dict(content["space"])
-        net = SuperNet(space, int(content["num_classes"]), int(content["in_chans"]))
+        net = _net_of(content)
         net.load_state_dict(content["model"])
     except (ValueError, RuntimeError, TypeError, AttributeError, KeyError) as error:
         reason = " ".join(str(error).split())[:300]
         raise CheckpointError(f"{source}: the weights do not fit the space ({reason})") from error
-    net.gates = gates_of(content.get("gates", {}), space, source)
+    if isinstance(net, SuperNet):
+        net.gates = gates_of(content.get("gates", {}), net.space, source)
     return net.to(memory_format=torch.channels_last).eval()
+
+
+def _net_of(content: Mapping[str, Any]) -> Net:
+    if "plain" in content:
+        plain = content["plain"]
+        return PlainNet(plain["net"], Arch.from_dict(plain["arch"]), plain["origin"])
+    space = SearchSpace.from_dict(content["space"])
+    return SuperNet(space, int(content["num_classes"]), int(content["in_chans"]))
 
 
 def gates_of(

@@ -13,7 +13,7 @@ from torch import nn
 
 from supernet.data.batches import Batch, train_batches
 from supernet.data.sets import ImageData
-from supernet.network import SuperNet
+from supernet.plain import Net
 from supernet.ranks import ALONE, Ranks
 from supernet.space import Arch
 from supernet.train.loop import StepConfig
@@ -26,7 +26,7 @@ _STEPS = 3
 
 
 def estimate_seconds(
-    net: SuperNet,
+    net: Net,
     phases: Sequence[Phase],
     strategy: Strategy,
     data: ImageData,

@@ -30,12 +30,13 @@ from supernet.data.sets import ImageData
 from supernet.errors import Diverged
 from supernet.evaluate import top1_of
 from supernet.network import SuperNet
+from supernet.plain import Net
 from supernet.ranks import ALONE, Ranks
-from supernet.space import Arch, SearchSpace
+from supernet.space import Arch
 from supernet.train.average import Average
 from supernet.train.gate_step import GateConfig, arch_step
 from supernet.train.passes import UNREGULARIZED, Passes, Regularize
-from supernet.train.phases import Phase
+from supernet.train.phases import Choices, Phase
 from supernet.train.precision import Precision
 from supernet.train.strategies import Strategy
 from supernet.train.targets import Target
@@ -98,7 +99,7 @@ class StepConfig:
 
 
 def fit(
-    net: SuperNet,
+    net: Net,
     *,
     phases: Sequence[Phase],
     strategy: Strategy,
@@ -117,7 +118,7 @@ def fit(
     Returns whether it came to the end; if not, it was asked to stop and its state was saved.
 
     Args:
-        net: the supernet; all processes of `ranks` hold the same weights.
+        net: a supernet, or a plain network; all processes of `ranks` hold the same weights.
         phases: the schedule.
         strategy: the losses of a step.
         data: the images.
@@ -179,6 +180,7 @@ def fit(
                     seed=config.seed, step=step, device=device, balance=config.balance,
                 )  # fmt: skip
                 rng = random.Random(f"{config.seed}/gates/{step}")
+                assert isinstance(net, SuperNet), "gates choose among the subnets of a supernet"
                 over = (step - first_move) / (num_steps - first_move)
                 moved = arch_step(
                     net, moving, ranks.share(held), rng=rng, config=config.gates, share=over,
@@ -198,12 +200,11 @@ def fit(
         run.save(state_at(after))
         last = position.epoch == phase.epochs - 1
         if last or config.evaluate == "epoch":
-            ends = {"largest": phase.space.largest(), "smallest": phase.space.smallest()}
             best = average.net if average else net
             top1 = {
                 name: top1_of(best, arch, data.held_out, train=data.train, preprocess=preprocess,
                               ranks=ranks)
-                for name, arch in ends.items()
+                for name, arch in phase.space.ends.items()
             }  # fmt: skip
             run.scored(phase, after.step, top1, last=last)
         if stop:
@@ -215,7 +216,7 @@ def fit(
 class _Step:
     """A step on the weights: zero, accumulate, average over processes, clip, step."""
 
-    net: SuperNet
+    net: Net
     strategy: Strategy
     optimizer: torch.optim.Optimizer
     config: StepConfig
@@ -289,7 +290,7 @@ def gate_steps(
 
 
 def state_of(
-    net: SuperNet,
+    net: Net,
     average: Average | None,
     optimizer: torch.optim.Optimizer,
     targets: Sequence[Target],
@@ -313,7 +314,7 @@ def state_of(
 class Draw:
     """The subnet at each place of a step: from the phase's space, or a `share` from gates."""
 
-    space: SearchSpace
+    space: Choices
     seed: int
     step: int
     targets: Sequence[Target] = ()

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from supernet.errors import SupernetError
-from supernet.network import SuperNet
 from supernet.noise import Noise
+from supernet.plain import Net
 from supernet.space import Arch
 from supernet.train.precision import Precision
 
@@ -43,7 +43,7 @@ UNREGULARIZED = Regularize()
 class Passes:
     """`strategies.Forward` of one step."""
 
-    net: SuperNet
+    net: Net
     precision: Precision
     noise: Noise | None = None
     teaching: nn.Module | None = None

@@ -6,15 +6,44 @@ losses a step uses (`strategies.py`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 from fvcore.common.param_scheduler import CosineParamScheduler
 
 from supernet.construct import construct
 from supernet.errors import SupernetError
-from supernet.space import SearchSpace
+from supernet.space import Arch
+
+
+class Choices(Protocol):
+    """What training sees of a space: `space.SearchSpace`, or one architecture alone."""
+
+    @property
+    def ends(self) -> Mapping[str, Arch]:
+        """The architectures that reports name."""
+
+    @property
+    def size(self) -> int:
+        """How many architectures there are."""
+
+    @property
+    def restrict(self) -> Callable[..., Choices]:
+        """What gives the part of this space that a phase keeps."""
+
+    def largest(self) -> Arch:
+        """Return the largest architecture."""
+        ...
+
+    def smallest(self) -> Arch:
+        """Return the smallest architecture."""
+        ...
+
+    def sample(self, rng: random.Random) -> Arch:
+        """Draw an architecture."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +63,7 @@ class Phase:
     """
 
     name: str
-    space: SearchSpace
+    space: Choices
     epochs: int
     lr: float
     subnets: int = 1
@@ -69,7 +98,12 @@ class Phase:
         return warmup * float(CosineParamScheduler(self.lr, 0.0)(done))
 
 
-def build_phases(space: SearchSpace, phases: Mapping[str, Any]) -> tuple[Phase, ...]:
+def alone(phase: Phase) -> Phase:
+    """Return `phase` as a space of one architecture needs it: that one, once a step, on labels."""
+    return replace(phase, subnets=1, teach=False, smallest=False, sort_channels=False)
+
+
+def build_phases(space: Choices, phases: Mapping[str, Any]) -> tuple[Phase, ...]:
     """Turn a recipe's phases, by name, into values; `keep` holds arguments of `restrict`.
 
     Raises:

@@ -27,14 +27,14 @@ Watch = Callable[[Mapping[str, float]], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Origin:
+class Launch:
     """What asked for a run: the command, and of one in a sweep the settings that vary."""
 
     command: str = ""
     varied: Mapping[str, str] = field(default_factory=dict)
 
 
-NOBODY = Origin()
+UNKNOWN_LAUNCH = Launch()
 
 
 def varied_by(overrides: Sequence[str]) -> dict[str, str]:

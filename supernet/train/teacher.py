@@ -14,6 +14,7 @@ from torch import nn
 
 from supernet.data.sets import ImageData
 from supernet.errors import SupernetError
+from supernet.timm_models import check_known
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,11 +30,7 @@ class Teacher:
         Raises:
             SupernetError: if timm has no such network, or the file does not fit it and `data`.
         """
-        if not timm.is_model(self.model):
-            near = ", ".join(timm.list_models(f"*{self.model[:6]}*")[:5]) or "timm.list_models()"
-            raise SupernetError(
-                f"teacher.model is {self.model!r}, which timm does not have; near: {near}"
-            )
+        check_known(self.model, "teacher.model")
         net: nn.Module = timm.create_model(
             self.model, num_classes=data.num_classes, in_chans=data.in_chans
         )

@@ -61,11 +61,11 @@ def test_png_files_train_to_the_very_accuracy_of_tensors(
          "data.workers=0", "data.augment.pad=1", "data.augment.flip=false", "threads=1"]
     )  # fmt: skip
     training.start(files, tmp_path / "files", console)
-    monkeypatch.setattr(training, "build_data", lambda config: ordered)
+    monkeypatch.setattr("supernet.origins.build_data", lambda config, size: ordered)
     training.start(
         composed(["experiment=smoke", "data=digits", "threads=1"]), tmp_path / "tensors", console
     )
-    monkeypatch.setattr("supernet.trained.build_data", lambda config: ordered)
+    monkeypatch.setattr("supernet.trained.build_data", lambda config, size: ordered)
     expected = scores(tmp_path / "tensors", None)
     monkeypatch.undo()
     assert scores(tmp_path / "files", None) == expected

@@ -8,6 +8,7 @@ import json
 import shutil
 import signal
 import subprocess
+import sys
 import weakref
 from collections import Counter
 from collections.abc import Callable
@@ -70,6 +71,28 @@ def test_a_board_with_only_numpy_and_a_runtime_gives_a_table(
     assert all(entry.visits >= 18 for entry in table.entries.values())
     assert (table.correction.nets, table.correction.scale > 0) == (len(plan.nets), True)
     assert all("busy" in w or "did not settle" in w for w in warnings)
+
+
+@pytest.mark.parametrize(
+    ("runtime", "precision"),
+    [
+        ("onnxruntime-int8", "int8"),
+        pytest.param("openvino", "fp32", marks=pytest.mark.runtimes),
+    ],
+)
+def test_other_runtimes_give_tables_of_theirs(
+    runtime: str, precision: str, plan: Plan, space: SearchSpace, tmp_path: Path
+) -> None:
+    pytest.importorskip(bundle_script.package_of(runtime))
+    folder = tmp_path / "bundle"
+    bundle.write_bundle(folder, plan, runtime=runtime)
+    done = _run(Path(sys.executable), folder, *QUICK)
+    assert done.returncode == 0, done.stderr
+    table, _ = import_result(tmp_path / "result.json", folder)
+    for resolution in space.resolutions:
+        table.require(space_keys(space, resolution, **SHAPES).distinct())
+    assert (table.device.runtime, table.device.precision) == (runtime, precision)
+    assert table.device.runtime_version == runtimes.get(runtime).version()
 
 
 def _changed_byte(path: Path, at: int) -> None:

@@ -14,6 +14,7 @@ from supernet.latency.keys import LayerKey, arch_keys
 from supernet.latency.onnx_layers import onnx_layers
 from supernet.space import ACTIVATIONS, FAMILIES, FixedBlock, SearchSpace, Stage
 from supernet.standalone import timm_model
+from tests.builders import HAND_MADE
 
 
 def _key(kind: str, family: str = "mobilenetv3", **rest: object) -> LayerKey:
@@ -33,11 +34,16 @@ FIRSTS = [
         FAMILIES, (3, 5), (1, 2), (False, True), ("relu", "swish"), (16, 24)
     )
 ]
+SEPARABLES = [
+    _key("separable", f, kernel_size=3, stride=s, se=se, act="relu6", out_channels=out)
+    for f, s, se, out in itertools.product(FAMILIES, (1, 2), (False, True), (16, 24))
+]
 OTHERS = [
     *(_key("stem", kernel_size=3, stride=2, act=act, in_channels=3) for act in ACTIVATIONS),
     *(_key("final", act=act) for act in ACTIVATIONS),
     *(_key("head", act=act) for act in ACTIVATIONS),
     _key("head", in_size=1, act="hard_swish"),
+    _key("head", act="hard_swish", bias=True),
     _key("classifier", in_size=1),
     _key("classifier", "efficientnet", in_size=5),
 ]
@@ -67,7 +73,7 @@ def _assert_equal(keys: list[LayerKey], batch: int = 2) -> None:
     np.testing.assert_allclose(y / scale, expected.numpy() / scale, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("key", [*BLOCKS, *FIRSTS, *OTHERS], ids=str)
+@pytest.mark.parametrize("key", [*BLOCKS, *FIRSTS, *SEPARABLES, *OTHERS], ids=str)
 def test_a_layer_equals_timms(key: LayerKey) -> None:
     _assert_equal([key])
 
@@ -89,20 +95,25 @@ def _space(family: str) -> SearchSpace:
     )
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_whole_net_equals_timms(family: str) -> None:
-    space = _space(family)
+SPACES = {
+    **{family: _space(family) for family in FAMILIES},
+    **{name: HAND_MADE[name] for name in ("efficientnet-separable", "mobilenetv3-biased")},
+}
+
+
+@pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
+def test_a_whole_net_equals_timms(space: SearchSpace) -> None:
     _assert_equal(list(arch_keys(space, space.largest(), in_chans=3, num_classes=10)))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_whole_net_has_the_ops_of_torchs_exporter(family: str) -> None:
-    space = _space(family)
+@pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
+def test_a_whole_net_has_the_ops_of_torchs_exporter(space: SearchSpace) -> None:
+    size = max(space.resolutions)
     keys = arch_keys(space, space.largest(), in_chans=3, num_classes=10)
     ours = onnx.load_from_string(onnx_layers(keys, blocks.layers(keys)))
     onnx.checker.check_model(ours, full_check=True)
     args = blocks.net_args(space, space.largest(), num_classes=10, in_chans=3)
-    example = (torch.zeros(1, 3, 24, 24),)
+    example = (torch.zeros(1, 3, size, size),)
     program = torch.onnx.export(timm_model(args).eval(), example, dynamo=True, verbose=False)
     theirs = program.model_proto
     assert ours.opset_import[0].version == theirs.opset_import[0].version

@@ -48,17 +48,17 @@ def load(model: Model, *, threads: int, provider: str) -> Loaded:
         text, weights = ncnn_files(model.onnx)
     except (DecodeError, ValueError, KeyError, IndexError) as error:
         raise refusal("ncnn", model, error) from error
-    net = _network(text, weights, threads)
+    net = network_of(text, weights, threads)
     image = model.example()[0]
     x = ncnn.Mat(image).clone()  # a Mat alone does not keep the array alive
     if model.keys and model.keys[0].kind != "stem":
-        x = _extract(_network(_SAME, b"", threads), x, _AS_IT_IS)
+        x = _extract(network_of(_SAME, b"", threads), x, _AS_IT_IS)
     if net is None or _extract(net, x, _PLAIN) is None:
         raise refusal("ncnn", model, RuntimeError(f"cannot run it on {shape}"))
     return Loaded(lambda: _extract(net, x, _AS_IT_IS), lambda: _array(_extract(net, x, _PLAIN)))
 
 
-def _network(text: str, weights: bytes, threads: int) -> Any:
+def network_of(text: str, weights: bytes, threads: int) -> Any:
     """Return the network, or None if ncnn cannot read it."""
     net = ncnn.Net()
     net.opt.num_threads = threads
@@ -71,6 +71,12 @@ def _network(text: str, weights: bytes, threads: int) -> Any:
         if net.load_param_mem(text) != 0 or net.load_model(str(path)) != 0:
             return None
     return net
+
+
+def output_of(net: Any, x: Any) -> np.ndarray[Any, Any] | None:
+    """Return a copy of what `net` gives for the Mat `x`, with the batch that ncnn has not."""
+    y = _extract(net, x, _PLAIN)
+    return None if y is None else _array(y)
 
 
 def _extract(net: Any, x: Any, how: int) -> Any:

@@ -16,6 +16,7 @@ All happens in memory. A block takes 60 ms, most of it in the tools' loop over c
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from onnxruntime.quantization.calibrate import TensorsData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
+from supernet.latency.keys import BLOCKS
 from supernet.latency.model import Model
 from supernet.latency.runtimes import Loaded, refusal
 from supernet.latency.runtimes.onnxruntime import REFUSALS, environment, providers, start, version
@@ -40,22 +42,44 @@ _TO_NHWC, _TO_NCHW = (0, 2, 3, 1), (0, 3, 1, 2)
 _Array = np.ndarray[Any, Any]
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """A quantised model and an input of it; scale and zero point where its output is int8."""
+
+    content: bytes
+    x: _Array
+    output: tuple[_Array, ...] | None
+
+
 def load(model: Model, *, threads: int, provider: str) -> Loaded:
     """Quantise the model and start a session of it."""
+    made = prepared(model)
+    try:
+        loaded = start(made.content, made.x, threads=threads, provider=provider)
+    except REFUSALS as error:
+        raise refusal("onnxruntime-int8", model, error) from error
+    if made.output is None:
+        return loaded
+    scale, zero = made.output
+    return Loaded(loaded.run, lambda: _dequantized(loaded.output(), scale, zero))
+
+
+def prepared(model: Model) -> Prepared:
+    """Quantise the model as it stands inside a net.
+
+    Raises:
+        DeviceError: if the tools refuse it.
+    """
     kinds = [key.kind for key in model.keys]
     x = model.example()
     try:
-        before = bool(kinds) and kinds[0] in ("first", "block", "final")
-        after = bool(kinds) and kinds[-1] in ("stem", "first", "block")
+        before = bool(kinds) and kinds[0] in (*BLOCKS.values(), "final")
+        after = bool(kinds) and kinds[-1] in ("stem", *BLOCKS.values())
         proto = quantized(model.onnx, x, output_too=after)
         x = _take_int8(proto, x) if before else x
-        scale = _give_int8(proto) if after else None
-        loaded = start(proto.SerializeToString(), x, threads=threads, provider=provider)
+        return Prepared(proto.SerializeToString(), x, _give_int8(proto) if after else None)
     except (*REFUSALS, DecodeError, InferenceError) as error:
         raise refusal("onnxruntime-int8", model, error) from error
-    if scale is None:
-        return loaded
-    return Loaded(loaded.run, lambda: _dequantized(loaded.output(), *scale))
 
 
 def quantized(model: bytes, x: _Array, *, output_too: bool) -> ModelProto:

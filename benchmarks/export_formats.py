@@ -1,0 +1,108 @@
+"""What does a subnet weigh, compute and take in each export format, in float32 and int8?
+
+    python benchmarks/export_formats.py --json benchmarks/results/export_formats.json
+
+One subnet of the small Fashion-MNIST run, its architecture drawn at random, through every format of
+`supernet export` on one thread. A format whose packages are missing is named as skipped.
+"""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from dataclasses import replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import aim, write_result
+from small_run import flags_of, trained
+
+from supernet import export
+from supernet.certificate import read_certificate
+from supernet.compression import compression
+from supernet.deploy import write_subnet
+from supernet.errors import DeviceError
+from supernet.exporting import export_to
+from supernet.trained import Trained
+
+SECONDS = 4.0
+
+
+def main() -> None:
+    """Read the flags, export, write the result."""
+    flags = flags_of(__doc__)
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        run = trained(Path(folder) / "run" if flags.quick else flags.run, quick=flags.quick)
+        measure(run, Path(folder), 0.2 if flags.quick else SECONDS, flags.json)
+
+
+def measure(run: Trained, folder: Path, seconds: float, out: Path) -> None:
+    """Export one subnet in every format and precision there is."""
+    space = run.net.space
+    arch = replace(space.sample(random.Random(0)), resolution=max(space.resolutions))
+    subnet = folder / "subnet"
+    write_subnet(run, arch, subnet, promise={})
+    found: dict[str, Any] = {}
+    skipped: dict[str, str] = {}
+    no_int8: dict[str, str] = {}
+    for name in export.FORMATS:
+        print(name)
+        try:
+            chosen = export.get(name)
+            int8 = chosen.NO_INT8 is None
+            place = subnet / name
+            exported = export_to(subnet, name, int8=int8, out=place, seconds=seconds, on_note=print)
+        except DeviceError as error:
+            skipped[name] = str(error).replace(str(folder), "")
+            print(f"skipped: {skipped[name]}")
+            continue
+        if chosen.NO_INT8 is not None:
+            no_int8[name] = chosen.NO_INT8
+        found[name] = {"runtime_version": chosen.version()} | {
+            key: value
+            for key, value in exported.to_dict().items()
+            if key not in ("place", "format")
+        }
+        for row in exported.rows:
+            print(f"  {row}")
+    rows = [(name, row) for name, each in found.items() for row in each["rows"]]
+    apart = [row["largest_difference"] for _, row in rows if row["precision"] == "fp32"]
+    lost = [100 * (each["rows"][0]["top1"] - each["rows"][1]["top1"])
+            for each in found.values() if len(each["rows"]) == 2]  # fmt: skip
+    paper = read_certificate(subnet)
+    write_result(
+        out,
+        question=__doc__.splitlines()[0],
+        aims=[
+            aim("formats that really ran", len(export.FORMATS), len(found), at_least=True),
+            aim("largest difference of float32 to PyTorch", 1e-3, max(apart), at_least=False),
+            aim("most points of top-1 that int8 costs", 1.0, max(lost), at_least=False),
+        ],
+        data={
+            "data": run.config["data"]["name"],
+            "arch": str(arch),
+            "params": paper["params"],
+            "macs": paper["macs"],
+            "test_images": paper["test_images"],
+            "top1": paper["top1"],
+            "compression": compression(subnet).to_dict(),
+            "quantisers": {n: _version(n) for n in ("ai-edge-quantizer", "torchao")},
+            "formats": found,
+            "skipped": skipped,
+            "no_int8": no_int8,
+        },
+    )
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,240 @@
+"""The command `export`: a subnet in another format, compared with PyTorch, scored and timed.
+
+Not here: how a format is written and run (`export/`).
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from supernet import export
+from supernet.data.batches import eval_batches
+from supernet.data.sets import ImageData
+from supernet.errors import DeviceError, SupernetError
+from supernet.evaluate import scores
+from supernet.files import write_json
+from supernet.latency import host
+from supernet.latency.profile import measure_exports
+from supernet.subnet import check_replaceable, load_config, load_subnet, replacing
+from supernet.subnet_images import data_for, made_up, some_of
+
+FORMAT, VERSION = "supernet-export", 1
+PAPER = "export.json"
+CALIBRATION_IMAGES, COMPARED_IMAGES = 256, 64
+POINT = 0.01
+TOLERANCE = 1e-3
+"""Of float32 outputs, relative to the largest one, or to 1 if that is larger."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One precision of a format: what its files weigh, and what they compute how fast."""
+
+    precision: str
+    bytes: int
+    largest_difference: float
+    top1: float | None
+    median_ms: float
+    interval_ms: tuple[float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """What was written, and the rows of float32 and, if asked, int8."""
+
+    place: Path
+    format: str
+    images: str
+    torch_top1: float | None
+    rows: tuple[Row, ...]
+
+    @property
+    def warning(self) -> str | None:
+        """Say so if int8 costs more than a point of accuracy."""
+        if len(self.rows) < 2 or self.rows[0].top1 is None or self.rows[1].top1 is None:
+            return None
+        lost = self.rows[0].top1 - self.rows[1].top1
+        if lost <= POINT:
+            return None
+        return f"int8 costs {100 * lost:.2f} points of top-1; float32 keeps them"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data."""
+        return {
+            "format": self.format,
+            "place": self.place.as_posix(),
+            "images": self.images,
+            "torch_top1": self.torch_top1,
+            "rows": [asdict(row) for row in self.rows],
+            "warning": self.warning,
+        }
+
+
+def is_export(folder: Path) -> bool:
+    """Whether `folder` was written by `export_to`."""
+    try:
+        paper = json.loads((folder / PAPER).read_text(encoding="utf-8"))
+        return bool(paper.get("kind") == FORMAT)
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def export_to(
+    folder: Path,
+    name: str,
+    *,
+    int8: bool = False,
+    out: Path | None = None,
+    threads: int = 1,
+    seconds: float | None = None,
+    on_note: Callable[[str], None] = lambda text: None,
+) -> Exported:
+    """Write the subnet in `folder` in the format `name`, once it has been compared and timed.
+
+    Args:
+        folder: a subnet folder.
+        name: one of `export.FORMATS`.
+        int8: quantise, with ranges from the training images.
+        out: where to; left out: a folder in `folder`.
+        threads: of the runtime that times.
+        seconds: of timing, at most.
+        on_note: gets sentences for the user.
+
+    Raises:
+        CheckpointError: if `folder` is not a subnet's.
+        DeviceError: if the format is unknown, lacks its package, has no int8, cannot hold this
+            network, or computes something else than PyTorch; if there are too few cores.
+        SupernetError: if int8 is asked for and the training images are not there, or `out` holds
+            something else.
+    """
+    host.check_threads(threads)
+    place = out or folder / (f"{name}-int8" if int8 else name)
+    subnet = export.Subnet(folder=folder, config=load_config(folder), model=load_subnet(folder))
+    check_replaceable(place, is_export, "an export")
+    chosen = export.get(name)
+    if int8 and chosen.NO_INT8 is not None:
+        raise DeviceError(f"format {name!r} has no int8: {chosen.NO_INT8}")
+    data = _data(subnet, int8, on_note)
+    calibration = None
+    if int8 and data is not None:
+        calibration = some_of(data.train, subnet.config, CALIBRATION_IMAGES)
+    with tempfile.TemporaryDirectory() as temporary, replacing(place, is_export, "an export") as to:
+        places = {"fp32": Path(temporary) if int8 else to} | ({"int8": to} if int8 else {})
+        for precision, there in places.items():
+            chosen.write(subnet, there, calibration if precision == "int8" else None)
+        found = _found(subnet, name, places, data, threads, seconds, on_note)
+        exported = Exported(place=place, format=name, **found)
+        write_json(to / PAPER, _paper(subnet, chosen, exported))
+    return exported
+
+
+def _data(subnet: export.Subnet, int8: bool, on_note: Callable[[str], None]) -> ImageData | None:
+    try:
+        return data_for(subnet.config)
+    except SupernetError as error:
+        if int8:
+            raise SupernetError(f"int8 needs images to find its ranges, but {error}") from error
+        on_note(f"note: {error}: outputs are compared on made-up images, and nothing is scored")
+        return None
+
+
+@torch.no_grad()
+def _found(
+    subnet: export.Subnet,
+    name: str,
+    places: dict[str, Path],
+    data: ImageData | None,
+    threads: int,
+    seconds: float | None,
+    on_note: Callable[[str], None],
+) -> dict[str, Any]:
+    """Compare, score and time the files in `places`."""
+    if data is None:
+        images, of = made_up(subnet.config, COMPARED_IMAGES), "made-up images"
+    else:
+        images, of = some_of(data.test, subnet.config, COMPARED_IMAGES), "test images"
+    want = subnet.model(images)
+    computed: dict[str, tuple[float, float | None]] = {}
+    for precision, place in places.items():
+        run = export.get(name).load(place, threads=threads)
+        difference = _difference(run, images, want)
+        limit = TOLERANCE * max(1.0, float(want.abs().max()))
+        if precision == "fp32" and not difference <= limit:
+            raise DeviceError(
+                f"{name} computes something else than PyTorch on {len(images)} {of}: outputs are "
+                f"up to {difference:.3g} apart, {limit:.3g} is allowed; nothing is written"
+            )
+        computed[precision] = difference, _top1(_Runs(run), subnet, data)
+    shape = (1, *subnet.image_shape)
+    session = measure_exports(
+        [(name, place, shape) for place in places.values()], threads=threads, seconds=seconds,
+        on_warning=lambda text: on_note(f"warning: {text}"),
+    )  # fmt: skip
+    rows = tuple(
+        Row(precision=precision, bytes=_bytes(places[precision]), largest_difference=difference,
+            top1=top1, median_ms=timing.median_ms, interval_ms=(timing.low_ms, timing.high_ms))
+        for (precision, (difference, top1)), timing in zip(
+            computed.items(), session.timings, strict=True)
+    )  # fmt: skip
+    torch_top1 = _top1(subnet.model, subnet, data)
+    return {"images": f"{len(images)} {of}", "torch_top1": torch_top1, "rows": rows}
+
+
+def _difference(run: export.Run, images: Tensor, want: Tensor) -> float:
+    return float((torch.from_numpy(run(images.numpy())) - want).abs().max())
+
+
+def _top1(model: nn.Module, subnet: export.Subnet, data: ImageData | None) -> float | None:
+    if data is None:
+        return None
+    config = subnet.config
+    parts = torch.arange(len(data.test)).split(256)
+    batches = eval_batches(data.test, config.preprocess, parts, device=torch.device("cpu"))
+    return scores(model, batches, config.arch.resolution).top1
+
+
+class _Runs(nn.Module):
+    """What runs exported files, as a network that is scored."""
+
+    def __init__(self, run: export.Run) -> None:
+        super().__init__()
+        self._run = run
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the logits of `images`."""
+        return torch.from_numpy(self._run(images.contiguous().numpy()))
+
+
+def _bytes(place: Path) -> int:
+    return sum(file.stat().st_size for file in place.iterdir())
+
+
+def _paper(subnet: export.Subnet, chosen: export.Format, exported: Exported) -> dict[str, Any]:
+    """Return what stands beside the files: what they are, what they take, what was found."""
+    preprocess = subnet.config.preprocess
+    found = exported.to_dict()
+    found.pop("place")
+    return {
+        "kind": FORMAT,
+        "version": VERSION,
+        "tool_version": metadata.version("supernet"),
+        "runtime_version": chosen.version(),
+        "arch_id": subnet.config.arch.id,
+        "input": {
+            "layout": chosen.LAYOUT,
+            "shape": [1, *subnet.image_shape],
+            "mean": list(preprocess.mean),
+            "std": list(preprocess.std),
+        },
+        "classes": list(subnet.config.classes),
+        **found,
+    }

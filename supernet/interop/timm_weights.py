@@ -1,0 +1,249 @@
+"""Weights of a timm network as the start of a supernet: they fill its largest subnet.
+
+A tensor is taken where its name and shape are those of the largest subnet. One that is larger is
+cropped as smaller ops are cut: first channels, centre of the kernel. Blocks beyond the deepest of a
+stage, and the head of other classes, are left out. Anything else that is missing, too small or left
+over is listed, and then nothing is loaded. Files are read without running any code in them.
+
+Not here: the space of a timm network (`timm_space.py`); how an op's weights lie in the shared ones
+(`elastic.py`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from supernet.blocks import frame, net_args, timm_stages
+from supernet.elastic import KERNEL, ElasticBlock
+from supernet.errors import CheckpointError
+from supernet.interop.timm_space import check_name
+from supernet.network import SuperNet
+from supernet.space import Op
+from supernet.standalone import timm_model
+from supernet.train.checkpoint import load_tensors
+
+HUB = "timm:"
+STEM, HEAD = "conv_stem.weight", ("classifier.weight", "classifier.bias")
+SHOWN = 6
+_WRAPPED = ("state_dict_ema", "model_ema", "state_dict", "model")
+"""Under which names training scripts keep the weights in a file, averaged ones first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Filled:
+    """What became of the tensors of a file.
+
+    Args:
+        source: the file, or the network that was fetched.
+        taken: how many tensors serve as they are.
+        cropped: each with its shapes there and here.
+        left_out: tensors of blocks beyond the deepest, and of another head.
+        new_head: whether the classifier starts anew.
+    """
+
+    source: str
+    taken: int
+    cropped: tuple[str, ...]
+    left_out: tuple[str, ...]
+    new_head: bool
+
+    def __str__(self) -> str:
+        """Tell it in a line."""
+        words = [f"{self.taken} tensors taken"]
+        words += [f"{len(self.cropped)} cropped ({_listed(self.cropped)})"] * bool(self.cropped)
+        words += [f"{len(self.left_out)} left out ({_listed(self.left_out)})"] * bool(self.left_out)
+        words += ["the head starts anew"] * self.new_head
+        return f"largest subnet from {self.source}: {', '.join(words)}"
+
+
+def read_weights(source: str) -> dict[str, Tensor]:
+    """Return the tensors of `timm:NAME`, fetched from the hub, or of a file by timm's names.
+
+    Raises:
+        SupernetError: if timm has no such network, or its weights cannot be fetched.
+        CheckpointError: if there is no such file, or it is damaged or holds something else.
+    """
+    if source.startswith(HUB):
+        return _fetched(source.removeprefix(HUB))
+    file = Path(source)
+    if not file.is_file():
+        raise CheckpointError(
+            f"{source}: no such file; name a .safetensors or .pth file, or {HUB}NAME to fetch one"
+        )
+    content: Any
+    if file.suffix == ".safetensors":
+        try:
+            content = load_file(file)
+        except (SafetensorError, OSError, ValueError) as error:
+            raise CheckpointError(f"{source}: damaged, or no safetensors ({error})") from error
+    else:
+        content = load_tensors(file)
+    content = next((content[name] for name in _WRAPPED if name in content), content)
+    if not isinstance(content, Mapping) or not all(isinstance(v, Tensor) for v in content.values()):
+        raise CheckpointError(f"{source}: not a group of tensors")
+    return {str(name).removeprefix("module."): tensor for name, tensor in content.items()}
+
+
+def _fetched(name: str) -> dict[str, Tensor]:
+    check_name(name)
+    try:
+        net: nn.Module = timm.create_model(name, pretrained=True)
+    except Exception as error:  # the hub's client raises many kinds where there is no internet
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise CheckpointError(
+            f"the weights of {name} cannot be fetched ({reason}); fetch them where there is "
+            "internet and name the file"
+        ) from error
+    return net.state_dict()
+
+
+def fill_(net: SuperNet, state: Mapping[str, Tensor], source: str) -> Filled:
+    """Fill the largest subnet of `net` with the tensors of `state`, by timm's names.
+
+    Args:
+        net: as it was built; its narrower ops and smaller kernels then are parts of the largest.
+        state: what `read_weights` returned.
+        source: to name it.
+
+    Raises:
+        CheckpointError: naming each tensor that is missing, too small or left over; then nothing
+            is loaded.
+    """
+    parts = list(_parts(net))
+    wanted = {f"{part.name}.{key}": shape for part in parts for key, shape in part.shapes.items()}
+    found, faults, cropped = dict[str, Tensor](), list[str](), list[str]()
+    new_head = _new_head(state, wanted)
+    for name, shape in wanted.items():
+        if name in HEAD and new_head:
+            continue
+        if name not in state:
+            if not name.endswith("num_batches_tracked"):  # old files have none
+                faults.append(f"lacks {name}")
+            continue
+        tensor = for_channels(state[name], shape[1]) if name == STEM else state[name]
+        cut = _cut(name, tuple(tensor.shape), tuple(shape))
+        if cut is None:
+            faults.append(f"{name} is {tuple(state[name].shape)}, not {tuple(shape)}")
+            continue
+        found[name] = tensor[cut] if cut else tensor
+        if cut or tensor is not state[name]:
+            cropped.append(f"{name} {tuple(state[name].shape)} to {tuple(shape)}")
+    extra = [name for name in state if name not in wanted]
+    deeper = [name for name in extra if _deeper(name, wanted)]
+    faults += [f"has {name}, which is not part of it" for name in extra if name not in deeper]
+    if faults:
+        raise CheckpointError(
+            f"{source} does not fit the largest subnet: {_listed(faults)}; nothing is loaded"
+        )
+    for part in parts:
+        part.load({key: found[n] for key in part.shapes if (n := f"{part.name}.{key}") in found})
+    left_out = (*deeper, *(name for name in HEAD if new_head and name in state))
+    return Filled(
+        source=source,
+        taken=len(found) - len(cropped),
+        cropped=tuple(cropped),
+        left_out=left_out,
+        new_head=new_head,
+    )
+
+
+def for_channels(weight: Tensor, in_chans: int) -> Tensor:
+    """Return a stem's weights for images of `in_chans` channels: grey as colour, or the reverse.
+
+    A grey image gives what it gave as three equal channels. Other numbers stay as they are.
+    """
+    have = weight.shape[1] if weight.ndim == 4 else in_chans
+    if have == in_chans or 1 not in (have, in_chans):
+        return weight
+    return weight.sum(1, keepdim=True).repeat(1, in_chans, 1, 1) / in_chans
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A module of the supernet that holds one of the largest subnet, and timm's name of that."""
+
+    name: str
+    module: nn.Module
+    op: Op | None
+    shapes: Mapping[str, torch.Size]
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take the tensors; of those that are not given, the own ones stay."""
+        if self.op is None:
+            self.module.load_state_dict({**self.module.state_dict(), **tensors})
+            return
+        assert isinstance(self.module, ElasticBlock)
+        self.module.fill_(self.op, {**self.module.tensors_for(self.op), **tensors})
+
+
+def _parts(net: SuperNet) -> Iterator[_Part]:
+    """Yield the parts of the supernet in the order of the data's path, by timm's names."""
+    space, largest = net.space, net.space.largest()
+    with torch.device("meta"):
+        model = timm_model(
+            net_args(space, largest, num_classes=net.num_classes, in_chans=net.in_chans)
+        )
+    names = {module: name for name, module in model.named_modules()}
+
+    def part(theirs: nn.Module, ours: nn.Module, op: Op | None) -> _Part:
+        shapes = {key: tensor.shape for key, tensor in theirs.state_dict().items()}
+        return _Part(names[theirs], ours, op, shapes)
+
+    shared = {**dict(net.stem.named_children()), **dict(net.tail.named_children())}
+    for role, module in frame(model, space).items():
+        yield part(module, shared[role], None)
+    for stage, where in zip(timm_stages(model, space), space.stage_slices, strict=True):
+        pairs = zip(net.blocks[where], largest.ops[where], strict=True)
+        active = [(block, op) for block, op in pairs if op is not None]
+        for module, (block, op) in zip(stage, active, strict=True):
+            yield part(module, block, op)
+
+
+def _new_head(state: Mapping[str, Tensor], wanted: Mapping[str, torch.Size]) -> bool:
+    """Whether the classifier is one for other classes, or not there at all."""
+    weight = state.get(HEAD[0])
+    if weight is None:
+        return not any(name in state for name in HEAD)
+    return weight.ndim == 2 and len(weight) != wanted[HEAD[0]][0]
+
+
+def _cut(name: str, have: tuple[int, ...], want: tuple[int, ...]) -> tuple[slice, ...] | None:
+    """Return how `want` is cut out of `have`: () where it is the same, None where it cannot be."""
+    if have == want:
+        return ()
+    if len(have) != len(want) or any(h < w for h, w in zip(have, want, strict=True)):
+        return None
+    if name == STEM and have[1] != want[1]:
+        return None
+    sides = list(zip(have, want, strict=True))
+    cuts = [slice(w) for _, w in sides[:2]]
+    for h, w in sides[2:]:
+        if h != w and (not name.endswith(KERNEL) or (h - w) % 2):
+            return None
+        cuts.append(slice((h - w) // 2, (h - w) // 2 + w))
+    return tuple(cuts)
+
+
+def _deeper(name: str, wanted: Mapping[str, torch.Size]) -> bool:
+    """Whether a tensor is of a block beyond the last one of a stage that there is."""
+    block = re.match(r"(blocks\.\d+\.)(\d+)\.", name)
+    if block is None:
+        return False
+    known = [re.match(rf"{re.escape(block[1])}(\d+)\.", other) for other in wanted]
+    mine = [int(match[1]) for match in known if match]
+    return bool(mine) and int(block[2]) > max(mine)
+
+
+def _listed(words: tuple[str, ...] | list[str]) -> str:
+    more = f"; and {len(words) - SHOWN} more" if len(words) > SHOWN else ""
+    return "; ".join(words[:SHOWN]) + more

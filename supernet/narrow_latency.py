@@ -1,0 +1,88 @@
+"""What a table of another device says of a subnet with other hidden widths than it was timed at.
+
+Between the expand ratios that the table holds of a block, time is taken to be linear in the width;
+below them the line goes on. Everything but these blocks is as the certificate predicted it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+from timm.models._efficientnet_builder import decode_arch_def
+from torch import nn
+
+from supernet.blocks import act_name
+from supernet.crop import input_sides
+from supernet.errors import TableError
+from supernet.latency.keys import LayerKey
+from supernet.latency.table import LatencyTable
+from supernet.narrow import residuals
+
+
+def predictor_of(
+    model: nn.Module, net: dict[str, Any], resolution: int, table: LatencyTable, whole_ms: float
+) -> Callable[[Sequence[int]], float]:
+    """Return what predicts the milliseconds of `model` at other hidden widths.
+
+    Args:
+        model: a timm network that `net` describes.
+        net: its description, as of `blocks.net_args`.
+        resolution: side of its images in pixels.
+        table: of the device.
+        whole_ms: what the table predicts of `model` as it is.
+
+    Raises:
+        TableError: if the table holds no two expand ratios of one of the blocks.
+    """
+    lines = [
+        _line(key.at(resolution), width, table) for key, width in _keys(model, net, resolution)
+    ]
+
+    def predict(widths: Sequence[int]) -> float:
+        pairs = zip(lines, widths, strict=True)
+        return whole_ms + sum(line(width) for line, width in pairs)
+
+    return predict
+
+
+def _keys(model: nn.Module, net: dict[str, Any], resolution: int) -> list[tuple[LayerKey, int]]:
+    """Return the key and the hidden width of each inverted residual, in path order."""
+    sides = input_sides(model, net["in_chans"], resolution)
+    found = []
+    for stage, number, block in residuals(model):
+        (parsed,) = decode_arch_def([[net["block_strings"][stage][number]]])[0]
+        key = LayerKey(
+            kind="block", family=net["family"], in_size=sides[stage, number][0],
+            in_channels=block.conv_pw.in_channels, out_channels=parsed["out_chs"],
+            kernel_size=parsed["dw_kernel_size"], expand_ratio=parsed["exp_ratio"],
+            stride=parsed["stride"], se=bool(parsed["se_ratio"]),
+            act=act_name(net["block_strings"][stage][number]),
+        )  # fmt: skip
+        found.append((key, block.conv_dw.out_channels))
+    return found
+
+
+def _line(key: LayerKey, whole: int, table: LatencyTable) -> Callable[[int], float]:
+    """Return what a block costs more at a hidden width than at the `whole` one, in ms."""
+    ratios = sorted(
+        other.expand_ratio
+        for other in table.entries
+        if replace(other, expand_ratio=key.expand_ratio) in (key, key.at(0))
+    )
+    points = sorted({ratio: table.ms(replace(key, expand_ratio=ratio)) for ratio in ratios}.items())
+    if len(points) < 2:
+        raise TableError(
+            f"the table of {table.device.name} holds {len(points)} widths of {key}; two are the "
+            "least to tell what others take (cropped kernels are in no table)"
+        )
+
+    def at(ratio: float) -> float:
+        (x, y), (far, top) = next(
+            (pair for pair in pairwise(points) if ratio <= pair[1][0]), (points[-2], points[-1])
+        )
+        return y + (ratio - x) * (top - y) / (far - x)
+
+    return lambda width: at(width / key.in_channels) - at(whole / key.in_channels)

@@ -1,0 +1,279 @@
+"""Which network a run trains and where its first weights are from: the group `conf/net/`.
+
+One kind each: a supernet, a hand-made network of timm, the network of a subnet folder. Files are
+read without running any code in them. A resumed run looks at none of this: its checkpoint holds
+the network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import timm
+import torch
+from rich.console import Console
+from timm.models import get_pretrained_cfg, load_state_dict
+from torch import Tensor, nn
+
+from supernet.certificate import CERTIFICATE, read_certificate
+from supernet.construct import construct
+from supernet.data.sets import ImageData
+from supernet.errors import CheckpointError, SupernetError
+from supernet.files import sha256
+from supernet.network import SuperNet
+from supernet.plain import Net, PlainNet
+from supernet.settings import build_data, build_space
+from supernet.space import Arch
+from supernet.subnet import load_config, load_subnet
+from supernet.timm_models import check_known
+from supernet.warm_start import warm_start_
+
+EARLIER = {"kind": "supernet", "init": None}
+"""What runs of before there was a choice trained."""
+
+
+class Origin(Protocol):
+    """One kind of `conf/net/`."""
+
+    def data(self, config: Mapping[str, Any]) -> ImageData:
+        """Load the images of the run `config`."""
+        ...
+
+    def net(self, config: Mapping[str, Any], data: ImageData, console: Console) -> Net:
+        """Build the network for `data`; `console` gets what is told of its first weights."""
+        ...
+
+
+def origin_of(config: Mapping[str, Any]) -> Origin:
+    """Read `config["net"]`.
+
+    Raises:
+        SupernetError: if there is no such kind, its fields cannot be used, or the run wants of one
+            network what only a supernet has.
+    """
+    fields = dict(config.get("net", EARLIER))
+    kind = fields.pop("kind", None)
+    if kind not in KINDS:
+        raise SupernetError(f"net.kind is {kind!r}; allowed: {', '.join(KINDS)}")
+    origin = construct(KINDS[kind], fields, "net")
+    if kind != "supernet":
+        _check_one(config, kind)
+    return origin
+
+
+@dataclass(frozen=True, kw_only=True)
+class Supernet:
+    """A supernet of the run's space.
+
+    Args:
+        init: what its largest subnet starts from: `timm:NAME`, or a file; None is fresh weights.
+    """
+
+    init: str | None = None
+
+    def data(self, config: Mapping[str, Any]) -> ImageData:
+        """See `Origin`."""
+        return build_data(config, size=max(build_space(config["space"]).resolutions))
+
+    def net(self, config: Mapping[str, Any], data: ImageData, console: Console) -> SuperNet:
+        """See `Origin`."""
+        net = SuperNet(build_space(config["space"]), data.num_classes, data.in_chans)
+        run = config.get("init_from")  # configurations of earlier versions have none
+        warm_start_(net, data, init=self.init, run=run, console=console)
+        return net
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timm:
+    """A hand-made network.
+
+    Args:
+        name: timm's.
+        weights: a file to start from; its classifier is dropped where the classes differ.
+        pretrained: whether to start from timm's own weights, which may be a download.
+        resolution: side of the images in pixels; None is the largest of the run's space.
+    """
+
+    name: str
+    weights: str | None = None
+    pretrained: bool = False
+    resolution: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        check_known(self.name, "name")
+        if self.resolution is not None and self.resolution < 8:
+            raise SupernetError(f"resolution is {self.resolution}; 8 px is the least")
+        if self.weights is not None and self.pretrained:
+            raise SupernetError("weights and pretrained exclude each other; leave one out")
+
+    def size(self, config: Mapping[str, Any]) -> int:
+        """Return the side of the images in pixels."""
+        return self.resolution or max(build_space(config["space"]).resolutions)
+
+    def data(self, config: Mapping[str, Any]) -> ImageData:
+        """See `Origin`."""
+        return build_data(config, size=self.size(config))
+
+    def net(self, config: Mapping[str, Any], data: ImageData, console: Console) -> PlainNet:
+        """See `Origin`."""
+        size, timms = self.size(config), get_pretrained_cfg(self.name, allow_unregistered=True)
+        fixed = {"img_size": size} if timms is not None and timms.fixed_input_size else {}
+        args = {"num_classes": data.num_classes, "in_chans": data.in_chans, **fixed}
+        net = {"family": "timm", "name": self.name.partition(".")[0], **args}
+        origin: dict[str, Any] | None = None
+        if self.weights is not None:
+            weights, classes = _read_weights(self.weights), None
+            origin = {"weights": self.weights, "sha256": sha256(Path(self.weights))}
+        elif self.pretrained:
+            weights, classes = _timms_weights(self.name, args), data.num_classes
+            origin = {"pretrained": self.name}
+        made = _built(net, Arch((), size), origin)
+        if origin is not None:
+            head = _head(made.model)
+            other = classes is None and any(
+                name in weights and weights[name].shape != tensor.shape
+                for name, tensor in head.items()
+            )
+            _load_(made.model, weights, without=set(head) if other else set(),
+                   where=str(self.weights or self.name))  # fmt: skip
+            made.origin = origin | {"classifier": "new" if other else "kept"}
+        return made
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subnet:
+    """The network of a subnet folder, with its weights, input size and normalisation.
+
+    Args:
+        dir: the folder; its classifier is dropped where the classes differ.
+    """
+
+    dir: str
+
+    def data(self, config: Mapping[str, Any]) -> ImageData:
+        """See `Origin`."""
+        folder = load_config(self.dir)
+        data = build_data(config, size=folder.arch.resolution)
+        if data.in_chans != folder.preprocess.in_chans:
+            raise SupernetError(
+                f"net.dir: {self.dir} takes images of {folder.preprocess.in_chans} channels, and "
+                f"data {data.name} has {data.in_chans}"
+            )
+        return data.normalised_as(folder.preprocess)
+
+    def net(self, config: Mapping[str, Any], data: ImageData, console: Console) -> PlainNet:
+        """See `Origin`."""
+        folder = load_config(self.dir)
+        kept = folder.classes == data.classes
+        origin = {
+            "subnet": self.dir,
+            "arch_id": folder.arch_id,
+            **_certified(Path(self.dir)),
+            "classifier": "kept" if kept else "new",
+        }
+        net = {**folder.net, "num_classes": data.num_classes}
+        made = _built(net, folder.arch, origin)
+        _load_(made.model, load_subnet(self.dir).state_dict(), where=self.dir,
+               without=set() if kept else set(_head(made.model)))  # fmt: skip
+        return made
+
+
+KINDS = {"supernet": Supernet, "timm": Timm, "subnet": Subnet}
+
+
+def _check_one(config: Mapping[str, Any], kind: str) -> None:
+    """Raise `SupernetError` if the run wants more than one network can give."""
+    if config.get("init_from"):
+        raise SupernetError(
+            f"init_from takes a supernet's weights, and net={kind} is one network; leave it out"
+        )
+    if config["targets"]:
+        raise SupernetError(
+            "targets: gates choose among the subnets of a supernet, and "
+            f"net={kind} is one network; leave targets out"
+        )
+    if config["regularize"].get("drop_path"):
+        raise SupernetError(
+            "regularize.drop_path goes with a supernet, whose blocks can be dropped; "
+            f"net={kind} takes regularize.dropout"
+        )
+
+
+def _built(net: Mapping[str, Any], arch: Arch, origin: Mapping[str, Any] | None) -> PlainNet:
+    """Build a network and see that it takes images of its size."""
+    size = arch.resolution
+    try:
+        made = PlainNet(net, arch, origin)
+        images = torch.zeros(2, made.in_chans, size, size)
+        with torch.no_grad():
+            shape = tuple(made.eval()(images, arch).shape)
+    except (TypeError, ValueError, RuntimeError, AssertionError, AttributeError,
+            NotImplementedError) as error:  # fmt: skip
+        raise SupernetError(
+            f"net: {net.get('name', net['family'])} cannot be built for images of {size} px and "
+            f"{net['in_chans']} channels ({_line(error)})"
+        ) from error
+    if shape != (2, made.num_classes):
+        raise SupernetError(f"net: {made.title} is no classifier: it gives {shape}")
+    return made
+
+
+def _read_weights(file: str) -> dict[str, Tensor]:
+    try:
+        weights: dict[str, Tensor] = load_state_dict(file, weights_only=True)
+        if not all(isinstance(tensor, Tensor) for tensor in weights.values()):
+            raise TypeError("it holds more than tensors")
+    except FileNotFoundError as error:
+        raise CheckpointError(f"net.weights: no file {file}") from error
+    except Exception as error:  # torch and safetensors raise many kinds for a damaged file
+        raise CheckpointError(f"net.weights: {file} cannot be read ({_line(error)})") from error
+    return weights
+
+
+def _timms_weights(name: str, args: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return timm's weights, fitted by timm to other channels and classes."""
+    try:
+        weights: dict[str, Tensor] = timm.create_model(name, pretrained=True, **args).state_dict()
+    except Exception as error:  # of networks, hubs and caches, many kinds
+        raise SupernetError(
+            f"net.pretrained: timm's weights of {name} are not to be had ({_line(error)})"
+        ) from error
+    return weights
+
+
+def _head(model: nn.Module) -> dict[str, Tensor]:
+    """Return the classifier's tensors by their names in `model`."""
+    found = model.get_classifier()  # type: ignore[operator]
+    heads = found if isinstance(found, (tuple, list)) else (found,)
+    return {
+        f"{name}.{key}": tensor
+        for name, module in model.named_modules()
+        if any(module is head for head in heads)
+        for key, tensor in module.state_dict().items()
+    }
+
+
+def _load_(
+    model: nn.Module, weights: Mapping[str, Tensor], *, without: set[str], where: str
+) -> None:
+    """Load `weights` but those named in `without`, which stay as they are."""
+    kept = {name: tensor for name, tensor in weights.items() if name not in without}
+    own = {name: tensor for name, tensor in model.state_dict().items() if name in without}
+    try:
+        model.load_state_dict(kept | own)
+    except RuntimeError as error:
+        raise CheckpointError(f"net: the weights of {where} do not fit ({_line(error)})") from error
+
+
+def _certified(folder: Path) -> dict[str, Any]:
+    """Return what a subnet's certificate says of where it is from."""
+    checkpoint = read_certificate(folder).get("checkpoint_sha256")
+    return {"checkpoint_sha256": checkpoint, "certificate_sha256": sha256(folder / CERTIFICATE)}
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__

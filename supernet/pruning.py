@@ -1,0 +1,284 @@
+"""The command `prune`: a finished subnet narrowed until it meets a lower budget.
+
+One share of the hidden channels stays in every block; the largest share whose network meets the
+budget is found by bisection over what is measured here, or for another device over what its table
+predicts. Not here: which channels stay (`narrow.py`), the prediction (`narrow_latency.py`).
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from torch import nn
+
+from supernet.certificate import (
+    findings,
+    head,
+    read_certificate,
+    write_certificate,
+)
+from supernet.cost import check_budget
+from supernet.data.sets import ImageData
+from supernet.errors import DeviceError, SupernetError
+from supernet.evaluate import calibrate_on_, scores_on
+from supernet.files import sha256
+from supernet.finetune import finetune_
+from supernet.latency import host
+from supernet.latency.plan import Session
+from supernet.latency.profile import measure_subnets
+from supernet.latency.table import LatencyTable
+from supernet.narrow import hidden_widths, narrowed, shares_of
+from supernet.narrow_latency import predictor_of
+from supernet.subnet import (
+    SubnetConfig,
+    check_ours,
+    check_replaceable,
+    load_config,
+    load_subnet,
+    replacing,
+    save_subnet,
+)
+from supernet.subnet_images import data_for, some_of
+
+_DEVICE = ("runtime", "threads", "batch", "provider")
+_PAPER = (*_DEVICE, "device", "machine", "cpu", "runtime_version", "precision", "table_id")
+
+
+@dataclass(frozen=True)
+class _Plans:
+    """The networks there are between all hidden channels and the fewest, and their times."""
+
+    model: nn.Module
+    config: SubnetConfig
+    widths: tuple[tuple[int, ...], ...]
+    """hidden channels of each, from the fewest to all"""
+    device: dict[str, Any]
+    console: Console
+    predict: Callable[[Sequence[int]], float] | None
+    """milliseconds by hidden channels; None measures here"""
+
+    def write(self, number: int, folder: Path) -> None:
+        """Write network `number` as a subnet folder without a certificate."""
+        model, net = narrowed(self.model, self.config.net, self.widths[number])
+        save_subnet(folder, model, replace(self.config, net=net))
+
+    def time(self, folders: Sequence[Path]) -> Session:
+        """Time subnet folders on this machine."""
+        return measure_subnets(
+            folders, **self.device, on_warning=lambda text: self.console.print(f"warning: {text}")
+        )
+
+    def cost(self, number: int) -> float:
+        """Return the milliseconds of network `number`."""
+        if self.predict is not None:
+            return self.predict(self.widths[number])
+        with tempfile.TemporaryDirectory() as place:
+            self.write(number, Path(place))
+            measured = self.time([Path(place)]).timings[0].median_ms
+        self.console.print(f"{sum(self.widths[number])} of {sum(self.widths[-1])} hidden channels: "
+                           f"{measured:.4g} ms")  # fmt: skip
+        return measured
+
+
+def prune(
+    folder: Path,
+    out: Path,
+    budget_ms: float,
+    console: Console,
+    *,
+    table: LatencyTable | None = None,
+    finetune: int = 0,
+) -> dict[str, Any]:
+    """Write a narrower subnet that takes at most `budget_ms`, and return its certificate.
+
+    Latency is measured on this machine, in the runtime of the table, else of the certificate,
+    else in ONNX Runtime on one thread. By a table of another processor, for which the subnet was
+    extracted, it is predicted.
+
+    Args:
+        folder: a subnet folder; it stays as it is.
+        out: written whole or not at all; a subnet that is there is replaced.
+        budget_ms: in milliseconds.
+        console: gets what is measured.
+        table: says the runtime, its threads, provider and batch.
+        finetune: epochs of training afterwards.
+
+    Raises:
+        CheckpointError: if `folder` is not a subnet's.
+        DeviceError: if the certificate is of another processor, and there is no table of it.
+        TableError: if the table does not hold enough of the subnet's blocks.
+        SupernetError: if no share meets the budget, or all channels do; if the training images
+            are not there.
+    """
+    check_budget(budget_ms)
+    if finetune < 0:
+        raise SupernetError(f"finetune is {finetune} epochs; 0 is the least")
+    if out.resolve() == folder.resolve():
+        raise SupernetError(f"{out} is the subnet that is pruned; name another --out")
+    check_replaceable(out)
+    paper, config, model = read_certificate(folder), load_config(folder), load_subnet(folder)
+    check_ours(config.net, "prune")
+    predict = _predictor(folder, model, config, paper, table)
+    paper |= _device_of(folder, paper, table)
+    data = data_for(config)
+    whole = tuple(hidden_widths(model))
+    widths = {tuple(shares_of(whole, share / 100)): None for share in range(1, 101)}
+    device = {name: paper[name] for name in _DEVICE}
+    plans = _Plans(model, config, tuple(widths), device, console, predict)
+    chosen = _largest_within(plans, folder, budget_ms)
+    with replacing(out) as beside:
+        _write_pruned(plans, chosen, beside, data, paper, finetune, folder, budget_ms)
+        certificate = read_certificate(beside)
+    console.print(
+        f"top-1 {100 * certificate['pruned']['top1_before']:.2f} % before, "
+        f"{100 * certificate['top1']:.2f} % after on {certificate['test_images']} images; "
+        f"{_said(certificate)}, budget {budget_ms:g} ms"
+    )
+    return certificate
+
+
+def _said(certificate: dict[str, Any]) -> str:
+    how = certificate["pruned"]["latency"]
+    return f"{certificate[f'{how}_ms']:.4g} ms {how}"
+
+
+def _predictor(
+    folder: Path,
+    model: nn.Module,
+    config: SubnetConfig,
+    paper: dict[str, Any],
+    table: LatencyTable | None,
+) -> Callable[[Sequence[int]], float] | None:
+    """Return what predicts latency by a table of another processor; None if it is measured."""
+    if table is None or table.device.cpu == host.cpu():
+        return None
+    if paper.get("table_id") != table.id or paper.get("predicted_ms") is None:
+        raise DeviceError(
+            f"the table is of {table.device.machine} ({table.device.cpu}), this is {host.cpu()}: "
+            f"it can only predict for a subnet that was extracted with it, which {folder} was not"
+        )
+    resolution, whole_ms = config.arch.resolution, float(paper["predicted_ms"])
+    return predictor_of(model, config.net, resolution, table, whole_ms)
+
+
+def _device_of(folder: Path, paper: dict[str, Any], table: LatencyTable | None) -> dict[str, Any]:
+    """Return the fields of a certificate that say what is measured with."""
+    if table is not None:
+        device = table.device
+        names = [name for name in _PAPER if name not in ("device", "table_id")]
+        fields = {name: getattr(device, name) for name in names}
+        return fields | {"device": device.name, "table_id": table.id}
+    if paper.get("runtime") is None:
+        return dict.fromkeys(_PAPER) | {
+            "runtime": "onnxruntime", "threads": 1, "batch": 1, "provider": "cpu",
+            "precision": "fp32", "machine": host.machine(), "cpu": host.cpu(),
+            "device": "onnxruntime-fp32-1thread",
+        }  # fmt: skip
+    if paper.get("cpu") != host.cpu():
+        raise DeviceError(
+            f"{folder} was made for {paper.get('machine')} ({paper.get('cpu')}), this is "
+            f"{host.cpu()}: prune it there, or give the --table that it was extracted with"
+        )
+    return {name: paper.get(name) for name in _PAPER}
+
+
+def _largest_within(plans: _Plans, folder: Path, budget_ms: float) -> int:
+    """Return the number of the widest network that was measured to meet the budget."""
+    if plans.predict is None:
+        with tempfile.TemporaryDirectory() as place:
+            plans.write(0, Path(place))
+            least, most = (t.median_ms for t in plans.time([Path(place), folder]).timings)
+    else:
+        least, most = (plans.predict(plans.widths[number]) for number in (0, -1))
+    if budget_ms < least:
+        raise SupernetError(
+            f"no pruning of {folder} takes {budget_ms:g} ms or less; feasible budgets lie between "
+            f"{least:.4g} and {most:.4g} ms: ask for one of these"
+        )
+    if budget_ms >= most:
+        raise SupernetError(
+            f"{folder} takes {most:.4g} ms, which is within {budget_ms:g} ms: there is nothing to "
+            f"prune; feasible budgets lie between {least:.4g} and {most:.4g} ms"
+        )
+    high = len(plans.widths) - 1
+    while True:
+        low = _bisected(plans, high, budget_ms)
+        if low == 0 or plans.cost(low) <= budget_ms:
+            return low
+        high = low  # what met the budget before was a lucky reading
+
+
+def _bisected(plans: _Plans, high: int, budget_ms: float) -> int:
+    """Return the last network below `high` that meets the budget, as number 0 does."""
+    low = 0
+    while high - low > 1:
+        middle = (low + high) // 2
+        if plans.cost(middle) <= budget_ms:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def _write_pruned(
+    plans: _Plans,
+    chosen: int,
+    beside: Path,
+    data: ImageData,
+    paper: dict[str, Any],
+    epochs: int,
+    folder: Path,
+    budget_ms: float,
+) -> None:
+    """Fill `beside` with the network `chosen`: trained, calibrated, exported, measured."""
+    config = plans.config
+    model, net = narrowed(plans.model, config.net, plans.widths[chosen])
+    config = replace(config, net=net)
+    size, preprocess = config.arch.resolution, config.preprocess
+    calibrate_on_(model, data.train, preprocess, size)
+    if epochs:
+        finetune_(model, plans.model, data, config, epochs, plans.console)
+        calibrate_on_(model, data.train, preprocess, size)
+    save_subnet(beside, model.eval(), config)
+    found = findings(beside, model, config, data, some_of(data.test, config, 64))
+    pruned = {
+        "from_weights_sha256": sha256(folder / "model.safetensors"),
+        "hidden_before": list(plans.widths[-1]),
+        "hidden_after": list(plans.widths[chosen]),
+        "finetune_epochs": epochs,
+        "top1_before": scores_on(plans.model, data.test, preprocess, size).top1,
+        "latency": "measured" if plans.predict is None else "predicted",
+    }
+    write_certificate(
+        beside,
+        {
+            **paper,
+            **head(),
+            "budget_ms": budget_ms,
+            **_times(plans, chosen, beside),
+            "pace": None,
+            "difference_supernet_extracted": None,
+            **found,
+            "pruned": pruned,
+        },
+    )
+
+
+def _times(plans: _Plans, chosen: int, beside: Path) -> dict[str, Any]:
+    """Return what a certificate says of the time of the finished subnet in `beside`."""
+    names = ("predicted_ms", "measured_ms", "measured_interval_ms", "reference_ms")
+    none: dict[str, Any] = dict.fromkeys(names)
+    if plans.predict is not None:
+        return none | {"predicted_ms": plans.predict(plans.widths[chosen])}
+    session = plans.time([beside])
+    (timing,) = session.timings
+    return none | {
+        "measured_ms": timing.median_ms,
+        "measured_interval_ms": [timing.low_ms, timing.high_ms],
+        "reference_ms": session.reference.median_ms,
+    }

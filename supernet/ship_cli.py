@@ -1,0 +1,161 @@
+"""The commands that take a finished subnet further: `verify` and those beside it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Subnet = Annotated[Path, typer.Argument(help="A subnet folder.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add the commands of this file to `app`."""
+    for command in (export, verify, compression, prune):
+        app.command()(command)
+
+
+def export(
+    subnet: Subnet,
+    form: Annotated[
+        str, typer.Option("--format", help="onnx, openvino, ncnn, litert or executorch.")
+    ],
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Quantise, with ranges from the training images.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write; default: one in the subnet's.")
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of the runtime.")] = 1,
+    as_json: Json = False,
+) -> None:
+    """Write a subnet in another format, compared with PyTorch, scored and timed.
+
+    Outputs are compared on the run's test images, float32 and int8 are scored on all of them side
+    by side, and both are timed on this machine. int8: onnx, openvino, litert, executorch.
+
+    \b
+    supernet export fast/ --format openvino
+    supernet export fast/ --format onnx --int8
+    """
+    from supernet.exporting import export_to
+    from supernet.screen import new_console
+
+    console = new_console()
+    exported = export_to(
+        subnet, form, int8=int8, out=out, threads=threads,
+        on_note=lambda text: None if as_json else console.print(text),
+    )  # fmt: skip
+    if as_json:
+        print(json.dumps(exported.to_dict(), indent=2))
+        return
+    if exported.torch_top1 is not None:
+        print(f"PyTorch float32: top-1 {100 * exported.torch_top1:.2f} %")
+    for row in exported.rows:
+        top1 = "not scored" if row.top1 is None else f"top-1 {100 * row.top1:.2f} %"
+        print(
+            f"{form} {row.precision}: {row.bytes / 1e3:.1f} kB, {top1}, {row.median_ms:.4g} ms, "
+            f"outputs up to {row.largest_difference:.2g} off PyTorch's on {exported.images}"
+        )
+    if exported.warning is not None:
+        print(f"warning: {exported.warning}")
+    print(exported.place)
+
+
+def verify(subnet: Subnet, as_json: Json = False) -> None:
+    """Say whether a subnet's certificate holds on this machine; exit code 1 if it does not.
+
+    Hashes of the files, outputs of model.onnx and model.pt2 beside PyTorch's, accuracy on the test
+    images and latency are found out again. Latency is compared on the processor that it was
+    measured on only.
+
+    \b
+    supernet verify fast/
+    """
+    from supernet.screen import new_console
+    from supernet.verify import verify as found_again
+
+    console = new_console()
+    verdict = found_again(
+        subnet, on_warning=lambda text: None if as_json else console.print(f"warning: {text}")
+    )
+    if as_json:
+        print(json.dumps(verdict.to_dict(), indent=2))
+    else:
+        for check in verdict.checks:
+            sign = {True: "holds", False: "BROKEN", None: "not checked"}[check.holds]
+            print(f"{check.name + ':':<10} {sign:<12} {check.text}")
+        print(verdict.line)
+    if not verdict.holds:
+        raise typer.Exit(1)
+
+
+def compression(subnet: Subnet, as_json: Json = False) -> None:
+    """Say how small a subnet gets in float16, int8 and Huffman-coded int8.
+
+    A command of its own and not a part of `info`, which only reads what is written there: this one
+    quantises every weight. Ratios are to the largest subnet of the run in float32.
+
+    \b
+    supernet compression fast/
+    """
+    from supernet.compression import compression as found_out
+
+    found = found_out(subnet)
+    if as_json:
+        print(json.dumps(found.to_dict(), indent=2))
+        return
+    print(f"{found.params:,} parameters, {found.weights:,} of them weights of convolutions and "
+          "linear layers")  # fmt: skip
+    sizes = {
+        "float32": found.fp32_bytes,
+        "float16": found.fp16_bytes,
+        "int8": found.int8_bytes,
+        "int8, Huffman": found.huffman_bytes,
+    }
+    for name, size in sizes.items():
+        print(f"{name + ':':<16} {size:>12,} bytes")
+    print(f"a quantised weight has {found.entropy_bits:.3f} bits of entropy and takes "
+          f"{found.huffman_bits:.3f} bits in the code")  # fmt: skip
+    print(
+        f"the largest subnet has {found.params_ratio:.3g} times as many parameters "
+        f"({found.largest_params:,}), and in float32 {found.bytes_ratio:.3g} times as many bytes"
+    )
+
+
+def prune(
+    subnet: Subnet,
+    budget_ms: Annotated[float, typer.Option(help="Upper limit of latency in milliseconds.")],
+    table: Annotated[
+        Path | None,
+        typer.Option(
+            help="Says what to measure with, by default the certificate does; one of another "
+            "device, for which the subnet was extracted, predicts instead."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write; default: SUBNET-pruned.")
+    ] = None,
+    finetune: Annotated[
+        int, typer.Option(min=0, help="Epochs of training afterwards, taught by the subnet.")
+    ] = 0,
+) -> None:
+    """Narrow a finished subnet until it meets a lower budget, as measured on this machine.
+
+    The same share of hidden channels stays in every block, the most important ones; the share is
+    found by bisection. BN is calibrated anew, and the result is a subnet folder like any other.
+
+    \b
+    supernet prune fast/ --budget-ms 1.5 --finetune 2 --out faster/
+    """
+    from supernet.latency.table import LatencyTable
+    from supernet.pruning import prune as narrow
+    from supernet.screen import new_console
+
+    place = out or subnet.with_name(f"{subnet.resolve().name}-pruned")
+    times = None if table is None else LatencyTable.load(table)
+    narrow(subnet, place, budget_ms, new_console(), table=times, finetune=finetune)
+    print(place)

@@ -1,0 +1,50 @@
+"""Images for a finished subnet, as its network takes them.
+
+`config.json` names the data set that the subnet was trained on. What only compares numbers may
+take made-up images where that set is gone; who does so has to say it.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from supernet.data.preprocess import resize
+from supernet.data.sets import ImageData, ImageSource
+from supernet.errors import SupernetError
+from supernet.settings import data_of
+from supernet.subnet import SubnetConfig
+
+
+def data_for(config: SubnetConfig) -> ImageData:
+    """Load the images that the subnet was trained on.
+
+    Raises:
+        SupernetError: if they are not there, or are not what it was trained on.
+    """
+    fields, seed = config.data.get("fields"), config.data.get("seed")
+    if fields is None or seed is None:
+        raise SupernetError("config.json of the subnet does not say where its images are")
+    try:
+        data = data_of(fields, seed=int(seed), size=config.preprocess.size)
+    except SupernetError as error:
+        raise SupernetError(f"the images of the subnet cannot be loaded: {error}") from error
+    if list(data.classes) != list(config.classes) or data.in_chans != config.preprocess.in_chans:
+        raise SupernetError(
+            f"the data now has classes {list(data.classes)} and {data.in_chans} channels; the "
+            f"subnet was trained on {list(config.classes)} and {config.preprocess.in_chans}"
+        )
+    return data
+
+
+def some_of(source: ImageSource, config: SubnetConfig, count: int) -> Tensor:
+    """Return up to `count` images `[N, C, R, R]`, evenly spread."""
+    chosen = torch.linspace(0, len(source) - 1, min(count, len(source))).round().long()
+    return resize(config.preprocess.normalise(source.take(chosen).pixels), config.arch.resolution)
+
+
+def made_up(config: SubnetConfig, count: int) -> Tensor:
+    """Return `count` images `[N, C, R, R]` of noise, the same at each call."""
+    size = config.arch.resolution
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(count, config.preprocess.in_chans, size, size, generator=generator)

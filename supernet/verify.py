@@ -1,0 +1,187 @@
+"""Whether a subnet's certificate still holds on this machine.
+
+Files, network, outputs of its three forms, accuracy and latency are each found out again and
+compared with the certificate. Latency says something on the processor that it was measured on
+only; the time that the reference model takes tells how much of a difference is the machine's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from supernet.blocks import num_params
+from supernet.certificate import read_certificate
+from supernet.cost import module_macs
+from supernet.data.sets import ImageData
+from supernet.errors import CheckpointError, SupernetError
+from supernet.evaluate import scores_on
+from supernet.files import sha256
+from supernet.latency import host
+from supernet.latency.profile import measure_subnets
+from supernet.subnet import SubnetConfig, load_config, load_subnet, onnx_outputs
+from supernet.subnet_images import data_for, made_up, some_of
+
+OUTPUT_TOLERANCE = 1e-4
+"""Of outputs, relative to the largest one, or to 1 if that is larger."""
+TOP1_TOLERANCE = 0.002
+"""Of top-1: other processors round otherwise, which turns an image in a thousand at most."""
+LATENCY_TOLERANCE = 0.15
+"""Of latency at equal pace. What the table foretold itself is off by up to 10 % at times."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One part of a certificate; `holds` is None where it cannot be found out here."""
+
+    name: str
+    holds: bool | None
+    text: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of every part of a certificate."""
+
+    folder: Path
+    checks: tuple[Check, ...]
+
+    @property
+    def holds(self) -> bool:
+        """Whether nothing that could be found out speaks against the certificate."""
+        return all(check.holds is not False for check in self.checks)
+
+    @property
+    def line(self) -> str:
+        """The verdict in one line."""
+        broken = [f"{c.name}: {c.text}" for c in self.checks if c.holds is False]
+        if broken:
+            return f"{self.folder}: the certificate does not hold: {'; '.join(broken)}"
+        open_ = [c.name for c in self.checks if c.holds is None]
+        rest = f" (not checked here: {', '.join(open_)})" if open_ else ""
+        return f"{self.folder}: the certificate holds on this machine{rest}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data."""
+        checks = [asdict(check) for check in self.checks]
+        return {"subnet": str(self.folder), "holds": self.holds, "checks": checks}
+
+
+def verify(
+    folder: Path, *, on_warning: Callable[[str], None], seconds: float | None = None
+) -> Verdict:
+    """Find out again what the certificate of `folder` says; `seconds` of timing, at most.
+
+    Raises:
+        CheckpointError: if there is no certificate, or one that is malformed.
+        DeviceError: if latency is to be measured here and the runtime is not installed.
+    """
+    paper = read_certificate(folder)
+    try:
+        files = _files(folder, paper["files"])
+        if not files.holds:  # another network: what it computes says nothing
+            return Verdict(folder, (files,))
+        config, model = load_config(folder), load_subnet(folder)
+        data: ImageData | SupernetError
+        try:
+            data = data_for(config)
+        except SupernetError as error:
+            data = error
+        checks = (
+            files,
+            _size(model, config, paper),
+            _outputs(folder, model, config, data),
+            _accuracy(model, config, data, paper),
+            _latency(folder, paper, on_warning, seconds),
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{folder}: the certificate is malformed ({error!r})") from error
+    return Verdict(folder, checks)
+
+
+def _files(folder: Path, hashes: dict[str, str]) -> Check:
+    missing = [name for name in hashes if not (folder / name).is_file()]
+    there = {name: wanted for name, wanted in hashes.items() if name not in missing}
+    changed = [name for name, wanted in there.items() if sha256(folder / name) != wanted]
+    if not missing + changed:
+        return Check("files", True, f"{len(hashes)} files are as they were")
+    parts = {"changed": changed, "missing": missing}
+    return Check("files", False, "; ".join(f"{k}: {', '.join(v)}" for k, v in parts.items() if v))
+
+
+def _size(model: nn.Module, config: SubnetConfig, paper: dict[str, Any]) -> Check:
+    macs, params = module_macs(model, made_up(config, 1)), num_params(model)
+    text = f"{macs:,} MACs, {params:,} parameters"
+    if (macs, params) == (paper["macs"], paper["params"]):
+        return Check("size", True, text)
+    said = f"{paper['macs']:,} MACs, {paper['params']:,} parameters"
+    return Check("size", False, f"{text}; the certificate says {said}")
+
+
+@torch.no_grad()
+def _outputs(
+    folder: Path, model: nn.Module, config: SubnetConfig, data: ImageData | SupernetError
+) -> Check:
+    if isinstance(data, SupernetError):
+        images, of = made_up(config, 64), "64 made-up images"
+    else:
+        images = some_of(data.test, config, 64)
+        of = f"{len(images)} test images"
+    want = model(images)
+    limit = OUTPUT_TOLERANCE * max(1.0, float(want.abs().max()))
+    others = {
+        "model.onnx": onnx_outputs(folder / "model.onnx", images),
+        "model.pt2": torch.export.load(folder / "model.pt2").module()(images),
+    }
+    apart = {name: float((got - want).abs().max()) for name, got in others.items()}
+    shown = ", ".join(f"{name} {value:.2g}" for name, value in apart.items())
+    holds = all(value <= limit for value in apart.values())
+    return Check("outputs", holds, f"largest difference to PyTorch on {of}: {shown} "
+                 f"(limit {limit:.2g})")  # fmt: skip
+
+
+def _accuracy(
+    model: nn.Module, config: SubnetConfig, data: ImageData | SupernetError, paper: dict[str, Any]
+) -> Check:
+    if isinstance(data, SupernetError):
+        return Check("accuracy", None, str(data))
+    top1 = scores_on(model, data.test, config.preprocess, config.arch.resolution).top1
+    text = f"top-1 {100 * top1:.2f} % on {len(data.test)} images, {100 * paper['top1']:.2f} % then"
+    same = len(data.test) == paper["test_images"] and abs(top1 - paper["top1"]) <= TOP1_TOLERANCE
+    return Check("accuracy", same, text)
+
+
+def _latency(
+    folder: Path,
+    paper: dict[str, Any],
+    on_warning: Callable[[str], None],
+    seconds: float | None,
+) -> Check:
+    """Compare the time now with the one then, or where there is none with the budget."""
+    runtime, budget, then = paper["runtime"], paper["budget_ms"], paper["measured_ms"]
+    if runtime is None:
+        return Check("latency", None, "none is promised")
+    if paper["cpu"] != host.cpu():
+        return Check("latency", None, f"it is of {paper['cpu']}, this is {host.cpu()}")
+    session = measure_subnets(
+        [folder], runtime=runtime, threads=paper["threads"], batch=paper["batch"],
+        provider=paper["provider"], seconds=seconds, on_warning=on_warning,
+    )  # fmt: skip
+    (timing,) = session.timings
+    text = f"{timing.median_ms:.4g} ms now, budget {_ms(budget)}"
+    if then is None:
+        if budget is None:
+            return Check("latency", None, f"{text}; none was measured then")
+        return Check("latency", timing.median_ms <= budget, text)
+    pace = session.reference.median_ms / paper["reference_ms"]
+    text += f", {then:.4g} ms then; the reference model takes {pace:.2f} times as long as then"
+    return Check("latency", timing.median_ms <= pace * then * (1 + LATENCY_TOLERANCE), text)
+
+
+def _ms(value: float | None) -> str:
+    return "none" if value is None else f"{value:g} ms"

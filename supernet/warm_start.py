@@ -1,0 +1,69 @@
+"""The weights that a new supernet starts from, where they are not fresh.
+
+Not here: how foreign weights are read (`interop/`).
+"""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from supernet.data.sets import ImageData
+from supernet.errors import CheckpointError, SpaceError, SupernetError
+from supernet.interop.timm_weights import fill_, for_channels, read_weights
+from supernet.network import SuperNet
+from supernet.trained import Trained
+
+STEM, HEAD = "stem.conv_stem.weight", "tail.classifier."
+
+
+def warm_start_(
+    net: SuperNet, data: ImageData, *, init: str | None, run: str | None, console: Console
+) -> None:
+    """Fill a fresh supernet with weights, and say what was taken.
+
+    Args:
+        net: for the classes and channels of `data`.
+        data: what will be trained on.
+        init: `timm:NAME` or a file, whose network the largest subnet becomes.
+        run: a run of the same space.
+        console: gets the report.
+
+    Raises:
+        SupernetError: if both are given, or the weights cannot be used.
+    """
+    if init is not None and run is not None:
+        raise SupernetError("net.init and init_from both name weights to start from; leave out one")
+    if run is not None:
+        console.print(_fill_from_run_(net, run, data))
+    if init is not None:
+        try:
+            console.print(str(fill_(net, read_weights(init), init)))
+        except SupernetError as error:
+            raise CheckpointError(f"net.init: {error}") from error
+
+
+def _fill_from_run_(net: SuperNet, path: str, data: ImageData) -> str:
+    """Take the weights of a run of the same space; return what was done, in a line."""
+    try:
+        run = Trained.open(path)
+        theirs = run.net
+    except SupernetError as error:
+        raise CheckpointError(f"init_from: {error}") from error
+    if theirs.space != net.space:
+        raise SpaceError(
+            f"init_from: {path} is a run of another space of {theirs.space.size:.3g} "
+            f"architectures in {len(theirs.space.blocks)} blocks; leave `space` out to take it"
+        )
+    state, said = dict(theirs.state_dict()), [f"weights of {path}"]
+    if theirs.in_chans != net.in_chans:
+        state[STEM] = for_channels(state[STEM], net.in_chans)
+        said.append(f"the stem turned from {theirs.in_chans} to {net.in_chans} image channels")
+    if run.classes != data.classes:
+        state |= {name: value for name, value in net.state_dict().items() if name.startswith(HEAD)}
+        said.append(f"a new head for {data.num_classes} classes in place of {len(run.classes)}")
+    try:
+        net.load_state_dict(state)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise CheckpointError(f"init_from: {path} does not fit ({reason})") from error
+    return ", ".join(said)

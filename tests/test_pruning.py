@@ -1,0 +1,297 @@
+"""Narrowed subnets: the right channels stay, the folder rebuilds, the budget is met or refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from rich.console import Console
+
+import supernet
+from supernet import pruning
+from supernet.blocks import net_args
+from supernet.certificate import hashes_of, read_certificate, write_certificate
+from supernet.choose import Candidate, costs_of
+from supernet.compression import compression
+from supernet.cost import arch_cost
+from supernet.deploy import promise_of, write_subnet
+from supernet.errors import SupernetError
+from supernet.extraction import extract
+from supernet.facts import facts
+from supernet.latency.plan import Session
+from supernet.latency.table import LatencyTable
+from supernet.narrow import hidden_widths, narrowed, shares_of, with_expand
+from supernet.narrow_latency import predictor_of
+from supernet.pruning import prune
+from supernet.space import FAMILIES, Arch, Op
+from supernet.standalone import timm_model
+from supernet.subnet import load_config, load_subnet
+from supernet.trained import Trained
+from supernet.verify import verify
+from tests.builders import (
+    HAND_MADE,
+    assert_same,
+    entry,
+    images,
+    random_net,
+    small_space,
+    some_archs,
+    tiny_table,
+)
+from tests.conftest import Command
+
+# ---- which channels stay -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", HAND_MADE)
+@pytest.mark.parametrize("share", [0.01, 0.4, 0.75, 1.0])
+def test_a_narrowed_net_is_the_old_one_without_the_least_important_channels(
+    name: str, share: float
+) -> None:
+    """Zero projections of the channels that go, in the old net: the same outputs (no SE)."""
+    space = HAND_MADE[name]
+    space = replace(space, stages=tuple(replace(s, se=False) for s in space.stages))
+    net = random_net(space)
+    arch = some_archs(space, 0)[0]
+    model = extract(net, arch)
+    args = net_args(space, arch, num_classes=5, in_chans=3)
+    widths = shares_of(hidden_widths(model), share)
+    smaller, description = narrowed(model, args, widths)
+    assert hidden_widths(smaller) == widths
+    for block in (b for stage in model.blocks for b in stage if hasattr(b, "conv_pwl")):
+        weight = block.conv_pwl.weight
+        width = widths.pop(0)
+        order = weight.abs().sum((0, 2, 3)).argsort(descending=True)
+        with torch.no_grad():
+            weight[:, order[width:]] = 0
+    x = images(net, arch.resolution)
+    rebuilt = timm_model(description).double().eval()
+    rebuilt.load_state_dict(smaller.state_dict())
+    with torch.no_grad():
+        assert_same(smaller(x), model(x), tolerance=1e-10)
+        assert_same(rebuilt(x), model(x), tolerance=1e-10)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_se_keeps_its_most_important_inner_channels(family: str) -> None:
+    """Of a block by itself, by hand: the gate computed from the channels that stay."""
+    net = random_net(small_space(family=family, expand_ratios=(6,)))
+    arch = net.space.largest()
+    model = extract(net, arch)
+    args = net_args(net.space, arch, num_classes=5, in_chans=3)
+    smaller, _ = narrowed(model, args, [16, 16, 24])
+    old, new = model.blocks[2][0], smaller.blocks[2][0]
+    kept = old.conv_pwl.weight.abs().sum((0, 2, 3)).argsort(descending=True)[:24].sort().values
+    inner = new.se.conv_reduce.out_channels
+    assert inner <= old.se.conv_reduce.out_channels
+    best = old.se.conv_expand.weight[kept].abs().sum((0, 2, 3)).argsort(descending=True)[:inner]
+    gone = torch.ones(old.se.conv_reduce.out_channels, dtype=torch.bool)
+    gone[best] = False
+    x = torch.randn(2, 24, 4, 4, dtype=torch.float64)
+    wide = torch.zeros(2, old.conv_dw.out_channels, 4, 4, dtype=torch.float64)
+    wide[:, kept] = x
+    with torch.no_grad():
+        old.se.conv_expand.weight[:, gone] = 0
+        assert_same(new.se(x), old.se(wide)[:, kept], tolerance=1e-12)
+
+
+@pytest.mark.parametrize("in_width", [8, 16, 24, 40, 72, 136, 160])
+def test_timm_makes_exactly_the_width_that_is_asked_for(in_width: int) -> None:
+    from timm.models._efficientnet_builder import decode_arch_def
+
+    from supernet.blocks import _build_block
+
+    for width in range(8, 6 * in_width + 1, 8):
+        string = with_expand(f"ir_r1_k3_s1_e6_c{in_width}_nre", width / in_width)
+        ratio = decode_arch_def([[string]])[0][0]["exp_ratio"]
+        assert abs(ratio * in_width - width) < 0.01
+        if width % 64 == 8:
+            with torch.device("meta"):
+                block = _build_block(in_width, string, "mobilenetv3", 1e-5)
+            assert block.conv_dw.out_channels == width
+
+
+def test_shares_are_in_steps_of_eight() -> None:
+    assert shares_of([8, 24, 96], 0.5) == [8, 16, 48]
+    assert shares_of([8, 24, 96], 0.001) == [8, 8, 8]
+    assert shares_of([8, 24, 96], 1) == [8, 24, 96]
+    assert Op(3, 2.3).expand_ratio == 2.3
+
+
+# ---- the command ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def subnet(fast: Path) -> Path:
+    return fast
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """A made-up device: a millisecond for every hundred hidden channels; returns its readings."""
+    readings: list[float] = []
+
+    def session(folders: Sequence[Path], **options: Any) -> Session:
+        assert options["runtime"] == "onnxruntime"
+        times = [sum(hidden_widths(load_subnet(folder))) / 100 for folder in folders]
+        readings.extend(times)
+        return Session(entry(0.1), tuple(entry(ms) for ms in times))
+
+    monkeypatch.setattr(pruning, "measure_subnets", session)
+    return readings
+
+
+def hidden(folder: Path) -> list[int]:
+    return hidden_widths(load_subnet(folder))
+
+
+@pytest.mark.parametrize("finetune", [0, 1])
+def test_a_pruned_subnet_meets_its_budget_and_rebuilds(
+    command: Command, subnet: Path, device: list[float], finetune: int
+) -> None:
+    whole = hidden(subnet)
+    budget = 0.6 * sum(whole) / 100
+    result = command("prune", subnet, "--budget-ms", budget, "--out", "o", "--finetune", finetune)
+    assert result.code == 0, result
+    assert result.err == ""
+    widths = hidden(Path("o"))
+    assert sum(widths) / 100 <= budget
+    assert all(width % 8 == 0 and width <= old for width, old in zip(widths, whole, strict=True))
+    paper = read_certificate(Path("o"))
+    assert paper["measured_ms"] == sum(widths) / 100
+    assert paper["budget_ms"] == budget
+    assert paper["predicted_ms"] is None
+    assert paper["pruned"]["hidden_after"] == widths
+    assert paper["pruned"]["hidden_before"] == whole
+    assert paper["pruned"]["top1_before"] == read_certificate(subnet)["top1"]
+    assert paper["params"] < read_certificate(subnet)["params"]
+    assert paper["files"] == hashes_of(Path("o"))
+    assert len(device) <= 12, "bisection, not a scan"
+    config = load_config("o")
+    assert config.arch == load_config(subnet).arch
+    x = torch.rand(2, 1, config.arch.resolution, config.arch.resolution)
+    want = supernet.load_subnet("o")(x)
+    timms = timm.create_model("local-dir:o", pretrained=True).eval()
+    for model in (timms, torch.export.load("o/model.pt2").module()):
+        torch.testing.assert_close(model(x), want, rtol=1e-4, atol=1e-5)
+    assert facts(Path("o"))["pruned"]["finetune_epochs"] == finetune
+    assert compression(Path("o")).params == paper["params"]
+    checks = {check.name: check.holds for check in verify(Path("o"), on_warning=print).checks}
+    assert all(checks[name] for name in ("files", "size", "outputs", "accuracy"))
+
+
+def test_no_wider_share_meets_the_budget(subnet: Path, device: list[float],
+                                         console: Console) -> None:  # fmt: skip
+    whole = hidden(subnet)
+    budget = 0.5 * sum(whole) / 100
+    prune(subnet, Path("o"), budget, console)
+    sums = {sum(shares_of(whole, share / 100)) for share in range(1, 101)}
+    assert sum(hidden(Path("o"))) == max(total for total in sums if total / 100 <= budget)
+
+
+def test_fine_tuning_helps(subnet: Path, device: list[float], console: Console) -> None:
+    budget = 0.4 * sum(hidden(subnet)) / 100
+    top1 = [prune(subnet, Path("o"), budget, console, finetune=epochs)["top1"] for epochs in (0, 3)]
+    assert top1[1] > top1[0]
+
+
+def test_budgets_that_cannot_be(
+    refused: Callable[..., str], subnet: Path, device: list[float]
+) -> None:
+    whole = hidden(subnet)
+    low, high = 8 * len(whole) / 100, sum(whole) / 100
+    line = refused("prune", subnet, "--budget-ms", low / 2, "--out", "o")
+    assert f"feasible budgets lie between {low:.4g} and {high:.4g} ms" in line
+    line = refused("prune", subnet, "--budget-ms", high, "--out", "o")
+    assert "there is nothing to prune" in line
+    for budget in ("0", "nan", "-1"):
+        assert "positive number" in refused("prune", subnet, f"--budget-ms={budget}")
+
+
+def test_what_is_refused(refused: Callable[..., str], subnet: Path, place: Path) -> None:
+    words = ("--budget-ms", 0.1, "--out")
+    assert "not a subnet folder" in refused("prune", "nowhere", *words, "o")
+    assert "name another --out" in refused("prune", subnet, *words, subnet)
+    (place / "thesis").mkdir()
+    (place / "thesis" / "chapter.tex").write_text("mine")
+    assert "is not a subnet folder" in refused("prune", subnet, *words, "thesis")
+    tiny_table().save(place / "T.json")
+    line = refused("prune", subnet, *words, "o", "--table", "T.json")
+    assert "the table is of nowhere (made up), this is" in line
+    assert "extracted with it, which fast was not" in line
+    write_certificate(subnet, {**read_certificate(subnet), "cpu": "another"})
+    assert "(another), this is" in refused("prune", subnet, *words, "o")
+
+
+def test_without_images_nothing_is_pruned(refused: Callable[..., str], subnet: Path) -> None:
+    config = json.loads((subnet / "config.json").read_text())
+    config["data"]["fields"] = {"name": "folder", "root": "nowhere"}
+    (subnet / "config.json").write_text(json.dumps(config))
+    assert "images of the subnet" in refused("prune", subnet, "--budget-ms", 0.1)
+
+
+def test_a_lucky_reading_does_not_count(subnet: Path, device: list[float], console: Console,
+                                        monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    """The network that the bisection ends with is measured again, and left if it is too slow."""
+    true, lucky = pruning.measure_subnets, [True]
+    budget = 0.5 * sum(hidden(subnet)) / 100
+
+    def session(folders: Sequence[Path], **options: Any) -> Session:
+        found = true(folders, **options)
+        ms = found.timings[0].median_ms
+        if len(folders) == 1 and lucky and budget < ms < 1.3 * budget:
+            lucky.clear()
+            return Session(found.reference, (entry(0.9 * budget),))
+        return found
+
+    monkeypatch.setattr(pruning, "measure_subnets", session)
+    paper = prune(subnet, Path("o"), budget, console)
+    assert not lucky, "there was one"
+    assert paper["measured_ms"] <= budget
+
+
+def test_by_a_table_of_another_device_it_is_predicted(
+    command: Command, run: Path, table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the ends of the widths that the table holds, the prediction is the table's own."""
+    monkeypatch.setattr(pruning, "measure_subnets", lambda *_, **__: pytest.fail("it measures"))
+    trained, times = Trained.open(run), LatencyTable.load(table)
+    costs = costs_of(trained.net, times)
+    space = trained.net.space
+    wide, slim = (
+        Arch(tuple(Op(5, ratio) for _ in space.blocks), resolution=16) for ratio in (3, 2)
+    )
+    whole, least = (arch_cost(space, costs, arch) for arch in (wide, slim))
+    candidate = Candidate(arch=wide, predicted_ms=whole, budget_ms=whole, score=0.0, limits={})
+    write_subnet(trained, wide, Path("fast"), promise=promise_of(times, candidate))
+    predict = predictor_of(load_subnet("fast"), load_config("fast").net, 16, times, whole)
+    widths = hidden(Path("fast"))
+    assert predict(widths) == pytest.approx(whole)
+    assert predict([width * 2 // 3 for width in widths]) == pytest.approx(least)
+    budget = (whole + least) / 2
+    result = command("prune", "fast", "--table", table, "--budget-ms", budget, "--out", "o")
+    assert result.code == 0, result
+    assert "ms predicted, budget" in result.out
+    paper = read_certificate(Path("o"))
+    assert paper["measured_ms"] is None
+    assert paper["predicted_ms"] == predict(hidden(Path("o"))) <= budget
+    assert paper["pruned"]["latency"] == "predicted"
+
+
+def test_a_negative_number_of_epochs(subnet: Path, console: Console) -> None:
+    with pytest.raises(SupernetError, match="0 is the least"):
+        prune(subnet, Path("o"), 1.0, console, finetune=-1)
+
+
+@pytest.mark.slow
+def test_it_really_measures(subnet: Path, console: Console) -> None:
+    now = pruning.measure_subnets([subnet], runtime="onnxruntime").timings[0].median_ms
+    paper = prune(subnet, Path("o"), 0.85 * now, console)
+    assert paper["measured_ms"] > 0
+    assert sum(hidden(Path("o"))) < sum(hidden(subnet))

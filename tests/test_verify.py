@@ -1,0 +1,175 @@
+"""A certificate holds, or one line says what does not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from supernet import verify as module
+from supernet.certificate import hashes_of, read_certificate, write_certificate
+from supernet.errors import CheckpointError
+from supernet.verify import Verdict, verify
+from tests.conftest import Command
+
+
+@pytest.fixture
+def subnet(fast: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A finished subnet. Timing is a made-up session at the pace of that time."""
+    paper = read_certificate(fast)
+    monkeypatch.setattr(module, "measure_subnets", lambda *_, **__: session(paper))
+    return fast
+
+
+def session(paper: dict[str, Any], *, share: float = 1.0, pace: float = 1.0) -> Any:
+    from supernet.latency.plan import Session
+    from tests.builders import entry
+
+    return Session(
+        entry(pace * paper["reference_ms"]), (entry(share * pace * paper["measured_ms"]),)
+    )
+
+
+def of(verdict: Verdict, name: str) -> module.Check:
+    return {check.name: check for check in verdict.checks}[name]
+
+
+def checked(folder: Path) -> Verdict:
+    return verify(folder, on_warning=lambda text: None)
+
+
+def edit(folder: Path, **changes: Any) -> None:
+    write_certificate(folder, {**read_certificate(folder), **changes})
+
+
+def test_it_holds(command: Command, subnet: Path) -> None:
+    result = command("verify", subnet)
+    assert result.code == 0, result
+    assert result.err == ""
+    *parts, line = result.out.splitlines()
+    assert line == "fast: the certificate holds on this machine"
+    assert [part.split(":")[0] for part in parts] == ["files", "size", "outputs", "accuracy",
+                                                      "latency"]  # fmt: skip
+    found = json.loads(command("verify", subnet, "--json").out)
+    assert found["holds"] is True
+    assert all(check["holds"] for check in found["checks"])
+
+
+def test_the_certificate_has_a_hash_of_every_file(subnet: Path) -> None:
+    names = {file.name for file in subnet.iterdir()}
+    assert set(read_certificate(subnet)["files"]) == names - {"certificate.json"}
+    assert read_certificate(subnet)["files"] == hashes_of(subnet)
+
+
+def test_files_that_came_later_are_no_part_of_it(subnet: Path) -> None:
+    (subnet / "ncnn").mkdir()
+    (subnet / "ncnn" / "model.param").write_text("later")
+    assert checked(subnet).holds
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "model.onnx", "config.json", "labels.txt"])
+@pytest.mark.parametrize("gone", [True, False])
+def test_a_changed_file_is_named(command: Command, subnet: Path, file: str, gone: bool) -> None:
+    if gone:
+        (subnet / file).unlink()
+    else:
+        (subnet / file).write_bytes((subnet / file).read_bytes() + b" ")
+    result = command("verify", subnet)
+    assert result.code == 1
+    word = "missing" if gone else "changed"
+    assert result.out.splitlines()[-1] == (
+        f"fast: the certificate does not hold: files: {word}: {file}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [({"top1": 0.1}, "accuracy"), ({"test_images": 3}, "accuracy"), ({"params": 5}, "size"),
+     ({"macs": 5}, "size")],
+)  # fmt: skip
+def test_a_promise_that_is_not_kept(subnet: Path, changes: dict[str, Any], name: str) -> None:
+    edit(subnet, **changes)
+    verdict = checked(subnet)
+    assert [check.name for check in verdict.checks if check.holds is False] == [name]
+    assert "does not hold" in verdict.line
+
+
+def test_other_outputs_are_seen(subnet: Path) -> None:
+    weights = load_file(subnet / "model.safetensors")
+    weights["conv_head.weight"] *= 1.01
+    save_file(weights, subnet / "model.safetensors")
+    edit(subnet, files=hashes_of(subnet))
+    assert of(checked(subnet), "outputs").holds is False
+
+
+@pytest.mark.parametrize(
+    ("share", "pace", "holds"), [(1.1, 1.0, True), (1.0, 2.0, True), (1.3, 1.0, False),
+                                 (1.3, 0.5, False), (0.5, 1.0, True)]
+)  # fmt: skip
+def test_latency_is_judged_at_equal_pace(
+    subnet: Path, monkeypatch: pytest.MonkeyPatch, share: float, pace: float, holds: bool
+) -> None:
+    now = session(read_certificate(subnet), share=share, pace=pace)
+    monkeypatch.setattr(module, "measure_subnets", lambda *_, **__: now)
+    assert of(checked(subnet), "latency").holds is holds
+
+
+@pytest.mark.parametrize(("budget", "holds"), [(1000.0, True), (1e-6, False)])
+def test_what_was_never_measured_is_held_against_its_budget(
+    subnet: Path, budget: float, holds: bool
+) -> None:
+    edit(subnet, measured_ms=None, budget_ms=budget)
+    assert of(checked(subnet), "latency").holds is holds
+
+
+def test_it_says_what_it_cannot_find_out(
+    command: Command, subnet: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "measure_subnets", lambda *_, **__: pytest.fail("it measures"))
+    data = json.loads((subnet / "config.json").read_text())
+    data["data"]["fields"] = {"name": "folder", "root": "nowhere"}
+    (subnet / "config.json").write_text(json.dumps(data))
+    edit(subnet, cpu="another", files=hashes_of(subnet))
+    result = command("verify", subnet)
+    assert result.code == 0, result
+    assert "on 64 made-up images" in result.out
+    assert "it is of another, this is" in result.out
+    assert result.out.endswith("holds on this machine (not checked here: accuracy, latency)\n")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(None, "not a subnet folder"), ("{", "cannot be read"), ("[]", "cannot be read"),
+     ('{"format": "supernet-certificate", "version": 1}', "extract the subnet again"),
+     ('{"format": "supernet-certificate", "version": 2}', "malformed"),
+     ('{"format": "supernet-certificate", "version": 2, "files": 5}', "malformed"),
+     ('{"format": "supernet-certificate", "version": 2, "files": {}}', "malformed")],
+)  # fmt: skip
+def test_what_is_no_certificate(
+    refused: Callable[..., str], subnet: Path, content: str | None, words: str
+) -> None:
+    if content is None:
+        (subnet / "certificate.json").unlink()
+    else:
+        (subnet / "certificate.json").write_text(content)
+    assert words in refused("verify", subnet)
+    assert "not a subnet folder" in refused("verify", "nowhere")
+
+
+@pytest.mark.slow
+def test_it_holds_when_it_is_really_measured(fast: Path) -> None:
+    """The certificate says 2 ms, which is many times what it takes."""
+    verdict = verify(fast, on_warning=lambda text: None)
+    assert of(verdict, "latency").holds
+    assert verdict.holds
+
+
+def test_a_damaged_folder_is_an_error_not_a_verdict(subnet: Path) -> None:
+    (subnet / "config.json").write_text("{}")
+    edit(subnet, files=hashes_of(subnet))
+    with pytest.raises(CheckpointError, match="subnet"):
+        checked(subnet)

@@ -1,0 +1,209 @@
+"""What a run starts from: a timm network's weights, another run, or nothing."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from rich.console import Console
+from safetensors.torch import save_file
+
+from supernet import training
+from supernet.config import composed
+from supernet.errors import CheckpointError, SpaceError, SupernetError
+from supernet.network import SuperNet
+from supernet.origins import origin_of
+from supernet.settings import build_data, build_space
+from supernet.trained import Trained
+from tests.builders import TINY, assert_same, images, randomise_, tiny_config
+from tests.conftest import Command
+
+SMALL = (
+    "space=from_timm",
+    "space.model=mobilenetv3_small_050",
+    "space.resolutions=[32]",
+    *(word for word in TINY if not word.startswith("space.")),
+    "data.size=32",
+    "recipe.phases.largest.epochs=1",
+    "recipe.phases.all.epochs=1",
+)
+
+
+def built(config: dict[str, Any], console: Console) -> SuperNet:
+    """Build the net of a new run as `training.start` does."""
+    data = build_data(config)
+    torch.manual_seed(int(config["seed"]))
+    net = origin_of(config).net(config, data, console)
+    assert isinstance(net, SuperNet)
+    return net
+
+
+def said(console: Console) -> str:
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> tuple[Path, Any]:
+    model = randomise_(timm.create_model("mobilenetv3_small_050", num_classes=4)).eval()
+    file = tmp_path / "weights.safetensors"
+    save_file(model.state_dict(), file)
+    return file, model
+
+
+# ---- net.init ----------------------------------------------------------------------------------
+
+
+def test_a_run_starts_from_a_file(weights: tuple[Path, Any], console: Console) -> None:
+    file, model = weights
+    net = built(composed([*SMALL, f"net.init={file}"]), console)
+    x = images(net, 32)
+    with torch.no_grad():
+        assert_same(net.eval()(x, net.space.largest()), model(x), tolerance=1e-5)
+    assert "tensors taken" in said(console)
+    assert "largest subnet from" in said(console)
+
+
+def test_a_training_from_a_file_says_so_and_resumes_without_it(
+    weights: tuple[Path, Any], tmp_path: Path, console: Console
+) -> None:
+    file, _ = weights
+    folder = tmp_path / "run"
+    config = composed([*SMALL, f"net.init={file}", "epoch_batches=1"])
+    training.start(config, folder, console)
+    assert "tensors taken" in said(console)
+    file.unlink()
+    assert Trained.open(folder).net.space == build_space(config["space"])
+    training.resume(folder, console)
+    assert "trained to its end" in said(console)
+    assert json.loads((folder / "config.json").read_text())["net"]["init"] == str(file)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["net.init=nowhere.pth"], "net.init: nowhere.pth: no such file; name a .safetensors"),
+        (["net.init=timm:mobilenetv3_smal_050"], "net.init: timm has no network .*near: "),
+        (["net.init=5"], "net.init is 5; it must be text or null"),
+        (["net.kind=quantum"], "kind is 'quantum'; allowed: supernet"),
+        (["+net.seed=1"], "net has 'seed'; allowed: init, kind"),
+        (["net.init=nowhere.pth", "init_from=runs/nowhere"], "leave out one"),
+        (["init_from=runs/nowhere"], "init_from: runs/nowhere: no such file or folder"),
+    ],
+)
+def test_what_cannot_be_used_is_one_line(words: list[str], message: str, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with pytest.raises(SupernetError, match=message) as error:
+        training.start(composed([*TINY, *words]), folder, Console(quiet=True))
+    assert "\n" not in str(error.value)
+    assert not folder.exists()
+
+
+def test_a_configuration_of_before_has_no_net(console: Console) -> None:
+    config = tiny_config()
+    del config["net"], config["init_from"]
+    plain = built(tiny_config(), console)
+    torch.testing.assert_close(built(config, console).state_dict(), plain.state_dict())
+    assert said(console) == ""
+
+
+# ---- init_from ---------------------------------------------------------------------------------
+
+
+def test_the_same_classes_keep_the_head(trained_run: Path, console: Console) -> None:
+    net = built(tiny_config(f"init_from={trained_run}"), console)
+    torch.testing.assert_close(net.state_dict(), Trained.open(trained_run).net.state_dict())
+    assert "head" not in said(console)
+
+
+def test_other_classes_get_a_new_head(trained_run: Path, console: Console) -> None:
+    config = tiny_config(f"init_from={trained_run}", "data.num_classes=6")
+    net, before = built(config, console), Trained.open(trained_run).net
+    mine, theirs = (part.state_dict() for part in (net, before))
+    kept = [name for name in mine if not name.startswith("tail.classifier")]
+    assert all(torch.equal(mine[name], theirs[name]) for name in kept)
+    arch = net.space.largest()
+    assert net(images(net, arch.resolution), arch).shape == (2, 6)
+    assert "a new head for 6 classes in place of 4" in said(console)
+
+
+def test_grey_images_after_colour(trained_run: Path, console: Console) -> None:
+    config = tiny_config(f"init_from={trained_run}", "data.in_chans=1")
+    net, before = built(config, console).eval(), Trained.open(trained_run).net
+    arch = net.space.largest()
+    x = images(net, arch.resolution)
+    with torch.no_grad():
+        assert_same(net(x, arch), before(x.expand(-1, 3, -1, -1), arch), tolerance=1e-5)
+    assert "the stem turned from 3 to 1 image channels" in said(console)
+
+
+def test_fine_tuning_resumes_without_the_run_it_came_from(
+    trained_run: Path, tmp_path: Path, console: Console
+) -> None:
+    old, folder = tmp_path / "old", tmp_path / "new"
+    shutil.copytree(trained_run, old)
+    config = tiny_config(f"init_from={old}", "data.num_classes=6", "recipe.phases.all.epochs=1")
+    training.start(config, folder, console)
+    shutil.rmtree(old)
+    new = Trained.open(folder)
+    assert new.net.num_classes == 6
+    assert new.config["init_from"] == str(old)
+    training.resume(folder, console)
+    assert "trained to its end" in said(console)
+
+
+def test_a_run_of_another_space_is_named(trained_run: Path, console: Console) -> None:
+    config = tiny_config(f"init_from={trained_run}", "space.kernel_sizes=[3]")
+    with pytest.raises(SpaceError, match=r"is a run of another space of .*leave `space` out"):
+        built(config, console)
+
+
+def test_a_damaged_run_is_one_line(trained_run: Path, tmp_path: Path, console: Console) -> None:
+    folder = tmp_path / "damaged"
+    folder.mkdir()
+    content = (trained_run / "checkpoint.pt").read_bytes()
+    (folder / "checkpoint.pt").write_bytes(content[: len(content) // 2])
+    with pytest.raises(CheckpointError, match=r"init_from: .*damaged") as error:
+        built(tiny_config(f"init_from={folder}"), console)
+    assert "\n" not in str(error.value)
+
+
+# ---- the command line --------------------------------------------------------------------------
+
+OTHERS = tuple(word for word in TINY if not word.startswith(("space.", "name=")))
+
+
+def test_the_space_of_the_run_is_taken_where_none_is_named(run: Path, command: Command) -> None:
+    words = ("data.num_classes=5", "recipe.phases.all.epochs=1", "name=tuned")
+    result = command("train", *OTHERS, f"init_from={run}", *words)
+    assert result.code == 0, result
+    assert "a new head for 5 classes" in result.out + result.err
+    tuned, old = Trained.open("runs/tuned"), Trained.open(run)
+    assert tuned.net.space == old.net.space
+    shutil.rmtree(run)
+    assert command("train", "resume=runs/tuned").code == 0
+
+
+@pytest.mark.parametrize("word", ["space=tiny", "space=fashion", "experiment=fashion_small"])
+def test_a_space_that_is_named_must_be_that_of_the_run(
+    word: str, run: Path, refused: Callable[..., str]
+) -> None:
+    """Also where the one that is named is the default, or an experiment names it."""
+    line = refused("train", *OTHERS, f"init_from={run}", word, "name=tuned")
+    assert "another space" in line
+
+
+def test_a_start_that_is_not_there_is_refused(run: Path, refused: Callable[..., str]) -> None:
+    assert "no such file or folder" in refused("train", *OTHERS, "init_from=runs/no", "name=x")
+    checkpoint = run / "checkpoint.pt"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    for before in run.glob("checkpoint.previous.pt"):
+        before.unlink()
+    assert "damaged" in refused("train", *OTHERS, f"init_from={run}", "name=x")
