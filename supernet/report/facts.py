@@ -17,7 +17,7 @@ from typing import Protocol, TypeVar
 from supernet.certificate import CERTIFICATE
 from supernet.errors import SupernetError
 from supernet.latency.table import LatencyTable
-from supernet.report import curves, fronts, gates, runs, subnets
+from supernet.report import commands, curves, fronts, gates, runs, subnets
 from supernet.report.reading import json_files
 from supernet.report.records import BASELINE, Curve, Report, Subnet, Table
 from supernet.report.runs import Found
@@ -134,7 +134,10 @@ def _subnets(
         if run is None:
             return subnets.read(folder, run="", spaced=None, tables=tables)
         one = subnets.read(folder, run=run.name, spaced=spaces[run.name], tables=tables)
-        return replace(one, kind=BASELINE, command=None) if run.kind == BASELINE else one
+        if run.kind != BASELINE:
+            return one
+        again = commands.extract(run.name, tables.path(one.table_id), None, {}, one.path)
+        return replace(one, kind=BASELINE, command=again)
 
     return _kept(homes.items(), read, notes)
 

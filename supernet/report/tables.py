@@ -65,13 +65,13 @@ def record_of(file: Path, table: LatencyTable, run: str) -> Table:
 
 
 def bars_of(
-    arch: Arch, spaced: Spaced | None, table: LatencyTable | None
+    arch: Arch | None, spaced: Spaced | None, table: LatencyTable | None
 ) -> tuple[tuple[Bar, ...], float | None]:
     """Return the blocks of `arch` and the share of the predicted latency outside of them.
 
     No bars where the space is not known or `arch` is not of it, no shares without the table.
     """
-    if spaced is None or arch not in spaced.space:
+    if arch is None or spaced is None or arch not in spaced.space:
         return (), None
     space = spaced.space
     ms, fixed = _milliseconds(arch, spaced, table)
