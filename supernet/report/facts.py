@@ -105,8 +105,9 @@ def _tables(
     given = [*mine, *((file, only) for file in files)]
     loaded = _kept(given, lambda each: (*each, LatencyTable.load(each[0])), notes)
     by_id = {table.id: (file, run, table) for file, run, table in reversed(loaded)}
-    records = [record_of(file, table, run) for file, run, table in reversed(by_id.values())]
-    return Tables({name: (file, table) for name, (file, _, table) in by_id.items()}), records
+    tables = Tables({name: (file, table) for name, (file, _, table) in by_id.items()})
+    rows = reversed(by_id.values())
+    return tables, [record_of(file, table, run, tables) for file, run, table in rows]
 
 
 def _is_mine(file: Path) -> bool:

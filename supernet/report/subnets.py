@@ -51,7 +51,7 @@ def read(folder: Path, *, run: str, spaced: Spaced | None, tables: Tables) -> Su
     known = bool(run) and kind == SUBNET and (table_id is None or path is not None)
     return Subnet(
         run=run, kind=kind, name=folder.name, path=str(folder),
-        device=text(paper, "device") or ANY_DEVICE, table_id=table_id, budget_ms=budget,
+        device=tables.label(table_id, text(paper, "device") or ANY_DEVICE), table_id=table_id, budget_ms=budget,
         limits=limits, predicted_ms=predicted, measured_ms=measured,
         measured_interval_ms=_interval(paper),
         error=predicted / measured - 1 if predicted and measured else None,

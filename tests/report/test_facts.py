@@ -6,6 +6,7 @@ import json
 import math
 import shlex
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -147,6 +148,19 @@ def test_subnets_and_tables_elsewhere_are_given_by_themselves(filled: Path) -> N
     assert "--table T.json" in (report.subnets[-1].command or "")
     assert [table.path for table in report.tables][-1] == "T.json"
     assert len(of(filled, filled / "subnets" / "torch-1").subnets) == 5, "once, not twice"
+
+
+def test_devices_of_one_name_on_two_machines_are_two(filled: Path) -> None:
+    table = LatencyTable.load(filled / "tables" / "torch.json")
+    board = replace(table, device=replace(table.device, machine="board"))
+    board.save(filled / "tables" / "board.json")
+    paper = certificate(Trained.open(filled).net.space.smallest(), board, 0.5)
+    write_subnet(filled / "subnets" / "board-0", paper)
+    report = of(filled)
+    one, other = f"{table.device.name} on nowhere", f"{table.device.name} on board"
+    assert set(report.devices) == {"onnxruntime-fp32-1thread", one, other}
+    assert {each.device for each in report.subnets} == set(report.devices)
+    assert {each.device for each in report.gates} == {"onnxruntime-fp32-1thread", one}
 
 
 def test_limits_besides_latency_are_in_the_command(filled: Path) -> None:
