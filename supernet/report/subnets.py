@@ -51,8 +51,8 @@ def read(folder: Path, *, run: str, spaced: Spaced | None, tables: Tables) -> Su
     known = bool(run) and kind == SUBNET and (table_id is None or path is not None)
     return Subnet(
         run=run, kind=kind, name=folder.name, path=str(folder),
-        device=tables.label(table_id, text(paper, "device") or ANY_DEVICE), table_id=table_id, budget_ms=budget,
-        limits=limits, predicted_ms=predicted, measured_ms=measured,
+        device=tables.label(table_id, text(paper, "device") or ANY_DEVICE), table_id=table_id,
+        budget_ms=budget, limits=limits, predicted_ms=predicted, measured_ms=measured,
         measured_interval_ms=_interval(paper),
         error=predicted / measured - 1 if predicted and measured else None,
         pace=number_or_none(paper, "pace", file), top1=number(paper, "top1", file, most=1),
