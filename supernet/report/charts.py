@@ -18,7 +18,8 @@ from supernet.report.records import BASELINE, Bar, Curve, Front, Gates, Run, Sub
 COLOURS = ("#3b82d6", "#d9731a", "#1f9e7a", "#c45ab3", "#b58900", "#7d6be0", "#d64545", "#2797b8")
 """Of the devices; each has a contrast above 3 on white as on the dark page."""
 SYMBOLS = ("circle", "square", "triangle-up", "diamond", "pentagon", "hexagon")
-"""Of the runs."""
+"""Of the runs; the page's key has them as `SIGNS`."""
+SIGNS = dict(zip(SYMBOLS, "\u25cf\u25a0\u25b2\u25c6\u2b1f\u2b22", strict=True))
 BASELINE_SYMBOL = "x"
 FEW = 60
 """Up to so many points each has its error bar and a line from predicted to measured."""
@@ -36,7 +37,7 @@ def front_charts(
 
     A line joins those that no faster one beats. All charts have one range of accuracies.
     """
-    colours, symbols = colours_of(devices), _symbols(runs)
+    colours, symbols = colours_of(devices), symbols_of(runs)
     timed = [(number, one) for number, one in enumerate(subnets) if one.ms is not None]
     heights = [(100 * one.top1, _standard_error(one)) for _, one in timed]
     heights += [(100 * point.predicted_top1, 0.0) for one in fronts for point in one.points]
@@ -71,7 +72,8 @@ def _front(
         filled = [(n, one) for n, one in group if one.measured_ms is not None]
         size = 11 if few else 7
         if hollow:
-            figure.add_trace(_marks(hollow, "predicted", f"{symbol}-open", colour, size + 1))
+            trace = _marks(hollow, "predicted", f"{symbol}-open", colour, size + 1)
+            figure.add_trace(trace.update(opacity=1.0 if few else 0.3))
         if filled:
             figure.add_trace(_marks(filled, "measured", symbol, colour, size, errors=few))
     return figure
@@ -299,7 +301,8 @@ def _interval(points: Sequence[tuple[int, Subnet]], colour: str) -> dict[str, An
     }  # fmt: skip
 
 
-def _symbols(runs: Sequence[str]) -> dict[str, str]:
+def symbols_of(runs: Sequence[str]) -> dict[str, str]:
+    """Return plotly's symbol of each run."""
     return dict(zip(runs, itertools.cycle(SYMBOLS), strict=False))
 
 
@@ -311,11 +314,15 @@ def _latencies(
 
 
 def _log_axis(values: Sequence[float]) -> dict[str, Any]:
-    """Return an axis in logarithms with ticks at 1, 2 and 5, written as people do."""
+    """Return an axis in logarithms with ticks at round numbers, written as people do."""
     low, high = min(values), max(values)
-    marks: tuple[float, ...] = (1, 2, 5) if high / low < 500 else (1,)
-    if high / low < 4:
-        marks = (1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9)
+    ratio = high / low
+    if ratio < 2:
+        marks: tuple[float, ...] = (1, 1.1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8, 9)
+    elif ratio < 5:
+        marks = (1, 1.5, 2, 3, 4, 5, 6, 8)
+    else:
+        marks = (1, 2, 5) if ratio < 500 else (1,)
     ticks = [m * 10.0**e for e in range(-7, 8) for m in marks]
     near = [tick for tick in ticks if low / 2 <= tick <= high * 2]
     return {"type": "log", "tickvals": near, "ticktext": [f"{tick:.6g}" for tick in near]}

@@ -13,19 +13,30 @@ CAPS = {"MACs": "--max-macs", "params": "--max-params", "KiB": "--max-memory-kib
 
 
 def extract(
-    run: str, table: str | None, budget_ms: float | None, limits: Mapping[str, Any], out: str
+    run: str,
+    table: str | None,
+    budget_ms: float | None,
+    limits: Mapping[str, Any],
+    out: str,
+    *,
+    crop: bool = False,
 ) -> str | None:
-    """Return how a subnet is cut out of a run; None if its table is not at hand."""
+    """Return how a subnet is cut out of a run; None if its table is not at hand.
+
+    Without a budget and limits the run is of one network, which is all there is to extract.
+    """
+    words = ["supernet", "extract", run]
     if budget_ms is not None and table is None:
         return None
-    words = ["supernet", "extract", run]
-    if table is not None and budget_ms is not None:
-        words += ["--table", table, "--budget-ms", number(budget_ms)]
+    if table is not None:
+        words += ["--table", table]
+    if budget_ms is not None:
+        words += ["--budget-ms", number(budget_ms)]
     for unit, each in limits.items():
         if unit not in CAPS:
             return None
         words += [CAPS[unit], number(each["limit"])]
-    return shlex.join([*words, "--out", out]) if len(words) > 3 else None
+    return shlex.join([*words, *["--crop-kernels"] * crop, "--out", out])
 
 
 def specialize(run: str, table: str | None, budget_ms: float, unit: str) -> str | None:

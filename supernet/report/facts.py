@@ -17,7 +17,7 @@ from typing import Protocol, TypeVar
 from supernet.certificate import CERTIFICATE
 from supernet.errors import SupernetError
 from supernet.latency.table import LatencyTable
-from supernet.report import curves, fronts, gates, runs, subnets
+from supernet.report import commands, curves, fronts, gates, runs, subnets
 from supernet.report.reading import json_files
 from supernet.report.records import BASELINE, Curve, Report, Subnet, Table
 from supernet.report.runs import Found
@@ -105,8 +105,9 @@ def _tables(
     given = [*mine, *((file, only) for file in files)]
     loaded = _kept(given, lambda each: (*each, LatencyTable.load(each[0])), notes)
     by_id = {table.id: (file, run, table) for file, run, table in reversed(loaded)}
-    records = [record_of(file, table, run) for file, run, table in reversed(by_id.values())]
-    return Tables({name: (file, table) for name, (file, _, table) in by_id.items()}), records
+    tables = Tables({name: (file, table) for name, (file, _, table) in by_id.items()})
+    rows = reversed(by_id.values())
+    return tables, [record_of(file, table, run, tables) for file, run, table in rows]
 
 
 def _is_mine(file: Path) -> bool:
@@ -134,7 +135,10 @@ def _subnets(
         if run is None:
             return subnets.read(folder, run="", spaced=None, tables=tables)
         one = subnets.read(folder, run=run.name, spaced=spaces[run.name], tables=tables)
-        return replace(one, kind=BASELINE, command=None) if run.kind == BASELINE else one
+        if run.kind != BASELINE:
+            return one
+        again = commands.extract(run.name, tables.path(one.table_id), None, {}, one.path)
+        return replace(one, kind=BASELINE, command=again)
 
     return _kept(homes.items(), read, notes)
 

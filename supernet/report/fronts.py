@@ -44,7 +44,8 @@ def read(found: tuple[Path, Rows], run: str, tables: Tables) -> Front:
     table_id = str(rows[0]["table_id"])
     path = tables.path(table_id)
     return Front(
-        run=run, path=str(file), device=str(rows[0]["device"]), table_id=table_id,
+        run=run, path=str(file), device=tables.label(table_id, str(rows[0]["device"])),
+        table_id=table_id,
         points=tuple(_point(row, file, run, path) for row in rows),
         command=commands.search(run, path, str(file.with_suffix(""))),
     )  # fmt: skip

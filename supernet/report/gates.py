@@ -63,7 +63,8 @@ def read(found: State, *, space: SearchSpace, run: str, tables: Tables) -> Gates
     table_id, unit = str(state.get("table_id", "")), str(state.get("unit", "ms"))
     alive = [any(row) for row in space.allowed]
     return Gates(
-        run=run, name=name, device=str(state.get("device", "")), budget=budget, unit=unit,
+        run=run, name=name, device=tables.label(table_id, str(state.get("device", ""))),
+        budget=budget, unit=unit,
         blocks=tuple(f"{b.stage + 1}.{b.position + 1}" for b in space.blocks),
         ops=tuple("skip" if op is None else str(op) for op in space.ops),
         marginals=tuple(

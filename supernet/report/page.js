@@ -23,6 +23,7 @@
 
   for (const div of charts) {
     const { data, layout } = figures[div.dataset.figure];
+    div.style.height = `${layout.height}px`;  // plotly forgets its own where it is resized
     Plotly.newPlot(div, data, layout, config);
     div.on("plotly_click", (event) => show(event.points[0].customdata));
   }

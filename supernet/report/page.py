@@ -31,6 +31,7 @@ def render(report: Report) -> str:
     drawn = drawn_of(report.subnets)
     shares = [bar.share for one in drawn for bar in one.bars if bar.share is not None]
     colours = charts.colours_of(report.devices)
+    symbols = charts.symbols_of([run.name for run in report.runs])
     data = _data(report)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE), autoescape=True, trim_blocks=True,
@@ -44,6 +45,7 @@ def render(report: Report) -> str:
         report=report,
         drawn=drawn,
         colours=colours,
+        signs={run: charts.SIGNS[symbol] for run, symbol in symbols.items()},
         matrices=_matrices(drawn),
         step_of=_steps(max(shares, default=0.0)),
         most_share=max(shares, default=0.0),

@@ -12,7 +12,7 @@ from typing import Any
 
 FORMAT, VERSION = "supernet-report", 1
 ANY_DEVICE = "any device"
-BASELINE, SUBNET = "baseline", "subnet"
+BASELINE, PRUNED, SUBNET = "baseline", "pruned", "subnet"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,17 +33,17 @@ class Bar:
 
 @dataclass(frozen=True, kw_only=True)
 class Subnet:
-    """A finished network with a certificate: cut out of a supernet, or a hand-made baseline.
+    """A finished network with a certificate: of a supernet, narrowed later, or hand-made.
 
     Args:
         run: as the report names it; empty if the folder was given by itself.
-        kind: `subnet` or `baseline`.
+        kind: `subnet`, `pruned` or `baseline`.
         name: of the folder.
         device: that it was made for; `any device` without a table.
         error: of the predicted milliseconds, relative to the measured ones.
         pace: time of the reference model when it was measured, relative to when the table was made.
         fixed_share: what stem, first block and head have of the predicted latency.
-        bars: its blocks; none where the space is not known.
+        bars: its blocks; none where the space is not known, or widths are no longer the space's.
         command: that makes it; None if that cannot be said.
     """
 

@@ -10,9 +10,10 @@ from supernet.certificate import CERTIFICATE
 from supernet.errors import SpaceError
 from supernet.report import commands
 from supernet.report.reading import Unreadable, group_of, number, number_or_none, text
-from supernet.report.records import ANY_DEVICE, BASELINE, SUBNET, Subnet
+from supernet.report.records import ANY_DEVICE, BASELINE, PRUNED, SUBNET, Subnet
 from supernet.report.tables import Spaced, Tables, bars_of
 from supernet.space import Arch
+from supernet.standalone import net_of
 
 DEPTH = 3
 TIMM = "timm"
@@ -39,30 +40,29 @@ def read(folder: Path, *, run: str, spaced: Spaced | None, tables: Tables) -> Su
         Unreadable: if the certificate is damaged.
     """
     file = folder / CERTIFICATE
-    paper = group_of(file)
-    arch = _arch(paper, file)
+    paper, net = group_of(file), _net(folder)
+    kind, arch = _kind(paper, net), _arch(paper, file)
     table_id = text(paper, "table_id") or None
-    predicted, measured = (
-        number_or_none(paper, f"{n}_ms", file) for n in ("predicted", "measured")
-    )
-    bars, fixed = ((), None) if arch is None else bars_of(arch, spaced, tables.get(table_id))
+    path = tables.path(table_id)
+    predicted = number_or_none(paper, "predicted_ms", file)
+    measured = number_or_none(paper, "measured_ms", file)
+    bars, fixed = ((), None) if kind != SUBNET else bars_of(arch, spaced, tables.get(table_id))
     budget, limits = number_or_none(paper, "budget_ms", file), _limits(paper, file)
-    kind = BASELINE if _is_baseline(folder, paper) else SUBNET
+    known = bool(run) and kind == SUBNET and (table_id is None or path is not None)
     return Subnet(
         run=run, kind=kind, name=folder.name, path=str(folder),
-        device=text(paper, "device") or ANY_DEVICE, table_id=table_id, budget_ms=budget,
-        limits=limits, predicted_ms=predicted, measured_ms=measured,
+        device=tables.label(table_id, text(paper, "device") or ANY_DEVICE), table_id=table_id,
+        budget_ms=budget, limits=limits, predicted_ms=predicted, measured_ms=measured,
         measured_interval_ms=_interval(paper),
         error=predicted / measured - 1 if predicted and measured else None,
         pace=number_or_none(paper, "pace", file), top1=number(paper, "top1", file, most=1),
         test_images=_whole(paper, "test_images", file), macs=_whole(paper, "macs", file),
-        params=_whole(paper, "params", file),
-        arch_id=text(paper, "arch_id") or ("" if arch is None else arch.id),
-        arch=_model(folder, paper) if arch is None else str(arch),
+        params=_whole(paper, "params", file), arch_id=text(paper, "arch_id"),
+        arch=str(net.get("name") or folder.name) if kind == BASELINE else str(arch or folder.name),
         resolution=_whole(paper, "resolution", file) if arch is None else arch.resolution,
         bars=bars, fixed_share=fixed, created=text(paper, "created"),
-        command=commands.extract(run, tables.path(table_id), budget, limits, str(folder))
-        if run and kind == SUBNET else None,
+        command=commands.extract(run, path, budget, limits, str(folder),
+                                 crop=paper.get("kernels_cropped") is True) if known else None,
     )  # fmt: skip
 
 
@@ -77,26 +77,18 @@ def _arch(paper: Mapping[str, Any], file: Path) -> Arch | None:
         raise Unreadable(f"{file}: {error}") from error
 
 
-def _is_baseline(folder: Path, paper: Mapping[str, Any]) -> bool:
-    return TIMM in (paper.get("family"), paper.get("kind"), _net(folder).get("family"))
+def _kind(paper: Mapping[str, Any], net: Mapping[str, Any]) -> str:
+    if TIMM in (paper.get("family"), net.get("family")):
+        return BASELINE
+    return SUBNET if paper.get("pruned") is None else PRUNED
 
 
 def _net(folder: Path) -> Mapping[str, Any]:
-    """Return the arguments of the network, whichever way the folder holds them."""
+    """Return the arguments of the network; none where the folder does not say them."""
     try:
-        config = group_of(folder / "config.json")
-    except Unreadable:
+        return net_of(group_of(folder / "config.json"))
+    except (Unreadable, KeyError, TypeError, ValueError):
         return {}
-    args = config.get("model_args")
-    net = args.get("net") if isinstance(args, dict) else config.get("net")
-    return net if isinstance(net, dict) else config
-
-
-def _model(folder: Path, paper: Mapping[str, Any]) -> str:
-    """Return the name of a network that is no architecture of a space."""
-    net = _net(folder)
-    names = (paper.get("model"), net.get("model"), net.get("architecture"), folder.name)
-    return str(next(name for name in names if name))
 
 
 def _limits(paper: Mapping[str, Any], file: Path) -> dict[str, dict[str, float]]:

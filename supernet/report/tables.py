@@ -39,6 +39,15 @@ class Tables:
         found = self.by_id.get(table_id or "")
         return None if found is None else str(found[0])
 
+    def label(self, table_id: str | None, name: str) -> str:
+        """Return the name of a device: with its machine where another machine's is the same."""
+        table = self.get(table_id)
+        if table is None:
+            return name
+        every = [other.device for _, other in self.by_id.values()]
+        machines = {one.machine for one in every if one.name == table.device.name}
+        return name if len(machines) < 2 else f"{name} on {table.device.machine}"
+
     def get(self, table_id: str | None) -> LatencyTable | None:
         """Return a table; None if it is not at hand."""
         found = self.by_id.get(table_id or "")
@@ -54,24 +63,24 @@ def is_table(file: Path) -> bool:
     return isinstance(data, dict) and data.get("format") == FORMAT
 
 
-def record_of(file: Path, table: LatencyTable, run: str) -> Table:
+def record_of(file: Path, table: LatencyTable, run: str, tables: Tables) -> Table:
     """Return what a report says of a table; `run` is the one that it was made for."""
     about = {**facts(table, date.today()), "reference_ms": table.reference_ms,
              "tool_version": table.tool_version}  # fmt: skip
     return Table(
-        path=str(file), device=table.device.name, about=about,
+        path=str(file), device=tables.label(table.id, table.device.name), about=about,
         command=commands.profile(run, about, str(file)) if run else None,
     )  # fmt: skip
 
 
 def bars_of(
-    arch: Arch, spaced: Spaced | None, table: LatencyTable | None
+    arch: Arch | None, spaced: Spaced | None, table: LatencyTable | None
 ) -> tuple[tuple[Bar, ...], float | None]:
     """Return the blocks of `arch` and the share of the predicted latency outside of them.
 
     No bars where the space is not known or `arch` is not of it, no shares without the table.
     """
-    if spaced is None or arch not in spaced.space:
+    if arch is None or spaced is None or arch not in spaced.space:
         return (), None
     space = spaced.space
     ms, fixed = _milliseconds(arch, spaced, table)

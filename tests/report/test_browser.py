@@ -83,7 +83,8 @@ class Browser:
     def until(self, code: str) -> Any:
         from selenium.webdriver.support.ui import WebDriverWait
 
-        return WebDriverWait(self.driver, 20).until(lambda _: self.js(f"return {code}"))
+        wait = WebDriverWait(self.driver, 20)
+        return wait.until(lambda _: self.js(f"return {code}"), f"never true: {code}")
 
 
 @pytest.fixture(scope="module")
@@ -153,16 +154,12 @@ def test_devices_can_be_left_out(browser: Browser, file: Path) -> None:
     assert browser.js(f"return {shown}") == 6
     browser.js("document.querySelector('.filter input').click()")
     assert browser.js(f"return {shown}") == 3
-    assert browser.until(
-        f"document.querySelectorAll('[data-figure^=front] .point').length < {before}"
-    )
+    assert browser.until(f"{POINTS} < {before}")
     cards = browser.js("return [...document.querySelectorAll('.card')].filter((c) => !c.hidden)"
                        ".map((c) => c.dataset.device)")  # fmt: skip
     assert set(cards) == {"torch-fp32-1thread"}
     browser.js("document.querySelector('.filter input').click()")
-    assert browser.until(
-        f"document.querySelectorAll('[data-figure^=front] .point').length === {before}"
-    )
+    assert browser.until(f"{POINTS} === {before}")
     quiet(browser)
 
 

@@ -6,6 +6,7 @@ import json
 import math
 import shlex
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -120,8 +121,8 @@ def test_a_front_is_what_no_faster_one_beats(filled: Path) -> None:
 
 def test_baselines_are_known_by_their_family(filled: Path) -> None:
     table = LatencyTable.load(filled / "tables" / "torch.json")
-    paper = certificate(Arch((), 8), table, 1.0, arch=None, arch_id=None)
-    config = {"model_args": {"net": {"family": "timm", "model": "mobilenetv3_small_050"}}}
+    paper = certificate(Arch((), 8), table, 1.0, arch_id=None)
+    config = {"architecture": "mobilenetv3_small_050", "model_args": {}, "num_classes": 4}
     write_subnet(filled / "baselines" / "small", paper, config)
     (one,) = (one for one in of(filled).subnets if one.kind == "baseline")
     assert (one.arch, one.command, one.bars) == ("mobilenetv3_small_050", None, ())
@@ -131,7 +132,10 @@ def test_baselines_are_known_by_their_family(filled: Path) -> None:
     report = of(filled, other)
     assert [run.kind for run in report.runs] == ["subnet", "baseline"]
     assert report.subnets[-1].kind == "baseline"
-    assert report.subnets[-1].command is None
+    assert report.subnets[-1].command == (
+        "supernet extract runs/hand_made --table runs/tiny/tables/torch.json --out "
+        "runs/hand_made/subnets/a"
+    )
 
 
 def test_subnets_and_tables_elsewhere_are_given_by_themselves(filled: Path) -> None:
@@ -146,6 +150,19 @@ def test_subnets_and_tables_elsewhere_are_given_by_themselves(filled: Path) -> N
     assert len(of(filled, filled / "subnets" / "torch-1").subnets) == 5, "once, not twice"
 
 
+def test_devices_of_one_name_on_two_machines_are_two(filled: Path) -> None:
+    table = LatencyTable.load(filled / "tables" / "torch.json")
+    board = replace(table, device=replace(table.device, machine="board"))
+    board.save(filled / "tables" / "board.json")
+    paper = certificate(Trained.open(filled).net.space.smallest(), board, 0.5)
+    write_subnet(filled / "subnets" / "board-0", paper)
+    report = of(filled)
+    one, other = f"{table.device.name} on nowhere", f"{table.device.name} on board"
+    assert set(report.devices) == {"onnxruntime-fp32-1thread", one, other}
+    assert {each.device for each in report.subnets} == set(report.devices)
+    assert {each.device for each in report.gates} == {"onnxruntime-fp32-1thread", one}
+
+
 def test_limits_besides_latency_are_in_the_command(filled: Path) -> None:
     table = LatencyTable.load(filled / "tables" / "torch.json")
     none = dict.fromkeys(("table_id", "device", "budget_ms", "predicted_ms", "measured_ms", "pace"))
@@ -158,6 +175,22 @@ def test_limits_besides_latency_are_in_the_command(filled: Path) -> None:
         "supernet extract runs/tiny --max-macs 2000000 --max-memory-kib 64.5 --out "
         "runs/tiny/subnets/small"
     )
+
+
+def test_pruned_subnets_are_not_drawn_as_the_space_has_them(filled: Path) -> None:
+    folder = filled / "subnets" / "torch-0"
+    paper = json.loads((folder / "certificate.json").read_text())
+    write_subnet(folder, paper | {"pruned": {"hidden_after": [8]}})
+    (one,) = (one for one in of(filled).subnets if one.name == "torch-0")
+    assert (one.kind, one.bars, one.command) == ("pruned", (), None)
+
+
+def test_cropped_kernels_are_in_the_command(filled: Path) -> None:
+    folder = filled / "subnets" / "torch-0"
+    paper = json.loads((folder / "certificate.json").read_text())
+    write_subnet(folder, paper | {"kernels_cropped": True})
+    (one,) = (one for one in of(filled).subnets if one.name == "torch-0")
+    assert "--crop-kernels" in (one.command or "")
 
 
 # ---- damage ------------------------------------------------------------------------------------

@@ -1,0 +1,78 @@
+"""What a training leaves for TensorBoard besides the scalars of its steps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from supernet import training
+from supernet.train import checkpoint
+from supernet.train.board import show_subnets
+from supernet.train.run import Launch, varied_by
+from supernet.trained import Trained
+from tests.builders import tiny_config
+from tests.report.conftest import certificate
+
+
+def events(folder: Path) -> EventAccumulator:
+    return EventAccumulator(str(folder)).Reload()
+
+
+def texts(log: EventAccumulator, name: str) -> list[str]:
+    return [e.tensor_proto.string_val[0].decode() for e in log.Tensors(f"{name}/text_summary")]
+
+
+def test_losses_phases_and_images_are_shown(trained_run: Path) -> None:
+    log = events(trained_run / "tensorboard")
+    scalars = set(log.Tags()["scalars"])
+    assert {"loss/largest", "loss/random", "held_out_top1/largest"} <= scalars
+    first, second = texts(log, "phase")
+    assert first.startswith("**largest** from step 0: 2 epochs")
+    assert second.startswith("**all**")
+    assert "2 random + the largest as teacher" in second
+    assert len(log.Images("images/augmented")) == 1
+
+
+def test_the_smallest_subnet_has_a_loss_of_its_own(tmp_path: Path, console: Console) -> None:
+    config = tiny_config("recipe.phases.all.smallest=true")
+    training.start(config, tmp_path / "run", console)
+    log = events(tmp_path / "run" / "tensorboard")
+    assert {"loss/largest", "loss/smallest", "loss/random"} <= set(log.Tags()["scalars"])
+
+
+def test_a_run_of_a_sweep_shows_its_settings_and_keeps_its_command(
+    tmp_path: Path, console: Console
+) -> None:
+    words = ["seed=3", "+data.augment.mixup=0.2", "recipe=random"]
+    launch = Launch(command="supernet train seed=3", varied=varied_by(words))
+    assert launch.varied == {"seed": "3", "data.augment.mixup": "0.2", "recipe": "random"}
+    training.start(tiny_config(), tmp_path / "run", console, launch=launch)
+    log = events(tmp_path / "run" / "tensorboard")
+    assert {"sweep/largest", "sweep/smallest"} <= set(log.Tags()["scalars"])
+    assert "_hparams_/session_start_info" in log.summary_metadata
+    assert checkpoint.read(tmp_path / "run")["command"] == "supernet train seed=3"
+
+
+def test_a_run_by_itself_has_no_sweep(trained_run: Path) -> None:
+    assert (
+        "_hparams_/session_start_info" not in events(trained_run / "tensorboard").summary_metadata
+    )
+
+
+def test_finished_subnets_are_a_table_and_accuracies_by_budget(
+    trained_run: Path, tmp_path: Path
+) -> None:
+    from tests.builders import tiny_table
+
+    arch = Trained.open(trained_run).net.space.smallest()
+    paper = certificate(arch, tiny_table(), 0.5, path="a|b")
+    show_subnets(tmp_path, [paper])
+    log = events(tmp_path)
+    (text,) = texts(log, "subnets")
+    assert "| onnxruntime-fp32-1thread | 0.55 | 0.5 | 0.4 |" in text
+    assert "a\\|b" in text
+    (point,) = log.Scalars("test_top1_by_budget_us/onnxruntime-fp32-1thread")
+    assert (point.step, torch.tensor(point.value)) == (550, torch.tensor(0.75))
