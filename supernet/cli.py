@@ -224,6 +224,12 @@ def extract(
     budget_ms: Annotated[
         float | None, typer.Option(help="Upper limit of latency in milliseconds.")
     ] = None,
+    arch: Annotated[
+        Path | None,
+        typer.Option(
+            help="Not the gates' choice, but this arch.json, or what search --json wrote."
+        ),
+    ] = None,
     max_macs: Annotated[
         float | None, typer.Option(help="Most multiply-adds for an image, each 1 MAC; 20e6 does.")
     ] = None,
@@ -249,9 +255,11 @@ def extract(
     \b
     supernet extract runs/demo --table T.json --budget-ms 2.5 --out fast/
     supernet extract runs/demo --max-macs 2e6 --max-memory-kib 64 --out small/
+    supernet extract runs/demo --arch found.json --table T.json --budget-ms 2.5 --out found/
     supernet extract runs/handmade --table T.json --out handmade/
     """
     from supernet import deploy
+    from supernet.arch_file import read_arch
     from supernet.latency.table import LatencyTable
     from supernet.limits import Caps
     from supernet.main_job import show, summary_row, title_of
@@ -264,7 +272,12 @@ def extract(
     caps = Caps(macs=max_macs, params=max_params, memory_kib=max_memory_kib)
     times = None if table is None else LatencyTable.load(table)
     trained = Trained.open(run)
-    candidate = deploy.candidate_for(trained, times, budget_ms, console, caps=caps)
+    if arch is None:
+        candidate = deploy.candidate_for(trained, times, budget_ms, console, caps=caps)
+    else:
+        table_id = None if times is None else times.id
+        given = read_arch(arch, table_id=table_id, budget_ms=budget_ms)
+        candidate = deploy.named_candidate(trained, given, times, budget_ms, caps=caps)
     promise = deploy.promise_of(times, candidate)
     deploy.write_subnet(trained, candidate.arch, out, promise=promise, crop_kernels=crop_kernels)
     if times is not None:

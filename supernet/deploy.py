@@ -13,7 +13,8 @@ import torch
 from rich.console import Console
 
 from supernet.certificate import findings, head, read_certificate, write_certificate
-from supernet.choose import NO_CAPS, Candidate, aim_for, pick
+from supernet.choose import NO_CAPS, Candidate, aim_for, costs_of, pick
+from supernet.cost import arch_cost, check_budget
 from supernet.crop import cropped
 from supernet.data.preprocess import resize
 from supernet.errors import SupernetError
@@ -64,6 +65,46 @@ def candidate_for(
     aim = aim_for(run.net, table, budget_ms, caps)
     specialize(run, [aim], console)
     return pick(run.net.gates[aim.name], aim)
+
+
+def named_candidate(
+    run: Trained,
+    arch: Arch,
+    table: LatencyTable | None,
+    budget_ms: float | None,
+    caps: Caps = NO_CAPS,
+) -> Candidate:
+    """Return `arch` of the run as the choice for a device and limits, if it is within them.
+
+    Raises:
+        SpaceError: if it is not of the run's space.
+        SupernetError: if it exceeds a limit, or there is a budget without a table.
+        TableError: if the table lacks layers of the space.
+    """
+    net = run.net
+    net.space.check(arch)
+    if budget_ms is not None and table is None:
+        raise SupernetError("--budget-ms goes with --table")
+    predicted = None
+    if table is not None:
+        predicted = arch_cost(net.space, costs_of(net, table), arch)
+        if budget_ms is not None and predicted > check_budget(budget_ms):
+            raise SupernetError(
+                f"{arch} takes {predicted:.4g} ms by the table, more than the {budget_ms:g} ms "
+                "that are allowed: search for that budget, or leave it out"
+            )
+    shapes = {"in_chans": net.in_chans, "num_classes": net.num_classes}
+    limits = {}
+    for cap in caps.limits(net.space, **shapes):
+        cost = arch_cost(net.space, cap.costs, arch)
+        if cost > cap.most:
+            raise SupernetError(
+                f"{arch} takes {cost:.9g} {cap.unit}, more than the {cap.most:.9g} that are allowed"
+            )
+        limits[cap.unit] = (cap.most, cost)
+    return Candidate(
+        arch=arch, score=0.0, predicted_ms=predicted, budget_ms=budget_ms, limits=limits
+    )
 
 
 def write_subnet(

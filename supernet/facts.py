@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from supernet.arch_file import read_arch
 from supernet.blocks import num_params
 from supernet.certificate import read_certificate
 from supernet.errors import SpaceError
@@ -92,15 +92,3 @@ def scores(path: Path, arch_file: Path | None) -> list[dict[str, Any]]:
 def _score(name: str, arch: Arch, found: Scores, images: int) -> dict[str, Any]:
     arch_id = arch.id if arch.ops else None  # which a hand-made network has none of
     return {"name": name, **asdict(found), "images": images, "arch_id": arch_id, "arch": str(arch)}
-
-
-def read_arch(file: Path) -> Arch:
-    """Read an `arch.json`.
-
-    Raises:
-        SpaceError: if it is missing or malformed.
-    """
-    try:
-        return Arch.from_dict(json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise SpaceError(f"{file}: {error}") from error

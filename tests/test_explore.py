@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import random
 import shutil
+from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
 
@@ -14,6 +16,7 @@ import pytest
 from rich.console import Console
 
 from supernet import scoring
+from supernet.certificate import read_certificate
 from supernet.choose import costs_of
 from supernet.cost import arch_cost, cost_range
 from supernet.errors import CheckpointError, InfeasibleBudget, SupernetError
@@ -24,6 +27,7 @@ from supernet.scored import Scored
 from supernet.space import Arch
 from supernet.trained import Trained
 from tests.builders import MainJob, made_up_table, middle
+from tests.conftest import Command
 
 QUIET = Console(file=StringIO())
 
@@ -87,6 +91,33 @@ def test_the_winner_keeps_to_the_budget_and_is_scored(folder: Path, tmp_path: Pa
     with pytest.raises(InfeasibleBudget) as caught:
         search(folder, budgets=[low / 2])
     assert (caught.value.lowest, caught.value.highest) == (low, high)
+
+
+def test_what_was_found_is_extracted(
+    folder: Path, tmp_path: Path, command: Command, refused: Callable[..., str], place: Path
+) -> None:
+    run, path = Trained.open(folder), folder / "tables" / "onnxruntime.json"
+    net, table = run.net, LatencyTable.load(path)
+    other = made_up_table(net.space, in_chans=net.in_chans, num_classes=net.num_classes)
+    table = dataclasses.replace(other, device=dataclasses.replace(other.device, cpu="elsewhere"))
+    table.save(tmp_path / "T.json")
+    budgets = [middle(cost_range(net.space, costs_of(net, table)), s) for s in (0.3, 0.7)]
+    rows = search(folder, tables=[tmp_path / "T.json"], budgets=budgets, out=tmp_path / "f.json")
+    words = ["extract", folder, "--arch", tmp_path / "f.json", "--table", tmp_path / "T.json"]
+    assert command(*words, "--budget-ms", budgets[1], "--out", "found").code == 0
+    paper = read_certificate(place / "found")
+    assert paper["arch_id"] == rows[1]["arch_id"]
+    assert paper["predicted_ms"] == pytest.approx(rows[1]["predicted_ms"])
+    assert paper["budget_ms"] == budgets[1]
+    shutil.rmtree(place / "found")
+    assert "2 of its 2 architectures are for that" in refused(*words, "--out", "o")
+    assert "0 of its 2" in refused(*words, "--budget-ms", 99, "--out", "o")
+    (tmp_path / "arch.json").write_text(json.dumps(net.space.largest().to_dict()))
+    words[3] = tmp_path / "arch.json"
+    assert "more than the" in refused(*words, "--budget-ms", budgets[0], "--out", "o")
+    assert "more than the 9 that are allowed" in refused(
+        *words[:4], "--max-params", 9, "--out", "o"
+    )
 
 
 def test_gates_are_one_of_the_methods(folder: Path) -> None:

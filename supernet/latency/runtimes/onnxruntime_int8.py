@@ -77,7 +77,8 @@ def prepared(model: Model) -> Prepared:
         after = bool(kinds) and kinds[-1] in ("stem", *BLOCKS.values())
         proto = quantized(model.onnx, x, output_too=after)
         x = _take_int8(proto, x) if before else x
-        return Prepared(proto.SerializeToString(), x, _give_int8(proto) if after else None)
+        output = _give_int8(proto) if after else None
+        return Prepared(proto.SerializeToString(), x, output)
     except (*REFUSALS, DecodeError, InferenceError) as error:
         raise refusal("onnxruntime-int8", model, error) from error
 
