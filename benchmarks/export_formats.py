@@ -2,12 +2,15 @@
 
     python benchmarks/export_formats.py --json benchmarks/results/export_formats.json
 
-The largest subnet of the small Fashion-MNIST run through every format of `supernet export`, on one
-thread. A format whose packages are missing is named as skipped.
+The smallest subnet of the small Fashion-MNIST run through every format of `supernet export`, on one
+thread. A format whose packages are missing is named as skipped. What is found is kept beside the
+result, format by format, until it is whole: the same command goes on after a stop.
 """
 
 from __future__ import annotations
 
+import json
+import shutil
 import tempfile
 from importlib import metadata
 from pathlib import Path
@@ -39,13 +42,18 @@ def main() -> None:
 
 def measure(run: Trained, folder: Path, seconds: float, out: Path) -> None:
     """Export one subnet in every format and precision there is."""
-    arch = run.net.space.largest()
+    arch = run.net.space.smallest()
     subnet = folder / "subnet"
     write_subnet(run, arch, subnet, promise={})
     found: dict[str, Any] = {}
     skipped: dict[str, str] = {}
-    no_int8: dict[str, str] = {}
+    kept = Path(f"{out}.partial")
+    kept.mkdir(parents=True, exist_ok=True)
     for name in export.FORMATS:
+        file = kept / f"{run.sha256[:12]}-{arch.id}-{name}.json"
+        if file.exists():
+            found[name] = json.loads(file.read_text(encoding="utf-8"))
+            continue
         print(name)
         notes: list[str] = []
         try:
@@ -59,13 +67,9 @@ def measure(run: Trained, folder: Path, seconds: float, out: Path) -> None:
             skipped[name] = str(error).replace(str(folder), "")
             print(f"skipped: {skipped[name]}")
             continue
-        if chosen.NO_INT8 is not None:
-            no_int8[name] = chosen.NO_INT8
-        found[name] = {"runtime_version": chosen.version()} | {
-            key: value
-            for key, value in exported.to_dict().items()
-            if key not in ("place", "format")
-        }
+        found[name] = {**exported.to_dict(), "runtime_version": chosen.version(), "notes": notes}
+        found[name].pop("place")
+        file.write_text(json.dumps(found[name]), encoding="utf-8")
         for row in exported.rows:
             print(f"  {row}")
     rows = [(name, row) for name, each in found.items() for row in each["rows"]]
@@ -92,9 +96,11 @@ def measure(run: Trained, folder: Path, seconds: float, out: Path) -> None:
             "quantisers": {n: _version(n) for n in ("ai-edge-quantizer", "torchao")},
             "formats": found,
             "skipped": skipped,
-            "no_int8": no_int8,
+            "no_int8": {name: export.get(name).NO_INT8 for name in found
+                        if export.get(name).NO_INT8 is not None},
         },
-    )
+    )  # fmt: skip
+    shutil.rmtree(kept)
 
 
 def _version(package: str) -> str | None:

@@ -175,9 +175,10 @@ def export_formats(result: dict[str, Any]) -> str:
         "|---|---|---|---|---|---|",
     ]
     for name, found in data["formats"].items():
+        version = found["runtime_version"].partition("-")[0]
         for row in found["rows"]:
             lines.append(
-                f"| {name} {found['runtime_version']} | {row['precision']} | "
+                f"| {name} {version} | {row['precision']} | "
                 f"{row['bytes'] / 1e3:.0f} | {row['largest_difference']:.1e} | "
                 f"{100 * row['top1']:.2f} % | {row['median_ms']:.3f} |"
             )

@@ -18,7 +18,8 @@ from supernet.train import checkpoint
 from tests.builders import TINY, MainJob, made_up_table, small_space
 from tests.conftest import Command
 
-COMMANDS = ("train", "demo", "profile", "bundle", "table", "extract", "eval", "info", "predict")
+COMMANDS = ("train", "demo", "profile", "bundle", "table", "extract", "eval", "info", "predict",
+            "export", "verify", "compression", "prune")  # fmt: skip
 ROOT = Path(__file__).resolve().parent.parent
 
 

@@ -6,8 +6,8 @@ activations int8, input and output int8 as well; their scales stand in the file.
 
 from __future__ import annotations
 
-import contextlib
 import io
+from contextlib import redirect_stdout
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -51,13 +51,7 @@ def _quantized(content: bytes, images: Tensor) -> bytes:
         raise missing("litert --int8", error, "litert-int8") from error
     tool = quantizer.Quantizer(content, recipe.static_wi8_ai8())
     batches = [{_INPUT: _channels_last(image[None].numpy())} for image in images]
-    shown = io.StringIO()  # bars and counts of its own
-    with (
-        quiet(),
-        silent(),
-        contextlib.redirect_stdout(shown),
-        contextlib.redirect_stderr(shown),
-    ):
+    with quiet(), silent(), redirect_stdout(io.StringIO()):  # bars and counts of its own
         ranges = tool.calibrate({_SIGNATURE: batches}, num_threads=1)
         return bytes(tool.quantize(ranges).quantized_model)
 

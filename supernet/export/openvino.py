@@ -22,8 +22,8 @@ _FILE = "model.xml"
 
 
 def version() -> str:
-    """Return the version of OpenVINO."""
-    return str(openvino.get_version())
+    """Return the version of OpenVINO, without the build."""
+    return str(openvino.get_version()).partition("-")[0]
 
 
 def write(subnet: Subnet, place: Path, calibration: Tensor | None) -> None:

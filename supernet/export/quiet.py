@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 
 
 @contextmanager
@@ -24,11 +25,12 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def silent() -> Iterator[None]:
-    """Hold back what C++ parts print on stderr, past Python."""
+    """Hold back what C++ parts print on stderr, past Python or through it."""
     kept, sink = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(sink, 2)
     try:
-        yield
+        with redirect_stderr(io.StringIO()):
+            yield
     finally:
         os.dup2(kept, 2)
         os.close(kept)
