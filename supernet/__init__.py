@@ -59,6 +59,8 @@ def load(path: str | Path) -> SuperNet:
 
     Raises:
         CheckpointError: if there is none, or it is damaged.
+        SupernetError: if the run trained one network alone; `supernet extract` makes a folder of
+            it for `load_subnet`.
     """
     from supernet.trained import Trained
 

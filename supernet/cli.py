@@ -75,11 +75,13 @@ def _root(
                       "help_option_names": ["--help"]},
 )  # fmt: skip
 def train(context: typer.Context) -> None:
-    """Train a supernet; takes Hydra overrides, as `python train.py` does.
+    """Train a supernet, or a network alone; takes Hydra overrides, as `python train.py` does.
 
     \b
     supernet train experiment=demo           the digits, in a minute or two
     supernet train data=digits space=tiny name=mine seed=1
+    supernet train net=timm net.name=mobilenetv3_small_050 data=digits      a hand-made network
+    supernet train net=subnet net.dir=fast data=digits                      a subnet, trained on
     supernet train resume=runs/mine          go on where it stopped
     supernet train --cfg job                 show the whole configuration
     """

@@ -124,23 +124,16 @@ class Timm:
         fixed = {"img_size": size} if timms is not None and timms.fixed_input_size else {}
         args = {"num_classes": data.num_classes, "in_chans": data.in_chans, **fixed}
         net = {"family": "timm", "name": self.name.partition(".")[0], **args}
-        origin: dict[str, Any] | None = None
+        made = _built(net, Arch((), size))
         if self.weights is not None:
-            weights, classes = _read_weights(self.weights), None
+            weights, head = _read_weights(self.weights), _head(made.model)
+            kept = all(weights[n].shape == head[n].shape for n in head if n in weights)
             origin = {"weights": self.weights, "sha256": sha256(Path(self.weights))}
-        elif self.pretrained:
-            weights, classes = _timms_weights(self.name, args), data.num_classes
-            origin = {"pretrained": self.name}
-        made = _built(net, Arch((), size), origin)
-        if origin is not None:
-            head = _head(made.model)
-            other = classes is None and any(
-                name in weights and weights[name].shape != tensor.shape
-                for name, tensor in head.items()
-            )
-            _load_(made.model, weights, without=set(head) if other else set(),
-                   where=str(self.weights or self.name))  # fmt: skip
-            made.origin = origin | {"classifier": "new" if other else "kept"}
+            return _begun(made, weights, origin, kept=kept)
+        if self.pretrained:
+            kept = timms is not None and timms.num_classes == data.num_classes
+            weights = _timms_weights(self.name, args)
+            return _begun(made, weights, {"pretrained": self.name}, kept=kept)
         return made
 
 
@@ -168,18 +161,10 @@ class Subnet:
     def net(self, config: Mapping[str, Any], data: ImageData, console: Console) -> PlainNet:
         """See `Origin`."""
         folder = load_config(self.dir)
-        kept = folder.classes == data.classes
-        origin = {
-            "subnet": self.dir,
-            "arch_id": folder.arch_id,
-            **_certified(Path(self.dir)),
-            "classifier": "kept" if kept else "new",
-        }
-        net = {**folder.net, "num_classes": data.num_classes}
-        made = _built(net, folder.arch, origin)
-        _load_(made.model, load_subnet(self.dir).state_dict(), where=self.dir,
-               without=set() if kept else set(_head(made.model)))  # fmt: skip
-        return made
+        origin = {"subnet": self.dir, "arch_id": folder.arch_id, **_certified(Path(self.dir))}
+        made = _built({**folder.net, "num_classes": data.num_classes}, folder.arch)
+        weights = load_subnet(self.dir).state_dict()
+        return _begun(made, weights, origin, kept=folder.classes == data.classes)
 
 
 KINDS = {"supernet": Supernet, "timm": Timm, "subnet": Subnet}
@@ -203,11 +188,11 @@ def _check_one(config: Mapping[str, Any], kind: str) -> None:
         )
 
 
-def _built(net: Mapping[str, Any], arch: Arch, origin: Mapping[str, Any] | None) -> PlainNet:
-    """Build a network and see that it takes images of its size."""
+def _built(net: Mapping[str, Any], arch: Arch) -> PlainNet:
+    """Build a network with fresh weights and see that it takes images of its size."""
     size = arch.resolution
     try:
-        made = PlainNet(net, arch, origin)
+        made = PlainNet(net, arch)
         images = torch.zeros(2, made.in_chans, size, size)
         with torch.no_grad():
             shape = tuple(made.eval()(images, arch).shape)
@@ -222,13 +207,31 @@ def _built(net: Mapping[str, Any], arch: Arch, origin: Mapping[str, Any] | None)
     return made
 
 
+def _begun(
+    made: PlainNet, weights: Mapping[str, Tensor], origin: Mapping[str, Any], *, kept: bool
+) -> PlainNet:
+    """Load `weights` into a fresh network, those of the classifier only if they are `kept`."""
+    fresh = {} if kept else _head(made.model)
+    old = {name: tensor for name, tensor in weights.items() if name not in fresh}
+    try:
+        made.model.load_state_dict(old | fresh)
+    except RuntimeError as error:
+        source = next(iter(origin.values()))
+        raise CheckpointError(
+            f"net: the weights of {source} do not fit {made.title} with {made.num_classes} classes "
+            f"and {made.in_chans} channels ({_line(error)})"
+        ) from error
+    made.origin = {**origin, "classifier": "kept" if kept else "new"}
+    return made
+
+
 def _read_weights(file: str) -> dict[str, Tensor]:
+    if not Path(file).is_file():
+        raise CheckpointError(f"net.weights: no file {file}")
     try:
         weights: dict[str, Tensor] = load_state_dict(file, weights_only=True)
         if not all(isinstance(tensor, Tensor) for tensor in weights.values()):
             raise TypeError("it holds more than tensors")
-    except FileNotFoundError as error:
-        raise CheckpointError(f"net.weights: no file {file}") from error
     except Exception as error:  # torch and safetensors raise many kinds for a damaged file
         raise CheckpointError(f"net.weights: {file} cannot be read ({_line(error)})") from error
     return weights
@@ -255,18 +258,6 @@ def _head(model: nn.Module) -> dict[str, Tensor]:
         if any(module is head for head in heads)
         for key, tensor in module.state_dict().items()
     }
-
-
-def _load_(
-    model: nn.Module, weights: Mapping[str, Tensor], *, without: set[str], where: str
-) -> None:
-    """Load `weights` but those named in `without`, which stay as they are."""
-    kept = {name: tensor for name, tensor in weights.items() if name not in without}
-    own = {name: tensor for name, tensor in model.state_dict().items() if name in without}
-    try:
-        model.load_state_dict(kept | own)
-    except RuntimeError as error:
-        raise CheckpointError(f"net: the weights of {where} do not fit ({_line(error)})") from error
 
 
 def _certified(folder: Path) -> dict[str, Any]:

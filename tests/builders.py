@@ -71,26 +71,29 @@ HAND_MADE = {
     for family in FAMILIES
     for skip in ("suffix", "any")
 }
-HAND_MADE["efficientnet-separable"] = small_space(
-    family="efficientnet",
-    first=None,
-    stages=(
-        Stage(width=8, stride=2, depths=(1, 2), kind="ds", se=True, act="swish"),
-        Stage(width=16, stride=1, depths=(1, 2, 3), kind="dsa", act="relu6"),
-        Stage(width=16, stride=1, depths=(1,), kind="ds"),
+WITHOUT_FIRST = {
+    "separable": small_space(
+        family="efficientnet",
+        first=None,
+        stages=(
+            Stage(width=8, stride=2, depths=(1, 2), kind="ds", se=True, act="swish"),
+            Stage(width=16, stride=1, depths=(1, 2, 3), kind="dsa", act="relu6"),
+            Stage(width=16, stride=1, depths=(1,), kind="ds"),
+        ),
+        final_width=None,
+        expand_ratios=(1, 2),
     ),
-    final_width=None,
-    expand_ratios=(1, 2),
-)
-HAND_MADE["mobilenetv3-biased"] = small_space(
-    first=None,
-    stages=(
-        Stage(width=8, stride=2, depths=(1,), allowed=((Op(3, 1),),)),
-        ragged_stage("suffix"),
+    "biased": small_space(
+        first=None,
+        stages=(
+            Stage(width=8, stride=2, depths=(1,), allowed=((Op(3, 1),),)),
+            ragged_stage("suffix"),
+        ),
+        expand_ratios=(1, 2, 2.3, 3),
+        head_bias=True,
     ),
-    expand_ratios=(1, 2, 2.3, 3),
-    head_bias=True,
-)
+}
+"""Spaces that begin at the stem: depthwise-separable stages, and a head with a bias."""
 
 
 @st.composite

@@ -63,7 +63,7 @@ def test_the_code_can_be_decoded_and_is_near_the_entropy(counts: list[int]) -> N
     total = sum(counts)
     entropy = -sum(c / total * math.log2(c / total) for c in counts if c)
     mean = sum(c * n for c, n in zip(counts, lengths, strict=True)) / total
-    assert entropy - 1e-9 <= mean < entropy + 1
+    assert entropy - 1e-9 <= mean <= entropy + 1
     if sum(count > 0 for count in counts) > 1:
         assert sum(2.0**-n for n in lengths if n) == 1, "no bit is wasted"
 

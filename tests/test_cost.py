@@ -19,17 +19,33 @@ from supernet.latency.correction import Correction
 from supernet.latency.keys import arch_keys
 from supernet.network import SuperNet
 from supernet.space import SearchSpace
-from tests.builders import HAND_MADE, conf_space, made_up_table, some_archs, timm_space
+from tests.builders import (
+    HAND_MADE,
+    WITHOUT_FIRST,
+    conf_space,
+    made_up_table,
+    some_archs,
+    timm_space,
+)
 
 SHAPES = {"in_chans": 1, "num_classes": 7}
 SPACES = pytest.mark.parametrize(
     "space",
     [
         *HAND_MADE.values(),
+        *WITHOUT_FIRST.values(),
         *map(conf_space, ("tiny", "ofa_proxyless")),
         *map(timm_space, ("fbnetc_100", "mobilenetv1_100", "mobilenetv3_small_050")),
     ],
-    ids=[*HAND_MADE, "tiny", "ofa_proxyless", "fbnetc", "mobilenetv1", "mobilenetv3"],
+    ids=[
+        *HAND_MADE,
+        *WITHOUT_FIRST,
+        "tiny",
+        "ofa_proxyless",
+        "fbnetc",
+        "mobilenetv1",
+        "mobilenetv3",
+    ],
 )
 
 

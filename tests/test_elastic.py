@@ -12,8 +12,17 @@ from supernet.depthwise import depthwise
 from supernet.elastic import ElasticBlock
 from supernet.network import SuperNet
 from supernet.space import FAMILIES, BlockSpec, Op, SpaceError
-from tests.builders import HAND_MADE, assert_same, images, random_net, randomise_, some_archs
+from tests.builders import (
+    HAND_MADE,
+    WITHOUT_FIRST,
+    assert_same,
+    images,
+    random_net,
+    randomise_,
+    some_archs,
+)
 
+SPACES = HAND_MADE | WITHOUT_FIRST
 OPS = tuple(Op(k, e) for k in (3, 5, 7) for e in (1, 2, 2.3, 3))
 
 
@@ -169,7 +178,7 @@ def test_sorting_keeps_the_largest_op_and_orders_importance(family: str, se: boo
         assert torch.equal(inner, inner.sort(descending=True).values)
 
 
-@pytest.mark.parametrize("space", HAND_MADE.values(), ids=HAND_MADE)
+@pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
 def test_sorting_a_net_keeps_its_largest_subnet(space) -> None:
     net = random_net(space)
     x = images(net, 16)
@@ -209,7 +218,7 @@ def test_a_cropped_kernel_still_learns() -> None:
 
 
 @pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("space", HAND_MADE.values(), ids=HAND_MADE)
+@pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
 def test_memory_formats_agree(space, training: bool) -> None:
     """Outputs and gradients, float64, 1e-10."""
     net = random_net(space).train(training)

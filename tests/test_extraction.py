@@ -17,6 +17,7 @@ from supernet.network import SuperNet
 from supernet.space import SearchSpace
 from tests.builders import (
     HAND_MADE,
+    WITHOUT_FIRST,
     assert_same,
     conf_space,
     images,
@@ -27,6 +28,7 @@ from tests.builders import (
 )
 
 NAMES = sorted(file.stem for file in (config_dir() / "space").glob("*.yaml"))
+SPACES = HAND_MADE | WITHOUT_FIRST
 SUFFIX = HAND_MADE["mobilenetv3-suffix"]
 
 
@@ -48,7 +50,7 @@ def test_every_space_of_conf(name: str) -> None:
     assert_extracts(random_net(conf_space(name)), count=3)
 
 
-@pytest.mark.parametrize("space", HAND_MADE.values(), ids=HAND_MADE)
+@pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
 def test_both_families_and_skip_rules(space: SearchSpace) -> None:
     assert_extracts(random_net(space, in_chans=1, num_classes=3), count=8)
 
@@ -59,7 +61,7 @@ def test_any_space(space: SearchSpace) -> None:
     assert_extracts(random_net(space), count=1)
 
 
-@pytest.mark.parametrize("space", HAND_MADE.values(), ids=HAND_MADE)
+@pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
 def test_in_training_mode_too(space: SearchSpace) -> None:
     """Batch statistics instead of running ones; the copies' own buffers move, not the net's."""
     net = random_net(space).train()

@@ -24,12 +24,13 @@ from supernet.errors import CheckpointError, SpaceError, SupernetError
 from supernet.evaluate import scores_on
 from supernet.extraction import extract
 from supernet.latency import host, profile
+from supernet.latency.model import of_subnet
 from supernet.noise import Noise
 from supernet.origins import origin_of
 from supernet.plain import OneArch, PlainNet
 from supernet.settings import build_recipe
 from supernet.space import Arch, Op
-from supernet.subnet import load_config, load_subnet
+from supernet.subnet import load_config, load_subnet, onnx_outputs
 from supernet.train import checkpoint
 from supernet.train.phases import Phase
 from supernet.train.run import RunFolder
@@ -170,16 +171,23 @@ def test_it_learns(digits_folder: Path) -> None:
 
 OPTIONS = ["ema=0.9", "regularize.dropout=0.2", "clip_grad=1.0", "micro_batches=2",
            "data.augment.mixup=0.2", "data.augment.pad=1", "recipe=largest_first",
-           "recipe.phases.largest.epochs=2", "recipe.phases.all.epochs=2"]  # fmt: skip
+           "recipe.phases.largest.epochs=2", "recipe.phases.all.epochs=2",
+           "save_minutes=1e-9"]  # fmt: skip
 
 
-@pytest.mark.parametrize("stops", [[1], [2], [1, 4, 6]])
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    training.start(composed([*QUICK, *OPTIONS]), folder, Console(quiet=True))
+    return checkpoint.read(folder)
+
+
+@pytest.mark.parametrize("stops", [[1], [1, 4, 6]])
 def test_resuming_gives_the_same_bits(
-    stops: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stops: list[int], undisturbed: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With all that has a state; stopped after any step, and saved after every one."""
-    quiet, config = Console(quiet=True), composed([*QUICK, *OPTIONS, "save_minutes=1e-9"])
-    training.start(config, tmp_path / "whole", quiet)
+    quiet, config = Console(quiet=True), composed([*QUICK, *OPTIONS])
     log, left, folder = RunFolder.log, list(stops), tmp_path / "run"
 
     def stopping(self: RunFolder, step: int, phase: Phase, metrics: dict[str, float]) -> None:
@@ -196,9 +204,8 @@ def test_resuming_gives_the_same_bits(
             training.resume(folder, quiet)
     training.resume(folder, quiet)
     assert not left
-    whole = checkpoint.read(tmp_path / "whole")
-    assert whole["position"]["phase"] == 2
-    same(checkpoint.read(folder), whole)
+    assert undisturbed["position"]["phase"] == 2
+    same(checkpoint.read(folder), undisturbed)
 
 
 def test_it_is_reported_as_supernets_are(tmp_path: Path, console: Console) -> None:
@@ -275,8 +282,11 @@ def test_timms_own_weights_are_asked_for_only_where_wanted(monkeypatch: pytest.M
     net = made("net.name=mobilenetv3_small_050.lamb_in1k", "net.pretrained=true")
     assert asked == [("mobilenetv3_small_050.lamb_in1k", True)]
     torch.manual_seed(9)
-    same(dict(net.model.state_dict()), dict(create(HAND_MADE[2], num_classes=4).state_dict()))
-    assert net.origin == {"pretrained": "mobilenetv3_small_050.lamb_in1k", "classifier": "kept"}
+    want, got = create(HAND_MADE[2], num_classes=4).state_dict(), net.model.state_dict()
+    assert {name for name in want if not torch.equal(got[name], want[name])} == {
+        "classifier.weight"
+    }, "timm's are of 1000 classes; biases are zero"
+    assert net.origin == {"pretrained": "mobilenetv3_small_050.lamb_in1k", "classifier": "new"}
 
     def offline(*_: Any, **__: Any) -> None:
         raise OSError("no route\nto host")
@@ -315,6 +325,20 @@ def test_its_folder_opens_everywhere(digits_folder: Path, monkeypatch: pytest.Mo
     assert paper["arch_id"] is paper["origin"] is paper["predicted_ms"] is None
 
 
+@pytest.mark.parametrize("runtime", ["onnxruntime", "torch"])
+def test_a_runtime_gets_it_as_subnets_are(digits_folder: Path, runtime: str) -> None:
+    model = of_subnet(digits_folder, batch=2)
+    assert model.input_shape == (2, 1, 16, 16)
+    want = load_subnet(digits_folder)(torch.from_numpy(model.example()))
+    if runtime == "torch":
+        got = model.module(torch.from_numpy(model.example()))
+    else:
+        (digits_folder.parent / "again.onnx").write_bytes(model.onnx)
+        got = onnx_outputs(digits_folder.parent / "again.onnx", torch.from_numpy(model.example()))
+    torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.slow
 def test_it_is_measured_as_subnets_are(
     digits_run: Path, command: Command, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,6 +12,7 @@ import pytest
 import timm
 import torch
 from rich.console import Console
+from safetensors.torch import save_file
 
 import supernet
 from supernet import pruning
@@ -31,7 +32,7 @@ from supernet.narrow_latency import predictor_of
 from supernet.pruning import prune
 from supernet.space import FAMILIES, Arch, Op
 from supernet.standalone import timm_model
-from supernet.subnet import load_config, load_subnet
+from supernet.subnet import SubnetConfig, load_config, load_subnet, save_subnet, write_json
 from supernet.trained import Trained
 from supernet.verify import verify
 from tests.builders import (
@@ -143,7 +144,15 @@ def device(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         readings.extend(times)
         return Session(entry(0.1), tuple(entry(ms) for ms in times))
 
+    def save(folder: Path, model: torch.nn.Module, config: SubnetConfig) -> None:
+        if folder.name.startswith("."):  # the one that is kept, not one that is only timed
+            save_subnet(folder, model, config)
+            return
+        save_file(model.state_dict(), folder / "model.safetensors")
+        write_json(folder / "config.json", config.to_dict())
+
     monkeypatch.setattr(pruning, "measure_subnets", session)
+    monkeypatch.setattr(pruning, "save_subnet", save)
     return readings
 
 

@@ -54,6 +54,7 @@ def _quantized(content: bytes, images: Tensor) -> bytes:
     shown = io.StringIO()  # bars and counts of its own
     with (
         quiet(),
+        silent(),
         contextlib.redirect_stdout(shown),
         contextlib.redirect_stderr(shown),
     ):

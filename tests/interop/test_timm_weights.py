@@ -26,6 +26,7 @@ from supernet.standalone import timm_model
 from tests.builders import (
     HAND_MADE,
     TIMM,
+    WITHOUT_FIRST,
     assert_same,
     images,
     randomise_,
@@ -33,6 +34,7 @@ from tests.builders import (
     timm_space,
 )
 
+SPACES = HAND_MADE | WITHOUT_FIRST
 NAME = "mobilenetv3_small_050"
 
 
@@ -79,7 +81,7 @@ def test_files_of_torch_are_read_as_scripts_write_them(wrapped: str | None, tmp_
     assert_starts_as(net, model)
 
 
-@pytest.mark.parametrize("space", HAND_MADE.values(), ids=HAND_MADE)
+@pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
 def test_a_space_of_ones_own_starts_as_its_network(space: SearchSpace) -> None:
     """Ragged ops too, where the largest subnet has not the largest kernel of its block."""
     model, net = like_largest(space), SuperNet(space, 5)

@@ -14,7 +14,7 @@ from supernet.latency.keys import LayerKey, arch_keys
 from supernet.latency.onnx_layers import onnx_layers
 from supernet.space import ACTIVATIONS, FAMILIES, FixedBlock, SearchSpace, Stage
 from supernet.standalone import timm_model
-from tests.builders import HAND_MADE
+from tests.builders import WITHOUT_FIRST
 
 
 def _key(kind: str, family: str = "mobilenetv3", **rest: object) -> LayerKey:
@@ -97,7 +97,7 @@ def _space(family: str) -> SearchSpace:
 
 SPACES = {
     **{family: _space(family) for family in FAMILIES},
-    **{name: HAND_MADE[name] for name in ("efficientnet-separable", "mobilenetv3-biased")},
+    **WITHOUT_FIRST,
 }
 
 

@@ -58,6 +58,8 @@ KEYS = [
     *(key("final", act=act) for act in ACTIVATIONS),
     key("head", act="hard_swish"),
     key("head", in_size=1, act="relu"),
+    key("head", act="hard_swish", bias=True),
+    key("separable", family="efficientnet", kernel_size=3, stride=2, act="relu6"),
     key("classifier", in_size=1),
     key("classifier", family="efficientnet"),
 ]
