@@ -71,7 +71,11 @@ def test_the_summary_has_a_line_a_budget(main_job_done: MainJob) -> None:
     budgets = [row["budget_ms"] for row in rows]
     assert budgets == sorted(set(budgets))
     assert (main_job_done.folder / "pareto.png").read_bytes().startswith(b"\x89PNG")
-    for words in ("1. train", "2. profile", "3. a subnet", "smallest", "largest", "top-1"):
+    page = (main_job_done.folder / "report.html").read_text()
+    assert page.startswith("<!doctype html>")
+    assert all(Path(row["path"]).name in page for row in rows)
+    for words in ("1. train", "2. profile", "3. a subnet", "smallest", "largest", "top-1",
+                  "report.html"):  # fmt: skip
         assert words in main_job_done.printed
 
 

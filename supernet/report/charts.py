@@ -161,11 +161,12 @@ def curves_chart(run: Run) -> dict[str, Any] | None:
         figure.add_annotation(
             x=(phase.first_step + phase.end_step) / 2, y=1, yref="paper", yanchor="bottom",
             text=_text(phase.name), showarrow=False, font_size=12,
+            yshift=15 * (number % 2),  # short phases have long names
         )  # fmt: skip
     figure.update_xaxes(title_text="step", row=len(parts), col=1)
     figure.update_layout(
         showlegend=True, legend={"orientation": "h", "y": -0.16 if len(parts) > 1 else -0.28},
-        margin={"t": 30},
+        margin={"t": 44},
     )  # fmt: skip
     return _plain(figure)
 
