@@ -24,7 +24,7 @@ def read_arch(file: Path, *, table_id: str | None = None, budget_ms: float | Non
     """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(content, list):
+        if not isinstance(content, list) or not content:
             return Arch.from_dict(content)
         rows = [row for row in content if _is_for(row, table_id, budget_ms)]
     except (OSError, ValueError, AttributeError) as error:

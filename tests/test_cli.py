@@ -65,7 +65,7 @@ def test_training_from_the_command_line(command: Command, place: Path) -> None:
     for words in ("architectures", "smallest", "largest", "MACs", "about", "supernet info"):
         assert words in result.out
     assert {path.name for path in (place / "runs" / "mine").iterdir()} == {
-        "checkpoint.pt", "config.json", "tensorboard",
+        "checkpoint.pt", "checkpoint.previous.pt", "config.json", "tensorboard",
     }  # fmt: skip
     assert [path.name for path in place.iterdir()] == ["runs"]
     assert list((place / "runs" / "mine" / "tensorboard").iterdir())
@@ -258,6 +258,7 @@ def test_a_damaged_checkpoint(
     file = run / checkpoint.FILE
     whole = file.read_bytes()
     file.write_bytes(whole[: int(share * len(whole))])
+    (run / checkpoint.PREVIOUS).unlink()  # which would be used instead
     words = {
         "extract": ["extract", run, "--table", table, "--budget-ms", 1, "--out", "o"],
         "profile": ["profile", run, "--out", "new.json"],

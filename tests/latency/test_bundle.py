@@ -156,11 +156,17 @@ def test_a_killed_run_goes_on_from_what_it_has(made: Path, board_python: Path) -
     import_result(made.parent / "result.json", made)
 
 
+def heed_ctrl_c() -> None:
+    """In a child: shells let what they start in the background ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_keeps_what_was_timed(made: Path, board_python: Path) -> None:
     command = [board_python, made / bundle.SCRIPT, "--seconds", "30", "--progress", "json"]
     with subprocess.Popen(
-        command, cwd=made.parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
+        command, cwd=made.parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=heed_ctrl_c,
+    ) as process:  # fmt: skip
         assert process.stdout is not None
         for line in process.stdout:
             if json.loads(line)["phase"] == "time":
