@@ -204,6 +204,7 @@ def test_no_wider_share_meets_the_budget(subnet: Path, device: list[float],
     assert sum(hidden(Path("o"))) == max(total for total in sums if total / 100 <= budget)
 
 
+@pytest.mark.slow
 def test_fine_tuning_helps(subnet: Path, device: list[float], console: Console) -> None:
     budget = 0.4 * sum(hidden(subnet)) / 100
     top1 = [prune(subnet, Path("o"), budget, console, finetune=epochs)["top1"] for epochs in (0, 3)]
