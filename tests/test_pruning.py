@@ -301,7 +301,6 @@ def test_a_negative_number_of_epochs(subnet: Path, console: Console) -> None:
 
 @pytest.mark.slow
 def test_it_really_measures(subnet: Path, console: Console) -> None:
-    now = pruning.measure_subnets([subnet], runtime="onnxruntime").timings[0].median_ms
-    paper = prune(subnet, Path("o"), 0.85 * now, console)
-    assert paper["measured_ms"] > 0
-    assert sum(hidden(Path("o"))) < sum(hidden(subnet))
+    with pytest.raises(SupernetError, match=r"feasible budgets lie between 0\.\d+ and 0\.\d+ ms"):
+        prune(subnet, Path("o"), 1e-9, console)
+    assert not Path("o").exists()
