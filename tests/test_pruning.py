@@ -204,6 +204,7 @@ def test_no_wider_share_meets_the_budget(subnet: Path, device: list[float],
     assert sum(hidden(Path("o"))) == max(total for total in sums if total / 100 <= budget)
 
 
+@pytest.mark.slow
 def test_fine_tuning_helps(subnet: Path, device: list[float], console: Console) -> None:
     budget = 0.4 * sum(hidden(subnet)) / 100
     top1 = [prune(subnet, Path("o"), budget, console, finetune=epochs)["top1"] for epochs in (0, 3)]
@@ -300,7 +301,6 @@ def test_a_negative_number_of_epochs(subnet: Path, console: Console) -> None:
 
 @pytest.mark.slow
 def test_it_really_measures(subnet: Path, console: Console) -> None:
-    now = pruning.measure_subnets([subnet], runtime="onnxruntime").timings[0].median_ms
-    paper = prune(subnet, Path("o"), 0.85 * now, console)
-    assert paper["measured_ms"] > 0
-    assert sum(hidden(Path("o"))) < sum(hidden(subnet))
+    with pytest.raises(SupernetError, match=r"feasible budgets lie between 0\.\d+ and 0\.\d+ ms"):
+        prune(subnet, Path("o"), 1e-9, console)
+    assert not Path("o").exists()
