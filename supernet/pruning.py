@@ -61,6 +61,8 @@ class _Plans:
     console: Console
     predict: Callable[[Sequence[int]], float] | None
     """milliseconds by hidden channels; None measures here"""
+    reference_ms: float | None = None
+    """of the reference model when the budget was compared first; later times are at that pace"""
 
     def write(self, number: int, folder: Path) -> None:
         """Write network `number` as a subnet folder without a certificate."""
@@ -79,7 +81,10 @@ class _Plans:
             return self.predict(self.widths[number])
         with tempfile.TemporaryDirectory() as place:
             self.write(number, Path(place))
-            measured = self.time([Path(place)]).timings[0].median_ms
+            session = self.time([Path(place)])
+        measured = session.timings[0].median_ms
+        if self.reference_ms is not None:
+            measured *= self.reference_ms / session.reference.median_ms
         self.console.print(f"{sum(self.widths[number])} of {sum(self.widths[-1])} hidden channels: "
                            f"{measured:.4g} ms")  # fmt: skip
         return measured
@@ -192,7 +197,9 @@ def _largest_within(plans: _Plans, folder: Path, budget_ms: float) -> int:
     if plans.predict is None:
         with tempfile.TemporaryDirectory() as place:
             plans.write(0, Path(place))
-            least, most = (t.median_ms for t in plans.time([Path(place), folder]).timings)
+            session = plans.time([Path(place), folder])
+        least, most = (timing.median_ms for timing in session.timings)
+        plans = replace(plans, reference_ms=session.reference.median_ms)
     else:
         least, most = (plans.predict(plans.widths[number]) for number in (0, -1))
     if budget_ms < least:
