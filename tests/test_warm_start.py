@@ -20,7 +20,7 @@ from supernet.config import composed
 from supernet.errors import CheckpointError, SpaceError, SupernetError
 from supernet.network import SuperNet
 from supernet.origins import origin_of
-from supernet.settings import build_data, build_space
+from supernet.settings import build_space
 from supernet.trained import Trained
 from tests.builders import TINY, assert_same, images, randomise_, tiny_config
 from tests.conftest import Command
@@ -38,9 +38,10 @@ SMALL = (
 
 def built(config: dict[str, Any], console: Console) -> SuperNet:
     """Build the net of a new run as `training.start` does."""
-    data = build_data(config)
+    origin = origin_of(config)
+    data = origin.data(config)
     torch.manual_seed(int(config["seed"]))
-    net = origin_of(config).net(config, data, console)
+    net = origin.net(config, data, console)
     assert isinstance(net, SuperNet)
     return net
 
@@ -93,7 +94,7 @@ def test_a_training_from_a_file_says_so_and_resumes_without_it(
         (["net.init=timm:mobilenetv3_smal_050"], "net.init: timm has no network .*near: "),
         (["net.init=5"], "net.init is 5; it must be text or null"),
         (["net.kind=quantum"], "kind is 'quantum'; allowed: supernet"),
-        (["+net.seed=1"], "net has 'seed'; allowed: init, kind"),
+        (["+net.seed=1"], "net has 'seed'; allowed: init"),
         (["net.init=nowhere.pth", "init_from=runs/nowhere"], "leave out one"),
         (["init_from=runs/nowhere"], "init_from: runs/nowhere: no such file or folder"),
     ],

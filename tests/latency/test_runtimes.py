@@ -244,7 +244,7 @@ counts = []
 for _ in range(6):
     run()
     counts.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
-print((counts[-1] - counts[2]) / 3)
+print(min(after - before for before, after in zip(counts[2:], counts[3:])))
 """
 
 
@@ -253,7 +253,8 @@ def test_torchs_activations_stay_in_the_process() -> None:
     environment = {**os.environ, **runtimes.get("torch").environment(), "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", FAULTS]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    assert float(done.stdout) < 10  # with glibc's defaults: 18,000
+    # with glibc's defaults 18,000 in every run; a kernel that reclaims memory may disturb some
+    assert int(done.stdout) < 10
 
 
 @pytest.mark.runtimes
