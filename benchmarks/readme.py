@@ -167,6 +167,36 @@ def search_pairs(result: dict[str, Any]) -> str:
     return "\n".join([*lines, "", *_aims(result), "", _provenance(result)])
 
 
+def scale(result: dict[str, Any]) -> str:
+    """Return images a second by processes."""
+    data = result["data"]
+    lines = [
+        "| processes | ours, images/s | exchange | DDP of the largest subnet, images/s | exchange |",
+        "|---|---|---|---|---|",
+    ]
+    for count in ("1", "2"):
+        cells = [
+            f"{data['images_per_second'][f'{kind}, {count}']:.0f} | "
+            f"{100 * data['exchange'][f'{kind}, {count}']:.1f} %"
+            for kind in ("supernet", "static")
+        ]
+        lines.append(f"| {count} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", *_aims(result), "", _provenance(result)])
+
+
+def tune(result: dict[str, Any]) -> str:
+    """Return what each sampler found."""
+    data = result["data"]
+    lines = ["| method | best held-out top-1, by seed | whole trials | stopped early |",
+             "|---|---|---|---|"]  # fmt: skip
+    for name in data["means"]:
+        runs = [run for run in data["runs"] if run["method"] == name]
+        best = ", ".join(f"{100 * run['best'][-1][1]:.2f}" for run in runs if run["best"])
+        counts = [sum(run["count"][kind] for run in runs) for kind in ("complete", "stopped early")]
+        lines.append(f"| {name} | {best} | {counts[0]} | {counts[1]} |")
+    return "\n".join([*lines, "", *_aims(result), "", _provenance(result)])
+
+
 def export_formats(result: dict[str, Any]) -> str:
     """Return the table of export formats."""
     data = result["data"]
@@ -194,6 +224,8 @@ BLOCKS: dict[str, Callable[[list[dict[str, Any]]], str]] = {
     "train_throughput": lambda results: train_throughput(results[0]),
     "gate_search": lambda results: gate_search(results[0]),
     "latency_error": latency_errors,
+    "scale": lambda results: scale(results[0]),
+    "tune": lambda results: tune(results[0]),
     "search_ofa": lambda results: search_ofa(results[0]),
     "search_methods": lambda results: search_methods(results[0]),
     "search_pairs": lambda results: search_pairs(results[0]),
