@@ -171,7 +171,7 @@ def scale(result: dict[str, Any]) -> str:
     """Return images a second by processes."""
     data = result["data"]
     lines = [
-        "| processes | ours, images/s | exchange | DDP of the largest subnet, images/s | exchange |",
+        "| processes | ours, images/s | exchange | DDP, largest subnet, images/s | exchange |",
         "|---|---|---|---|---|",
     ]
     for count in ("1", "2"):
