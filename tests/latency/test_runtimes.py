@@ -7,6 +7,7 @@ import platform
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,14 @@ KEYS = [
     key("classifier", in_size=1),
     key("classifier", family="efficientnet"),
 ]
+
+
+@pytest.fixture(autouse=True)
+def _same_weights() -> Iterator[None]:
+    """Draw the same weights in every run: int8's error depends on them, 0.3 to 7 % of nets."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
 
 
 def _module(runtime: str, monkeypatch: pytest.MonkeyPatch) -> Runtime:
