@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import timm
 import torch
 from rich.console import Console
-from timm.models import get_pretrained_cfg, load_state_dict
+from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 
 from supernet.certificate import CERTIFICATE, read_certificate
@@ -23,6 +23,7 @@ from supernet.construct import construct
 from supernet.data.sets import ImageData
 from supernet.errors import CheckpointError, SupernetError
 from supernet.files import sha256
+from supernet.interop.timm_weights import read_file
 from supernet.network import SuperNet
 from supernet.plain import Net, PlainNet
 from supernet.settings import build_data, build_space
@@ -226,15 +227,10 @@ def _begun(
 
 
 def _read_weights(file: str) -> dict[str, Tensor]:
-    if not Path(file).is_file():
-        raise CheckpointError(f"net.weights: no file {file}")
     try:
-        weights: dict[str, Tensor] = load_state_dict(file, weights_only=True)
-        if not all(isinstance(tensor, Tensor) for tensor in weights.values()):
-            raise TypeError("it holds more than tensors")
-    except Exception as error:  # torch and safetensors raise many kinds for a damaged file
-        raise CheckpointError(f"net.weights: {file} cannot be read ({_line(error)})") from error
-    return weights
+        return read_file(file)
+    except CheckpointError as error:
+        raise CheckpointError(f"net.weights cannot be read ({error})") from error
 
 
 def _timms_weights(name: str, args: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -73,8 +73,15 @@ def read_weights(source: str) -> dict[str, Tensor]:
         SupernetError: if timm has no such network, or its weights cannot be fetched.
         CheckpointError: if there is no such file, or it is damaged or holds something else.
     """
-    if source.startswith(HUB):
-        return _fetched(source.removeprefix(HUB))
+    return _fetched(source.removeprefix(HUB)) if source.startswith(HUB) else read_file(source)
+
+
+def read_file(source: str) -> dict[str, Tensor]:
+    """Return the tensors of a file, bare or wrapped as training scripts do.
+
+    Raises:
+        CheckpointError: if there is no such file, or it is damaged or holds something else.
+    """
     file = Path(source)
     if not file.is_file():
         raise CheckpointError(

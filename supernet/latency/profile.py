@@ -175,10 +175,7 @@ def measure_subnets(
         on_progress=on_progress,
         on_warning=on_warning,
     )
-    unsettled = unsettled_warning(timings)
-    if unsettled is not None:
-        on_warning(unsettled)
-    return Session(reference, tuple(timings))
+    return _session(reference, timings, on_warning)
 
 
 def measure_exports(
@@ -216,6 +213,11 @@ def measure_exports(
         on_progress=on_progress,
         on_warning=on_warning,
     )
+    return _session(reference, timings, on_warning)
+
+
+def _session(reference: Entry, timings: list[Entry], on_warning: OnWarning) -> Session:
+    """Return a session, and say what in it did not settle."""
     unsettled = unsettled_warning(timings)
     if unsettled is not None:
         on_warning(unsettled)
