@@ -6,6 +6,7 @@ At the command line every `SupernetError` becomes one line and exit code 2, neve
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -68,12 +69,28 @@ class InfeasibleLimits(SupernetError):
 
 @contextmanager
 def reported() -> Iterator[None]:
-    """Show expected errors as one line on stderr and exit with code 2; 130 after Ctrl-C."""
+    """Show expected errors as one line on stderr and exit with code 2; 130 after Ctrl-C.
+
+    A full disk is met by TensorBoard's thread as well: its traceback is held back, as this thread
+    raises the same error when it next writes or closes.
+    """
+    before = threading.excepthook
+    threading.excepthook = lambda args: None if _is_expected(args.exc_value) else before(args)
     try:
         yield
-    except (SupernetError, OSError) as error:
+    except (SupernetError, OSError, RuntimeError) as error:
+        if not _is_expected(error):
+            raise
         print(f"supernet: error: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt as error:
         print(": ".join(["supernet: interrupted", *map(str, error.args)]), file=sys.stderr)
         raise SystemExit(130) from None
+    finally:
+        threading.excepthook = before
+
+
+def _is_expected(error: BaseException | None) -> bool:
+    """Whether it is shown as a line: also a killed worker of torch's, met wherever one is."""
+    killed = isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker")
+    return killed or isinstance(error, (SupernetError, OSError))
