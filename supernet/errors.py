@@ -10,6 +10,8 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+KILLED_WORKER = "a process that reads images was killed, for want of memory perhaps"
+
 
 class SupernetError(ValueError):
     """The input cannot be used: says what was given, where, what is allowed, how to mend it."""
@@ -81,7 +83,10 @@ def reported() -> Iterator[None]:
     except (SupernetError, OSError, RuntimeError) as error:
         if not _is_expected(error):
             raise
-        print(f"supernet: error: {' '.join(str(error).split())}", file=sys.stderr)
+        text = str(error)
+        if is_killed_worker(error):
+            text = f"{KILLED_WORKER} ({text}); give the same command again"
+        print(f"supernet: error: {' '.join(text.split())}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt as error:
         print(": ".join(["supernet: interrupted", *map(str, error.args)]), file=sys.stderr)
@@ -91,6 +96,9 @@ def reported() -> Iterator[None]:
 
 
 def _is_expected(error: BaseException | None) -> bool:
-    """Whether it is shown as a line: also a killed worker of torch's, met wherever one is."""
-    killed = isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker")
-    return killed or isinstance(error, (SupernetError, OSError))
+    return isinstance(error, (SupernetError, OSError)) or is_killed_worker(error)
+
+
+def is_killed_worker(error: BaseException | None) -> bool:
+    """Whether torch says that a process of a data loader is gone; it does so at any moment."""
+    return isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker")

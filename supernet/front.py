@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from supernet.choose import Aim, aim_for
 from supernet.cost import cost_range
+from supernet.errors import TableError
 from supernet.files import whole, write_text
 from supernet.finding import Found, find
 from supernet.latency.table import LatencyTable
@@ -30,9 +31,17 @@ def front_of(
     """Return the best architectures of a device from its fastest to the largest that pays.
 
     Budgets are spread evenly in their logarithms; what another one beats is left out.
+
+    Raises:
+        TableError: if by the table a network takes no time at all.
     """
     costs = aim_for(net, table, 1e12).costs
     low, high = cost_range(net.space, costs)
+    if low <= 0:
+        raise TableError(
+            f"the table of {table.device.name} says that a network takes {low:.4g} ms: it was "
+            "timed too briefly to be corrected; profile again without --seconds"
+        )
     found = []
     for budget in np.geomspace(low, high, POINTS):
         aim = aim_for(net, table, max(float(budget), low))

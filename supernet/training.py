@@ -18,7 +18,14 @@ from supernet.construct import construct
 from supernet.cost import module_macs
 from supernet.data.batches import train_batches
 from supernet.data.sets import ImageData
-from supernet.errors import CheckpointError, Diverged, SupernetError
+from supernet.errors import (
+    KILLED_WORKER,
+    CheckpointError,
+    DataError,
+    Diverged,
+    SupernetError,
+    is_killed_worker,
+)
 from supernet.extraction import extract
 from supernet.files import written
 from supernet.holding import held
@@ -180,6 +187,11 @@ def _train(
                 )  # fmt: skip
         except Diverged as error:
             raise Diverged(f"{error}; {_last_good(folder)}") from error
+        except RuntimeError as error:
+            if not is_killed_worker(error):
+                raise
+            onward = checkpoint.onward(folder)
+            raise DataError(f"{KILLED_WORKER} ({error}); {onward}") from error
         except OSError:
             with written(folder, again=checkpoint.onward(folder)):
                 raise
