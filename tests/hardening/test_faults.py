@@ -180,27 +180,19 @@ def test_a_disk_that_fills_up_in_training_says_how_to_go_on(
     assert "make room and go on with resume=runs/run" in line
     assert checkpoint.read(place / "runs/run")["position"]["step"] == 5
     assert command("train", "resume=runs/run").code == 0
-    same(checkpoint.read(place / "runs/run"), {**undisturbed, "command": _any, "config": _any})
-
-
-class _Any:
-    def __eq__(self, other: object) -> bool:
-        return True
-
-    __hash__ = None  # type: ignore[assignment]
-
-
-_any = _Any()
+    for part in ("model", "optimizer", "gates", "position"):
+        same(checkpoint.read(place / "runs/run")[part], undisturbed[part], part)
 
 
 def test_a_subnet_that_does_not_fit_leaves_the_one_before(
     command: Command, run: Path, place: Path
 ) -> None:
-    assert command("extract", run, "--out", "out").code == 0
+    words = ["extract", run, "--max-macs", "1e9", "--out", "out"]
+    assert command(*words).code == 0
     before = dict(tree(place))
     size = (place / "out" / "model.onnx").stat().st_size
     with room_for(size - 1):
-        result = command("extract", run, "--out", "out")
+        result = command(*words)
     assert result.code == 2
     (line,) = result.err.splitlines()
     assert line.startswith("supernet: error: out cannot be written (File too large); what was")
@@ -235,9 +227,10 @@ def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path: Path) ->
     code = f"import os, signal; from pathlib import Path; from supernet.files import whole\n\
 with whole(Path({str(path)!r})) as beside:\n    beside.mkdir() if {{folder}} else \
 beside.write_text('half')\n    os.kill(os.getpid(), signal.SIGKILL)"
-    for folder in (False, True):
+    for folder in (True, False):
         subprocess.run([sys.executable, "-c", code.format(folder=folder)], check=False)
-    (one, two) = sorted(set(tmp_path.iterdir()) - {path})
+    (one,) = set(tmp_path.iterdir()) - {path}
+    assert one.read_text() == "half", "and what the first one left is gone by now"
     others = {
         one.with_name(re.sub(r"-\d+\.tmp$", f"-{os.getppid()}.tmp", one.name)),  # still at work
         one.with_name(re.sub(r"json\..*-", "json.elsewhere-", one.name)),
@@ -248,7 +241,6 @@ beside.write_text('half')\n    os.kill(os.getpid(), signal.SIGKILL)"
     write_json(path, 2)
     assert set(tmp_path.iterdir()) == {path, *others}
     assert path.read_text() == "2\n"
-    assert two not in others
 
 
 def test_a_file_takes_the_place_of_files_only(tmp_path: Path) -> None:
@@ -429,7 +421,7 @@ def test_a_killed_worker_is_told_in_a_line_and_costs_nothing(
         result = command("train", *photos, "name=run")
     assert result.code == 2
     (line,) = result.err.splitlines()
-    assert re.search(r"a process that reads images was killed .*resume=runs/run", line), line
+    assert re.search(r"a process that reads images was killed.*resume=runs/run", line), line
     assert checkpoint.read(place / "runs/run")["position"]["step"] == 5
     assert command("train", "resume=runs/run").code == 0
     for part in ("model", "optimizer", "position"):
@@ -453,7 +445,7 @@ def test_the_others_stop_and_say_why_when_a_rank_is_killed(place: Path) -> None:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     words = [sys.executable, "-c", SUICIDE, "train", *WORDS, OFTEN, "name=run"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "WORLD_SIZE": "3", "OMP_NUM_THREADS": "1",
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1",
                    "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}  # fmt: skip
     silent = SUICIDE.replace("step == 3", "False")
     ranks = [
@@ -462,17 +454,15 @@ def test_the_others_stop_and_say_why_when_a_rank_is_killed(place: Path) -> None:
             env={**environment, "RANK": str(rank)}, stderr=subprocess.PIPE, text=True,
             stdout=subprocess.DEVNULL,
         )
-        for rank in range(3)
+        for rank in range(2)
     ]  # fmt: skip
-    ranks[1].wait(300)
+    ranks[1].communicate(timeout=300)
     start = time.monotonic()
-    for rank in (0, 2):
-        _, said = ranks[rank].communicate(timeout=60)
-        assert ranks[rank].returncode == 2, said
-        lines = [line for line in said.splitlines() if line.startswith("supernet: error: ")]
-        assert len(lines) == 1, said
-        assert f"process {rank} of 3 lost the others: one of them ended or was killed" in said
-        assert "Traceback" not in said
+    _, said = ranks[0].communicate(timeout=60)
+    assert ranks[0].returncode == 2, said
+    (line,) = [line for line in said.splitlines() if line.startswith("supernet: ")]
+    assert "process 0 of 2 lost the others: one of them ended or was killed" in line
+    assert "Traceback" not in said
     assert time.monotonic() - start < 60
     assert checkpoint.read(place / "runs/run")["position"]["step"] == 3
 
