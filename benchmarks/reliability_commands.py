@@ -91,9 +91,15 @@ def run_in(folder: Path, words: Sequence[str]) -> None:
         raise RuntimeError(f"{' '.join(words)}: {done.stderr[-2000:]}")
 
 
-def made_base(folder: Path) -> tuple[Path, tuple[Case, ...]]:
-    """Train, profile, fit, search and extract in `folder`; return it and the cases."""
+def made_base(folder: Path, *, quick: bool) -> tuple[Path, tuple[Case, ...]]:
+    """Train, profile, fit, search and extract in `folder`; return it and the cases.
+
+    For `quick` there is nothing in it, and one training.
+    """
     folder.mkdir(parents=True)
+    if quick:
+        words = ("train", *SMALL, "save_minutes=0.0005", "name=killed")
+        return folder, (Case(name="train", words=words, needs=(), kills=1),)
     run_in(folder, ["train", *SMALL, "name=base"])
     run_in(folder, ["profile", RUN, "--out", "T.json", "--processes", "1", "--seconds", "1"])
     plain = replace(LatencyTable.load(folder / "T.json"), correction=UNCORRECTED)

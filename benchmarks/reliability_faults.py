@@ -33,18 +33,17 @@ from reliability_commands import (
 )
 
 SIDE_BY_SIDE, LEAST_BYTES, SPARE = 2, 64, 4096
-QUICK = ("extract --arch",)
 
 
 def measure(folder: Path, *, quick: bool) -> dict[str, Any]:
     """Starve every command and compare what it ends with."""
-    base, cases = made_base(folder / "base")
+    base, cases = made_base(folder / "base", quick=quick)
     more = (
         Case(name="report", words=("report", RUN, "--out", "report.html", "--json", "report.json"),
              needs=(RUN,)),
         Case(name="bundle", words=("bundle", "--space", RUN, "--out", "bundle"), needs=(RUN,)),
     )  # fmt: skip
-    chosen = [case for case in (*cases, *more) if not quick or case.name in QUICK]
+    chosen = [*cases, *([] if quick else more)]
     with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
         found = list(pool.map(lambda case: _starved(base, case, folder, quick=quick), chosen))
     faults = [fault for case in found for fault in case["faults"]]

@@ -14,7 +14,6 @@ import signal
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,16 +30,13 @@ from reliability_commands import (
     unreadable,
 )
 
-KILLS, SIDE_BY_SIDE, START = 100, 2, 0.125
+SIDE_BY_SIDE, START = 2, 0.125
 MOST_DRAWS = 8  # a moment may come after the end
-QUICK = ("train", "extract --arch")
 
 
 def measure(folder: Path, *, quick: bool) -> dict[str, Any]:
     """Kill every command at its moments and compare."""
-    base, cases = made_base(folder / "base")
-    if quick:
-        cases = tuple(replace(case, kills=1) for case in cases if case.name in QUICK)
+    base, cases = made_base(folder / "base", quick=quick)
     with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
         importing = min(pool.map(_import_seconds, range(SIDE_BY_SIDE)))
         wanted = {case: folder / "undisturbed" / case.name for case in cases}

@@ -29,6 +29,7 @@ from supernet.settings import build_recipe, build_space
 from supernet.train.run import Launch, varied_by
 from supernet.trial_space import Plan, overrides_of
 
+DATABASE = "study.db"
 HEARTBEAT, GRACE = 30, 120  # seconds; a trial that is silent for longer was killed
 NAMES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "stopped early"}
 KINDS = (*NAMES.values(), "diverged")
@@ -113,6 +114,11 @@ def _tuned(
             raise KeyboardInterrupt(
                 f"{folder} keeps what is done; go on with the same command"
             ) from error
+        except optuna.exceptions.StorageInternalError as error:
+            raise SupernetError(
+                f"the storage {storage or folder / DATABASE} fails ({error.__cause__ or error}); "
+                "it keeps what is done: see to it and give the same command again"
+            ) from error
     found = _result(plan, study)
     write_json(folder / "tune.json", found)
     _draw(study, folder)
@@ -125,11 +131,11 @@ def _study(plan: Plan, folder: Path, url: str | None, epochs: int) -> optuna.Stu
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         try:
             storage = optuna.storages.RDBStorage(
-                url or f"sqlite:///{folder / 'study.db'}",
+                url or f"sqlite:///{folder / DATABASE}",
                 heartbeat_interval=HEARTBEAT, grace_period=GRACE,
             )  # fmt: skip
         except Exception as error:  # SQLAlchemy raises many kinds
-            raise SupernetError(f"storage {url}: {error}") from error
+            raise SupernetError(f"storage {url or folder / DATABASE}: {error}") from error
         seed = plan.seed + _num_trials(storage, folder.name)  # going on, it draws others
         samplers = {
             "tpe": lambda: optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True),

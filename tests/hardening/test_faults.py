@@ -199,6 +199,37 @@ def test_a_subnet_that_does_not_fit_leaves_the_one_before(
     assert dict(tree(place)) == before
 
 
+@pytest.mark.parametrize("most", [5_000, None])
+def test_tuning_on_a_full_disk(
+    most: int | None, command: Command, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite meets it when the database is made, or in the middle of a trial."""
+    plan = {"overrides": WORDS, "search": {"batch_size": {"low": 8, "high": 16}}, "trials": 1,
+            "sampler": "random"}  # fmt: skip
+    write_json(place / "plan.yaml", plan)
+    words = ["tune", "plan.yaml", "--out", "tuned"]
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    log = RunFolder.log
+
+    def filling(self: RunFolder, step: int, *rest: Any) -> None:
+        log(self, step, *rest)
+        if step == 4:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "log", log if most else filling)
+        try:
+            with room_for(most or 10_000_000):
+                result = command(*words)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert result.code == 2
+    (line,) = result.err.splitlines()
+    assert re.match(r"supernet: error: .*tuned/study\.db", line), line
+    assert command(*words).code == 0
+    assert (place / "tuned" / "tune.json").exists()
+
+
 # ---- folders that are replaced -----------------------------------------------------------------
 
 
