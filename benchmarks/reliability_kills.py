@@ -3,7 +3,8 @@
 A part of `reliability.py`. A command and all its processes are killed, started again as the
 documentation says, and what it ends with is compared with an undisturbed run: bits where the work
 is deterministic, the same keys where it is timed, and no other file than there. Moments are drawn
-by a seed: most from the work, one in eight from the start, which is importing.
+by a seed on the clock of the processor, so that a busy machine does not shift them: most from the
+work, one in eight from the start, which is importing.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ import random
 import signal
 import subprocess
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +33,7 @@ from reliability_commands import (
     unreadable,
 )
 
-SIDE_BY_SIDE, START = 2, 0.125
+SIDE_BY_SIDE, START, POLL = 2, 0.125, 0.02
 MOST_DRAWS = 8  # a moment may come after the end
 
 
@@ -73,17 +76,37 @@ def measure(folder: Path, *, quick: bool) -> dict[str, Any]:
 
 
 def _import_seconds(_: int) -> float:
-    start = time.perf_counter()
     words = [*command(())[:1], "-c", "import supernet.cli, supernet.training, supernet.deploy"]
-    subprocess.run(words, env=environment(), check=True)
-    return time.perf_counter() - start
+    return _seconds_of(words, Path.cwd())
 
 
 def _undisturbed(base: Path, case: Case, place: Path) -> float:
-    copied(base, case, place)
-    start = time.perf_counter()
-    run_in(place, case.words)
-    return time.perf_counter() - start
+    return _seconds_of(command(case.words), copied(base, case, place))
+
+
+def _seconds_of(words: Sequence[str], place: Path) -> float:
+    """Run a command to its end and return the processor seconds of all its processes."""
+    with (place / "stderr").open("w+") as said:
+        process = subprocess.Popen(words, cwd=place, env=environment(), stderr=said,
+                                   stdout=subprocess.DEVNULL)  # fmt: skip
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        said.seek(0)
+        if process.returncode:
+            raise RuntimeError(f"{' '.join(words)}: {said.read()[-2000:]}")
+    (place / "stderr").unlink()
+    return used.ru_utime + used.ru_stime
+
+
+def _seconds_so_far(group: int) -> float:
+    """Return the processor seconds of the processes of a group, and of those that ended."""
+    ticks = 0
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            fields = stat.read_text().rpartition(")")[2].split()
+            if int(fields[2]) == group:
+                ticks += sum(map(int, fields[11:15]))
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _killed(
@@ -100,7 +123,7 @@ def _killed(
     else:
         return {"case": case.name, "killed": False, "second": second, "unreadable": "",
                 "difference": "it ended before every moment", "left": []}  # fmt: skip
-    left = sorted(path.name for path in there.rglob(".*"))
+    left = sorted(path.name for path in (*there.rglob(".*"), *there.rglob("*.partial")))
     broken = unreadable(case, there)
     try:
         run_in(there, again(case, there))
@@ -112,14 +135,14 @@ def _killed(
 
 
 def _kill(place: Path, case: Case, second: float) -> bool:
-    """Kill the command and all its processes after so long; whether it was still running."""
+    """Kill the command and all its processes at a moment; whether it was still running."""
     process = subprocess.Popen(
         command(case.words), cwd=place, env=environment(), stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
-    try:
-        process.wait(second)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        return process.wait() == -signal.SIGKILL
+    while process.poll() is None:
+        if _seconds_so_far(process.pid) >= second:
+            os.killpg(process.pid, signal.SIGKILL)
+            return process.wait() == -signal.SIGKILL
+        time.sleep(POLL)
     return False

@@ -114,9 +114,12 @@ def _tuned(
             raise KeyboardInterrupt(
                 f"{folder} keeps what is done; go on with the same command"
             ) from error
-        except optuna.exceptions.StorageInternalError as error:
+        except (optuna.exceptions.StorageInternalError, AssertionError) as error:
+            failed = error.__context__ if isinstance(error, AssertionError) else error
+            if not isinstance(failed, optuna.exceptions.StorageInternalError):
+                raise  # Optuna's "Should not reach." comes where it cannot note a trial's end
             raise SupernetError(
-                f"the storage {storage or folder / DATABASE} fails ({error.__cause__ or error}); "
+                f"the storage {storage or folder / DATABASE} fails ({failed.__cause__ or failed}); "
                 "it keeps what is done: see to it and give the same command again"
             ) from error
     found = _result(plan, study)
