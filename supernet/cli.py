@@ -100,12 +100,14 @@ def demo(
     About five minutes on two cores. Started again, it goes on where it stopped.
     """
     from supernet.config import composed
+    from supernet.holding import held_beside
     from supernet.main_job import do_main_job
     from supernet.screen import new_console
     from supernet.train.run import Launch
 
     launch = Launch(command=shlex.join(["supernet", "demo", "--out", str(out)]))
-    do_main_job(composed(["experiment=demo"]), out, new_console(), launch)
+    with held_beside(out):
+        do_main_job(composed(["experiment=demo"]), out, new_console(), launch)
 
 
 @app.command()
@@ -201,6 +203,7 @@ def bundle(
     supernet table import result.json --out board.json
     """
     from supernet.config import space_of
+    from supernet.holding import held_beside
     from supernet.latency.bundle import SCRIPT, write_bundle
     from supernet.latency.plan import plan_for
 
@@ -208,7 +211,8 @@ def bundle(
     plan = plan_for(
         whole, in_chans=in_chans, num_classes=num_classes, resolutions=resolution or None
     )
-    sha256 = write_bundle(out, plan, runtime=runtime, batch=batch, seconds=seconds)
+    with held_beside(out):
+        sha256 = write_bundle(out, plan, runtime=runtime, batch=batch, seconds=seconds)
     size = sum(file.stat().st_size for file in out.rglob("*")) / 1e6
     print(
         f"{out}: bundle {sha256[:12]}, {len(plan.layers)} layers and {len(plan.nets)} whole nets "
@@ -260,6 +264,7 @@ def extract(
     """
     from supernet import deploy
     from supernet.arch_file import read_arch
+    from supernet.holding import held_beside
     from supernet.latency.table import LatencyTable
     from supernet.limits import Caps
     from supernet.main_job import show, summary_row, title_of
@@ -272,16 +277,19 @@ def extract(
     caps = Caps(macs=max_macs, params=max_params, memory_kib=max_memory_kib)
     times = None if table is None else LatencyTable.load(table)
     trained = Trained.open(run)
-    if arch is None:
-        candidate = deploy.candidate_for(trained, times, budget_ms, console, caps=caps)
-    else:
-        table_id = None if times is None else times.id
-        given = read_arch(arch, table_id=table_id, budget_ms=budget_ms)
-        candidate = deploy.named_candidate(trained, given, times, budget_ms, caps=caps)
-    promise = deploy.promise_of(times, candidate)
-    deploy.write_subnet(trained, candidate.arch, out, promise=promise, crop_kernels=crop_kernels)
-    if times is not None:
-        deploy.measure([out], times, console)
+    with held_beside(out):
+        if arch is None:
+            candidate = deploy.candidate_for(trained, times, budget_ms, console, caps=caps)
+        else:
+            table_id = None if times is None else times.id
+            given = read_arch(arch, table_id=table_id, budget_ms=budget_ms)
+            candidate = deploy.named_candidate(trained, given, times, budget_ms, caps=caps)
+        promise = deploy.promise_of(times, candidate)
+        deploy.write_subnet(
+            trained, candidate.arch, out, promise=promise, crop_kernels=crop_kernels
+        )
+        if times is not None:
+            deploy.measure([out], times, console)
     show([summary_row(out)], console, title_of(trained))
     for unit, (limit, cost) in candidate.limits.items():
         console.print(f"{cost:.9g} of at most {limit:.9g} {unit}")

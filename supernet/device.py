@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from supernet.errors import DeviceError
+from supernet.holding import held_beside
 from supernet.latency import runtimes
 from supernet.latency.plan import plan_for
 from supernet.latency.profile import profile
@@ -34,17 +35,20 @@ def profile_to(
     """
     runtimes.provider_of(runtime, provider)  # refused before anything is made or shown
     _check_place(path)
-    with progress_bar(console) as progress:
-        table = profile(
-            space,
-            runtime=runtime,
-            provider=provider,
-            partial=path.with_name(f"{path.name}.partial"),
-            on_progress=_shown(progress, runtime),
-            on_warning=lambda text: console.print(f"warning: {text}"),
-            **options,
-        )
-    table.save(path)
+    partial = path.with_name(f"{path.name}.partial")
+    with held_beside(path):
+        with progress_bar(console) as progress:
+            table = profile(
+                space,
+                runtime=runtime,
+                provider=provider,
+                partial=partial,
+                on_progress=_shown(progress, runtime),
+                on_warning=lambda text: console.print(f"warning: {text}"),
+                **options,
+            )
+        table.save(path)
+        partial.unlink()
     return table
 
 
@@ -62,14 +66,15 @@ def profile_board_to(
     """Profile `board` (`options` as for `latency.remote.profile_on`) and write the table."""
     _check_place(path)
     plan = plan_for(space, in_chans=in_chans, num_classes=num_classes, resolutions=resolutions)
-    with progress_bar(console) as progress:
-        show = _shown(progress, board.host)
-        table, warnings = profile_on(
-            board, plan, on_step=lambda step, share, left_seconds: show(step, share), **options
-        )
-    for warning in warnings:
-        console.print(f"warning: {warning}")
-    table.save(path)
+    with held_beside(path):
+        with progress_bar(console) as progress:
+            show = _shown(progress, board.host)
+            table, warnings = profile_on(
+                board, plan, on_step=lambda step, share, left_seconds: show(step, share), **options
+            )
+        for warning in warnings:
+            console.print(f"warning: {warning}")
+        table.save(path)
     return table
 
 

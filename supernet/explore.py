@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from supernet.errors import SupernetError
 from supernet.files import write_json
 from supernet.finding import AUTO, Found, find
 from supernet.front import front_of, rows_of, write_front
+from supernet.holding import held_beside
 from supernet.latency.table import LatencyTable
 from supernet.limits import Caps
 from supernet.scored import Scored
@@ -54,7 +56,8 @@ def explore(
         return find(aim, net.space, predictor, method=method, seed=seed, scored=scored,
                     model=predictor.additive)  # fmt: skip
 
-    rows = [_row(aim, found(aim)) for aim in aims]
+    with held_beside(scored.file) if aims else nullcontext():
+        rows = [_row(aim, found(aim)) for aim in aims]
     if rows:
         _show(rows, console)
     if out is not None:

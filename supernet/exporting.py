@@ -22,6 +22,7 @@ from supernet.data.sets import ImageData
 from supernet.errors import DeviceError, SupernetError
 from supernet.evaluate import scores
 from supernet.files import write_json
+from supernet.holding import held_beside
 from supernet.latency import host
 from supernet.latency.profile import measure_exports
 from supernet.subnet import check_replaceable, load_config, load_subnet, replacing
@@ -127,7 +128,11 @@ def export_to(
     calibration = None
     if int8 and data is not None:
         calibration = some_of(data.train, subnet.config, CALIBRATION_IMAGES)
-    with tempfile.TemporaryDirectory() as temporary, replacing(place, is_export, "an export") as to:
+    with (
+        held_beside(place),
+        tempfile.TemporaryDirectory() as temporary,
+        replacing(place, is_export, "an export") as to,
+    ):
         places = {"fp32": Path(temporary) if int8 else to} | ({"int8": to} if int8 else {})
         for precision, there in places.items():
             chosen.write(subnet, there, calibration if precision == "int8" else None)

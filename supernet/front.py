@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,8 @@ from matplotlib.figure import Figure
 
 from supernet.choose import Aim, aim_for
 from supernet.cost import cost_range
+from supernet.errors import TableError
+from supernet.files import whole, write_text
 from supernet.finding import Found, find
 from supernet.latency.table import LatencyTable
 from supernet.network import SuperNet
@@ -28,9 +31,17 @@ def front_of(
     """Return the best architectures of a device from its fastest to the largest that pays.
 
     Budgets are spread evenly in their logarithms; what another one beats is left out.
+
+    Raises:
+        TableError: if by the table a network takes no time at all.
     """
     costs = aim_for(net, table, 1e12).costs
     low, high = cost_range(net.space, costs)
+    if low <= 0:
+        raise TableError(
+            f"the table of {table.device.name} says that a network takes {low:.4g} ms: it was "
+            "timed too briefly to be corrected; profile again without --seconds"
+        )
     found = []
     for budget in np.geomspace(low, high, POINTS):
         aim = aim_for(net, table, max(float(budget), low))
@@ -61,11 +72,12 @@ def rows_of(front: Sequence[tuple[Aim, Found]]) -> list[dict[str, Any]]:
 def write_front(rows: Sequence[Mapping[str, Any]], out: Path) -> list[Path]:
     """Write `out`.json, .csv and .png and return their paths."""
     paths = [out.with_suffix(suffix) for suffix in (".json", ".csv", ".png")]
-    paths[0].write_text(json.dumps(list(rows), indent=1) + "\n", encoding="utf-8")
-    with open(paths[1], "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, FIELDS)
-        writer.writeheader()
-        writer.writerows({**row, "arch": json.dumps(row["arch"])} for row in rows)
+    write_text(paths[0], json.dumps(list(rows), indent=1) + "\n")
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, FIELDS)
+    writer.writeheader()
+    writer.writerows({**row, "arch": json.dumps(row["arch"])} for row in rows)
+    write_text(paths[1], text.getvalue())
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
     for table_id in dict.fromkeys(row["table_id"] for row in rows):
@@ -78,5 +90,6 @@ def write_front(rows: Sequence[Mapping[str, Any]], out: Path) -> list[Path]:
              ylabel="predicted top-1 on held-out images, %")  # fmt: skip
     axes.grid(alpha=0.3, which="both")
     axes.legend(fontsize=8)
-    figure.savefig(paths[2], dpi=130)
+    with whole(paths[2]) as beside:
+        figure.savefig(beside, dpi=130, format="png")
     return paths

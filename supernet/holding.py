@@ -1,7 +1,7 @@
-"""One process at a time at a folder: a lock on the folder itself, gone with its holder.
+"""One process at a time at a folder or a file: a lock that is gone with its holder.
 
-There is no file to be left behind: a kill ends the lock. Standard library only; where the system
-has no such locks (Windows) nobody is kept out.
+Nothing has to be mended after a kill. Standard library only; where the system has no such locks
+(Windows) nobody is kept out.
 """
 
 from __future__ import annotations
@@ -9,50 +9,100 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from supernet.errors import SupernetError
+from supernet.files import written
 
 PATIENCE = 10.0  # seconds that the workers of a killed holder may take to notice and end
 
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Make `folder` if it is not there, and hold it.
+    """Make `folder` if it is not there, and hold it: the lock is on the folder itself.
 
     Raises:
         SupernetError: if another process holds it, naming that process where the system tells.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    with written(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder, folder):
+        yield
+
+
+@contextmanager
+def held_beside(path: Path) -> Iterator[None]:
+    """Hold `path`, which need not be there and may be replaced meanwhile.
+
+    The lock is on a file `.NAME.lock` beside it. A kill leaves the file but no lock, and the next
+    holder removes it.
+
+    Raises:
+        SupernetError: if another process holds it, naming that process where the system tells.
+    """
+    lock = path.with_name(f".{path.name}.lock")
+    made = [above for above in path.parents if not above.exists()]
+    with written(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with _locked(lock, path):
+            try:
+                yield
+            finally:
+                lock.unlink(missing_ok=True)
+    finally:
+        for above in made:
+            with suppress(OSError):  # it holds what was written
+                above.rmdir()
+
+
+@contextmanager
+def _locked(lock: Path, place: Path) -> Iterator[None]:
+    """Lock the file or folder `lock` on behalf of `place`; a file is made if it is not there."""
     try:
         import fcntl
     except ImportError:
         yield
         return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        until = time.monotonic() + PATIENCE
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    until = time.monotonic() + PATIENCE
+    while True:
+        with written(place):
+            descriptor = os.open(lock, os.O_RDONLY | (0 if lock.is_dir() else os.O_CREAT), 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is(descriptor, lock):  # and not one that its last holder has just removed
                 break
-            except BlockingIOError:
-                if time.monotonic() > until:
-                    raise SupernetError(
-                        f"{folder} is in use by {_holder(folder)}; let it end, or stop it, or "
-                        "name another folder"
-                    ) from None
-                time.sleep(0.2)
+        except BlockingIOError:
+            if time.monotonic() > until:
+                os.close(descriptor)
+                raise SupernetError(
+                    f"{place} is in use by {_holder(lock)}; let it end, or stop it, or name "
+                    "another place"
+                ) from None
+            time.sleep(0.2)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+    try:
         yield
     finally:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)  # of forked processes that live on as well
         os.close(descriptor)
 
 
-def _holder(folder: Path) -> str:
-    """Return who holds `folder`, as Linux tells in /proc/locks."""
-    inode = str(folder.stat().st_ino)
+def _is(descriptor: int, path: Path) -> bool:
     try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _holder(lock: Path) -> str:
+    """Return who holds `lock`, as Linux tells in /proc/locks."""
+    try:
+        inode = str(lock.stat().st_ino)
         locks = Path("/proc/locks").read_text(encoding="utf-8").splitlines()
         rows = [line.split() for line in locks]
         pid = next(

@@ -22,7 +22,7 @@ from supernet.cost import cost_range
 from supernet.deploy import candidate_for, measure, promise_of, write_subnet
 from supernet.device import described, profile_to
 from supernet.errors import SupernetError
-from supernet.files import write_json
+from supernet.files import whole, write_json
 from supernet.latency.table import LatencyTable
 from supernet.origins import EARLIER
 from supernet.plain import PlainNet
@@ -201,5 +201,6 @@ def draw_pareto(rows: Sequence[dict[str, Any]], path: Path) -> None:
     axes.margins(x=0.12)
     axes.grid(alpha=0.3, which="both")
     axes.legend(fontsize=8, loc="lower right", ncols=2)
-    figure.savefig(path, dpi=140)
+    with whole(path) as beside:
+        figure.savefig(beside, dpi=140, format="png")
     plt.close(figure)

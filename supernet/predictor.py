@@ -17,13 +17,14 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 from scipy.stats import kendalltau
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import Ridge
 from sklearn.neural_network import MLPRegressor
 
 from supernet.errors import CheckpointError
+from supernet.files import whole
 from supernet.search.exact import Floats
 from supernet.search.genes import Genes, Integers
 
@@ -136,10 +137,10 @@ class Predictor:
         facts = {"format": FORMAT, "version": VERSION, "kind": self.kind, "rmse": self.rmse,
                  "tau": self.tau, "compared": dict(self.compared), "num_archs": self.num_archs,
                  "checkpoint": checkpoint}  # fmt: skip
-        beside = path.with_name(f".{path.name}.new")
         tensors = {name: np.ascontiguousarray(value) for name, value in self.model.items()}
-        save_file(tensors, beside, metadata={"supernet": json.dumps(facts)})
-        beside.replace(path)
+        content = save(tensors, metadata={"supernet": json.dumps(facts)})
+        with whole(path) as beside:
+            beside.write_bytes(content)
 
 
 def load(path: Path, genes: Genes, *, checkpoint: str | None = None) -> Predictor:

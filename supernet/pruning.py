@@ -28,6 +28,7 @@ from supernet.errors import DeviceError, SupernetError
 from supernet.evaluate import calibrate_on_, scores_on
 from supernet.files import sha256
 from supernet.finetune import finetune_
+from supernet.holding import held_beside
 from supernet.latency import host
 from supernet.latency.plan import Session
 from supernet.latency.profile import measure_subnets
@@ -135,10 +136,11 @@ def prune(
     widths = {tuple(shares_of(whole, share / 100)): None for share in range(1, 101)}
     device = {name: paper[name] for name in _DEVICE}
     plans = _Plans(model, config, tuple(widths), device, console, predict)
-    chosen = _largest_within(plans, folder, budget_ms)
-    with replacing(out) as beside:
-        _write_pruned(plans, chosen, beside, data, paper, finetune, folder, budget_ms)
-        certificate = read_certificate(beside)
+    with held_beside(out):
+        chosen = _largest_within(plans, folder, budget_ms)
+        with replacing(out) as beside:
+            _write_pruned(plans, chosen, beside, data, paper, finetune, folder, budget_ms)
+            certificate = read_certificate(beside)
     console.print(
         f"top-1 {100 * certificate['pruned']['top1_before']:.2f} % before, "
         f"{100 * certificate['top1']:.2f} % after on {certificate['test_images']} images; "

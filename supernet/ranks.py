@@ -59,13 +59,15 @@ class Ranks:
     def sum_(self, tensor: Tensor) -> Tensor:
         """Replace `tensor` by its sum over the processes, and return it."""
         if self.count > 1:
-            dist.all_reduce(tensor)
+            with self._together():
+                dist.all_reduce(tensor)
         return tensor
 
     def wait(self) -> None:
         """Wait until all processes are here."""
         if self.count > 1:
-            dist.barrier()
+            with self._together():
+                dist.barrier()
 
     def average_gradients_(self, module: nn.Module) -> None:
         """Average the gradients of `module`; a parameter without one has none anywhere."""
@@ -76,14 +78,28 @@ class Ranks:
         if self.count == 1:
             return mine
         found = torch.tensor(float(mine), device=_device())
-        dist.all_reduce(found, dist.ReduceOp.MAX)
+        with self._together():
+            dist.all_reduce(found, dist.ReduceOp.MAX)
         return bool(found)
 
     def agreed(self, value: Tensor) -> Tensor:
         """Return the first process's `value`, in all of them."""
         if self.count > 1:
-            dist.broadcast(value, 0)
+            with self._together():
+                dist.broadcast(value, 0)
         return value
+
+    @contextmanager
+    def _together(self) -> Iterator[None]:
+        """Turn what the library raises if another process is gone into a line."""
+        try:
+            yield
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:200]
+            raise SupernetError(
+                f"process {self.rank} of {self.count} lost the others: one of them ended or was "
+                f"killed, which says why if it could ({reason}); what was saved stays"
+            ) from error
 
 
 def _device() -> torch.device:

@@ -29,15 +29,17 @@ def report(
     supernet report runs/a runs/b fast/ T.json --out report.html --json report.json
     """
     from supernet.files import write_json
+    from supernet.holding import held_beside
     from supernet.report import page
     from supernet.report.facts import collect
 
     words = ["supernet", "report", *map(str, runs), "--out", str(out)]
     words += [] if json_out is None else ["--json", str(json_out)]
-    found = collect(runs, shlex.join(words))
-    page.write(found, out)
-    if json_out is not None:
-        write_json(json_out, found.to_dict())
+    with held_beside(out):
+        found = collect(runs, shlex.join(words))
+        page.write(found, out)
+        if json_out is not None:
+            write_json(json_out, found.to_dict())
     for note in found.notes:
         print(f"left out: {note}")
     print(f"{out}: {len(found.subnets)} networks of {len(found.runs)} runs")

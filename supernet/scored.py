@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 
 from supernet.evaluate import top1_of
+from supernet.files import written
 from supernet.space import Arch
 from supernet.trained import Trained
 
@@ -40,7 +41,7 @@ class Scored:
         images = run.data.test if part == "test" else run.data.held_out
         top1 = top1_of(run.net, arch, images, train=run.data.train, preprocess=run.preprocess)
         line = {"checkpoint": run.sha256, "arch": arch.id, "on": part, "top1": top1}
-        with open(self.file, "a", encoding="utf-8") as file:
+        with written(self.file), open(self.file, "a", encoding="utf-8") as file:
             file.write("\n" + json.dumps(line))  # what a kill cut short ends where this begins
         self._known[arch.id, part] = top1
 

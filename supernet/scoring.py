@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from rich.console import Console
 from supernet import predictor
 from supernet.cost import arch_cost, macs_costs
 from supernet.errors import SupernetError
+from supernet.holding import held_beside
 from supernet.predictor import Predictor
 from supernet.ranks import joined
 from supernet.scored import Scored
@@ -39,7 +41,7 @@ def fit_predictor(run: Trained, num_archs: int, console: Console, *, seed: int =
         raise SupernetError(f"num_archs is {num_archs}; {LEAST} is the least")
     space, scored = run.net.space, Scored(run)
     archs = spread_archs(run, num_archs, random.Random(seed))
-    with joined() as ranks:
+    with joined() as ranks, held_beside(scored.file) if ranks.first else nullcontext():
         own = archs[ranks.rank :: ranks.count]
         with progress_bar(console) as progress:
             task = progress.add_task("scoring", total=len(own))

@@ -11,6 +11,7 @@ from supernet.choose import Aim
 from supernet.construct import construct
 from supernet.data.batches import Batch, check_balance, drawn_batch
 from supernet.data.sets import ImageSource
+from supernet.files import written
 from supernet.screen import progress_bar
 from supernet.train.gate_board import show_gates
 from supernet.train.gate_step import GateConfig, train_gates
@@ -54,7 +55,8 @@ def specialize(
     title = f"gates for {names[0] if len(names) == 1 else f'{len(names)} targets'}"
     batches = _shown(_batches(run, held_out, config), console, config.steps, title)
     every = max(1, config.steps // PICTURES)
-    with SummaryWriter(str(run.file.parent / "tensorboard" / "specialize")) as writer:
+    place = run.file.parent / "tensorboard" / "specialize"
+    with written(place), SummaryWriter(str(place)) as writer:
 
         def note(step: int, metrics: list[dict[str, float]]) -> None:
             for target, values in zip(targets, metrics, strict=True):

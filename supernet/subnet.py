@@ -15,9 +15,9 @@ Not here: how a subnet comes to be (`deploy.py`).
 
 from __future__ import annotations
 
+import io
 import json
 import logging
-import os
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -29,14 +29,14 @@ from typing import Any
 import onnxruntime
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 
 from supernet import standalone
 from supernet.data.preprocess import Preprocess
 from supernet.errors import CheckpointError, SupernetError
-from supernet.files import write_json
+from supernet.files import whole, write_json
 from supernet.space import Arch
 from supernet.standalone import build, net_of
 from supernet.timm_models import ENTRY_POINT
@@ -115,8 +115,7 @@ def save_subnet(folder: Path, model: nn.Module, config: SubnetConfig) -> None:
     """Write everything but the certificate into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    save_file(weights, folder / "model.safetensors")
-    (folder / "model.safetensors").chmod(0o644)  # it is written readable by its owner alone
+    (folder / "model.safetensors").write_bytes(save(weights))
     shutil.copy(standalone.__file__, folder / "model.py")
     export(model, folder, config)
     (folder / "labels.txt").write_text("\n".join(config.classes) + "\n", encoding="utf-8")
@@ -199,17 +198,20 @@ def export(model: nn.Module, folder: Path, config: SubnetConfig) -> None:
         warnings.simplefilter("ignore")  # the exporter warns about its own insides
         batch = ({0: torch.export.Dim("batch", min=1)},)
         program = torch.export.export(model.eval(), (image,), dynamic_shapes=batch)
-        torch.export.save(program, folder / "model.pt2")
-        torch.onnx.export(
+        archive = io.BytesIO()
+        torch.export.save(program, archive)
+        (folder / "model.pt2").write_bytes(archive.getvalue())
+        graph = torch.onnx.export(
             program,
             (),
-            str(folder / "model.onnx"),
             input_names=["image"],
             output_names=["logits"],
             dynamo=True,
             external_data=False,
             verbose=False,
         )
+    assert graph is not None
+    (folder / "model.onnx").write_bytes(graph.model_proto.SerializeToString())
 
 
 def onnx_outputs(path: Path, images: Tensor) -> Tensor:
@@ -231,17 +233,9 @@ def replacing(
         SupernetError: if `folder` holds something that is not of this `kind`.
     """
     check_replaceable(folder, is_one, kind)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    beside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir()
-    try:
+    with whole(folder) as beside:
+        beside.mkdir()
         yield beside
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(beside, folder)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
 
 
 def check_replaceable(

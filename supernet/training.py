@@ -18,8 +18,16 @@ from supernet.construct import construct
 from supernet.cost import module_macs
 from supernet.data.batches import train_batches
 from supernet.data.sets import ImageData
-from supernet.errors import CheckpointError, Diverged, SupernetError
+from supernet.errors import (
+    KILLED_WORKER,
+    CheckpointError,
+    DataError,
+    Diverged,
+    SupernetError,
+    is_killed_worker,
+)
 from supernet.extraction import extract
+from supernet.files import written
 from supernet.holding import held
 from supernet.latency.table import LatencyTable
 from supernet.memory import keep_freed_memory
@@ -162,15 +170,15 @@ def _train(
     }
     with Stopping() as stop, held(folder) if ranks.first else nullcontext():
         run: AbstractContextManager[Run] = nullcontext(Silent(stop))
-        if ranks.first:
-            run = kept = RunFolder(
-                folder, meta=meta, num_steps=num_steps, first_step=position.step,
-                save_minutes=_save_minutes(config), stop=stop, console=console,
-                watch=watch, varied=launch.varied,
-            )  # fmt: skip
-            if position == Position():
-                kept.show_images(_some_images(data, steps), data.preprocess)
         try:
+            if ranks.first:
+                run = kept = RunFolder(
+                    folder, meta=meta, num_steps=num_steps, first_step=position.step,
+                    save_minutes=_save_minutes(config), stop=stop, console=console,
+                    watch=watch, varied=launch.varied,
+                )  # fmt: skip
+                if position == Position():
+                    kept.show_images(_some_images(data, steps), data.preprocess)
             with run as reported:
                 ended = fit(
                     net, phases=phases, strategy=strategy, data=data, optimizer=optimizer,
@@ -179,6 +187,14 @@ def _train(
                 )  # fmt: skip
         except Diverged as error:
             raise Diverged(f"{error}; {_last_good(folder)}") from error
+        except RuntimeError as error:
+            if not is_killed_worker(error):
+                raise
+            onward = checkpoint.onward(folder)
+            raise DataError(f"{KILLED_WORKER} ({error}); {onward}") from error
+        except OSError:
+            with written(folder, again=checkpoint.onward(folder)):
+                raise
     if not ended:
         raise KeyboardInterrupt(f"{folder} is saved; go on with resume={folder}")
 

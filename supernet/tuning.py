@@ -8,8 +8,10 @@ names the same storage takes part. Not here: what is varied (`trial_space.py`).
 from __future__ import annotations
 
 import shlex
+import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from io import StringIO
 from pathlib import Path
 from statistics import fmean
@@ -21,11 +23,13 @@ from rich.console import Console
 
 from supernet import training
 from supernet.errors import Diverged, SupernetError
-from supernet.files import write_json
+from supernet.files import whole, write_json, written
+from supernet.holding import held
 from supernet.settings import build_recipe, build_space
 from supernet.train.run import Launch, varied_by
 from supernet.trial_space import Plan, overrides_of
 
+DATABASE = "study.db"
 HEARTBEAT, GRACE = 30, 120  # seconds; a trial that is silent for longer was killed
 NAMES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "stopped early"}
 KINDS = (*NAMES.values(), "diverged")
@@ -53,9 +57,24 @@ def tune(
         seconds: after which no further trial begins.
 
     Raises:
-        SupernetError: if the storage cannot be used, or a configuration that a trial asks for.
+        SupernetError: if the storage cannot be used, or a configuration that a trial asks for, or
+            another process tunes in `folder` and no storage to share is named.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    with written(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with held(folder) if storage is None else nullcontext():
+        return _tuned(plan, compose, folder, console, storage, seconds)
+
+
+def _tuned(
+    plan: Plan,
+    compose: Compose,
+    folder: Path,
+    console: Console,
+    storage: str | None,
+    seconds: float | None,
+) -> dict[str, Any]:
+    begun = time.monotonic()
     config = compose(plan.overrides)
     phases, _ = build_recipe(config, build_space(config["space"]))
     study = _study(plan, folder, storage, sum(phase.epochs for phase in phases))
@@ -71,6 +90,7 @@ def tune(
             ) from error
         trial.set_user_attr("overrides", overrides)
         config = compose([*plan.overrides, *overrides, "evaluate=epoch"])
+        start = time.monotonic()
         try:
             words = ["supernet", "train", *plan.overrides, *overrides]
             launch = Launch(command=shlex.join(words), varied=varied_by(overrides))
@@ -78,18 +98,29 @@ def tune(
         except Diverged:
             trial.set_user_attr("diverged", True)
             raise
+        finally:  # by a clock that nobody sets, unlike Optuna's
+            trial.set_user_attr("seconds", time.monotonic() - start)
 
     def after(study: optuna.Study, trial: FrozenTrial) -> None:
         console.print(_line(trial, study))
-        if _num_ended(study) >= plan.trials:
+        late = seconds is not None and time.monotonic() - begun >= seconds
+        if late or _num_ended(study) >= plan.trials:
             study.stop()
 
     if missing > 0:
         try:
-            study.optimize(objective, catch=(Diverged,), callbacks=[after], timeout=seconds)
+            study.optimize(objective, catch=(Diverged,), callbacks=[after])
         except KeyboardInterrupt as error:
             raise KeyboardInterrupt(
                 f"{folder} keeps what is done; go on with the same command"
+            ) from error
+        except (optuna.exceptions.StorageInternalError, AssertionError) as error:
+            failed = error.__context__ if isinstance(error, AssertionError) else error
+            if not isinstance(failed, optuna.exceptions.StorageInternalError):
+                raise  # Optuna's "Should not reach." comes where it cannot note a trial's end
+            raise SupernetError(
+                f"the storage {storage or folder / DATABASE} fails ({failed.__cause__ or failed}); "
+                "it keeps what is done: see to it and give the same command again"
             ) from error
     found = _result(plan, study)
     write_json(folder / "tune.json", found)
@@ -103,11 +134,11 @@ def _study(plan: Plan, folder: Path, url: str | None, epochs: int) -> optuna.Stu
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         try:
             storage = optuna.storages.RDBStorage(
-                url or f"sqlite:///{folder / 'study.db'}",
+                url or f"sqlite:///{folder / DATABASE}",
                 heartbeat_interval=HEARTBEAT, grace_period=GRACE,
             )  # fmt: skip
         except Exception as error:  # SQLAlchemy raises many kinds
-            raise SupernetError(f"storage {url}: {error}") from error
+            raise SupernetError(f"storage {url or folder / DATABASE}: {error}") from error
         seed = plan.seed + _num_trials(storage, folder.name)  # going on, it draws others
         samplers = {
             "tpe": lambda: optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True),
@@ -161,7 +192,7 @@ def _line(trial: FrozenTrial, study: optuna.Study) -> str:
     ended = [t for t in study.get_trials(deepcopy=False) if t.state == TrialState.COMPLETE]
     best = max((t.value for t in ended if t.value is not None), default=None)
     known = "" if best is None else f"; best {100 * best:.2f} %"
-    seconds = 0.0 if trial.duration is None else trial.duration.total_seconds()
+    seconds = trial.user_attrs.get("seconds", 0.0)
     words = " ".join(trial.user_attrs.get("overrides", []))
     return f"trial {trial.number} {_kind(trial)}{value}, {seconds:.1f} s{known}: {words}"
 
@@ -186,7 +217,8 @@ def _result(plan: Plan, study: optuna.Study) -> dict[str, Any]:
                 "top1": trial.value,
                 "reports": [value for _, value in sorted(trial.intermediate_values.items())],
                 "begun": (trial.datetime_start - min(begun)).total_seconds(),
-                "ended": (trial.datetime_complete - min(begun)).total_seconds(),
+                "ended": (trial.datetime_start - min(begun)).total_seconds()
+                + trial.user_attrs.get("seconds", 0.0),
             }
             for trial in trials
             if trial.datetime_start and trial.datetime_complete
@@ -215,8 +247,15 @@ def _draw(study: optuna.Study, folder: Path) -> None:
         warnings.simplefilter("ignore")
         if ended:
             pictures.plot_optimization_history(study)
-            plt.savefig(folder / "history.png", dpi=120, bbox_inches="tight")
+            _save_picture(folder / "history.png")
         if importances:
             pictures.plot_param_importances(study, params=sorted(importances))
-            plt.savefig(folder / "importances.png", dpi=120, bbox_inches="tight")
+            _save_picture(folder / "importances.png")
         plt.close("all")
+
+
+def _save_picture(path: Path) -> None:
+    import matplotlib.pyplot as plt
+
+    with whole(path) as beside:
+        plt.savefig(beside, dpi=120, bbox_inches="tight", format="png")

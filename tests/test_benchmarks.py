@@ -15,7 +15,11 @@ ANCHORS = Path(os.environ.get("SUPERNET_ANCHORS", ROOT.parent / "shared" / "anch
 FIELDS = {"question", "hardware", "versions", "commit", "command", "date", "aims", "data"}
 TOOLS = ("common", "readme", "accuracy_arms", "by_the_clock", "throughput_worker",
          "small_run")  # fmt: skip
-SCRIPTS = sorted(path for path in (ROOT / "benchmarks").glob("*.py") if path.stem not in TOOLS)
+SCRIPTS = sorted(
+    path
+    for path in (ROOT / "benchmarks").glob("*.py")
+    if path.stem not in TOOLS and not path.stem.startswith("reliability_")
+)  # parts of reliability.py
 
 
 @pytest.mark.slow

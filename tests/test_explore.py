@@ -19,8 +19,9 @@ from supernet import scoring
 from supernet.certificate import read_certificate
 from supernet.choose import costs_of
 from supernet.cost import arch_cost, cost_range
-from supernet.errors import CheckpointError, InfeasibleBudget, SupernetError
+from supernet.errors import CheckpointError, InfeasibleBudget, SupernetError, TableError
 from supernet.explore import explore
+from supernet.latency.correction import Correction
 from supernet.latency.table import LatencyTable
 from supernet.limits import Caps
 from supernet.scored import Scored
@@ -148,10 +149,15 @@ def test_fronts_of_two_devices(folder: Path, tmp_path: Path) -> None:
         assert [row["arch_id"] for row in csv.DictReader(file)] == [row["arch_id"] for row in rows]
 
 
-def test_limits_without_a_table_and_words_that_do_not_fit(folder: Path) -> None:
+def test_limits_without_a_table_and_words_that_do_not_fit(folder: Path, tmp_path: Path) -> None:
     run = Trained.open(folder)
     (row,) = search(folder, tables=[], caps=Caps(params=60_000))
     assert row["predicted_ms"] is None
+    lucky = dataclasses.replace(LatencyTable.load(folder / "tables" / "onnxruntime.json"),
+                    correction=Correction(run_ms=-1e3))  # fmt: skip
+    lucky.save(tmp_path / "lucky.json")
+    with pytest.raises(TableError, match=r"says that a network takes -\d+.* ms: it was timed too"):
+        search(folder, tables=[tmp_path / "lucky.json"], pareto=tmp_path / "front")
     with pytest.raises(SupernetError, match="--pareto wants one table"):
         search(folder, tables=[], pareto=folder / "front")
     with pytest.raises(SupernetError, match="--budget-ms goes with --table"):

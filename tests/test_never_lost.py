@@ -244,7 +244,7 @@ def test_a_full_disk_stops_with_a_clear_line_and_keeps_the_last_checkpoint(
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "open", opened, raising=False)
-        with pytest.raises(CheckpointError, match=r"cannot be written .* make room and go on with"):
+        with pytest.raises(SupernetError, match=r"cannot be written .* make room and go on with"):
             training.start(tiny_config(OFTEN), folder, QUIET)
     assert checkpoint.read(folder)["position"]["step"] == 2
     assert not list(folder.glob(".checkpoint*"))

@@ -15,9 +15,6 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
@@ -29,6 +26,7 @@ import torch
 from onnx import TensorProto
 
 from supernet.errors import DeviceError
+from supernet.files import whole
 from supernet.latency import bundle_script, host, kept, timing
 from supernet.latency.model import of_keys
 from supernet.latency.plan import Plan, tool_version
@@ -72,18 +70,9 @@ def write_bundle(
         raise DeviceError(f"batch is {batch}; it must be 1 or more")
     if out.exists() and not is_bundle(out) and (out.is_file() or any(out.iterdir())):
         raise DeviceError(f"{out} exists and is no bundle; name another --out, or remove it")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
-    try:
-        sha256 = _write(beside, plan, runtime, batch, seconds, seed)
-        beside.chmod(0o755)
-        if out.exists():
-            shutil.rmtree(out)
-        os.replace(beside, out)
-    except BaseException:
-        shutil.rmtree(beside, ignore_errors=True)
-        raise
-    return sha256
+    with whole(out) as beside:
+        beside.mkdir()
+        return _write(beside, plan, runtime, batch, seconds, seed)
 
 
 def is_bundle(folder: Path) -> bool:

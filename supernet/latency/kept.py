@@ -25,7 +25,7 @@ class Kept:
         """Go on with the file of a run with the same `header`, or begin one."""
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.file: IO[bytes] = path.open("a+b")
+        self.file: IO[bytes] = path.open("a+b", buffering=0)
         try:
             _lock(self.file, path)
             self.lines = self._read(header)
@@ -51,7 +51,11 @@ class Kept:
                 "one, name another --out, or remove the file"
             )
         if not lines:
-            self._append(header)
+            try:
+                self._append(header)
+            except DeviceError:
+                self.path.unlink()
+                raise
         return lines[1:]
 
     def __enter__(self) -> Kept:
@@ -78,9 +82,16 @@ class Kept:
         return {"session": session, "done": True} in self.lines
 
     def _append(self, line: dict[str, Any]) -> None:
-        self.file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
-        self.file.flush()
-        os.fsync(self.file.fileno())
+        rest = json.dumps(line, allow_nan=False).encode() + b"\n"
+        try:
+            while rest:
+                rest = rest[self.file.write(rest) :]
+            os.fsync(self.file.fileno())
+        except OSError as error:
+            raise DeviceError(
+                f"{self.path} cannot be written ({error.strerror}); what was timed before stays: "
+                "make room and give the same command again"
+            ) from error
 
 
 def _check_line(line: dict[str, Any]) -> None:

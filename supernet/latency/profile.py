@@ -65,8 +65,8 @@ def profile(
         seconds: of timing in each process, at most, once each model was visited 9 times; left
             out: 0.15 a model.
         seed: of the order of visits and the choice of nets.
-        partial: a file that keeps what is timed, so that the same call goes on after a stop;
-            removed at the end. Left out: a stop loses everything.
+        partial: a file that keeps what is timed, so that the same call goes on after a stop; the
+            caller removes it once the table is kept. Left out: a stop loses everything.
         on_progress: gets the phase, "load" or "time", and the share of it done, 0..1.
         on_warning: gets a sentence if the machine is busy or timings did not converge.
 
@@ -100,8 +100,6 @@ def profile(
     unsettled = unsettled_warning(list(table.entries.values()))
     if unsettled is not None:
         on_warning(unsettled)
-    if partial is not None:
-        partial.unlink()
     return table
 
 

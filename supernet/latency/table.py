@@ -15,7 +15,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from supernet.errors import TableError
+from supernet.files import write_text
 from supernet.latency.correction import Correction
 from supernet.latency.fields import MOST, check_names, number, read_json, record, text
 from supernet.latency.keys import KINDS, OPTIONAL, LayerKey
@@ -210,22 +210,10 @@ class LatencyTable:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the table, one entry a line; readers see the old file or the new, never half."""
-        target = Path(path)
         head = self.to_dict()
         entries = ",\n  ".join(json.dumps(entry, allow_nan=False) for entry in head.pop("entries"))
         start = json.dumps(head, indent=1, allow_nan=False).removesuffix("\n}")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(f'{start},\n "entries": [\n  {entries}\n ]\n}}\n')
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, target)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        write_text(Path(path), f'{start},\n "entries": [\n  {entries}\n ]\n}}\n')
 
 
 def _correction(data: Any) -> Correction:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import jinja2
 from plotly.offline import get_plotlyjs
 
+from supernet.files import write_text
 from supernet.report import charts
 from supernet.report.records import BASELINE, Bar, Report, Subnet, best_first
 
@@ -64,14 +64,7 @@ def render(report: Report) -> str:
 
 def write(report: Report, out: Path) -> None:
     """Write the page to `out`, all of it or nothing."""
-    text = render(report)
-    beside = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        beside.write_text(text, encoding="utf-8")
-        os.replace(beside, out)
-    finally:
-        beside.unlink(missing_ok=True)
+    write_text(out, render(report))
 
 
 def drawn_of(subnets: Sequence[Subnet]) -> list[Subnet]:

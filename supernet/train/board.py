@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from supernet.data.preprocess import Preprocess
+from supernet.files import written
 from supernet.train.phases import Phase
 
 COLUMNS = ("device", "budget_ms", "predicted_ms", "measured_ms", "top1", "macs", "params", "path")
@@ -48,7 +49,7 @@ def show_subnets(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Show finished subnets: a table as text, and accuracy by budget, a step a microsecond."""
     lines = [" | ".join(COLUMNS), " | ".join("---" for _ in COLUMNS)]
     lines += [" | ".join(_cell(row.get(name)) for name in COLUMNS) for row in rows]
-    with SummaryWriter(str(folder)) as writer:
+    with written(folder), SummaryWriter(str(folder)) as writer:
         writer.add_text("subnets", "\n".join(f"| {line} |" for line in lines))
         for row in rows:
             if row.get("budget_ms") is not None:

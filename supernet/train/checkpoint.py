@@ -5,7 +5,6 @@ A checkpoint is a `torch.save` of tensors and primitives only, read with `weight
 
 from __future__ import annotations
 
-import os
 import sys
 import zipfile
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ import torch
 
 from supernet.data.preprocess import Preprocess
 from supernet.errors import CheckpointError
+from supernet.files import AGAIN, whole
 from supernet.gates import PathGates
 from supernet.network import SuperNet
 from supernet.plain import Net, PlainNet
@@ -29,45 +29,32 @@ def save(path: Path, content: Mapping[str, Any]) -> None:
     """Write a checkpoint to `path`, all of it or nothing; keep the one before beside it.
 
     Raises:
-        CheckpointError: if there is no room for it, or writing fails; what was there stays.
+        SupernetError: if there is no room for it, or writing fails; what was there stays.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with whole(path, keep=path.with_name(PREVIOUS), again=onward(path.parent)) as beside:
         _write(beside, {"format": FORMAT, "version": VERSION, **content})
-        if path.exists():
-            os.replace(path, path.with_name(PREVIOUS))
-        os.replace(beside, path)
-    except (OSError, RuntimeError) as error:  # torch turns some of the former into the latter
-        raise CheckpointError(
-            f"{path} cannot be written ({_reason(error)}); what was saved before stays: make room "
-            f"and go on with resume={path.parent}"
-        ) from error
-    finally:
-        beside.unlink(missing_ok=True)
 
 
-def clear_halves(folder: Path) -> None:
-    """Remove what writers that were killed have left in `folder`."""
-    for half in folder.glob(f".{FILE}.*.tmp"):
-        half.unlink(missing_ok=True)
+def onward(folder: Path) -> str:
+    """Return how to go on with the run in `folder` after a stop."""
+    there = any((folder / name).exists() for name in (FILE, PREVIOUS))
+    return f"go on with resume={folder}" if there else AGAIN
 
 
 def write(path: Path, content: Mapping[str, Any]) -> None:
     """Write tensors and primitives to `path`, all of it or nothing."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with whole(path) as beside:
         _write(beside, content)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "wb") as file:
-        torch.save(dict(content), file)
-        file.flush()
-        os.fsync(file.fileno())
+        try:
+            torch.save(dict(content), file)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):  # torch fails anew in closing its archive
+                raise error.__context__ from None
+            raise
 
 
 def read(path: str | Path) -> dict[str, Any]:

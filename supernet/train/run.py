@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from supernet.data.preprocess import Preprocess
+from supernet.files import write_json
 from supernet.screen import progress_bar
 from supernet.train import checkpoint
 from supernet.train.board import show_images, show_phase, show_settings
@@ -78,8 +78,7 @@ class RunFolder:
         self.save_minutes, self.stop = save_minutes, stop
         self.saved = time.monotonic()
         folder.mkdir(parents=True, exist_ok=True)
-        checkpoint.clear_halves(folder)
-        (folder / "config.json").write_text(json.dumps(meta["config"], indent=2) + "\n")
+        write_json(folder / "config.json", meta["config"])
         self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step or None)
         self.progress = progress_bar(console)
         self.task = self.progress.add_task("training", total=num_steps, completed=first_step)
