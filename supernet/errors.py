@@ -66,6 +66,12 @@ class InfeasibleLimits(SupernetError):
         )
 
 
+def shown(value: object, most: int = 100) -> str:
+    """Return how a value of a file looks in a message: in one line, and not all of a large one."""
+    text = repr(value)
+    return text if len(text) <= most else f"{text[: most - 4]} ..."
+
+
 @contextmanager
 def reported() -> Iterator[None]:
     """Show expected errors as one line on stderr and exit with code 2; 130 after Ctrl-C."""

@@ -55,6 +55,6 @@ def _read(file: Path, checkpoint: str) -> dict[tuple[str, str], float]:
             line = json.loads(text)
             if line["checkpoint"] == checkpoint:
                 known[line["arch"], line["on"]] = float(line["top1"])
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             continue
     return known
