@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from io import TextIOWrapper
 
 
 class SupernetError(ValueError):
@@ -74,7 +75,12 @@ def shown(value: object, most: int = 100) -> str:
 
 @contextmanager
 def reported() -> Iterator[None]:
-    """Show expected errors as one line on stderr and exit with code 2; 130 after Ctrl-C."""
+    """Show expected errors as one line on stderr and exit with code 2; 130 after Ctrl-C.
+
+    What is printed may hold names of files that are no text; they are shown escaped.
+    """
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         yield
     except (SupernetError, OSError) as error:

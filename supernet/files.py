@@ -22,11 +22,14 @@ from supernet.errors import SupernetError
 
 MAX_JSON = 64 * 2**20
 """Bytes of any JSON file that is read; a table of all that has ever been timed is below a tenth."""
+MAX_ONNX = 2**31 - 1
+"""Bytes of an ONNX file: what a protobuf message can have."""
 MAX_DEPTH = 64
 """Of lists and objects inside each other: what is written here needs a dozen."""
 MAX_GROUPS = 2**20
 """Lists and objects in a file: an empty one takes 25 times its two characters in memory."""
 _ESCAPED = re.compile(r"\\u(?:[dD][89a-fA-F]|0000)")
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _SHOWN = 40
 
 
@@ -41,14 +44,15 @@ def read_bytes(path: Path, *, most: int, error: type[SupernetError]) -> bytes:
     try:
         check_regular(path, error=error)
         with open(path, "rb", opener=_without_waiting) as file:
-            content = file.read(most + 1)
+            size = os.fstat(file.fileno()).st_size
+            content = file.read(most + 1) if size <= most else b""
     except (OSError, ValueError) as fault:  # ValueError: NUL in a name
         if isinstance(fault, SupernetError):
             raise
         reason = getattr(fault, "strerror", None) or fault
         raise error(f"{path}: cannot be read: {reason}") from fault
-    if len(content) > most:
-        raise error(f"{path}: more than {most} bytes, and no more are read")
+    if max(size, len(content)) > most:
+        raise error(f"{path}: {max(size, len(content))} bytes; at most {most} are read")
     return content
 
 
@@ -100,7 +104,7 @@ def parse_json(text: str, *, place: str, error: type[SupernetError]) -> Any:
     """
     try:
         if text.count("[") + text.count("{") > MAX_GROUPS:
-            raise _Refused(f"more than {MAX_GROUPS} lists and objects")
+            raise _Refused(f"holds more than {MAX_GROUPS} lists and objects")
         data = json.loads(
             text, parse_int=_whole, parse_float=_finite, parse_constant=_no_number,
             object_pairs_hook=_once,
@@ -109,12 +113,19 @@ def parse_json(text: str, *, place: str, error: type[SupernetError]) -> Any:
         if _ESCAPED.search(text):
             _check_texts(data)
     except _Refused as fault:
-        raise error(f"{place}: {fault}") from fault
+        at = text.find(fault.words) if fault.words else -1
+        where = f"line {text.count(chr(10), 0, at) + 1} " if at >= 0 else ""
+        raise error(f"{place}: {where}{fault}") from fault
     except RecursionError as fault:
         raise error(f"{place}: nested deeper than {MAX_DEPTH} lists and objects") from fault
     except ValueError as fault:
         raise error(f"{place}: not JSON, or cut off: {fault}") from fault
     return data
+
+
+def is_line(text: str) -> bool:
+    """Whether `text` is one line, with nothing in it that a terminal obeys."""
+    return _CONTROL.search(text) is None
 
 
 def is_inside(name: str) -> bool:
@@ -134,7 +145,11 @@ def check_nested(data: Any) -> None:
 
 
 class _Refused(ValueError):
-    """Why a document is refused."""
+    """Why a document is refused, and the words of it that show the line, if there are any."""
+
+    def __init__(self, reason: str, words: str = "") -> None:
+        super().__init__(reason)
+        self.words = words
 
 
 def _without_waiting(path: str, flags: int) -> int:
@@ -144,19 +159,19 @@ def _without_waiting(path: str, flags: int) -> int:
 def _whole(digits: str) -> int:
     number = int(digits) if len(digits) <= 20 else None
     if number is None or not -(2**63) <= number < 2**64:
-        raise _Refused(f"holds a whole number beyond 64 bits, {digits[:_SHOWN]}")
+        raise _Refused(f"holds a whole number beyond 64 bits, {digits[:_SHOWN]}", digits)
     return number
 
 
 def _finite(digits: str) -> float:
     number = float(digits)
     if not math.isfinite(number):
-        raise _Refused(f"holds a number that is too large, {digits[:_SHOWN]}")
+        raise _Refused(f"holds a number that is too large, {digits[:_SHOWN]}", digits)
     return number
 
 
 def _no_number(constant: str) -> NoReturn:
-    raise _Refused(f"holds {constant}, which is no number")
+    raise _Refused(f"holds {constant}, which is no number", constant)
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -165,7 +180,9 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         seen: set[str] = set()
         for name, _ in pairs:
             if name in seen:
-                raise _Refused(f"an object has the name {name[:_SHOWN]!r} twice")
+                raise _Refused(
+                    f"has the name {name[:_SHOWN]!r} twice in an object", json.dumps(name)
+                )
             seen.add(name)
     return group
 
@@ -185,7 +202,10 @@ def _check_texts(data: Any) -> None:
         texts += [one for one in level if isinstance(one, str)]
         for text in texts:
             if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
-                raise _Refused(f"holds a text with half a character or NUL, {text[:_SHOWN]!r}")
+                raise _Refused(
+                    f"holds a text with half a character or NUL, {text[:_SHOWN]!r}",
+                    json.dumps(text),
+                )
         level = [one for group in level for one in _inside(group)]
 
 

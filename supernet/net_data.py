@@ -13,8 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import onnx
 import timm
 import torch
+from google.protobuf.message import DecodeError
+from onnx import external_data_helper
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
@@ -107,6 +110,25 @@ def load_net(net: Any, weights: Path) -> nn.Module:
         reason = " ".join(str(error).split())[:300]
         raise CheckpointError(f"{weights}: does not fit config.json ({reason})") from error
     return model.eval()
+
+
+def check_self_contained(content: bytes, path: Path) -> onnx.ModelProto:
+    """Return the ONNX model in `content`, which must not take weights from other files.
+
+    Raises:
+        CheckpointError: if it does, or is none; naming `path`.
+    """
+    try:
+        proto = onnx.load_model_from_string(content)
+    except DecodeError as error:
+        raise CheckpointError(f"{path}: no ONNX model ({error})") from error
+    for tensor in external_data_helper._get_all_tensors(proto):
+        if external_data_helper.uses_external_data(tensor):
+            raise CheckpointError(
+                f"{path}: takes weights from another file, {shown(tensor.name)}; a subnet's are "
+                "inside"
+            )
+    return proto
 
 
 def check_weights(make: Callable[[], nn.Module], shapes: Mapping[str, Sequence[int]]) -> None:

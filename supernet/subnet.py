@@ -35,8 +35,8 @@ from supernet import standalone
 from supernet.construct import construct
 from supernet.data.preprocess import Preprocess
 from supernet.errors import CheckpointError, SupernetError, shown
-from supernet.files import read_json, write_json
-from supernet.net_data import check_net, load_net
+from supernet.files import MAX_ONNX, read_bytes, read_json, write_json
+from supernet.net_data import check_net, check_self_contained, load_net
 from supernet.space import Arch
 from supernet.standalone import net_of
 from supernet.timm_models import ENTRY_POINT
@@ -220,12 +220,22 @@ def export(model: nn.Module, folder: Path, config: SubnetConfig) -> None:
 
 
 def onnx_outputs(path: Path, images: Tensor) -> Tensor:
-    """Run `images` `[N, C, R, R]` through an ONNX file on ONNX Runtime."""
+    """Run `images` `[N, C, R, R]` through an ONNX file on ONNX Runtime.
+
+    Raises:
+        CheckpointError: if it is damaged, names other files, or does not take such images.
+    """
+    content = read_bytes(path, most=MAX_ONNX, error=CheckpointError)
+    check_self_contained(content, path)
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    return torch.from_numpy(session.run(None, {name: images.numpy()})[0])
+    options.log_severity_level = 4
+    try:
+        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        name = session.get_inputs()[0].name
+        return torch.from_numpy(session.run(None, {name: images.numpy()})[0])
+    except Exception as error:  # of ONNX Runtime many kinds
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise CheckpointError(f"{path}: ONNX Runtime cannot run it ({reason})") from error
 
 
 @contextmanager

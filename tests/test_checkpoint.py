@@ -157,7 +157,7 @@ def test_code_in_a_file_never_runs(tmp_path: Path, content: dict[str, Any], kind
         ({"format": "other"}, ["not a supernet checkpoint"]),
         ({"format": None}, ["not a supernet checkpoint"]),
         ({"version": 2}, ["checkpoint version 2; this release reads 1"]),
-        ({"version": "1"}, ["checkpoint version 1"]),
+        ({"version": "1"}, ["checkpoint version '1'; this release reads 1"]),
     ],
 )
 def test_another_format_or_version_is_named(

@@ -18,6 +18,7 @@ from supernet.data.files import FileImages, Files
 from supernet.data.preprocess import is_grey, opened
 from supernet.data.sets import ImageData, ImageSource, split_indices
 from supernet.errors import DataError, shown
+from supernet.files import is_line
 
 
 @dataclass(frozen=True)
@@ -65,9 +66,11 @@ def folder(
             "val/ and test/ built the same way"
         )
     classes = tuple(sorted(entry.name for entry in (top / "train").iterdir() if entry.is_dir()))
-    odd = [name for name in classes if not name.isprintable()]
+    odd = [name for name in classes if not is_line(name)]
     if odd:  # a class is a line of labels.txt
-        raise DataError(f"{top / 'train'}: rename the class {shown(odd[0])}: not printable")
+        raise DataError(
+            f"{top / 'train'}: rename the class {shown(odd[0])}: a class is one line of text"
+        )
     parts = {name: _scan(top / name, classes) for name in ("train", "val", "test")
              if (top / name).is_dir()}  # fmt: skip
     everything = Files(file for part in parts.values() for file in part.files)

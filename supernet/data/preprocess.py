@@ -20,7 +20,7 @@ from supernet.errors import DataError
 from supernet.files import check_regular
 from supernet.space import MAX_RESOLUTION
 
-FORMATS = ("BMP", "GIF", "JPEG", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """What is read as an image. Pillow knows fifty more; one, EPS, is a program that it has run."""
 
 

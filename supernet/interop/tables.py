@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from supernet.errors import TableError, shown
-from supernet.files import read_json
+from supernet.files import is_line, read_json
 from supernet.latency.fields import number
 from supernet.latency.keys import LayerKey
 from supernet.latency.table import Device, Entry, LatencyTable
@@ -120,7 +120,7 @@ def read_tables(path: Path, form: str, device: Device) -> LatencyTable:
 
 
 def _printable(file: Path) -> str:
-    return "".join(letter if letter.isprintable() else "?" for letter in file.name)
+    return "".join(letter if is_line(letter) else "?" for letter in file.name)
 
 
 def _entries(data: Any, form: Format) -> dict[LayerKey, Entry]:

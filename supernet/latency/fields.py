@@ -11,6 +11,7 @@ from collections.abc import Collection
 from typing import Any, TypeVar
 
 from supernet.errors import TableError, shown
+from supernet.files import is_line
 
 T = TypeVar("T")
 MOST = 1e15
@@ -48,10 +49,10 @@ def number(
 
 
 def text(data: dict[str, Any], name: str, place: str = "") -> str:
-    """Return `data[name]`, a string without control characters, which terminals obey."""
+    """Return `data[name]`, a line without control characters."""
     value, where = data[name], f"{place}.{name}".lstrip(".")
-    if not isinstance(value, str) or not value.isprintable():
-        raise TableError(f"{where} is {shown(value)}; expected a string of printable characters")
+    if not isinstance(value, str) or not is_line(value):
+        raise TableError(f"{where} is {shown(value)}; expected one line of text")
     return value
 
 

@@ -12,16 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-from google.protobuf.message import DecodeError
 from torch import nn
 
 from supernet import blocks
 from supernet.errors import DeviceError, SupernetError
-from supernet.files import check_regular, read_json
+from supernet.files import MAX_ONNX, read_bytes, read_json
 from supernet.latency.keys import LayerKey
 from supernet.latency.onnx_layers import onnx_layers
-from supernet.net_data import load_net
+from supernet.net_data import check_self_contained, load_net
 from supernet.standalone import net_of
 
 
@@ -86,11 +84,11 @@ def of_subnet(folder: Path, *, batch: int) -> Model:
 
 
 def _input_shape(path: Path, batch: int) -> tuple[int, ...]:
-    check_regular(path, error=DeviceError)
+    content = read_bytes(path, most=MAX_ONNX, error=DeviceError)
     try:
-        (value,) = onnx.load_model(path, load_external_data=False).graph.input
+        (value,) = check_self_contained(content, path).graph.input
         number, *rest = value.type.tensor_type.shape.dim
-    except (DecodeError, ValueError, OSError) as error:
+    except ValueError as error:
         raise DeviceError(f"{path} is no ONNX model with one image input: {error}") from error
     if number.HasField("dim_value") and number.dim_value != batch:
         raise DeviceError(

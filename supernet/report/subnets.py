@@ -87,7 +87,7 @@ def _net(folder: Path) -> Mapping[str, Any]:
     """Return the arguments of the network; none where the folder does not say them."""
     try:
         return net_of(group_of(folder / "config.json"))
-    except (Unreadable, KeyError, TypeError, ValueError):
+    except (Unreadable, KeyError, TypeError, ValueError, AttributeError):
         return {}
 
 
