@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from supernet.errors import SpaceError
+from supernet.files import read_json
 from supernet.space import Arch
 
 
@@ -22,12 +22,12 @@ def read_arch(file: Path, *, table_id: str | None = None, budget_ms: float | Non
     Raises:
         SpaceError: if it is missing or malformed, or not one row alone is for that.
     """
+    content = read_json(file, error=SpaceError)
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
         if not isinstance(content, list) or not content:
             return Arch.from_dict(content)
         rows = [row for row in content if _is_for(row, table_id, budget_ms)]
-    except (OSError, ValueError, AttributeError) as error:
+    except (SpaceError, AttributeError) as error:
         raise SpaceError(f"{file}: {error}") from error
     if len(rows) != 1:
         raise SpaceError(

@@ -5,7 +5,6 @@ Not here: who promises (`deploy.py`, `prune.py`), whether it still holds (`verif
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib import metadata
@@ -18,9 +17,9 @@ from torch import Tensor, nn
 from supernet.blocks import num_params
 from supernet.cost import module_macs
 from supernet.data.sets import ImageData
-from supernet.errors import CheckpointError
+from supernet.errors import CheckpointError, shown
 from supernet.evaluate import scores_on
-from supernet.files import sha256, write_json
+from supernet.files import is_inside, read_json, sha256, write_json
 from supernet.subnet import SubnetConfig, onnx_outputs
 
 CERTIFICATE = "certificate.json"
@@ -77,21 +76,30 @@ def read_certificate(folder: Path) -> dict[str, Any]:
         CheckpointError: if it is missing, malformed or of another version.
     """
     file = folder / CERTIFICATE
-    try:
-        paper = json.loads(file.read_text(encoding="utf-8"))
-        kind = (paper.get("format"), paper.get("version"))
-    except FileNotFoundError as error:
+    if not file.exists():
         raise CheckpointError(
             f"{folder}: not a subnet folder (no {CERTIFICATE}); `supernet extract` writes one"
-        ) from error
-    except (OSError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"{file}: cannot be read ({error})") from error
+        )
+    paper = read_json(file, error=CheckpointError)
+    if not isinstance(paper, dict):
+        raise CheckpointError(f"{file}: holds {type(paper).__name__}; expected an object")
+    kind = (paper.get("format"), paper.get("version"))
     if kind != (FORMAT, VERSION):
         raise CheckpointError(
-            f"{file}: format {kind[0]!r} version {kind[1]!r}; expected {FORMAT!r} version "
-            f"{VERSION}: extract the subnet again"
+            f"{file}: format {shown(kind[0])} version {shown(kind[1])}; expected {FORMAT!r} "
+            f"version {VERSION}: extract the subnet again"
         )
-    return dict(paper)
+    _check_names(paper.get("files", {}), file)
+    return paper
+
+
+def _check_names(hashes: Any, file: Path) -> None:
+    """Raise if the certificate names files that do not lie in its folder."""
+    if not isinstance(hashes, dict) or not all(isinstance(one, str) for one in hashes.values()):
+        raise CheckpointError(f"{file}: files is {shown(hashes)}; expected names and their sha256")
+    for name in hashes:
+        if not is_inside(name):
+            raise CheckpointError(f"{file}: files names {shown(name)}, which is not in its folder")
 
 
 def write_certificate(folder: Path, paper: dict[str, Any]) -> None:

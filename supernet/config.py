@@ -6,11 +6,10 @@ Only this file and `train_app.py` know Hydra.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
@@ -18,40 +17,16 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from supernet.errors import SupernetError
-from supernet.settings import build_space
+from supernet.errors import SupernetError, shown
+from supernet.settings import Schema, build_space, check_config
 from supernet.space import SearchSpace
 from supernet.trained import Trained
+from supernet.yaml_file import read_yaml
 
-
-@dataclass
-class Schema:
-    """The root of the configuration; a key that is not here is an error."""
-
-    name: str = ""
-    seed: int = 0
-    device: str = "auto"
-    threads: int | None = None
-    batch_size: int = 64
-    epoch_batches: int | None = None
-    save_minutes: float = 10.0
-    evaluate: str = "phase"
-    clip_grad: float | None = None
-    micro_batches: int = 1
-    amp: str | None = None
-    sync_bn: bool = False
-    ema: float | None = None
-    regularize: dict[str, Any] = field(default_factory=dict)
-    teacher: Any = None  # OmegaConf cannot merge a group into an optional one that is null
-    optimizer: dict[str, Any] = field(default_factory=dict)
-    targets: list[dict[str, Any]] = field(default_factory=list)
-    init_from: str | None = None
-    resume: str | None = None
-    data: dict[str, Any] = field(default_factory=dict)
-    net: dict[str, Any] = field(default_factory=dict)
-    space: dict[str, Any] = field(default_factory=dict)
-    recipe: dict[str, Any] = field(default_factory=dict)
-    gates: dict[str, Any] = field(default_factory=dict)
+FAULTS = (HydraException, OmegaConfBaseException, YAMLError, ValueError, TypeError, KeyError,
+          AttributeError, RecursionError, OverflowError, AssertionError)  # fmt: skip
+"""What Hydra and OmegaConf raise for overrides that they did not think of."""
+SHOWN = 600
 
 
 def register() -> None:
@@ -76,7 +51,9 @@ def composed(overrides: Sequence[str]) -> dict[str, Any]:
     try:
         with initialize_config_dir(str(config_dir()), version_base="1.3"):
             return plain(compose("config", overrides=list(overrides)))
-    except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
+    except SupernetError:
+        raise
+    except FAULTS as error:
         raise SupernetError(f"configuration: {_message(error)}") from error
 
 
@@ -129,10 +106,7 @@ def plan_fields(name: str) -> dict[str, Any]:
     if not path.is_file():
         names = sorted(file.stem for file in path.parent.glob("*.yaml"))
         raise SupernetError(f"{name}: no such plan; plans: {', '.join(names) or 'none'}")
-    try:
-        fields = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise SupernetError(f"{path}: {' '.join(str(error).split())}") from error
+    fields = read_yaml(path, error=SupernetError)
     if not isinstance(fields, dict):
         raise SupernetError(f"{path}: no fields; see conf/tune/digits.yaml")
     return {str(key): value for key, value in fields.items()}
@@ -140,19 +114,26 @@ def plan_fields(name: str) -> dict[str, Any]:
 
 def plain(config: Any) -> dict[str, Any]:
     """Resolve a Hydra configuration to plain data."""
-    data = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    try:
+        data = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except FAULTS as error:
+        raise SupernetError(f"configuration: {_message(error)}") from error
     assert isinstance(data, dict)
     values = {str(key): value for key, value in data.items() if key != "hydra"}
     known = {field.name for field in fields(Schema)}
-    if set(values) - known:
-        unknown = ", ".join(sorted(set(values) - known))
+    unknown = sorted(set(values) - known)
+    if unknown:
         raise SupernetError(
-            f"configuration: no such key: {unknown}; keys: {', '.join(sorted(known))}"
+            f"configuration: no such key: {', '.join(map(shown, unknown[:5]))}; keys: "
+            f"{', '.join(sorted(known))}"
         )
+    check_config(values, "configuration")
     return values
 
 
 def _message(error: BaseException) -> str:
     cause = error.__cause__
     text = str(error)
-    return text if cause is None or str(cause) in text else f"{text} ({cause})"
+    text = text if cause is None or str(cause) in text else f"{text} ({cause})"
+    line = " ".join(text.split()) or type(error).__name__
+    return line if len(line) <= SHOWN else f"{line[:SHOWN]} ..."

@@ -12,7 +12,7 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from supernet.errors import SupernetError
+from supernet.errors import SupernetError, shown
 
 T = TypeVar("T")
 _WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
@@ -26,11 +26,11 @@ def construct(make: Callable[..., T], fields: Any, where: str) -> T:
             allowed; or what `make` itself refuses, with `where` in front.
     """
     if not isinstance(fields, Mapping):
-        raise SupernetError(f"{where} is {fields!r}; it must be a group of fields")
+        raise SupernetError(f"{where} is {shown(fields)}; it must be a group of fields")
     allowed = inspect.signature(make).parameters
     unknown = sorted(map(str, set(fields) - set(allowed)))
     if unknown:
-        names = ", ".join(map(repr, unknown))
+        names = ", ".join(map(shown, unknown[:5]))
         raise SupernetError(f"{where} has {names}; allowed: {', '.join(sorted(allowed))}")
     missing = [n for n, p in allowed.items() if p.default is p.empty and n not in fields]
     if missing:
@@ -48,7 +48,7 @@ def check_types(fields: Mapping[str, Any], owner: Any, where: str) -> None:
     for name, value in fields.items():
         if name in hints and not fits(value, hints[name]):
             raise SupernetError(
-                f"{where}.{name} is {value!r}; it must be {_described(hints[name])}"
+                f"{where}.{name} is {shown(value)}; it must be {_described(hints[name])}"
             )
 
 
@@ -68,10 +68,10 @@ def fits(value: Any, hint: Any) -> bool:
         return isinstance(value, Mapping)
     if hint is type(None):
         return value is None
-    if hint is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
+    if hint in (int, float):
+        kinds = (int, float) if hint is float else (int,)
+        small = isinstance(value, kinds) and (isinstance(value, float) or abs(value) < 2**64)
+        return small and not isinstance(value, bool)
     if hint in (str, bool):
         return isinstance(value, hint)
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from io import TextIOWrapper
 
 KILLED_WORKER = "a process that reads images was killed, for want of memory perhaps"
 
@@ -69,13 +70,22 @@ class InfeasibleLimits(SupernetError):
         )
 
 
+def shown(value: object, most: int = 100) -> str:
+    """Return how a value of a file looks in a message: in one line, and not all of a large one."""
+    text = repr(value)
+    return text if len(text) <= most else f"{text[: most - 4]} ..."
+
+
 @contextmanager
 def reported() -> Iterator[None]:
     """Show expected errors as one line on stderr and exit with code 2; 130 after Ctrl-C.
 
-    A full disk is met by TensorBoard's thread as well: its traceback is held back, as this thread
-    raises the same error when it next writes or closes.
+    What is printed may hold names of files that are no text; they are shown escaped. A full disk is
+    met by TensorBoard's thread as well: its traceback is held back, as this thread raises the same
+    error when it next writes or closes.
     """
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     before = threading.excepthook
     threading.excepthook = lambda args: None if _is_expected(args.exc_value) else before(args)
     try:

@@ -5,7 +5,6 @@ Not here: how a format is written and run (`export/`).
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -21,7 +20,7 @@ from supernet.data.batches import eval_batches
 from supernet.data.sets import ImageData
 from supernet.errors import DeviceError, SupernetError
 from supernet.evaluate import scores
-from supernet.files import write_json
+from supernet.files import read_json, write_json
 from supernet.holding import held_beside
 from supernet.latency import host
 from supernet.latency.profile import measure_exports
@@ -83,10 +82,10 @@ class Exported:
 def is_export(folder: Path) -> bool:
     """Whether `folder` was written by `export_to`."""
     try:
-        paper = json.loads((folder / PAPER).read_text(encoding="utf-8"))
-        return bool(paper.get("kind") == FORMAT)
-    except (OSError, ValueError, AttributeError):
+        paper = read_json(folder / PAPER, error=SupernetError)
+    except SupernetError:
         return False
+    return isinstance(paper, dict) and paper.get("kind") == FORMAT
 
 
 def export_to(

@@ -60,7 +60,7 @@ def _net_facts(net: Net) -> dict[str, Any]:
 def _subnet_facts(path: Path) -> dict[str, Any]:
     config = load_config(path)
     paper = read_certificate(path)
-    paper.pop("files")  # hashes, for `supernet verify`
+    paper.pop("files", None)  # hashes, for `supernet verify`
     return {"subnet": str(path), "classes": list(config.classes), **paper}
 
 

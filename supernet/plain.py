@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from supernet.errors import SpaceError, SupernetError
+from supernet.net_data import check_net
 from supernet.network import SuperNet
 from supernet.noise import Noise
 from supernet.space import Arch
@@ -91,6 +92,7 @@ class PlainNet(nn.Module):
         self, net: Mapping[str, Any], arch: Arch, origin: Mapping[str, Any] | None = None
     ) -> None:
         super().__init__()
+        check_net(net)
         self.net, self.space = dict(net), OneArch(arch)
         self.origin = None if origin is None else dict(origin)
         self.num_classes, self.in_chans = int(net["num_classes"]), int(net["in_chans"])

@@ -23,8 +23,9 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import Ridge
 from sklearn.neural_network import MLPRegressor
 
+from supernet.construct import construct
 from supernet.errors import CheckpointError
-from supernet.files import whole
+from supernet.files import check_regular, parse_json, whole
 from supernet.search.exact import Floats
 from supernet.search.genes import Genes, Integers
 
@@ -134,8 +135,9 @@ class Predictor:
 
     def save(self, path: Path, *, checkpoint: str) -> None:
         """Write tensors and facts to a safetensors file."""
+        tau = None if np.isnan(self.tau) else self.tau
         facts = {"format": FORMAT, "version": VERSION, "kind": self.kind, "rmse": self.rmse,
-                 "tau": self.tau, "compared": dict(self.compared), "num_archs": self.num_archs,
+                 "tau": tau, "compared": dict(self.compared), "num_archs": self.num_archs,
                  "checkpoint": checkpoint}  # fmt: skip
         tensors = {name: np.ascontiguousarray(value) for name, value in self.model.items()}
         content = save(tensors, metadata={"supernet": json.dumps(facts)})
@@ -149,18 +151,22 @@ def load(path: Path, genes: Genes, *, checkpoint: str | None = None) -> Predicto
     Raises:
         CheckpointError: if it is no predictor, of another space, or of another checkpoint.
     """
+    check_regular(path, error=CheckpointError)
     try:
         with safe_open(path, framework="np") as file:
-            facts: dict[str, Any] = json.loads((file.metadata() or {})["supernet"])
+            text = (file.metadata() or {})["supernet"]
+            facts = parse_json(text, place=str(path), error=CheckpointError)
             model = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         known = (facts["format"], facts["version"]) == (FORMAT, VERSION) and facts["kind"] in KINDS
-        told = {name: facts[name] for name in ("kind", "rmse", "tau", "compared", "num_archs")}
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        told = construct(_told, {name: facts[name] for name in _TOLD}, "facts")
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{path}: not a predictor of this program ({' '.join(str(error).split())})"
         ) from error
     if not known:
         raise CheckpointError(f"{path}: not a predictor of version {VERSION}")
+    if not all(tensor.dtype == np.float64 for tensor in model.values()):
+        raise CheckpointError(f"{path}: not a predictor of this program (other numbers than its)")
     if checkpoint is not None and facts.get("checkpoint") != checkpoint:
         raise CheckpointError(
             f"{path}: fitted on another checkpoint; fit it anew with `supernet predictor`"
@@ -168,10 +174,25 @@ def load(path: Path, genes: Genes, *, checkpoint: str | None = None) -> Predicto
     predictor = Predictor(genes, model=model, **told)
     genome = np.zeros((1, len(genes.encoding.allowed) + 1), dtype=np.int64)
     try:
-        predictor(genome)
-    except (ValueError, KeyError) as error:
+        fits = predictor(genome).shape == (1,) and np.isfinite(predictor(genome)).all()
+    except (ValueError, KeyError, IndexError, TypeError) as error:
         raise CheckpointError(f"{path}: fitted on another space") from error
+    if not fits:
+        raise CheckpointError(f"{path}: fitted on another space, or damaged")
     return predictor
+
+
+_TOLD = ("kind", "rmse", "tau", "compared", "num_archs")
+
+
+def _told(
+    *, kind: str, rmse: float, tau: float | None, compared: dict[str, float], num_archs: int
+) -> dict[str, Any]:
+    """Return what a file says of a predictor, once its types are checked."""
+    if not all(isinstance(error, float) for error in compared.values()):
+        raise CheckpointError("compared: expected the error of each kind")
+    tau = float("nan") if tau is None else tau
+    return {"kind": kind, "rmse": rmse, "tau": tau, "compared": compared, "num_archs": num_archs}
 
 
 def fit(genes: Genes, genomes: Integers, top1: Floats) -> Predictor:

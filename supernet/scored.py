@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from supernet.errors import CheckpointError
 from supernet.evaluate import top1_of
-from supernet.files import written
+from supernet.files import read_bytes, written
 from supernet.space import Arch
 from supernet.trained import Trained
 
 FILE = "scores.jsonl"
+MAX_BYTES = 256 * 2**20
 
 
 class Scored:
@@ -51,11 +53,12 @@ def _read(file: Path, checkpoint: str) -> dict[tuple[str, str], float]:
     known: dict[tuple[str, str], float] = {}
     if not file.exists():
         return known
-    for text in file.read_text(encoding="utf-8", errors="replace").splitlines():
+    lines = read_bytes(file, most=MAX_BYTES, error=CheckpointError).splitlines()
+    for text in lines:
         try:
             line = json.loads(text)
-            if line["checkpoint"] == checkpoint:
+            if line["checkpoint"] == checkpoint and 0 <= line["top1"] <= 1:
                 known[line["arch"], line["on"]] = float(line["top1"])
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             continue
     return known

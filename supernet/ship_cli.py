@@ -65,12 +65,21 @@ def export(
     print(exported.place)
 
 
-def verify(subnet: Subnet, as_json: Json = False) -> None:
+def verify(
+    subnet: Subnet,
+    programs: Annotated[
+        bool,
+        typer.Option(
+            "--programs", help="Run model.pt2 too: a program, so of people whom you trust."
+        ),
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Say whether a subnet's certificate holds on this machine; exit code 1 if it does not.
 
-    Hashes of the files, outputs of model.onnx and model.pt2 beside PyTorch's, accuracy on the test
-    images and latency are found out again. Latency is compared on the processor that it was
-    measured on only.
+    Hashes of the files, outputs of model.onnx beside PyTorch's, accuracy on the test images and
+    latency are found out again. Latency is compared on the processor that it was measured on only.
+    Nothing in the folder is run as a program, unless --programs.
 
     \b
     supernet verify fast/
@@ -80,7 +89,9 @@ def verify(subnet: Subnet, as_json: Json = False) -> None:
 
     console = new_console()
     verdict = found_again(
-        subnet, on_warning=lambda text: None if as_json else console.print(f"warning: {text}")
+        subnet,
+        on_warning=lambda text: None if as_json else console.print(f"warning: {text}"),
+        programs=programs,
     )
     if as_json:
         print(json.dumps(verdict.to_dict(), indent=2))

@@ -25,8 +25,11 @@ from functools import cached_property
 from typing import Any
 
 from supernet.construct import check_types, construct
-from supernet.errors import SpaceError, SupernetError
+from supernet.errors import SpaceError, SupernetError, shown
 
+MAX_WIDTH, MAX_RESOLUTION = 2**16, 4096
+MAX_BLOCKS, MAX_CELLS, MAX_CHOICES = 512, 10_000, 128
+"""What a file may ask for before anything is built: each is far beyond any network of this kind."""
 FAMILIES = ("mobilenetv3", "efficientnet")
 BLOCK_KINDS = ("ir", "ds", "dsa")
 ACTIVATIONS = ("relu", "relu6", "hard_swish", "swish")
@@ -74,11 +77,14 @@ class Arch:
         """
         try:
             ops = tuple(None if op is None else Op(int(op[0]), float(op[1])) for op in data["ops"])
-            return cls(ops, int(data["resolution"]))
+            resolution = int(data["resolution"])
+            if not 0 < resolution <= MAX_RESOLUTION:
+                raise ValueError(f"a resolution of {resolution} px; {MAX_RESOLUTION} is the most")
+            return cls(ops, resolution)
         except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
             raise SpaceError(
                 'not an architecture: expected {"resolution": 24, "ops": [[kernel_size, '
-                f"expand_ratio], null, ...]}}, and reading it failed with {error!r}"
+                f"expand_ratio], null, ...]}}, and reading it failed with {shown(error, 200)}"
             ) from error
 
     def __str__(self) -> str:
@@ -199,6 +205,7 @@ class SearchSpace:
             check_types(vars(self), SearchSpace, "space")
             if isinstance(self.first, Mapping):
                 put(self, "first", construct(FixedBlock, self.first, "space.first"))
+            _check_sizes(self)
             stages = tuple(
                 stage if isinstance(stage, Stage) else construct(Stage, stage, f"space.stages[{n}]")
                 for n, stage in enumerate(self.stages)
@@ -212,12 +219,15 @@ class SearchSpace:
         _check_space(self)
 
     def _filled(self, stage: Stage) -> Stage:
+        deepest = max(stage.depths, default=0)
+        if deepest > MAX_BLOCKS:
+            raise SpaceError(f"a stage has depth {deepest}; {MAX_BLOCKS} is the most")
         if stage.allowed is not None:
             return stage
         every = tuple(
             op for op in self.ops if op is not None and (stage.kind == "ir" or op.expand_ratio == 1)
         )
-        return dataclasses.replace(stage, allowed=(every,) * max(stage.depths, default=0))
+        return dataclasses.replace(stage, allowed=(every,) * deepest)
 
     # ---- the [B, O] view -------------------------------------------------------------------
 
@@ -517,7 +527,11 @@ class SearchSpace:
 def _op(op: Any) -> Op:
     if isinstance(op, Op):
         return op
-    return Op(**op) if isinstance(op, Mapping) else Op(int(op[0]), float(op[1]))
+    if isinstance(op, Mapping):
+        return construct(Op, op, "an op of allowed")
+    if len(op) != 2:
+        raise SpaceError(f"allowed has {shown(op)}; an op is [kernel_size, expand_ratio]")
+    return construct(Op, {"kernel_size": op[0], "expand_ratio": op[1]}, "an op of allowed")
 
 
 def _plain(value: Any) -> Any:
@@ -560,6 +574,13 @@ def _check_depth(number: int, stage: Stage, ops: Sequence[Op | None], skip: str)
         raise SpaceError(f"stage {number} has depth {depth}; allowed: {stage.depths}")
 
 
+def _check_sizes(space: SearchSpace) -> None:
+    """Raise `SpaceError` if the lists of a space are longer than any of use."""
+    for name in ("stages", "kernel_sizes", "expand_ratios", "resolutions"):
+        if len(getattr(space, name)) > MAX_CHOICES:
+            raise SpaceError(f"{name} has {len(getattr(space, name))}; {MAX_CHOICES} is the most")
+
+
 def _check_space(space: SearchSpace) -> None:
     def need(ok: bool, what: str) -> None:
         if not ok:
@@ -570,20 +591,23 @@ def _check_space(space: SearchSpace) -> None:
     need(not space.tied or space.skip == "suffix", "tied goes with skip='suffix' only")
     need(0 < space.bn_eps < 1, f"bn_eps is {space.bn_eps}; it must lie between 0 and 1")
     head = space.head_width
-    need(head is None or head > 0, f"head_width is {head}; it must be positive")
+    need(head is None or 0 < head <= MAX_WIDTH, f"head_width is {head}; allowed: 1..{MAX_WIDTH}")
     need(head is not None or not space.head_bias, "head_bias goes with a head_width")
     firsts = () if space.first is None else (space.first,)
     for first in firsts:
         need(first.stride in (1, 2), f"first.stride is {first.stride}; allowed: 1, 2")
-        odd = first.kernel_size % 2 == 1 and first.kernel_size > 0
-        need(odd, f"first.kernel_size is {first.kernel_size}; it must be odd")
+        odd = first.kernel_size % 2 == 1 and 0 < first.kernel_size <= 255
+        need(odd, f"first.kernel_size is {first.kernel_size}; it must be odd, and 255 at most")
     need(bool(space.stages), "stages is empty; a space needs at least one stage")
     need(bool(space.resolutions), "resolutions is empty; name at least one input size")
-    need(min(space.resolutions) >= 8, f"resolutions are {space.resolutions}; 8 px is the least")
     need(
-        all(isinstance(k, int) and k % 2 and k >= 1 for k in space.kernel_sizes)
+        min(space.resolutions) >= 8 and max(space.resolutions) <= MAX_RESOLUTION,
+        f"resolutions are {space.resolutions}; they must lie in 8..{MAX_RESOLUTION}",
+    )
+    need(
+        all(isinstance(k, int) and k % 2 and 1 <= k <= 255 for k in space.kernel_sizes)
         and bool(space.kernel_sizes),
-        f"kernel_sizes are {space.kernel_sizes}; they must be odd",
+        f"kernel_sizes are {space.kernel_sizes}; they must be odd, and 255 at most",
     )
     need(
         bool(space.expand_ratios) and all(1 <= e <= 64 for e in space.expand_ratios),
@@ -601,13 +625,18 @@ def _check_space(space: SearchSpace) -> None:
     widths += [] if space.final_width is None else [space.final_width]
     widths += [stage.width for stage in space.stages]
     need(
-        all(width > 0 and width % 8 == 0 for width in widths),
-        f"widths are {widths}; timm rounds channels to multiples of 8, so use these",
+        all(0 < width <= MAX_WIDTH and width % 8 == 0 for width in widths),
+        f"widths are {widths}; timm rounds channels to multiples of 8, so use these, up to "
+        f"{MAX_WIDTH}",
     )
     total = 2 * math.prod(part.stride for part in (*firsts, *space.stages))
     need(total <= 32, f"the strides multiply to {total}, stem included; timm's networks end at 32")
     acts = [space.act, *(part.act for part in (*firsts, *space.stages))]
     need(set(acts) <= set(ACTIVATIONS), f"activations are {acts}; allowed: {ACTIVATIONS}")
+    blocks = sum(len(stage.blocks) for stage in space.stages)
+    need(blocks <= MAX_BLOCKS, f"there are {blocks} blocks; {MAX_BLOCKS} is the most")
+    cells = sum(len(row) for stage in space.stages for row in stage.blocks)
+    need(cells <= MAX_CELLS, f"the blocks have {cells} ops in all; {MAX_CELLS} is the most")
     for number, stage in enumerate(space.stages):
         where = f"stage {number}"
         rows = stage.blocks
@@ -632,3 +661,4 @@ def _check_space(space: SearchSpace) -> None:
                 f"{where}: depths are {stage.depths}; with skip='any' they must be 1..{len(rows)} "
                 f"(each block by itself) or {len(rows)} alone (none skipped)",
             )
+    need(space.size < 10**300, "there are more architectures than a number can say; allow fewer")

@@ -16,7 +16,6 @@ Not here: how a subnet comes to be (`deploy.py`).
 from __future__ import annotations
 
 import io
-import json
 import logging
 import shutil
 import warnings
@@ -28,20 +27,23 @@ from typing import Any
 
 import onnxruntime
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 
 from supernet import standalone
+from supernet.construct import construct
 from supernet.data.preprocess import Preprocess
-from supernet.errors import CheckpointError, SupernetError
-from supernet.files import whole, write_json
+from supernet.errors import CheckpointError, SupernetError, shown
+from supernet.files import MAX_ONNX, read_bytes, read_json, whole, write_json
+from supernet.net_data import check_net, check_self_contained, load_net
 from supernet.space import Arch
-from supernet.standalone import build, net_of
+from supernet.standalone import net_of
 from supernet.timm_models import ENTRY_POINT
 
 FORMAT, VERSION = "supernet-subnet", 2
+MAX_CONFIG = 16 * 2**20
+"""Bytes of a `config.json`: a hundred thousand classes have a fifth of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,11 +136,11 @@ def check_ours(net: Mapping[str, Any], doing: str) -> None:
 
 def is_subnet(path: str | Path) -> bool:
     """Whether `path` is a folder that `save_subnet` wrote."""
-    file = Path(path) / "config.json"
     try:
-        return bool(json.loads(file.read_text(encoding="utf-8")).get("format") == FORMAT)
-    except (OSError, ValueError, AttributeError):
+        data = read_json(Path(path) / "config.json", most=MAX_CONFIG, error=SupernetError)
+    except SupernetError:
         return False
+    return isinstance(data, dict) and data.get("format") == FORMAT
 
 
 def load_config(folder: str | Path) -> SubnetConfig:
@@ -148,28 +150,42 @@ def load_config(folder: str | Path) -> SubnetConfig:
         CheckpointError: if the folder or the file is not what it should be.
     """
     file = Path(folder) / "config.json"
-    try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-        if data.get("format") != FORMAT or data.get("version") != VERSION:
-            raise CheckpointError(
-                f"{file}: format {data.get('format')!r} version {data.get('version')!r}; expected "
-                f"{FORMAT!r} version {VERSION}"
-            )
-        return SubnetConfig(
-            net=net_of(data),
-            arch=Arch.from_dict(data["arch"]),
-            preprocess=Preprocess(**data["preprocess"]),
-            classes=tuple(map(str, data["classes"])),
-            data=dict(data["data"]),
-        )
-    except FileNotFoundError as error:
+    if not file.exists():
         raise CheckpointError(
             f"{folder}: not a subnet folder (no config.json); `supernet extract` writes one"
-        ) from error
-    except CheckpointError:
-        raise
-    except (SupernetError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{file}: malformed ({error})") from error
+        )
+    data = read_json(file, most=MAX_CONFIG, error=CheckpointError)
+    head = (data.get("format"), data.get("version")) if isinstance(data, dict) else (None, None)
+    if head != (FORMAT, VERSION):
+        raise CheckpointError(
+            f"{file}: format {shown(head[0])} version {shown(head[1])}; expected {FORMAT!r} "
+            f"version {VERSION}"
+        )
+    try:
+        return _config_of(data)
+    except (SupernetError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = str(error) if isinstance(error, SupernetError) else repr(error)
+        raise CheckpointError(f"{file}: malformed ({reason})") from error
+
+
+def _config_of(data: dict[str, Any]) -> SubnetConfig:
+    net, classes = net_of(data), data["classes"]
+    check_net(net)
+    config = SubnetConfig(
+        net=net,
+        arch=Arch.from_dict(data["arch"]),
+        preprocess=construct(Preprocess, data["preprocess"], "preprocess"),
+        classes=tuple(map(str, classes)),
+        data=dict(data["data"]),
+    )
+    if not isinstance(classes, list) or len(classes) != net["num_classes"]:
+        raise SupernetError(f"{net['num_classes']} outputs and {len(classes)} classes")
+    if config.preprocess.in_chans != net["in_chans"]:
+        raise SupernetError(
+            f"preprocess makes {config.preprocess.in_chans} channels, and the network takes "
+            f"{net['in_chans']}"
+        )
+    return config
 
 
 def load_subnet(folder: str | Path) -> nn.Module:
@@ -178,16 +194,7 @@ def load_subnet(folder: str | Path) -> nn.Module:
     Raises:
         CheckpointError: if the folder is not a subnet's, or its weights do not fit.
     """
-    config = load_config(folder)
-    weights = Path(folder) / "model.safetensors"
-    try:
-        model: nn.Module = build(config.net)
-        model.load_state_dict(load_file(weights))
-    except (OSError, SafetensorError, RuntimeError, TypeError, KeyError, ValueError,
-            AssertionError) as error:  # fmt: skip
-        reason = " ".join(str(error).split())[:300]
-        raise CheckpointError(f"{weights}: does not fit config.json ({reason})") from error
-    return model.eval()
+    return load_net(load_config(folder).net, Path(folder) / "model.safetensors")
 
 
 def export(model: nn.Module, folder: Path, config: SubnetConfig) -> None:
@@ -215,12 +222,22 @@ def export(model: nn.Module, folder: Path, config: SubnetConfig) -> None:
 
 
 def onnx_outputs(path: Path, images: Tensor) -> Tensor:
-    """Run `images` `[N, C, R, R]` through an ONNX file on ONNX Runtime."""
+    """Run `images` `[N, C, R, R]` through an ONNX file on ONNX Runtime.
+
+    Raises:
+        CheckpointError: if it is damaged, names other files, or does not take such images.
+    """
+    content = read_bytes(path, most=MAX_ONNX, error=CheckpointError)
+    check_self_contained(content, path)
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    return torch.from_numpy(session.run(None, {name: images.numpy()})[0])
+    options.log_severity_level = 4
+    try:
+        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        name = session.get_inputs()[0].name
+        return torch.from_numpy(session.run(None, {name: images.numpy()})[0])
+    except Exception as error:  # of ONNX Runtime many kinds
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise CheckpointError(f"{path}: ONNX Runtime cannot run it ({reason})") from error
 
 
 @contextmanager

@@ -13,8 +13,9 @@ from supernet.errors import CheckpointError, SupernetError
 from supernet.files import sha256
 from supernet.network import SuperNet
 from supernet.plain import Net, PlainNet
-from supernet.settings import build_data
+from supernet.settings import build_data, check_config
 from supernet.train import checkpoint
+from supernet.train.tensor_file import load_tensors
 
 GATES_FORMAT, GATES_VERSION = "supernet-gates", 1
 
@@ -100,17 +101,22 @@ class Trained:
     @property
     def config(self) -> dict[str, Any]:
         """The configuration that the run was started with."""
-        return self._part("config", dict)
+        config: dict[str, Any] = self._part("config", dict)
+        try:
+            check_config(config, "config")
+        except SupernetError as error:
+            raise CheckpointError(f"{self.file}: {error}") from error
+        return config
 
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes."""
-        return tuple(self._part("classes", list))
+        return tuple(map(str, self._part("classes", list)))
 
     def _part(self, name: str, kind: type) -> Any:
         value = self.content.get(name)
         if not isinstance(value, kind):
-            raise CheckpointError(f"{self.file}: lacks {name}")
+            raise CheckpointError(f"{self.file}: lacks {name}, or it is of another kind")
         return value
 
     def keep_gates(self, name: str, state: dict[str, Any]) -> None:
@@ -126,9 +132,9 @@ def read_gates(file: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: if it is damaged or of another format or version.
     """
-    state = checkpoint.load_tensors(file)
+    state = load_tensors(file)
     if (state.get("format"), state.get("version")) != (GATES_FORMAT, GATES_VERSION):
         raise CheckpointError(f"{file}: not gates of version {GATES_VERSION}; remove the file")
-    if not {"name", "checkpoint", "gates"} <= set(state):
+    if not {"name", "checkpoint", "gates"} <= set(state) or not isinstance(state["name"], str):
         raise CheckpointError(f"{file}: lacks name, checkpoint or gates; remove the file")
     return state

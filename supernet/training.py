@@ -25,12 +25,14 @@ from supernet.errors import (
     Diverged,
     SupernetError,
     is_killed_worker,
+    shown,
 )
 from supernet.extraction import extract
 from supernet.files import written
 from supernet.holding import held
 from supernet.latency.table import LatencyTable
 from supernet.memory import keep_freed_memory
+from supernet.net_data import FAULTS
 from supernet.network import SuperNet
 from supernet.origins import origin_of
 from supernet.plain import Net, PlainNet
@@ -88,11 +90,10 @@ def resume(path: Path, console: Console) -> None:
         SupernetError: if there is no such run, or its data or tables are not there any more.
     """
     run = Trained.open(path)
-    where = run.content.get("position")
     try:
-        position = Position(**where)  # type: ignore[arg-type]
-    except TypeError as error:
-        raise CheckpointError(f"{run.file}: lacks the position of training") from error
+        position = construct(Position, run.content.get("position"), "position")
+    except SupernetError as error:
+        raise CheckpointError(f"{run.file}: lacks the position of training ({error})") from error
     phases, _ = build_recipe(run.config, run.any_net.space)
     if position.phase >= len(phases):
         console.print(f"{run.file.parent} is trained to its end already")
@@ -105,7 +106,10 @@ def resume(path: Path, console: Console) -> None:
     with joined() as ranks:
         _use_threads(run.config)
         if "training_model" in run.content:
-            run.any_net.load_state_dict(run.content["training_model"])
+            try:
+                run.any_net.load_state_dict(run.content["training_model"])
+            except FAULTS as error:
+                raise CheckpointError(f"{run.file} cannot go on: {shown(error, 300)}") from error
         folder = run.file.parent
         if ranks.first and run.file.name == checkpoint.PREVIOUS:
             _set_aside(folder / checkpoint.FILE)
@@ -147,9 +151,14 @@ def _train(
         teacher.to(device)
     targets = _targets(net, config, steps.gates)
     if state:
-        optimizer.load_state_dict(state["optimizer"])
-        for target in targets:
-            target.load_state_(_stored(state, target))
+        try:
+            optimizer.load_state_dict(state["optimizer"])
+            for target in targets:
+                target.load_state_(_stored(state, target))
+        except SupernetError:
+            raise
+        except FAULTS as error:
+            raise CheckpointError(f"{folder} cannot go on: {shown(error, 300)}") from error
     num_steps = steps.per_epoch(data) * sum(phase.epochs for phase in phases)
     describe(net, data, console)
     left = estimate_seconds(net, phases, strategy, data, steps, teacher=teacher, ranks=ranks)

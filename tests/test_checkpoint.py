@@ -14,6 +14,7 @@ from supernet.files import sha256
 from supernet.gates import PathGates
 from supernet.network import SuperNet
 from supernet.train import checkpoint
+from supernet.train.tensor_file import load_tensors
 from supernet.trained import Trained, read_gates
 from tests.builders import small_space
 
@@ -60,7 +61,7 @@ def test_a_failed_write_keeps_the_old_file(
     with pytest.raises(OSError, match="no space left"):
         checkpoint.write(file, {"value": 2})
     monkeypatch.undo()
-    assert checkpoint.load_tensors(file) == {"value": 1}
+    assert load_tensors(file) == {"value": 1}
     assert [f.name for f in tmp_path.iterdir()] == ["checkpoint.pt"], "no temporary file stays"
 
 
@@ -156,7 +157,7 @@ def test_code_in_a_file_never_runs(tmp_path: Path, content: dict[str, Any], kind
         ({"format": "other"}, ["not a supernet checkpoint"]),
         ({"format": None}, ["not a supernet checkpoint"]),
         ({"version": 2}, ["checkpoint version 2; this release reads 1"]),
-        ({"version": "1"}, ["checkpoint version 1"]),
+        ({"version": "1"}, ["checkpoint version '1'; this release reads 1"]),
     ],
 )
 def test_another_format_or_version_is_named(
@@ -312,7 +313,7 @@ def test_odd_gate_files_are_named(
     run = Trained.open(file)
     run.keep_gates("a@1ms", {"gates": {}})
     kept = run.gates_folder / "a@1ms.pt"
-    state = {**checkpoint.load_tensors(kept), **changes}
+    state = {**load_tensors(kept), **changes}
     checkpoint.write(kept, {key: value for key, value in state.items() if value is not None})
     with pytest.raises(CheckpointError, match=message):
         supernet.load(tmp_path)

@@ -19,8 +19,9 @@ LAYERS = (
     "errors construct space trial_space with_timm holding files arch_file latency latency.keys "
     "latency.fields latency.table latency.correction "
     "latency.timing latency.kept latency.host latency.tools",
-    "latency.fit standalone timm_models blocks spaces screen memory noise depthwise interop "
-    "interop.tables interop.timm_space search search.* data data.preprocess train train.phases",
+    "latency.fit standalone blocks spaces screen memory noise depthwise interop "
+    "interop.tables interop.timm_space yaml_file timm_models net_data search search.* data "
+    "data.preprocess train train.phases",
     "latency.plan activations cost limits elastic data.* predictor",
     "gates network losses ranks plain",
     "extraction evaluate choose subnet certificate crop narrow narrow_latency compression "

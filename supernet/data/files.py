@@ -109,7 +109,7 @@ class FileImages:
         Raises:
             DataError: naming the files that are damaged or not images.
         """
-        loader = DataLoader(_Faults(self.files), batch_size=64, num_workers=self.workers,
+        loader = DataLoader(_Faults(self), batch_size=64, num_workers=self.workers,
                             collate_fn=list)  # fmt: skip
         faults = [fault for part in loader for fault in part if fault]
         if faults:
@@ -120,7 +120,15 @@ class FileImages:
             )
 
     def _read(self, file: Path) -> Tensor:
-        return square(read_image(file), self.size, self.in_chans)
+        return _square(file, self.size, self.in_chans)
+
+
+def _square(file: Path, size: int, in_chans: int) -> Tensor:
+    image = read_image(file)
+    try:
+        return square(image, size, in_chans)
+    except DataError as error:
+        raise DataError(f"{file}: {error}") from error
 
 
 class _Parts(Dataset[tuple[Tensor, Tensor]]):
@@ -140,15 +148,16 @@ class _Parts(Dataset[tuple[Tensor, Tensor]]):
 class _Faults(Dataset[str]):
     """What is wrong with each file, or an empty string."""
 
-    def __init__(self, files: Sequence[Path]) -> None:
-        self.files = files
+    def __init__(self, images: FileImages) -> None:
+        self.images = images
 
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self.images)
 
     def __getitem__(self, number: int) -> str:
+        images = self.images
         try:
-            read_image(self.files[number])
+            _square(images.files[number], images.size, images.in_chans)
         except DataError as error:
             return str(error)
         return ""

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from supernet.data.files import FileImages, Files
-from supernet.data.preprocess import is_grey
+from supernet.data.preprocess import is_grey, opened
 from supernet.data.sets import ImageData, ImageSource, split_indices
-from supernet.errors import DataError
+from supernet.errors import DataError, shown
+from supernet.files import is_line
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,11 @@ def folder(
             "val/ and test/ built the same way"
         )
     classes = tuple(sorted(entry.name for entry in (top / "train").iterdir() if entry.is_dir()))
+    odd = [name for name in classes if not is_line(name)]
+    if odd:  # a class is a line of labels.txt
+        raise DataError(
+            f"{top / 'train'}: rename the class {shown(odd[0])}: a class is one line of text"
+        )
     parts = {name: _scan(top / name, classes) for name in ("train", "val", "test")
              if (top / name).is_dir()}  # fmt: skip
     everything = Files(file for part in parts.values() for file in part.files)
@@ -124,5 +129,5 @@ def _scan(part: Path, classes: tuple[str, ...]) -> _Part:
 
 
 def _is_grey(file: Path) -> bool:
-    with Image.open(file) as image:
+    with opened(file) as image:
         return is_grey(image)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-import struct
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,19 +17,11 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from supernet.errors import DataError
+from supernet.files import check_regular
+from supernet.space import MAX_RESOLUTION
 
-MAX_SIZE = 4096
-_UNREADABLE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    struct.error,
-    UserWarning,
-    Image.DecompressionBombError,
-    Image.DecompressionBombWarning,
-)
-"""What Pillow raises for files that are damaged, not images, or absurdly large."""
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""What is read as an image. Pillow knows fifty more; one, EPS, is a program that it has run."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +43,15 @@ class Preprocess:
         object.__setattr__(self, "mean", tuple(float(v) for v in self.mean))
         object.__setattr__(self, "std", tuple(float(v) for v in self.std))
         positive = all(0 < value < math.inf for value in self.std)
+        positive = positive and all(map(math.isfinite, self.mean))
         if len(self.mean) != len(self.std) or not self.mean or not positive:
             raise DataError(
                 f"preprocessing needs one mean and one positive std a channel; got {self}"
             )
-        if not 1 <= self.size <= MAX_SIZE:
-            raise DataError(f"preprocessing size is {self.size}; it must lie in 1..{MAX_SIZE}")
+        if not 1 <= self.size <= MAX_RESOLUTION:
+            raise DataError(
+                f"preprocessing size is {self.size}; it must lie in 1..{MAX_RESOLUTION}"
+            )
 
     @property
     def in_chans(self) -> int:
@@ -123,7 +119,10 @@ def square(image: Image.Image, size: int, in_chans: int) -> Tensor:
     """
     if in_chans not in (1, 3):
         raise DataError(f"images of {in_chans} channels are passed as tensors, not as files")
-    image = upright(image).convert("L" if in_chans == 1 else "RGB")
+    try:
+        image = upright(image).convert("L" if in_chans == 1 else "RGB")
+    except ValueError as error:  # of colours that Pillow only stores, such as LAB
+        raise DataError(f"an image of mode {image.mode} cannot be used ({error})") from error
     if image.size != (size, size):
         image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
     array = np.array(image)
@@ -159,15 +158,28 @@ def read_image(path: str | Path) -> Image.Image:
     """Read an image file whole, upright.
 
     Raises:
-        DataError: if there is no such file, or it is damaged or not an image.
+        DataError: if there is no such file, or it is damaged, not an image, or absurdly large.
     """
+    with opened(path) as image:
+        return ImageOps.exif_transpose(image)  # a copy that needs the file no more
+
+
+@contextmanager
+def opened(path: str | Path) -> Iterator[Image.Image]:
+    """Open an image file, of which only the head is read.
+
+    Raises:
+        DataError: as `read_image`, also for what goes wrong with it inside.
+    """
+    check_regular(Path(path), error=DataError)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             warnings.filterwarnings("error", "Corrupt EXIF|Truncated File", UserWarning)
-            with Image.open(path) as opened:
-                return ImageOps.exif_transpose(opened)  # a copy that needs the file no more
+            with Image.open(path, formats=FORMATS) as image:
+                yield image
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such image") from error
-    except _UNREADABLE as error:
-        raise DataError(f"{path}: not an image that can be read ({error})") from error
+    except Exception as error:  # each of Pillow's readers raises what its parsing runs into
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise DataError(f"{path}: not an image that can be read ({reason})") from error

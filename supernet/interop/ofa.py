@@ -17,13 +17,13 @@ from pathlib import Path
 from torch import Tensor
 
 from supernet.errors import CheckpointError, SpaceError
-from supernet.latency.fields import read_json
+from supernet.files import read_json
 from supernet.network import SuperNet
 from supernet.space import Arch, Op, SearchSpace
 from supernet.spaces import ofa_mbv3, ofa_proxyless
-from supernet.train.checkpoint import load_tensors
+from supernet.train.tensor_file import load_tensors
 
-MAX_BYTES = 10_000_000
+MAX_ARCH = 10_000_000
 WIDTHS = tuple(round(0.05 * n, 2) for n in range(1, 61))
 SHOWN = 6
 _TWICE = re.compile(r"\.(conv|bn|linear)\.\1\.")  # newer releases wrap each layer once more
@@ -164,7 +164,7 @@ def read_arch(file: Path, space: SearchSpace, resolution: int) -> Arch:
     Raises:
         SpaceError: if it is no such file, or the net is not one of the space.
     """
-    content = read_json(file, max_bytes=MAX_BYTES)
+    content = read_json(file, most=MAX_ARCH, error=SpaceError)
     try:
         blocks = [block["mobile_inverted_conv"] for block in content["blocks"][1:]]
         rows = [

@@ -21,19 +21,20 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from supernet.errors import TableError
-from supernet.latency.fields import number, read_json
+from supernet.errors import TableError, shown
+from supernet.files import is_line, read_json
+from supernet.latency.fields import number
 from supernet.latency.keys import LayerKey
-from supernet.latency.table import MAX_BYTES, Device, Entry, LatencyTable
+from supernet.latency.table import Device, Entry, LatencyTable
 from supernet.latency.timing import TOLERANCE
+from supernet.yaml_file import read_yaml
 
 SUFFIXES = (".yaml", ".yml", ".json")
 
 _LAYER = re.compile(
-    r"(?P<name>\w+)-input:(?P<in>\d+(?:x\d+){2})-output:(?P<out>\d+(?:x\d+){0,2})"
-    r"(?P<rest>(?:-[a-z]+:\d+)*)"
+    r"(?P<name>\w+)-input:(?P<in>N(?:xN){2})-output:(?P<out>N(?:xN){0,2})"
+    r"(?P<rest>(?:-[a-z]+:\d{1,6})*)".replace("N", r"[1-9]\d{0,5}"),
+    re.ASCII,
 )
 
 
@@ -96,8 +97,9 @@ def read_tables(path: Path, form: str, device: Device) -> LatencyTable:
             raise TableError(f"{path}: no file that ends in {', '.join(SUFFIXES)}")
     entries: dict[LayerKey, Entry] = {}
     for file in files:
+        data = (read_json if file.suffix == ".json" else read_yaml)(file, error=TableError)
         try:
-            found = _entries(_content(file), FORMATS[form])
+            found = _entries(data, FORMATS[form])
         except TableError as error:
             raise TableError(f"{file}: {error}") from error
         twice = sorted(set(found) & set(entries))
@@ -113,30 +115,17 @@ def read_tables(path: Path, form: str, device: Device) -> LatencyTable:
         load_average=0.0,
         created=date.today().isoformat(),
         tool_version=metadata.version("supernet"),
-        source=f"{form}: {', '.join(file.name for file in files)}",
+        source=f"{form}: {', '.join(map(_printable, files))}",
     )
 
 
-def _content(file: Path) -> dict[str, Any]:
-    data = read_json(file, max_bytes=MAX_BYTES) if file.suffix == ".json" else _read_yaml(file)
+def _printable(file: Path) -> str:
+    return "".join(letter if is_line(letter) else "?" for letter in file.name)
+
+
+def _entries(data: Any, form: Format) -> dict[LayerKey, Entry]:
     if not isinstance(data, dict) or not data:
         raise TableError("not a table of the authors: expected layers and their timings")
-    return data
-
-
-def _read_yaml(file: Path) -> Any:
-    try:
-        size = file.stat().st_size
-        if size > MAX_BYTES:
-            raise TableError(f"{size} bytes; at most {MAX_BYTES} are read")
-        return yaml.safe_load(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise TableError(f"cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise TableError(f"not YAML, or cut off: {error}") from error
-
-
-def _entries(data: dict[str, Any], form: Format) -> dict[LayerKey, Entry]:
     timed = {}
     for name, timing in data.items():
         key = _key(str(name), form)
@@ -156,8 +145,8 @@ def _key(name: str, form: Format) -> LayerKey:
     match = _LAYER.fullmatch(name)
     if match is None or match["name"] not in form.layers:
         raise TableError(
-            f"{name!r}: not a layer of these tables; they are {', '.join(form.layers)}, each with "
-            "-input:HxWxC-output:HxWxC"
+            f"{shown(name)}: not a layer of these tables; they are {', '.join(form.layers)}, each "
+            "with -input:HxWxC-output:HxWxC"
         )
     kind = form.layers[match["name"]]
     height, width, channels = map(int, match["in"].split("x"))
@@ -192,13 +181,18 @@ def _key(name: str, form: Format) -> LayerKey:
 
 
 def _fields(name: str, rest: str, expected: tuple[str, ...]) -> dict[str, int]:
-    said = dict(part.split(":") for part in rest.split("-") if part)
-    if set(said) != set(expected):
+    pairs = [part.split(":") for part in rest.split("-") if part]
+    said = dict(pairs)
+    if set(said) != set(expected) or len(said) < len(pairs):
         raise TableError(
-            f"{name}: says {', '.join(said) or 'nothing'} of the layer; expected "
+            f"{shown(name)}: says {', '.join(said) or 'nothing'} of the layer; expected "
             f"{', '.join(expected) or 'nothing'}"
         )
-    return {field: int(value) for field, value in said.items()}
+    found = {field: int(value) for field, value in said.items()}
+    zero = [field for field in ("expand", "kernel", "stride") if found.get(field) == 0]
+    if zero:
+        raise TableError(f"{name}: {zero[0]} is 0; 1 is the least")
+    return found
 
 
 def _block(shapes: dict[str, Any], size: int, fields: dict[str, int], form: Format) -> LayerKey:

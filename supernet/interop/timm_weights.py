@@ -30,7 +30,7 @@ from supernet.interop.timm_space import check_name
 from supernet.network import SuperNet
 from supernet.space import Op
 from supernet.standalone import timm_model
-from supernet.train.checkpoint import load_tensors
+from supernet.train.tensor_file import load_tensors
 
 HUB = "timm:"
 STEM, HEAD = "conv_stem.weight", ("classifier.weight", "classifier.bias")

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from supernet.errors import TableError
+from supernet.files import read_bytes, read_json
 from supernet.latency.bundle import FORMAT, VERSION, manifest_bytes
 from supernet.latency.bundle_script import RESULT_FORMAT, RESULT_VERSION, digest
-from supernet.latency.fields import check_names, number, read_json, record, text
+from supernet.latency.fields import check_names, number, record, text
 from supernet.latency.plan import Plan, Session, table_of, unsettled_warning
 from supernet.latency.table import Device, Entry, LatencyTable
 
-MAX_BYTES = 256 * 2**20
+MAX_MANIFEST = 64 * 2**20
 
 _NAMES = (
     "format", "version", "manifest_sha256", "manifest", "device", "created", "system", "python",
@@ -38,8 +39,8 @@ def import_result(
     Raises:
         TableError: if the file was changed, is of another bundle, or makes no sense.
     """
+    result = read_json(Path(path), error=TableError)
     try:
-        result = read_json(Path(path), max_bytes=MAX_BYTES)
         _check_whole(result)
         if bundle is not None:
             _check_bundle(result["manifest_sha256"], Path(bundle))
@@ -73,10 +74,8 @@ def _check_whole(result: Any) -> None:
 
 
 def _check_bundle(sha256: str, folder: Path) -> None:
-    try:
-        found = hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest()
-    except OSError as error:
-        raise TableError(f"{folder} is no bundle: {error.strerror}: manifest.json") from error
+    manifest = read_bytes(folder / "manifest.json", most=MAX_MANIFEST, error=TableError)
+    found = hashlib.sha256(manifest).hexdigest()
     if found != sha256:
         raise TableError(
             f"it is of another bundle: manifest {sha256[:12]}, that of {folder} is {found[:12]}"

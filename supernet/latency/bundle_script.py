@@ -142,7 +142,7 @@ def verified(folder: Path) -> tuple[dict[str, Any], str]:
     found = hashlib.sha256(text).hexdigest()
     if told != f"{found}  manifest.json\n".encode():
         raise DeviceError(f"manifest.json does not have the sha256 of manifest.sha256; {hint}")
-    manifest: dict[str, Any] = json.loads(text)
+    manifest = _manifest(text)
     for name, facts in manifest["files"].items():
         try:
             sha256 = _sha256(folder / name)
@@ -151,6 +151,32 @@ def verified(folder: Path) -> tuple[dict[str, Any], str]:
         if sha256 != facts["sha256"]:
             raise DeviceError(f"{name} does not have the sha256 of the manifest; {hint}")
     return manifest, found
+
+
+def _manifest(text: bytes) -> dict[str, Any]:
+    """Return the content of a manifest, once it names files of its folder and a runtime only."""
+    try:
+        manifest: dict[str, Any] = json.loads(text)
+        files = [model["file"] for model in manifest["models"]]
+        strange = [name for name in [*manifest["files"], *files] if not _is_inside(name)]
+        strange += [name for name in files if name not in manifest["files"]]
+        request = manifest["request"]
+        numbers = [float(request[name]) for name in ("batch", "seconds", "seed")]
+        good = manifest["runtime"] in _LOADERS and isinstance(manifest["precision"], str)
+        good = good and all(isinstance(one["sha256"], str) for one in manifest["files"].values())
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        reason = f"{type(error).__name__} {error}"[:200]
+        raise DeviceError(f"manifest.json is none of a bundle ({reason})") from error
+    if strange:
+        raise DeviceError(f"manifest.json names {strange[0]!r}, which is not in the bundle")
+    if not good or not all(0 <= number < 1e15 for number in numbers):
+        raise DeviceError("manifest.json is none of a bundle: what it asks for makes no sense")
+    return manifest
+
+
+def _is_inside(name: str) -> bool:
+    """Whether `name`, relative and written with `/`, stays in the folder of the bundle."""
+    return "\\" not in name and not {"", ".", ".."} & set(name.split("/"))
 
 
 def _sha256(path: Path) -> str:

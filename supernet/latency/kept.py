@@ -41,7 +41,7 @@ class Kept:
             lines = [dict(json.loads(line)) for line in whole.splitlines()]
             for line in lines[1:]:
                 _check_line(line)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise DeviceError(
                 f"{self.path} is damaged ({error}): remove it and start again"
             ) from error
@@ -124,5 +124,5 @@ def _differing(old: dict[str, Any], new: dict[str, Any]) -> str:
 
 def read_round(kept: dict[str, Any]) -> Round:
     """Turn a line's plain data into a `Round`."""
-    ratios = {int(number): ratio for number, ratio in kept["ratios"].items()}
-    return Round(ratios, kept["references"], kept["seconds"])
+    ratios = {int(number): float(ratio) for number, ratio in kept["ratios"].items()}
+    return Round(ratios, list(map(float, kept["references"])), float(kept["seconds"]))

@@ -5,7 +5,6 @@ Not here: how it runs (`runtimes/`), how layers become ONNX graphs (`onnx_layers
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -13,17 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-from google.protobuf.message import DecodeError
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
 from supernet import blocks
-from supernet.errors import DeviceError
+from supernet.errors import DeviceError, SupernetError
+from supernet.files import MAX_ONNX, read_bytes, read_json
 from supernet.latency.keys import LayerKey
 from supernet.latency.onnx_layers import onnx_layers
-from supernet.standalone import build, net_of
+from supernet.net_data import check_self_contained, load_net
+from supernet.standalone import net_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,10 +84,11 @@ def of_subnet(folder: Path, *, batch: int) -> Model:
 
 
 def _input_shape(path: Path, batch: int) -> tuple[int, ...]:
+    content = read_bytes(path, most=MAX_ONNX, error=DeviceError)
     try:
-        (value,) = onnx.load_model(path, load_external_data=False).graph.input
+        (value,) = check_self_contained(content, path).graph.input
         number, *rest = value.type.tensor_type.shape.dim
-    except (DecodeError, ValueError, OSError) as error:
+    except ValueError as error:
         raise DeviceError(f"{path} is no ONNX model with one image input: {error}") from error
     if number.HasField("dim_value") and number.dim_value != batch:
         raise DeviceError(
@@ -102,15 +100,12 @@ def _input_shape(path: Path, batch: int) -> tuple[int, ...]:
 
 def _saved_module(folder: Path) -> nn.Module:
     try:
-        config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        module: nn.Module = build(net_of(config))
-        module.load_state_dict(load_file(folder / "model.safetensors"), strict=True)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())
+        net = net_of(read_json(folder / "config.json", error=DeviceError))
+        return load_net(net, folder / "model.safetensors")
+    except (SupernetError, KeyError, TypeError, ValueError) as error:
         raise DeviceError(
-            f"{folder} is damaged, config.json and model.safetensors do not fit: {reason}"
+            f"{folder} is damaged, config.json and model.safetensors do not fit: {error}"
         ) from error
-    return module.eval()
 
 
 def _keep_variance(module: nn.Sequential) -> nn.Sequential:

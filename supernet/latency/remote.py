@@ -10,7 +10,6 @@ Not here: what is timed (`plan.py`), what is carried (`bundle.py`), what runs (`
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import shlex
 import subprocess
@@ -19,10 +18,13 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
+from supernet.construct import construct
 from supernet.errors import DeviceError, TableError
+from supernet.files import MAX_JSON, parse_json
 from supernet.latency.bundle import SCRIPT, write_bundle
 from supernet.latency.bundle_result import import_result
 from supernet.latency.bundle_script import package_of
@@ -32,6 +34,8 @@ from supernet.latency.table import LatencyTable
 OnStep = Callable[[str, float, float | None], None]
 
 _HOST = re.compile(r"[A-Za-z0-9_.~+@:%\[\]/][A-Za-z0-9_.~+@:%\[\]/-]*")
+_LINE = 2**16
+_PLAIN = re.compile(r"[A-Za-z0-9_./-]+")
 _LOST = 255  # ssh's own exit code; others are those of what it ran
 _MARK = "supernet-board "
 
@@ -67,6 +71,8 @@ folder = sys.argv[1]
 new = folder + ".new"
 shutil.rmtree(new, ignore_errors=True)
 with tarfile.open(fileobj=sys.stdin.buffer, mode="r|") as tar:
+    if hasattr(tarfile, "data_filter"):
+        tar.extraction_filter = tarfile.data_filter
     tar.extractall(new)
 for name in os.listdir(folder) if os.path.isdir(folder) else ():
     if name.startswith("result"):
@@ -154,9 +160,10 @@ class _Connection:
 
     def __init__(self, board: Board) -> None:
         self.board = board
-        self.folder = tempfile.TemporaryDirectory(prefix="supernet-")
+        plain = _PLAIN.fullmatch(tempfile.gettempdir())  # ssh parts words and fills in variables
+        self.folder = tempfile.TemporaryDirectory(prefix="supernet-", dir=None if plain else "/tmp")
         config = [] if board.ssh_config is None else ["-F", str(board.ssh_config)]
-        socket = f"{self.folder.name}/s".replace("%", "%%")
+        socket = f"{self.folder.name}/s"
         alive = ["ConnectTimeout=15", "ServerAliveInterval=10", "ServerAliveCountMax=3"]
         options = [word for option in [*alive, f"ControlPath={socket}"] for word in ("-o", option)]
         self.ssh = ["ssh", *config, *options]
@@ -206,8 +213,13 @@ class _Connection:
     def call(self, words: Sequence[str]) -> bytes:
         """Return what a command prints there."""
         with self.start(words) as (process, stderr):
-            printed, _ = process.communicate()
-            if process.returncode:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.close()
+            printed = process.stdout.read(MAX_JSON + 1)
+            if len(printed) > MAX_JSON:
+                raise DeviceError(f"on {self.board.host}: {words[0]} prints without end")
+            if process.wait():
                 self.fail(process.returncode, stderr)
             return printed
 
@@ -244,7 +256,9 @@ def _ask(connection: _Connection, *words: str) -> dict[str, Any]:
     marked = [line for line in lines if line.startswith(_MARK)]  # shells may print a greeting
     if not marked:
         raise DeviceError(f"{board.python!r} on {board.host} does not answer as a Python does")
-    facts: dict[str, Any] = json.loads(marked[-1].removeprefix(_MARK))
+    place = f"{board.python!r} on {board.host}"
+    answer = parse_json(marked[-1].removeprefix(_MARK), place=place, error=DeviceError)
+    facts = construct(_told, answer, place)
     if facts["python"] < [3, 8]:
         version = ".".join(map(str, facts["python"]))
         raise DeviceError(
@@ -257,6 +271,13 @@ def _ask(connection: _Connection, *words: str) -> dict[str, Any]:
             f"{board.python} -m pip install {' '.join(facts['missing'])}"
         )
     return facts
+
+
+def _told(
+    *, folder: str, whole: bool, done: bool, missing: list[str], python: list[int]
+) -> dict[str, Any]:
+    """Return what a board says, once its types are checked."""
+    return {"folder": folder, "whole": whole, "done": done, "missing": missing, "python": python}
 
 
 def _copy(connection: _Connection, folder: Path, target: str, on_step: OnStep) -> None:
@@ -287,12 +308,20 @@ def _run(connection: _Connection, words: Sequence[str], on_step: OnStep) -> None
     command = [connection.board.python, "-u", *words, "--progress=json"]
     with connection.start(command) as (process, stderr):
         assert process.stdout is not None
-        for line in process.stdout:
+        for line in iter(partial(process.stdout.readline, _LINE), b""):
             if line.startswith(b"{"):
-                event = json.loads(line)
-                on_step("time", event["share"], event["left_seconds"])
+                text, host = line.decode("utf-8", "replace"), connection.board.host
+                event = parse_json(text, place=host, error=DeviceError)
+                on_step("time", *construct(_step, event, host))
         if process.wait():
             connection.fail(process.returncode, stderr)
+
+
+def _step(
+    *, process: int, phase: str, share: float, left_seconds: float | None
+) -> tuple[float, float | None]:
+    """Return how far a board is, once its types are checked."""
+    return share, left_seconds
 
 
 def _last_line(stderr: IO[bytes]) -> str:

@@ -22,16 +22,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from supernet.errors import TableError
-from supernet.files import write_text
+from supernet.errors import TableError, shown
+from supernet.files import read_json, write_text
 from supernet.latency.correction import Correction
-from supernet.latency.fields import MOST, check_names, number, read_json, record, text
+from supernet.latency.fields import MOST, check_names, number, record, text
 from supernet.latency.keys import KINDS, OPTIONAL, LayerKey
 from supernet.space import ACTIVATIONS, FAMILIES
 
 FORMAT = "supernet-latency-table"
 VERSION = 3
-MAX_BYTES = 64 * 2**20
 MAX_ENTRIES = 200_000
 UNCORRECTED = Correction()
 UNKNOWN = "unknown"
@@ -179,7 +178,7 @@ class LatencyTable:
             raise TableError(f'not a latency table: expected an object with "format": "{FORMAT}"')
         if data.get("version") != VERSION or isinstance(data["version"], bool):
             raise TableError(
-                f"version is {data.get('version')!r}; this supernet reads version {VERSION}: "
+                f"version is {shown(data.get('version'))}; this supernet reads version {VERSION}: "
                 "profile again, or use the supernet that wrote the table"
             )
         data = {"source": "", **data}
@@ -203,8 +202,9 @@ class LatencyTable:
         Raises:
             TableError: naming the file, the place in it and what is wrong there.
         """
+        data = read_json(Path(path), error=TableError)
         try:
-            return cls.from_dict(read_json(Path(path), max_bytes=MAX_BYTES))
+            return cls.from_dict(data)
         except TableError as error:
             raise TableError(f"{path}: {error}") from error
 
@@ -270,7 +270,7 @@ def _key(data: Any, place: str) -> LayerKey:
     choices = (("kind", KINDS), ("family", FAMILIES), ("act", ("", *ACTIVATIONS)))
     for name, allowed in choices:
         if getattr(key, name) not in allowed:
-            raise TableError(f"{place}.{name} is {getattr(key, name)!r}; allowed: {allowed}")
+            raise TableError(f"{place}.{name} is {shown(getattr(key, name))}; allowed: {allowed}")
     return key
 
 
@@ -278,5 +278,7 @@ def _date(given: str) -> str:
     try:
         date.fromisoformat(given)
     except ValueError as error:
-        raise TableError(f"created is {given!r}; expected a date such as 2026-01-31") from error
+        raise TableError(
+            f"created is {shown(given)}; expected a date such as 2026-01-31"
+        ) from error
     return given

@@ -6,15 +6,13 @@ of it and goes on.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from supernet.errors import SupernetError
-
-MAX_BYTES = 64 * 2**20
+from supernet.errors import SupernetError, shown
+from supernet.files import read_json
 
 
 class Unreadable(SupernetError):
@@ -27,12 +25,7 @@ def json_of(file: Path) -> Any:
     Raises:
         Unreadable: if it is missing, too large or no JSON.
     """
-    try:
-        if file.stat().st_size > MAX_BYTES:
-            raise Unreadable(f"{file}: larger than {MAX_BYTES} bytes")
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise Unreadable(f"{file}: cannot be read ({error})") from error
+    return read_json(file, error=Unreadable)
 
 
 def json_files(folder: Path) -> list[Path]:
@@ -63,9 +56,9 @@ def number(
     """
     value = data.get(name)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise Unreadable(f"{file}: {name} is {value!r}; expected a number")
+        raise Unreadable(f"{file}: {name} is {shown(value)}; expected a number")
     if not (math.isfinite(value) and least <= value <= most):
-        raise Unreadable(f"{file}: {name} is {value!r}; expected a number from {least:g} on")
+        raise Unreadable(f"{file}: {name} is {shown(value)}; expected a number from {least:g} on")
     return float(value)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from supernet.certificate import CERTIFICATE
-from supernet.errors import SpaceError
+from supernet.errors import SpaceError, shown
 from supernet.report import commands
 from supernet.report.reading import Unreadable, group_of, number, number_or_none, text
 from supernet.report.records import ANY_DEVICE, BASELINE, PRUNED, SUBNET, Subnet
@@ -87,14 +87,14 @@ def _net(folder: Path) -> Mapping[str, Any]:
     """Return the arguments of the network; none where the folder does not say them."""
     try:
         return net_of(group_of(folder / "config.json"))
-    except (Unreadable, KeyError, TypeError, ValueError):
+    except (Unreadable, KeyError, TypeError, ValueError, AttributeError):
         return {}
 
 
 def _limits(paper: Mapping[str, Any], file: Path) -> dict[str, dict[str, float]]:
     given = paper.get("limits") or {}
     if not isinstance(given, dict) or not all(isinstance(one, dict) for one in given.values()):
-        raise Unreadable(f"{file}: limits is {given!r}; expected a group of groups")
+        raise Unreadable(f"{file}: limits is {shown(given)}; expected a group of groups")
     names = ("limit", "predicted")
     return {str(u): {n: number(one, n, file) for n in names} for u, one in given.items()}
 

@@ -6,20 +6,22 @@ A checkpoint is a `torch.save` of tensors and primitives only, read with `weight
 from __future__ import annotations
 
 import sys
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from supernet.construct import construct
 from supernet.data.preprocess import Preprocess
-from supernet.errors import CheckpointError
+from supernet.errors import CheckpointError, SupernetError, shown
 from supernet.files import AGAIN, whole
 from supernet.gates import PathGates
+from supernet.net_data import FAULTS, check_weights
 from supernet.network import SuperNet
 from supernet.plain import Net, PlainNet
-from supernet.space import Arch, SearchSpace
+from supernet.space import MAX_WIDTH, Arch, SearchSpace
+from supernet.train.tensor_file import load_tensors
 
 FORMAT, VERSION = "supernet-checkpoint", 1
 FILE, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
@@ -91,44 +93,14 @@ def _read(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: not a supernet checkpoint")
     if content.get("version") != VERSION:
         raise CheckpointError(
-            f"{path}: checkpoint version {content.get('version')}; this release reads {VERSION}"
+            f"{path}: checkpoint version {shown(content.get('version'))}; this release reads "
+            f"{VERSION}"
         )
     kind = "plain" if "plain" in content else "space"
     missing = sorted({kind, "num_classes", "in_chans", "model", "preprocess"} - set(content))
     if missing:
         raise CheckpointError(f"{path}: lacks {', '.join(missing)}")
     return content
-
-
-def load_tensors(path: Path) -> dict[str, Any]:
-    """Read a file of `write`; no code in it is run.
-
-    Raises:
-        CheckpointError: if it is damaged, or holds more than tensors and primitives.
-    """
-    try:
-        spoilt = _spoilt(path)
-        if spoilt is not None:
-            raise zipfile.BadZipFile(f"the sum of {spoilt} is wrong")
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a damaged file
-        raise CheckpointError(
-            f"{path}: damaged, or not written by this program ({_reason(error)})"
-        ) from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: not a file of this program")
-    return content
-
-
-def _spoilt(path: Path) -> str | None:
-    """Return the name of a part whose sum is wrong; torch writes sums and does not look at them.
-
-    Files of before torch 1.6 have none.
-    """
-    if not zipfile.is_zipfile(path):
-        return None
-    with zipfile.ZipFile(path) as archive:
-        return archive.testzip()
 
 
 def find(path: str | Path) -> Path:
@@ -167,9 +139,12 @@ def net_of(content: Mapping[str, Any], source: str | Path) -> Net:
         CheckpointError: if its weights are not those of its space.
     """
     try:
+        state = content["model"]
+        shapes = {str(name): tuple(tensor.shape) for name, tensor in state.items()}
+        check_weights(lambda: _net_of(content), shapes)
         net = _net_of(content)
-        net.load_state_dict(content["model"])
-    except (ValueError, RuntimeError, TypeError, AttributeError, KeyError) as error:
+        net.load_state_dict(state)
+    except FAULTS as error:
         reason = " ".join(str(error).split())[:300]
         raise CheckpointError(f"{source}: the weights do not fit the space ({reason})") from error
     if isinstance(net, SuperNet):
@@ -180,9 +155,15 @@ def net_of(content: Mapping[str, Any], source: str | Path) -> Net:
 def _net_of(content: Mapping[str, Any]) -> Net:
     if "plain" in content:
         plain = content["plain"]
-        return PlainNet(plain["net"], Arch.from_dict(plain["arch"]), plain["origin"])
+        origin = plain["origin"]
+        if origin is not None and "classifier" not in dict(origin):
+            raise CheckpointError(f"its first weights are {shown(origin)}; expected their source")
+        return PlainNet(plain["net"], Arch.from_dict(plain["arch"]), origin)
     space = SearchSpace.from_dict(content["space"])
-    return SuperNet(space, int(content["num_classes"]), int(content["in_chans"]))
+    for name in ("num_classes", "in_chans"):
+        if type(content[name]) is not int or not 0 < content[name] <= MAX_WIDTH:
+            raise CheckpointError(f"{name} is {shown(content[name])}; expected 1 to {MAX_WIDTH}")
+    return SuperNet(space, content["num_classes"], content["in_chans"])
 
 
 def gates_of(
@@ -200,9 +181,9 @@ def gates_of(
         gates[name] = PathGates(space)
         try:
             gates[name].load_state_dict(state["gates"])
-        except (RuntimeError, TypeError, KeyError, AttributeError) as error:
+        except FAULTS as error:
             reason = " ".join(str(error).split())[:300]
-            raise CheckpointError(f"{source}: gates {name} do not fit ({reason})") from error
+            raise CheckpointError(f"{source}: gates {shown(name)} do not fit ({reason})") from error
     return gates
 
 
@@ -213,6 +194,6 @@ def preprocess_of(content: Mapping[str, Any], source: str | Path) -> Preprocess:
         CheckpointError: if it is malformed.
     """
     try:
-        return Preprocess(**content["preprocess"])
-    except (TypeError, ValueError) as error:
+        return construct(Preprocess, content["preprocess"], "preprocess")
+    except SupernetError as error:
         raise CheckpointError(f"{source}: malformed preprocessing ({error})") from error

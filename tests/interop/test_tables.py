@@ -166,8 +166,8 @@ def test_the_same_layer_twice(tmp_path: Path) -> None:
     ("name", "content", "message"),
     [
         ("t.yaml", b"Conv: [1", "not YAML, or cut off"),
-        ("t.yaml", b"a: !!python/object/apply:os.getcwd []", "not YAML"),
-        ("t.yaml", b"\xff\xfe\x00", "not YAML"),
+        ("t.yaml", b"a: !!python/object/apply:os.getcwd []", "line 1 has the tag"),
+        ("t.yaml", b"\xff\xfe\x00", "not UTF-8 text"),
         ("t.json", b'{"Conv', "not JSON, or cut off"),
         ("gone.yaml", None, "cannot be read: No such file"),
     ],

@@ -1,0 +1,65 @@
+"""How many cases of bad input end in a traceback, and how long the slowest takes?
+
+Structure-aware changes of valid files and damage to their bytes, drawn by hypothesis, the same in
+every run (`reliability_kinds.py`). A part of `reliability.py`.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import common
+from hypothesis import HealthCheck, given, settings
+from reliability_kinds import Kind, accepted_or_one_line, kinds
+
+CASES, QUICK = 180, 4
+"""Of each of seventeen readers."""
+SLOWEST = 20.0
+
+
+def measure(folder: Path, *, quick: bool) -> dict[str, Any]:
+    """Return aims and data of all kinds; `folder` is worked in."""
+    found: dict[str, dict[str, Any]] = {}
+    for kind in kinds():
+        row = found.setdefault(kind.name, {"cases": 0, "accepted": 0, "refused": 0,
+                                           "tracebacks": [], "slowest_seconds": 0.0})  # fmt: skip
+        count(kind, folder, QUICK if quick else CASES, row)
+    faults = sum(len(row["tracebacks"]) for row in found.values())
+    cases = sum(row["cases"] for row in found.values())
+    slowest = max(row["slowest_seconds"] for row in found.values())
+    return {
+        "aims": [
+            common.aim("cases of bad input", 50 if quick else 2000, cases, at_least=True),
+            common.aim("of them that end in a traceback", 0, faults, at_least=False),
+            common.aim("seconds of the slowest case", SLOWEST, slowest, at_least=False),
+        ],
+        "data": found,
+    }
+
+
+def count(kind: Kind, folder: Path, cases: int, row: dict[str, Any]) -> None:
+    """Run `cases` of a kind and add to its `row` what became of them."""
+
+    @settings(max_examples=cases, derandomize=True, deadline=None, database=None,
+              suppress_health_check=list(HealthCheck))  # fmt: skip
+    @given(kind.cases)
+    def one(case: Any) -> None:
+        place = Path(tempfile.mkdtemp(dir=folder))
+        begun = time.perf_counter()
+        try:
+            named, read = kind.read(case, place)
+            accepted = accepted_or_one_line(read, place, named)
+            row["accepted" if accepted else "refused"] += 1
+        except Exception as error:  # what is looked for
+            row["tracebacks"].append(f"{type(error).__name__}: {error}"[:300])
+        finally:
+            row["cases"] += 1
+            seconds = time.perf_counter() - begun
+            row["slowest_seconds"] = max(row["slowest_seconds"], seconds)
+            shutil.rmtree(place)
+
+    one()

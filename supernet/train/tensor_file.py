@@ -1,0 +1,120 @@
+"""Files of tensors that others wrote: read without running any code in them, and within limits.
+
+The zip is looked at before torch sees it, and what torch made of it before anybody else does: a
+file must not take more memory than it has bytes, nor hold what breaks whoever walks through it.
+Not here: what a checkpoint holds (`checkpoint.py`).
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from supernet.errors import CheckpointError
+from supernet.files import MAX_DEPTH, check_regular
+
+MAX_PICKLE = 64 * 2**20
+"""Bytes of the part of a zip that is not tensors; a checkpoint's has a few hundred thousand."""
+MAX_VALUES = 10_000_000
+"""Values besides those in tensors, each counted as often as it is met."""
+_PLAIN = (str, bytes, int, float, type(None), torch.dtype, torch.device, torch.Size)
+_GROUPS = (dict, list, tuple, set, frozenset)
+
+
+def load_tensors(path: Path) -> dict[str, Any]:
+    """Read a file of `torch.save` that holds tensors and plain values, in a group by name.
+
+    Raises:
+        CheckpointError: if it is damaged, or holds more than that.
+    """
+    check_regular(path, error=CheckpointError)
+    try:
+        _check_zip(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        _weigh(content, {}, 0)
+    except Exception as error:  # torch raises many kinds for a damaged file
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise CheckpointError(
+            f"{path}: damaged, or not written by this program ({reason})"
+        ) from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: not a file of this program")
+    return content
+
+
+def _check_zip(path: Path) -> None:
+    """Raise if the parts of a zip are not what they say; torch writes their sums and never looks.
+
+    Files of before torch 1.6 are no zips.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    size = path.stat().st_size
+    with zipfile.ZipFile(path) as archive:
+        parts = archive.infolist()
+        if any(part.compress_type != zipfile.ZIP_STORED for part in parts):
+            raise zipfile.BadZipFile("a part is compressed, which torch does not do")
+        if sum(part.file_size for part in parts) > size:
+            raise zipfile.BadZipFile("the parts are larger than the file")
+        if len({part.filename for part in parts}) < len(parts):
+            raise zipfile.BadZipFile("two parts have one name")
+        if any(p.filename.endswith(".pkl") and p.file_size > MAX_PICKLE for p in parts):
+            raise zipfile.BadZipFile(f"more than {MAX_PICKLE} bytes that are not tensors")
+        spoilt = archive.testzip()
+    if spoilt is not None:
+        raise zipfile.BadZipFile(f"the sum of {spoilt} is wrong")
+
+
+def _weigh(value: Any, known: dict[int, int], depth: int) -> int:
+    """Return how many values there are in `value`; raise if it holds what it must not."""
+    if isinstance(value, Tensor):
+        _check_tensor(value)
+    elif isinstance(value, _GROUPS):
+        return _weigh_group(value, known, depth)
+    elif not isinstance(value, _PLAIN):
+        raise ValueError(f"it holds a {type(value).__name__}")
+    elif isinstance(value, int) and not -(2**63) <= value < 2**64:
+        raise ValueError("it holds a whole number beyond 64 bits")
+    elif isinstance(value, str) and ("\0" in value or not _encodes(value)):
+        raise ValueError("it holds a text with half a character or NUL")
+    return 1
+
+
+def _weigh_group(group: Any, known: dict[int, int], depth: int) -> int:
+    """Weigh a group once, wherever it is met: groups of groups may stand for billions."""
+    if depth > MAX_DEPTH:
+        raise ValueError(f"its groups are nested deeper than {MAX_DEPTH}")
+    if id(group) in known:
+        if known[id(group)] == 0:
+            raise ValueError("a group holds itself")
+        return known[id(group)]
+    known[id(group)] = 0
+    inside: Iterable[Any] = group
+    if isinstance(group, Mapping):
+        inside = (one for pair in group.items() for one in pair)
+    total = 1 + sum(_weigh(one, known, depth + 1) for one in inside)
+    if total > MAX_VALUES:
+        raise ValueError(f"it holds more than {MAX_VALUES} values")
+    known[id(group)] = total
+    return total
+
+
+def _check_tensor(tensor: Tensor) -> None:
+    plain = tensor.layout == torch.strided and not tensor.is_quantized and not tensor.is_complex()
+    if not plain or tensor.device.type != "cpu":
+        raise ValueError("it holds a tensor that is not a plain one")
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise ValueError(f"a tensor of shape {tuple(tensor.shape)} has fewer numbers in the file")
+
+
+def _encodes(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
