@@ -1,5 +1,5 @@
 # make demo   install into .venv and do the main job on handwritten digits
-# make test   install the test extras as well and run the default suite
+# make test   install the test extras as well, run the default suite and what the pages show
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -14,6 +14,7 @@ test: $(VENV)/.installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m slow tests/docs
 
 test-all: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m ""

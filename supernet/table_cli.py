@@ -68,7 +68,7 @@ def check(
 
     \b
     supernet table check T.json --space runs/demo
-    supernet table check T.json --space ofa_mbv3 --resolution 224
+    supernet table check T224.json --space ofa_mbv3 --resolution 224
     """
     from supernet.config import space_of
     from supernet.cost import cost_range, latency_costs

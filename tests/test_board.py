@@ -34,6 +34,9 @@ def test_losses_phases_and_images_are_shown(trained_run: Path) -> None:
     assert second.startswith("**all**")
     assert "2 random + the largest as teacher" in second
     assert len(log.Images("images/augmented")) == 1
+    begins = log.Tensors("phase/text_summary")[1].step
+    assert log.Scalars("loss/largest")[0].step == 0, "alone, it is the largest that is drawn"
+    assert min(event.step for event in log.Scalars("loss/random")) == begins > 0
 
 
 def test_the_smallest_subnet_has_a_loss_of_its_own(tmp_path: Path, console: Console) -> None:

@@ -166,7 +166,8 @@ def read_arch(file: Path, space: SearchSpace, resolution: int) -> Arch:
     """
     content = read_json(file, most=MAX_ARCH, error=SpaceError)
     try:
-        blocks = [block["mobile_inverted_conv"] for block in content["blocks"][1:]]
+        names = ("mobile_inverted_conv", "conv")  # of older and newer releases
+        blocks = [block[names["conv" in block]] for block in content["blocks"][1:]]
         rows = [
             (int(b["out_channels"]), Op(int(b["kernel_size"]), float(b["expand_ratio"])))
             for b in blocks

@@ -149,9 +149,12 @@ def curves_chart(run: Run) -> dict[str, Any] | None:
     figure.update_layout(_figure(height=200 + 190 * len(parts)).layout)
     names = list(dict.fromkeys(_word(c.name) for curves, _ in parts for c in curves))
     colours = dict(zip(names, itertools.cycle(COLOURS), strict=False))
+    unnamed = set(names)
     for row, (lines, title) in enumerate(parts, 1):
         for curve in lines:
-            figure.add_trace(_line(curve, colours, 100 if lines is scores else 1, row), row, 1)
+            trace = _line(curve, colours, 100 if lines is scores else 1)
+            figure.add_trace(trace.update(showlegend=_word(curve.name) in unnamed), row, 1)
+            unnamed.discard(_word(curve.name))
         figure.update_yaxes(title_text=title, row=row, col=1)
     for number, phase in enumerate(run.phases):
         figure.add_vrect(
@@ -232,13 +235,13 @@ def _add_searched(figure: go.Figure, fronts: Sequence[tuple[int, Front]], colour
         )  # fmt: skip
 
 
-def _line(curve: Curve, colours: Mapping[str, str], scale: int, row: int) -> go.Scatter:
+def _line(curve: Curve, colours: Mapping[str, str], scale: int) -> go.Scatter:
     word = _word(curve.name)
     few = len(curve.steps) <= 20
     return go.Scatter(
         x=list(curve.steps), y=[scale * value for value in curve.values], name=_text(word),
         mode="lines+markers" if few else "lines", line={"color": colours[word], "width": 1.8},
-        legendgroup=word, showlegend=row == 1 or word not in ("largest", "subnets"),
+        legendgroup=word,
         hovertemplate="step %{x:.0f}: %{y:.4g}<extra>" + _text(word) + "</extra>",
     )  # fmt: skip
 

@@ -19,13 +19,15 @@ def extract(
     limits: Mapping[str, Any],
     out: str,
     *,
+    arch: str | None = None,
     crop: bool = False,
 ) -> str | None:
     """Return how a subnet is cut out of a run; None if its table is not at hand.
 
     Without a budget and limits the run is of one network, which is all there is to extract.
+    `arch` is a file that names the architecture for that table and budget; else gates choose.
     """
-    words = ["supernet", "extract", run]
+    words = ["supernet", "extract", run, *([] if arch is None else ["--arch", arch])]
     if budget_ms is not None and table is None:
         return None
     if table is not None:

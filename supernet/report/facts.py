@@ -19,7 +19,7 @@ from supernet.errors import SupernetError
 from supernet.latency.table import LatencyTable
 from supernet.report import commands, curves, fronts, gates, runs, subnets
 from supernet.report.reading import json_files
-from supernet.report.records import BASELINE, Curve, Report, Subnet, Table
+from supernet.report.records import BASELINE, Curve, Front, Report, Subnet, Table
 from supernet.report.runs import Found
 from supernet.report.summaries import accuracies, tastes
 from supernet.report.tables import Spaced, Tables, is_table, record_of
@@ -52,11 +52,12 @@ def collect(paths: Sequence[Path], command: str) -> Report:
     notes = [note for run in found for note in run.notes]
     spaces = {run.name: _spaced(run, notes) for run in found}
     tables, records = _tables(files, found, notes)
-    networks = _subnets(folders, found, spaces, tables, notes)
     searched, learned = [], []
     for run in found:
         read_front = partial(fronts.read, run=run.name, tables=tables)
         searched += _kept(fronts.rows_in(run.folder), read_front, notes)
+    networks = _subnets(folders, found, spaces, tables, searched, notes)
+    for run in found:
         spaced = spaces[run.name]
         if run.file is not None and spaced is not None:
             read_gates = partial(gates.read, space=spaced.space, run=run.name, tables=tables)
@@ -120,6 +121,7 @@ def _subnets(
     found: Sequence[Found],
     spaces: dict[str, Spaced | None],
     tables: Tables,
+    searched: Sequence[Front],
     notes: list[str],
 ) -> list[Subnet]:
     """Return the networks in the runs' folders and those that were given; each folder once."""
@@ -134,7 +136,10 @@ def _subnets(
         folder, run = item
         if run is None:
             return subnets.read(folder, run="", spaced=None, tables=tables)
-        one = subnets.read(folder, run=run.name, spaced=spaces[run.name], tables=tables)
+        mine = [front for front in searched if front.run == run.name]
+        one = subnets.read(
+            folder, run=run.name, spaced=spaces[run.name], tables=tables, fronts=mine
+        )
         if run.kind != BASELINE:
             return one
         again = commands.extract(run.name, tables.path(one.table_id), None, {}, one.path)

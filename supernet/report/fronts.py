@@ -61,5 +61,7 @@ def _point(row: Mapping[str, Any], file: Path, run: str, table: str | None) -> P
         budget_ms=budget, predicted_ms=number(row, "predicted_ms", file),
         predicted_top1=number(row, "predicted_top1", file, least=-1), arch_id=arch.id,
         arch=str(arch),
-        command=commands.extract(run, table, budget, {}, f"{run}/subnets/{arch.id}"),
+        command=commands.extract(
+            run, table, budget, {}, f"{run}/subnets/{arch.id}", arch=str(file)
+        ),
     )  # fmt: skip

@@ -84,7 +84,7 @@
   all(".copy").forEach((button) => button.addEventListener("click", () => copy(button)));
 
   // ---- printing: plots have a width of their own ----------------------------------------------
-  const onPaper = (div) => Math.min(div.clientWidth || 640, 640);
+  const onPaper = (div) => Math.min(div.clientWidth || 640, div.closest(".card") ? 300 : 640);
   addEventListener("beforeprint", () =>
     charts.forEach((div) => Plotly.relayout(div, { width: onPaper(div) })));
   addEventListener("afterprint", () =>

@@ -99,8 +99,7 @@ def _data(report: Report) -> dict[str, Any]:
             f"p{number}.{n}": {
                 "title": f"{front.device}: searched, not extracted", "arch": point.arch,
                 "lines": f"{_ms(point.predicted_ms)} ms and {_percent(point.predicted_top1, 2)}, "
-                "both predicted. The command trains gates for this budget, which may choose "
-                "another architecture.",
+                "both predicted. The command cuts out this very architecture.",
                 "command": point.command,
             }
             for n, point in enumerate(front.points)

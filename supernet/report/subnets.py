@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from supernet.certificate import CERTIFICATE
 from supernet.errors import SpaceError, shown
 from supernet.report import commands
 from supernet.report.reading import Unreadable, group_of, number, number_or_none, text
-from supernet.report.records import ANY_DEVICE, BASELINE, PRUNED, SUBNET, Subnet
+from supernet.report.records import ANY_DEVICE, BASELINE, PRUNED, SUBNET, Front, Subnet
 from supernet.report.tables import Spaced, Tables, bars_of
 from supernet.space import Arch
 from supernet.standalone import net_of
@@ -27,7 +27,9 @@ def folders_in(run: Path) -> list[Path]:
     return sorted(one for one in found if not any(p.startswith(".") for p in one.parts[-DEPTH:]))
 
 
-def read(folder: Path, *, run: str, spaced: Spaced | None, tables: Tables) -> Subnet:
+def read(
+    folder: Path, *, run: str, spaced: Spaced | None, tables: Tables, fronts: Iterable[Front] = ()
+) -> Subnet:
     """Read a subnet folder.
 
     Args:
@@ -35,6 +37,7 @@ def read(folder: Path, *, run: str, spaced: Spaced | None, tables: Tables) -> Su
         run: that it was cut out of; empty if that is not known.
         spaced: the space of that run, to draw the architecture.
         tables: to say where the time goes.
+        fronts: that were searched; a subnet of one of them is made from its file.
 
     Raises:
         Unreadable: if the certificate is damaged.
@@ -48,6 +51,8 @@ def read(folder: Path, *, run: str, spaced: Spaced | None, tables: Tables) -> Su
     measured = number_or_none(paper, "measured_ms", file)
     bars, fixed = ((), None) if kind != SUBNET else bars_of(arch, spaced, tables.get(table_id))
     budget, limits = number_or_none(paper, "budget_ms", file), _limits(paper, file)
+    arch_id = text(paper, "arch_id")
+    source = _file_of(fronts, table_id, arch_id, budget)
     known = bool(run) and kind == SUBNET and (table_id is None or path is not None)
     return Subnet(
         run=run, kind=kind, name=folder.name, path=str(folder),
@@ -57,13 +62,24 @@ def read(folder: Path, *, run: str, spaced: Spaced | None, tables: Tables) -> Su
         error=predicted / measured - 1 if predicted and measured else None,
         pace=number_or_none(paper, "pace", file), top1=number(paper, "top1", file, most=1),
         test_images=_whole(paper, "test_images", file), macs=_whole(paper, "macs", file),
-        params=_whole(paper, "params", file), arch_id=text(paper, "arch_id"),
+        params=_whole(paper, "params", file), arch_id=arch_id,
         arch=str(net.get("name") or folder.name) if kind == BASELINE else str(arch or folder.name),
         resolution=_whole(paper, "resolution", file) if arch is None else arch.resolution,
         bars=bars, fixed_share=fixed, created=text(paper, "created"),
-        command=commands.extract(run, path, budget, limits, str(folder),
+        command=commands.extract(run, path, budget, limits, str(folder), arch=source,
                                  crop=paper.get("kernels_cropped") is True) if known else None,
     )  # fmt: skip
+
+
+def _file_of(
+    fronts: Iterable[Front], table_id: str | None, arch_id: str, budget: float | None
+) -> str | None:
+    """Return the file of the front that a subnet is a point of, if there is one."""
+    mine = (front for front in fronts if front.table_id == table_id)
+    for front in mine:
+        if any((point.arch_id, point.budget_ms) == (arch_id, budget) for point in front.points):
+            return front.path
+    return None
 
 
 def _arch(paper: Mapping[str, Any], file: Path) -> Arch | None:

@@ -19,7 +19,7 @@ COLUMNS = ("device", "budget_ms", "predicted_ms", "measured_ms", "top1", "macs",
 
 def show_phase(writer: SummaryWriter, phase: Phase, step: int) -> None:
     """Say at which step a phase begins, and what it trains."""
-    subnets = [f"{phase.subnets} random"] * (phase.subnets > 0)
+    subnets = [f"{phase.subnets} {phase.drawn}"] * (phase.subnets > 0)
     subnets += ["the smallest"] * phase.smallest + ["the largest as teacher"] * phase.teach
     text = (
         f"**{phase.name}** from step {step}: {phase.epochs} epochs, {' + '.join(subnets)} in each "

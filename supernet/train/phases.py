@@ -72,6 +72,12 @@ class Phase:
     sort_channels: bool = False
     warmup_steps: int = 0
 
+    @property
+    def drawn(self) -> str:
+        """What a drawn subnet is, in logs: `largest` where only the input size is left to draw."""
+        alone = self.space.smallest().ops == self.space.largest().ops
+        return "largest" if alone else "random"
+
     def __post_init__(self) -> None:
         """Check the numbers."""
         if (

@@ -80,7 +80,7 @@ class Taught:
         teacher = forward.teacher(batch.images)
         archs = [("largest", phase.space.largest())] if phase.teach else []
         archs += [("smallest", phase.space.smallest())] if phase.smallest else []
-        archs += [("random", draw(place)) for place in range(phase.subnets)]
+        archs += [(phase.drawn, draw(place)) for place in range(phase.subnets)]
         for name, arch in archs:
             images = resize(batch.images, arch.resolution)
             logits = forward(images, arch, noisy=teacher is None)

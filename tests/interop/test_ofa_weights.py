@@ -19,6 +19,7 @@ from supernet.errors import CheckpointError, SpaceError
 from supernet.extraction import extract
 from supernet.interop.ofa import read_arch, read_supernet
 from supernet.space import Arch, Op
+from supernet.spaces import ofa_mbv3
 from supernet.trained import Trained
 from tests.builders import randomise_
 from tests.conftest import Command
@@ -114,6 +115,22 @@ def test_a_published_net_is_an_architecture(name: str, tmp_path: Path, command: 
     assert [op for op in arch.ops if op is not None] == [
         Op(op["kernel_size"], op["expand_ratio"]) for op in ops
     ]
+
+
+def test_a_net_config_is_read_as_newer_and_older_releases_write_it(tmp_path: Path) -> None:
+    theirs, file = their_net("OFAMobileNetV3", 1.0), tmp_path / "net.config"
+    space = ofa_mbv3()
+    want = Arch(space.sample(random.Random(0)).ops, 224)
+    ops = [Op(3, 3) if op is None else op for op in want.ops]
+    theirs.set_active_subnet(
+        ks=[op.kernel_size for op in ops], e=[op.expand_ratio for op in ops],
+        d=[sum(op is not None for op in want.ops[where]) for where in space.stage_slices],
+    )  # fmt: skip
+    text = json.dumps(theirs.get_active_subnet().config)
+    assert '"conv": {' in text
+    for each in (text, text.replace('"conv": {', '"mobile_inverted_conv": {')):
+        file.write_text(each)
+        assert read_arch(file, space, 224) == want
 
 
 def test_foreign_files_are_listed_not_loaded_halfway(tmp_path: Path) -> None:

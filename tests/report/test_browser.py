@@ -6,6 +6,7 @@ Skips where Chromium and its driver are not installed (`apt-get install chromium
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 
 from supernet.report import page
 from supernet.report.facts import collect
+from tests.conftest import Command
 
 webdriver = pytest.importorskip("selenium.webdriver")
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -144,6 +146,23 @@ def test_points_say_what_they_are_and_give_their_command(browser: Browser, file:
     (button,) = browser.all("#detail .copy")
     browser.mouse(button, "mouseMoved", "mousePressed", "mouseReleased")
     assert browser.until("document.querySelector('#detail .copy').textContent === 'copied'")
+    quiet(browser)
+
+
+def test_a_searched_point_gives_a_command_that_works(
+    browser: Browser, file: Path, command: Command
+) -> None:
+    browser.open(file)
+    browser.js(
+        "document.querySelector('[data-figure^=front]')"
+        ".emit('plotly_click', {points: [{customdata: 'p0.1'}]})"
+    )
+    (button,) = browser.all("#detail .copy")
+    browser.mouse(button, "mouseMoved", "mousePressed", "mouseReleased")
+    browser.until("document.querySelector('#detail .copy').textContent === 'copied'")
+    text = browser.js("return document.querySelector('#detail code').textContent")
+    done = command(*shlex.split(text)[1:])
+    assert done.code == 0, f"{text}\n{done.err}"
     quiet(browser)
 
 

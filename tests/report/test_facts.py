@@ -22,6 +22,7 @@ from supernet.report.facts import collect
 from supernet.report.records import Report, best_first
 from supernet.space import Arch
 from supernet.trained import Trained
+from tests.conftest import Command
 from tests.report.conftest import certificate, write_subnet
 
 COMMAND = "supernet report runs/tiny"
@@ -107,6 +108,18 @@ def test_every_command_is_one_that_the_command_line_reads(filled: Path) -> None:
         f"supernet extract runs/tiny --table runs/tiny/tables/onnxruntime.json --budget-ms "
         f"{one.budget_ms!r} --out runs/tiny/subnets/onnxruntime-0"
     )
+
+
+def test_the_command_of_a_searched_point_makes_that_network(filled: Path, command: Command) -> None:
+    front = of(filled).fronts[0]
+    point = front.points[0]
+    assert point.command is not None
+    assert f"--arch {front.path} " in point.command
+    done = command(*shlex.split(point.command)[1:])
+    assert done.code == 0, done.err
+    (one,) = (one for one in of(filled).subnets if one.name == point.arch_id)
+    assert (one.arch_id, one.budget_ms) == (point.arch_id, point.budget_ms)
+    assert one.command == point.command, "and is what makes it again"
 
 
 def test_a_front_is_what_no_faster_one_beats(filled: Path) -> None:

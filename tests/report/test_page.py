@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from supernet.report import page
+from supernet.report import charts, page
 from supernet.report.facts import collect
 from supernet.report.records import Report
 from tests.conftest import Command, tree
@@ -51,6 +51,15 @@ def test_the_page_names_no_other_place(report: Report) -> None:
     for words in ("http://", "https://", "//cdn", "url(", "@import", "src="):
         assert words not in text, words
     assert "default-src 'none'" in text
+
+
+def test_the_key_of_the_curves_names_each_subnet_once(report: Report) -> None:
+    figure = charts.curves_chart(report.runs[0])
+    assert figure is not None
+    lines = [trace["name"] for trace in figure["data"]]
+    named = [trace["name"] for trace in figure["data"] if trace["showlegend"]]
+    assert len(lines) > len(set(lines))
+    assert sorted(named) == sorted(set(lines))
 
 
 def test_names_are_text_wherever_they_stand(report: Report) -> None:
