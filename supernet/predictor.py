@@ -2,7 +2,8 @@
 
 Three models compete by five-fold cross-validation, from the cheapest on: ridge regression on
 one-hots, which is additive; the same with pairwise terms of the stages; an ensemble of small MLPs.
-A dearer one is taken only if it lowers the error by a twentieth. Not here: which architectures are
+A dearer one is taken only if it lowers the error by a twentieth; the additive one is kept in any
+case, as exact search begins with its optimum. Not here: which architectures are
 scored (`scoring.py`), the search that uses the prediction (`search/`).
 """
 
@@ -29,7 +30,7 @@ from supernet.files import check_regular, parse_json, whole
 from supernet.search.exact import Floats
 from supernet.search.genes import Genes, Integers
 
-FORMAT, VERSION = "supernet-predictor", 1
+FORMAT, VERSION = "supernet-predictor", 2
 FOLDS = 5
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1)
 GAIN = 0.05
@@ -107,7 +108,7 @@ class Predictor:
     Args:
         genes: of the space it was fitted on.
         kind: one of `KINDS`.
-        model: its tensors.
+        model: its tensors, `weights` of the additive part among them.
         rmse: cross-validated root mean squared error, in the unit of what is predicted.
         tau: cross-validated Kendall tau.
         compared: the cross-validated errors of all kinds.
@@ -128,10 +129,9 @@ class Predictor:
         return run(self.model, features(self.genes, genomes))
 
     @property
-    def additive(self) -> Floats | None:
-        """The additive part `[R, B, O]`; None for a model that has none of its own."""
-        weights = self.model.get("weights")
-        return None if weights is None else self.genes.scores(weights)
+    def additive(self) -> Floats:
+        """The additive part `[R, B, O]`; beside small networks that of the ridge regression."""
+        return self.genes.scores(self.model["weights"])
 
     def save(self, path: Path, *, checkpoint: str) -> None:
         """Write tensors and facts to a safetensors file."""
@@ -174,7 +174,9 @@ def load(path: Path, genes: Genes, *, checkpoint: str | None = None) -> Predicto
     predictor = Predictor(genes, model=model, **told)
     genome = np.zeros((1, len(genes.encoding.allowed) + 1), dtype=np.int64)
     try:
-        fits = predictor(genome).shape == (1,) and np.isfinite(predictor(genome)).all()
+        fits = predictor(genome).shape == (1,) and all(
+            np.isfinite(found).all() for found in (predictor(genome), predictor.additive)
+        )
     except (ValueError, KeyError, IndexError, TypeError) as error:
         raise CheckpointError(f"{path}: fitted on another space") from error
     if not fits:
@@ -207,17 +209,20 @@ def fit(genes: Genes, genomes: Integers, top1: Floats) -> Predictor:
     fold = np.random.default_rng(0).permutation(len(genomes)) % FOLDS
     compared: dict[str, float] = {}
     best: tuple[str, float, float, float] | None = None
+    additive: Model = {}
     for kind, (features, fitted, run, ridges) in KINDS.items():
         x = features(genes, genomes)
         tries = [(_crossed(fitted, run, x, top1, fold, ridge), ridge) for ridge in ridges]
         (predicted, ridge) = min(tries, key=lambda pair: _rmse(pair[0], top1))
         error = compared[kind] = _rmse(predicted, top1)
+        if kind == "ridge":
+            additive = {"weights": fitted(x, top1, ridge)["weights"]}
         if best is None or error < (1 - GAIN) * best[1]:
             best = (kind, error, ridge, float(kendalltau(predicted, top1).statistic))
     assert best is not None
     kind, error, ridge, tau = best
     features, fitted, _, _ = KINDS[kind]
-    model = fitted(features(genes, genomes), top1, ridge)
+    model = {**additive, **fitted(features(genes, genomes), top1, ridge)}
     return Predictor(genes, kind, model, error, tau, compared, len(genomes))
 
 

@@ -1,9 +1,9 @@
 """The exact optimum of an additive model, polished under the full fitness: method `exact`.
 
-An additive model `[R, B, O]` is fitted to what is known (or given), its optimum within the limits
-is found exactly over the whole space, and moves of one and of two genes improve on that until none
-does. Then the model is fitted anew, with the good ones weighing most, and so on. Not here: the
-exact search itself (`exact.py`, `several.py`).
+The optimum within the limits of an additive model `[R, B, O]` (given, or fitted to what has been
+asked) is found exactly over the whole space, and moves of one and of two genes improve on that
+until none does. Then the model is fitted anew, with the good ones weighing most, and so on. Not
+here: the exact search itself (`exact.py`, `several.py`).
 """
 
 from __future__ import annotations
@@ -32,11 +32,13 @@ def search(
 ) -> None:
     """Alternate between optima of a model, evolution and moves, a round a resolution.
 
+    The additive part of the fitness, `model` `[R, B, O]`, is where it begins, if it is known; later
+    models are fitted to what has been asked.
+
     Where so few architectures are within the limits that all can be asked for, they are.
 
     Each round starts afresh at one resolution, as what is best at one is far from what is best at
-    another, and ends among the best of all rounds. `model` `[R, B, O]` is the additive part of the
-    fitness, if it is known.
+    another, and ends among the best of all rounds.
     """
     every = all_within(problem, evaluate.evaluations)
     if every is not None:
@@ -44,15 +46,15 @@ def search(
         return
     genes = problem.genes
     if model is not None:
-        evaluate(optima_of(problem, model))
+        start = optima_of(problem, model)
+        _polish(problem, evaluate, start[int(evaluate(start).argmax())])
     count = min(START, max(evaluate.evaluations // 4, 1))
     evaluate(problem.repair(genes.sample(count, rng), rng))
     while not evaluate.over:
         for size in rng.permutation(genes.num_resolutions):
             if evaluate.over:
                 return
-            scores = _fitted(genes, evaluate) if model is None else model
-            model = None
+            scores = _fitted(genes, evaluate)
             fresh = genes.sample(min(POPULATION, count), rng)
             fresh[:, -1] = size
             start = np.concatenate([optima_of(problem, scores), problem.repair(fresh, rng)])
