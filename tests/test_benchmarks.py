@@ -13,8 +13,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 ANCHORS = Path(os.environ.get("SUPERNET_ANCHORS", ROOT.parent / "shared" / "anchors"))
 FIELDS = {"question", "hardware", "versions", "commit", "command", "date", "aims", "data"}
-TOOLS = ("common", "readme", "accuracy_arms", "by_the_clock", "throughput_worker",
-         "small_run")  # fmt: skip
+TOOLS = ("common", "readme", "accuracy_arms", "by_the_clock", "throughput_worker", "small_run",
+         "reliability_kinds", "reliability_cases", "reliability_atheris")  # fmt: skip
 SCRIPTS = sorted(path for path in (ROOT / "benchmarks").glob("*.py") if path.stem not in TOOLS)
 
 
