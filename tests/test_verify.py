@@ -143,10 +143,10 @@ def test_it_says_what_it_cannot_find_out(
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(None, "not a subnet folder"), ("{", "cannot be read"), ("[]", "cannot be read"),
+    [(None, "not a subnet folder"), ("{", "not JSON"), ("[]", "expected an object"),
      ('{"format": "supernet-certificate", "version": 1}', "extract the subnet again"),
      ('{"format": "supernet-certificate", "version": 2}', "malformed"),
-     ('{"format": "supernet-certificate", "version": 2, "files": 5}', "malformed"),
+     ('{"format": "supernet-certificate", "version": 2, "files": 5}', "files is 5"),
      ('{"format": "supernet-certificate", "version": 2, "files": {}}', "malformed")],
 )  # fmt: skip
 def test_what_is_no_certificate(

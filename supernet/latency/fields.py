@@ -52,7 +52,7 @@ def text(data: dict[str, Any], name: str, place: str = "") -> str:
     """Return `data[name]`, a line without control characters."""
     value, where = data[name], f"{place}.{name}".lstrip(".")
     if not isinstance(value, str) or not is_line(value):
-        raise TableError(f"{where} is {shown(value)}; expected one line of text")
+        raise TableError(f"{where} is {shown(value)}; expected a string, one line")
     return value
 
 
