@@ -217,7 +217,7 @@ def _check_texts(data: Any) -> None:
 
 
 AGAIN = "give the same command again"
-_END = ".tmp"
+_END, _OLD = ".tmp", ".old.tmp"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _OF_WRITING = (*_FULL, errno.EROFS, errno.EIO)
 """What only a writer meets, whatever else is done meanwhile."""
@@ -238,7 +238,7 @@ def whole(path: Path, *, keep: Path | None = None, again: str = AGAIN) -> Iterat
         SupernetError: if it cannot be written: no room, no permission.
     """
     beside = path.with_name(f".{path.name}.{platform.node()}-{os.getpid()}{_END}")
-    old = beside.with_name(f"{beside.name.removesuffix(_END)}.old{_END}")
+    old = beside.with_name(f"{beside.name.removesuffix(_END)}{_OLD}")
     with written(path, again=again):
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and not (path.is_file() or path.is_dir()):
@@ -255,7 +255,7 @@ def whole(path: Path, *, keep: Path | None = None, again: str = AGAIN) -> Iterat
             _sync(path.parent)
         finally:
             _remove(beside)
-            _remove(old)
+            _put_back_or_remove(old, path)
 
 
 @contextmanager
@@ -311,7 +311,15 @@ def _remove_left(path: Path) -> None:
     for name in left:
         pid = name.removeprefix(start).partition(".")[0]
         if pid.isdecimal() and (int(pid) == os.getpid() or not _runs(int(pid))):
-            _remove(path.with_name(name))
+            place = path.with_name(name)
+            _put_back_or_remove(place, path) if name.endswith(_OLD) else _remove(place)
+
+
+def _put_back_or_remove(old: Path, path: Path) -> None:
+    """Remove the folder that was replaced; put it back if nothing came to take its place."""
+    if old.exists() and not path.exists():
+        os.replace(old, path)
+    _remove(old)
 
 
 def _runs(pid: int) -> bool:
