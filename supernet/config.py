@@ -5,6 +5,7 @@ Only this file and `train_app.py` know Hydra.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -134,7 +135,7 @@ def plan_fields(name: str) -> dict[str, Any]:
     except (YAMLError, UnicodeDecodeError) as error:
         raise SupernetError(f"{path}: {' '.join(str(error).split())}") from error
     if not isinstance(fields, dict):
-        raise SupernetError(f"{path}: no fields; see conf/tune/digits.yaml")
+        raise SupernetError(f"{path}: no fields; see {config_dir() / 'tune/digits.yaml'}")
     return {str(key): value for key, value in fields.items()}
 
 
@@ -153,6 +154,12 @@ def plain(config: Any) -> dict[str, Any]:
 
 
 def _message(error: BaseException) -> str:
+    launcher = re.search(r"Could not find 'hydra/launcher/(\w+)'", str(error))
+    if launcher:
+        return (
+            f"launcher {launcher[1]!r} is not installed; pip install 'supernet[sweep]' brings "
+            "joblib, submitit_local and submitit_slurm"
+        )
     cause = error.__cause__
     text = str(error)
     return text if cause is None or str(cause) in text else f"{text} ({cause})"

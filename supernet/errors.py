@@ -34,6 +34,10 @@ class DeviceError(SupernetError):
     """A runtime or device that is not there, or not in a state to be timed."""
 
 
+class MissingPackage(DeviceError):
+    """A package that an extra of this project brings is not installed."""
+
+
 class Diverged(SupernetError):
     """Training met a number that is not finite."""
 
@@ -64,6 +68,27 @@ class InfeasibleLimits(SupernetError):
             f"no architecture of this space costs {asked} or less all at once; each by itself can "
             f"be {can}: ask for more of one of them"
         )
+
+
+@contextmanager
+def needed_by(what: str, extra: str | None) -> Iterator[None]:
+    """Import, within this, packages that `what` needs and that may not be installed.
+
+    Args:
+        what: as the error names it.
+        extra: of `pyproject.toml`, that brings them; None: each is asked for by its own name.
+
+    Raises:
+        MissingPackage: in one line that says what to install.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = f"'supernet[{extra}]'" if extra else error.name
+        raise MissingPackage(
+            f"{what} needs the package {error.name!r}, which is not installed: "
+            f"pip install {package}"
+        ) from error
 
 
 @contextmanager
