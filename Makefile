@@ -1,10 +1,15 @@
 # make demo   install into .venv and do the main job on handwritten digits
+<<<<<<< HEAD
 # make test   install the test extras as well, run the default suite and what the pages show
+=======
+# make test   install the test extras as well and run the default suite
+# make test-oldest   the default suite with the oldest versions that are allowed
+>>>>>>> h-supply
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all lint clean
+.PHONY: demo test test-all test-oldest lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/supernet demo
@@ -18,6 +23,13 @@ test: $(VENV)/.installed-test
 
 test-all: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m ""
+
+test-oldest:
+	$(PYTHON) -m venv $(VENV)-oldest
+	$(VENV)-oldest/bin/python -m pip install --quiet uv
+	$(VENV)-oldest/bin/uv pip install --python $(VENV)-oldest --resolution lowest-direct \
+	    -e '.[test,bench]'
+	$(VENV)-oldest/bin/python benchmarks/reliability_supply.py oldest
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check --fix .

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from supernet.errors import SupernetError, reported
+from supernet.errors import SupernetError, needed_by, reported
 from supernet.import_cli import import_app
 from supernet.report_cli import report
 from supernet.ship_cli import add_commands
@@ -428,8 +428,9 @@ def tune(
     from supernet.config import composed, plan_fields
     from supernet.screen import new_console
     from supernet.trial_space import plan_of
-    from supernet.tuning import tune as run_trials
 
+    with needed_by("supernet tune", "tune"):
+        from supernet.tuning import tune as run_trials
     given = {"trials": trials, "sampler": sampler, "pruner": pruner, "seed": seed}
     fields = plan_fields(plan) | {name: v for name, v in given.items() if v is not None}
     folder, console = out or Path("runs/tune") / Path(plan).stem, new_console()
@@ -438,7 +439,7 @@ def tune(
     console.print(f"{counts}; {folder}/tune.json")
     if found["best"] is not None:
         words = " ".join([*found["overrides"], *found["best"]["overrides"]])
-        console.print(f"best {100 * found['best']['top1']:.2f} %: python train.py {words}")
+        console.print(f"best {100 * found['best']['top1']:.2f} %: supernet train {words}")
 
 
 @app.command("eval")

@@ -5,6 +5,7 @@ Only this file and `train_app.py` know Hydra.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -108,7 +109,7 @@ def plan_fields(name: str) -> dict[str, Any]:
         raise SupernetError(f"{name}: no such plan; plans: {', '.join(names) or 'none'}")
     fields = read_yaml(path, error=SupernetError)
     if not isinstance(fields, dict):
-        raise SupernetError(f"{path}: no fields; see conf/tune/digits.yaml")
+        raise SupernetError(f"{path}: no fields; see {config_dir() / 'tune/digits.yaml'}")
     return {str(key): value for key, value in fields.items()}
 
 
@@ -132,6 +133,12 @@ def plain(config: Any) -> dict[str, Any]:
 
 
 def _message(error: BaseException) -> str:
+    launcher = re.search(r"Could not find 'hydra/launcher/(\w+)'", str(error))
+    if launcher:
+        return (
+            f"launcher {launcher[1]!r} is not installed; pip install 'supernet[sweep]' brings "
+            "joblib, submitit_local and submitit_slurm"
+        )
     cause = error.__cause__
     text = str(error)
     text = text if cause is None or str(cause) in text else f"{text} ({cause})"

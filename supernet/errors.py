@@ -38,6 +38,10 @@ class DeviceError(SupernetError):
     """A runtime or device that is not there, or not in a state to be timed."""
 
 
+class MissingPackage(DeviceError):
+    """A package that an extra of this project brings is not installed."""
+
+
 class Diverged(SupernetError):
     """Training met a number that is not finite."""
 
@@ -74,6 +78,27 @@ def shown(value: object, most: int = 100) -> str:
     """Return how a value of a file looks in a message: in one line, and not all of a large one."""
     text = repr(value)
     return text if len(text) <= most else f"{text[: most - 4]} ..."
+
+
+@contextmanager
+def needed_by(what: str, extra: str | None) -> Iterator[None]:
+    """Import, within this, packages that `what` needs and that may not be installed.
+
+    Args:
+        what: as the error names it.
+        extra: of `pyproject.toml`, that brings them; None: each is asked for by its own name.
+
+    Raises:
+        MissingPackage: in one line that says what to install.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = f"'supernet[{extra}]'" if extra else error.name
+        raise MissingPackage(
+            f"{what} needs the package {error.name!r}, which is not installed: "
+            f"pip install {package}"
+        ) from error
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import numpy as np
 
 from supernet.choose import Aim
 from supernet.cost import arch_cost
-from supernet.errors import SupernetError
+from supernet.errors import SupernetError, needed_by
 from supernet.limits import Limit, best_within, check_limits
 from supernet.scored import Scored
 from supernet.scoring import arch_of, genes_of
@@ -35,13 +35,15 @@ class Method:
 
 
 def _nsga2(problem: Problem, evaluate: Evaluator, rng: np.random.Generator) -> None:
-    from supernet.search import nsga2
+    with needed_by("method 'nsga2'", "search"):
+        from supernet.search import nsga2
 
     nsga2.search(problem, evaluate, rng)
 
 
 def _optuna(name: str, problem: Problem, evaluate: Evaluator, rng: np.random.Generator) -> None:
-    from supernet.search import optuna_samplers
+    with needed_by(f"method {name!r}", "search"):
+        from supernet.search import optuna_samplers
 
     getattr(optuna_samplers, name)(problem, evaluate, rng)
 

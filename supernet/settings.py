@@ -98,7 +98,7 @@ def build_data(config: Mapping[str, Any], *, size: int) -> ImageData:
 def data_of(fields: Mapping[str, Any], *, seed: int, size: int) -> ImageData:
     """Load the images of a `conf/data/` file; how they are batched is not part of it."""
     if not isinstance(fields, Mapping) or "name" not in fields:
-        raise SupernetError("data lacks name; see conf/data/ for examples")
+        raise SupernetError("data lacks name; choose a set, such as data=digits")
     options = {key: value for key, value in fields.items() if key not in ("name", *BATCHING)}
     return load_data(str(fields["name"]), options, seed=seed, size=size)
 

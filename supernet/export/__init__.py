@@ -16,7 +16,7 @@ from typing import Any, Protocol, cast
 import numpy as np
 from torch import Tensor, nn
 
-from supernet.errors import DeviceError
+from supernet.errors import DeviceError, needed_by
 from supernet.export.quiet import quiet
 from supernet.subnet import SubnetConfig
 
@@ -85,22 +85,11 @@ def get(name: str) -> Format:
     if name not in FORMATS:
         raise DeviceError(f"no format {name!r}; there are: {', '.join(FORMATS)}")
     try:
-        with quiet():
+        with quiet(), needed_by(f"format {name!r}", EXTRAS.get(name)):
             module = importlib.import_module(f"{__name__}.{name}")
-    except ModuleNotFoundError as error:
-        raise missing(name, error, EXTRAS.get(name)) from error
     except ImportError as error:
         raise DeviceError(f"format {name!r}: its package does not load: {error}") from error
     return cast(Format, module)
-
-
-def missing(name: str, error: ModuleNotFoundError, extra: str | None) -> DeviceError:
-    """Return one line that says which package a format lacks and which extra brings it."""
-    package = f"'supernet[{extra}]'" if extra else error.name
-    return DeviceError(
-        f"format {name!r} needs the package {error.name!r}, which is not installed: "
-        f"pip install {package}"
-    )
 
 
 def refusal(name: str, folder: Path, error: Exception) -> DeviceError:

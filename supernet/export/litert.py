@@ -18,7 +18,8 @@ from google.protobuf.message import DecodeError
 from onnx.shape_inference import InferenceError
 from torch import Tensor
 
-from supernet.export import Array, Run, Subnet, missing, one_by_one, refusal
+from supernet.errors import MissingPackage, needed_by
+from supernet.export import Array, Run, Subnet, one_by_one, refusal
 from supernet.export.quiet import quiet, silent
 from supernet.latency.tflite_format import tflite_file
 
@@ -39,16 +40,16 @@ def write(subnet: Subnet, place: Path, calibration: Tensor | None) -> None:
         content = tflite_file(onnx, (1, *subnet.image_shape))
         if calibration is not None:
             content = _quantized(content, calibration)
+    except MissingPackage:
+        raise
     except (DecodeError, InferenceError, ValueError, KeyError) as error:
         raise refusal("litert", subnet.folder, error) from error
     (place / _FILE).write_bytes(content)
 
 
 def _quantized(content: bytes, images: Tensor) -> bytes:
-    try:
+    with needed_by("format 'litert' --int8", "litert-int8"):
         from ai_edge_quantizer import quantizer, recipe
-    except ModuleNotFoundError as error:
-        raise missing("litert --int8", error, "litert-int8") from error
     tool = quantizer.Quantizer(content, recipe.static_wi8_ai8())
     batches = [{_INPUT: _channels_last(image[None].numpy())} for image in images]
     with quiet(), silent(), redirect_stdout(io.StringIO()):  # bars and counts of its own

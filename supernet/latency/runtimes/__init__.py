@@ -14,7 +14,7 @@ from typing import Any, Protocol, cast
 
 import numpy as np
 
-from supernet.errors import DeviceError
+from supernet.errors import DeviceError, needed_by
 from supernet.latency.model import Model
 
 
@@ -64,14 +64,10 @@ def get(runtime: str) -> Runtime:
     """
     if runtime not in available():
         raise DeviceError(f"no runtime {runtime!r}; there are: {', '.join(available())}")
+    extra = runtime if runtime in OPTIONAL else None
     try:
-        module = importlib.import_module(f"{__name__}.{runtime.replace('-', '_')}")
-    except ModuleNotFoundError as error:
-        package = f"'supernet[{runtime}]'" if runtime in OPTIONAL else error.name
-        raise DeviceError(
-            f"runtime {runtime!r} needs the package {error.name!r}, which is not installed: "
-            f"pip install {package}"
-        ) from error
+        with needed_by(f"runtime {runtime!r}", extra):
+            module = importlib.import_module(f"{__name__}.{runtime.replace('-', '_')}")
     except ImportError as error:
         raise DeviceError(f"runtime {runtime!r} is installed but does not load: {error}") from error
     return cast(Runtime, module)

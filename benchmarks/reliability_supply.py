@@ -1,0 +1,111 @@
+"""The versions that the suite was run with, oldest and newest, and what is shipped.
+
+    make test-oldest                                   in an environment of its own
+    python benchmarks/reliability_supply.py newest     in this one
+
+Either runs the default suite and keeps in `benchmarks/supply/` which versions those were and how
+many tests passed. `measure` puts that beside the lists of wheel and sdist.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+import subprocess
+import sys
+import tarfile
+import tempfile
+import tomllib
+import zipfile
+from contextlib import suppress
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+from common import ROOT, aim
+
+KEPT = ROOT / "benchmarks" / "supply"
+NAMES = ("oldest", "newest")
+
+
+def measure(folder: Path, *, quick: bool) -> dict[str, Any]:
+    """Return what `NAMES` gave when they were run, and what wheel and sdist hold now."""
+    suites = {
+        name: json.loads((KEPT / f"{name}.json").read_text(encoding="utf-8")) for name in NAMES
+    }
+    sdist, wheel = built(ROOT, "sdist", folder), built(ROOT, "wheel", folder)
+    with tarfile.open(sdist) as archive:
+        inside = archive.getnames()
+        archive.extractall(folder / "source", filter="data")
+    (source,) = (folder / "source").iterdir()
+    again = built(source, "wheel", folder)
+    differing = listed(wheel) ^ listed(again)
+    return {
+        "aims": [
+            *(
+                aim(f"tests that failed with the {name} versions", 0, suite["failed"],
+                    at_least=False)
+                for name, suite in suites.items()
+            ),
+            aim("files that the wheel of the sdist has more or fewer", 0, len(differing),
+                at_least=False),
+        ],
+        "data": {
+            **suites,
+            "wheel": {"files": len(listed(wheel)), "kB": wheel.stat().st_size // 1000},
+            "sdist": {"files": len(inside), "kB": sdist.stat().st_size // 1000},
+        },
+    }  # fmt: skip
+
+
+def built(source: Path, kind: str, folder: Path) -> Path:
+    """Build the `kind` of `source` into a new folder in `folder` and return the file."""
+    out = Path(tempfile.mkdtemp(prefix=kind, dir=folder))
+    words = [sys.executable, "-m", "hatchling", "build", "-t", kind, "-d", str(out)]
+    subprocess.run(words, cwd=source, check=True, capture_output=True)
+    (file,) = out.iterdir()
+    return file
+
+
+def listed(wheel: Path) -> set[str]:
+    with zipfile.ZipFile(wheel) as archive:
+        return set(archive.namelist())
+
+
+def versions() -> dict[str, str]:
+    """Return the version of each dependency of the project that is installed here."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"].values()
+    lines = [line for part in (project["dependencies"], *extras) for line in part]
+    found = {}
+    for name in sorted({re.split(r"[><=]", line)[0] for line in lines}):
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def run_suite(name: str, words: list[str]) -> int:
+    """Run the suite, `words` being pytest's, and keep how it ended as `name`."""
+    with tempfile.TemporaryDirectory() as place:
+        report = Path(place) / "report.xml"
+        command = [sys.executable, "-m", "pytest", f"--junitxml={report}", *words]
+        code = subprocess.run(command, cwd=ROOT, check=False).returncode
+        counts = next(ElementTree.parse(report).iter("testsuite")).attrib
+    failed = int(counts["failures"]) + int(counts["errors"])
+    skipped = int(counts["skipped"])
+    KEPT.mkdir(exist_ok=True)
+    kept = {
+        "python": platform.python_version(), "versions": versions(),
+        "passed": int(counts["tests"]) - failed - skipped, "failed": failed, "skipped": skipped,
+        "pytest": words, "date": counts["timestamp"][:10],
+    }  # fmt: skip
+    (KEPT / f"{name}.json").write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+    return code
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] not in ([name] for name in NAMES):
+        sys.exit(f"usage: {Path(sys.argv[0]).name} {' | '.join(NAMES)} [words for pytest]")
+    sys.exit(run_suite(sys.argv[1], sys.argv[2:]))
