@@ -25,7 +25,7 @@ from common import aim, commit, write_result
 from supernet.files import write_json
 
 KEPT = Path("runs/reliability")
-PARTS = ("kills", "faults", "cases", "atheris", "large", "memory")
+PARTS = ("kills", "faults", "cases", "atheris", "large", "memory", "supply")
 
 
 def main() -> None:
