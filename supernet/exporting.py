@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from supernet import export
 from supernet.data.batches import eval_batches
 from supernet.data.sets import ImageData
+from supernet.documents import read_json
 from supernet.errors import DeviceError, SupernetError
 from supernet.evaluate import scores
-from supernet.files import read_json, write_json
+from supernet.files import write_json
 from supernet.holding import held_beside
 from supernet.latency import host
 from supernet.latency.profile import measure_exports

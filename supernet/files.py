@@ -1,12 +1,7 @@
-"""Files and folders that are written whole or not at all, read within limits, and their hashes.
+"""Files and folders that are written whole or not at all, and their hashes.
 
 Standard library only. What is written lies beside its place, as `.NAME.HOST-PID.tmp`, until all of
 it is on the disk. A kill leaves that behind; the next writer of the same place removes it.
-
-What others wrote is read here and nowhere else: a regular file of at most so many bytes, UTF-8,
-JSON whose nesting, numbers and names do no harm to whoever looks at it later. Not here: YAML
-(`yaml_file.py`), tensors (`train/tensor_file.py`), images (`data/preprocess.py`), what the fields
-mean.
 """
 
 from __future__ import annotations
@@ -14,207 +9,15 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import math
 import os
 import platform
-import re
 import shutil
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from supernet.errors import SupernetError
-
-MAX_JSON = 64 * 2**20
-"""Bytes of any JSON file that is read; a table of all that has ever been timed is below a tenth."""
-MAX_ONNX = 2**31 - 1
-"""Bytes of an ONNX file: what a protobuf message can have."""
-MAX_DEPTH = 64
-"""Of lists and objects inside each other: what is written here needs a dozen."""
-MAX_GROUPS = 2**20
-"""Lists and objects in a file: an empty one takes 25 times its two characters in memory."""
-_ESCAPED = re.compile(r"\\u(?:[dD][89a-fA-F]|0000)")
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-_SHOWN = 40
-
-
-def read_bytes(path: Path, *, most: int, error: type[SupernetError]) -> bytes:
-    """Return the content of a regular file of at most `most` bytes.
-
-    Pipes and devices, which may never end, are not waited for.
-
-    Raises:
-        SupernetError: of the kind `error`, naming the file.
-    """
-    try:
-        check_regular(path, error=error)
-        with open(path, "rb", opener=_without_waiting) as file:
-            size = os.fstat(file.fileno()).st_size
-            content = file.read(most + 1) if size <= most else b""
-    except (OSError, ValueError) as fault:  # ValueError: NUL in a name
-        if isinstance(fault, SupernetError):
-            raise
-        reason = getattr(fault, "strerror", None) or fault
-        raise error(f"{path}: cannot be read: {reason}") from fault
-    if max(size, len(content)) > most:
-        raise error(f"{path}: {max(size, len(content))} bytes; at most {most} are read")
-    return content
-
-
-def check_regular(path: Path, *, error: type[SupernetError]) -> None:
-    """Raise an `error` that names `path` if it is there and is neither a file nor a folder."""
-    try:
-        mode = os.stat(path).st_mode
-    except (OSError, ValueError):
-        return  # opening it says why
-    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        raise error(f"{path}: is no regular file but a pipe, a socket or a device")
-
-
-def read_text(path: Path, *, most: int, error: type[SupernetError]) -> str:
-    """Return the text of a file, UTF-8 with or without a byte-order mark.
-
-    Raises:
-        SupernetError: of the kind `error`, naming the file.
-    """
-    try:
-        return read_bytes(path, most=most, error=error).decode("utf-8-sig")
-    except UnicodeDecodeError as fault:
-        raise error(f"{path}: not UTF-8 text: {fault.reason} at byte {fault.start}") from fault
-
-
-def read_json(path: Path, *, error: type[SupernetError], most: int = MAX_JSON) -> Any:
-    """Return the content of a JSON file.
-
-    Raises:
-        SupernetError: of the kind `error`, naming the file: if there is none, it is no JSON, or
-            holds what is refused by `parse_json`.
-    """
-    return parse_json(read_text(path, most=most, error=error), place=str(path), error=error)
-
-
-def parse_json(text: str, *, place: str, error: type[SupernetError]) -> Any:
-    """Return the content of JSON text.
-
-    Nothing in it can hurt later: numbers are finite and whole ones fit in 64 bits, an object has a
-    name once, names and texts can be encoded, and nothing is nested deeper than `MAX_DEPTH`.
-
-    Args:
-        text: a JSON document.
-        place: where it is from, to name it.
-        error: kind of the error.
-
-    Raises:
-        SupernetError: of the kind `error`, naming the place.
-    """
-    try:
-        if text.count("[") + text.count("{") > MAX_GROUPS:
-            raise _Refused(f"holds more than {MAX_GROUPS} lists and objects")
-        data = json.loads(
-            text, parse_int=_whole, parse_float=_finite, parse_constant=_no_number,
-            object_pairs_hook=_once,
-        )  # fmt: skip
-        check_nested(data)
-        if _ESCAPED.search(text):
-            _check_texts(data)
-    except _Refused as fault:
-        at = text.find(fault.words) if fault.words else -1
-        where = f"line {text.count(chr(10), 0, at) + 1} " if at >= 0 else ""
-        raise error(f"{place}: {where}{fault}") from fault
-    except RecursionError as fault:
-        raise error(f"{place}: nested deeper than {MAX_DEPTH} lists and objects") from fault
-    except ValueError as fault:
-        raise error(f"{place}: not JSON, or cut off: {fault}") from fault
-    return data
-
-
-def is_line(text: str) -> bool:
-    """Whether `text` is one line, with nothing in it that a terminal obeys."""
-    return _CONTROL.search(text) is None
-
-
-def is_inside(name: str) -> bool:
-    """Whether `name`, relative and written with `/`, stays in the folder that it is joined to."""
-    parts = name.split("/")
-    return bool(name) and "\\" not in name and not {"", ".", ".."} & set(parts)
-
-
-def check_nested(data: Any) -> None:
-    """Raise `ValueError` if lists and dicts in `data` are nested deeper than `MAX_DEPTH`."""
-    level, depth = [data], 0
-    while level:
-        depth += 1
-        if depth > MAX_DEPTH:
-            raise _Refused(f"nested deeper than {MAX_DEPTH} lists and objects")
-        level = [one for group in level for one in _inside(group) if isinstance(one, (list, dict))]
-
-
-class _Refused(ValueError):
-    """Why a document is refused, and the words of it that show the line, if there are any."""
-
-    def __init__(self, reason: str, words: str = "") -> None:
-        super().__init__(reason)
-        self.words = words
-
-
-def _without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
-
-
-def _whole(digits: str) -> int:
-    number = int(digits) if len(digits) <= 20 else None
-    if number is None or not -(2**63) <= number < 2**64:
-        raise _Refused(f"holds a whole number beyond 64 bits, {digits[:_SHOWN]}", digits)
-    return number
-
-
-def _finite(digits: str) -> float:
-    number = float(digits)
-    if not math.isfinite(number):
-        raise _Refused(f"holds a number that is too large, {digits[:_SHOWN]}", digits)
-    return number
-
-
-def _no_number(constant: str) -> NoReturn:
-    raise _Refused(f"holds {constant}, which is no number", constant)
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    group = dict(pairs)
-    if len(group) < len(pairs):
-        seen: set[str] = set()
-        for name, _ in pairs:
-            if name in seen:
-                raise _Refused(
-                    f"has the name {name[:_SHOWN]!r} twice in an object", json.dumps(name)
-                )
-            seen.add(name)
-    return group
-
-
-def _inside(group: Any) -> Iterator[Any]:
-    if isinstance(group, dict):
-        yield from group.values()
-    elif isinstance(group, list):
-        yield from group
-
-
-def _check_texts(data: Any) -> None:
-    """Raise if a text cannot be encoded, or ends early for whoever reads it as C does."""
-    level = [data]
-    while level:
-        texts = [name for group in level if isinstance(group, dict) for name in group]
-        texts += [one for one in level if isinstance(one, str)]
-        for text in texts:
-            if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
-                raise _Refused(
-                    f"holds a text with half a character or NUL, {text[:_SHOWN]!r}",
-                    json.dumps(text),
-                )
-        level = [one for group in level for one in _inside(group)]
-
 
 AGAIN = "give the same command again"
 _END, _OLD = ".tmp", ".old.tmp"

@@ -25,8 +25,9 @@ from sklearn.linear_model import Ridge
 from sklearn.neural_network import MLPRegressor
 
 from supernet.construct import construct
+from supernet.documents import check_regular, parse_json
 from supernet.errors import CheckpointError
-from supernet.files import check_regular, parse_json, whole
+from supernet.files import whole
 from supernet.search.exact import Floats
 from supernet.search.genes import Genes, Integers
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import yaml
 
+from supernet.documents import read_text
 from supernet.errors import SupernetError
-from supernet.files import read_text
 
 MAX_BYTES = 8 * 2**20
 """The tables of once-for-all's authors have a few hundred thousand."""

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from torch import Tensor
 
+from supernet.documents import read_json
 from supernet.errors import CheckpointError, SpaceError
-from supernet.files import read_json
 from supernet.network import SuperNet
 from supernet.space import Arch, Op, SearchSpace
 from supernet.spaces import ofa_mbv3, ofa_proxyless

@@ -21,8 +21,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from supernet.documents import is_line, read_json
 from supernet.errors import TableError, shown
-from supernet.files import is_line, read_json
 from supernet.latency.fields import number
 from supernet.latency.keys import LayerKey
 from supernet.latency.table import Device, Entry, LatencyTable

@@ -10,8 +10,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from supernet.documents import read_bytes, read_json
 from supernet.errors import TableError
-from supernet.files import read_bytes, read_json
 from supernet.latency.bundle import FORMAT, VERSION, manifest_bytes
 from supernet.latency.bundle_script import RESULT_FORMAT, RESULT_VERSION, digest
 from supernet.latency.fields import check_names, number, record, text

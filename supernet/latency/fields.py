@@ -1,6 +1,6 @@
 """Values of JSON that somebody may have edited: each is checked, each error names its place.
 
-Standard library only. Not here: reading the file (`files.py`), what the fields of a table mean
+Standard library only. Not here: reading the file (`documents.py`), what the fields of a table mean
 (`table.py`).
 """
 
@@ -10,8 +10,8 @@ import dataclasses
 from collections.abc import Collection
 from typing import Any, TypeVar
 
+from supernet.documents import is_line
 from supernet.errors import TableError, shown
-from supernet.files import is_line
 
 T = TypeVar("T")
 MOST = 1e15

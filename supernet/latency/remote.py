@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import IO, Any, NoReturn
 
 from supernet.construct import construct
+from supernet.documents import MAX_JSON, parse_json
 from supernet.errors import DeviceError, TableError
-from supernet.files import MAX_JSON, parse_json
 from supernet.latency.bundle import SCRIPT, write_bundle
 from supernet.latency.bundle_result import import_result
 from supernet.latency.bundle_script import package_of

@@ -22,8 +22,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from supernet.documents import read_json
 from supernet.errors import TableError, shown
-from supernet.files import read_json, write_text
+from supernet.files import write_text
 from supernet.latency.correction import Correction
 from supernet.latency.fields import MOST, check_names, number, record, text
 from supernet.latency.keys import KINDS, OPTIONAL, LayerKey

@@ -29,6 +29,7 @@ from supernet.arch_file import read_arch
 from supernet.certificate import read_certificate
 from supernet.data.folder import folder as image_folder
 from supernet.data.preprocess import read_image
+from supernet.documents import read_bytes, read_json
 from supernet.errors import (
     CheckpointError,
     DataError,
@@ -37,7 +38,6 @@ from supernet.errors import (
     TableError,
     reported,
 )
-from supernet.files import read_bytes, read_json
 from supernet.interop.timm_weights import read_file
 from supernet.latency.table import LatencyTable
 from supernet.space import SearchSpace
