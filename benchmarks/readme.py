@@ -1,4 +1,4 @@
-"""Put the figures of the result files into README.md: `python benchmarks/readme.py`.
+"""Put the figures of the result files into README.md and docs/: `python benchmarks/readme.py`.
 
 Each block stands between `<!-- NAME:begin -->` and `<!-- NAME:end -->`, where NAME.json, or
 NAME_*.json, are result files; nothing outside the blocks changes.
@@ -14,6 +14,7 @@ from statistics import fmean
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+PAGES = ("README.md", "docs/reliability.md")
 
 
 def fashion_mnist(result: dict[str, Any]) -> str:
@@ -197,6 +198,17 @@ def tune(result: dict[str, Any]) -> str:
     return "\n".join([*lines, "", *_aims(result), "", _provenance(result)])
 
 
+def reliability(result: dict[str, Any]) -> str:
+    """Return what was tried and what came of it, and the versions that were tested."""
+    supply = result["data"].get("supply", {}).get("data", {})
+    lines = _aims(result)
+    if supply:
+        oldest, newest = (supply[name]["versions"] for name in ("oldest", "newest"))
+        lines += ["", "| package | oldest tested | newest tested |", "|---|---|---|"]
+        lines += [f"| {name} | {oldest[name]} | {newest.get(name, '')} |" for name in oldest]
+    return "\n".join([*lines, "", _provenance(result)])
+
+
 def export_formats(result: dict[str, Any]) -> str:
     """Return the table of export formats."""
     data = result["data"]
@@ -228,12 +240,14 @@ BLOCKS: dict[str, Callable[[list[dict[str, Any]]], str]] = {
     "tune": lambda results: tune(results[0]),
     "search_ofa": lambda results: search_ofa(results[0]),
     "search_methods": lambda results: search_methods(results[0]),
+    "reliability": lambda results: reliability(results[0]),
     "search_pairs": lambda results: search_pairs(results[0]),
 }
 
 
-def rendered(text: str) -> str:
-    """Return the README `text` with the blocks of all result files that are there."""
+def rendered(texts: dict[str, str]) -> dict[str, str]:
+    """Return the pages `texts` by name with the blocks of all result files that are there."""
+    texts = dict(texts)
     for name, block in BLOCKS.items():
         folder = ROOT / "benchmarks" / "results"
         files = [*folder.glob(f"{name}.json"), *sorted(folder.glob(f"{name}_*.json"))]
@@ -242,9 +256,9 @@ def rendered(text: str) -> str:
         body = block([json.loads(file.read_text(encoding="utf-8")) for file in files])
         begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
         pattern = re.compile(f"{begin}.*?{end}", re.DOTALL)
-        assert pattern.search(text), f"README.md has no block {name}"
-        text = pattern.sub(lambda _, made=f"{begin}\n{body}\n{end}": made, text)
-    return text
+        (page,) = (page for page, text in texts.items() if pattern.search(text))
+        texts[page] = pattern.sub(lambda _, made=f"{begin}\n{body}\n{end}": made, texts[page])
+    return texts
 
 
 def _provenance(result: dict[str, Any]) -> str:
@@ -254,6 +268,11 @@ def _provenance(result: dict[str, Any]) -> str:
     )
 
 
+def pages() -> dict[str, str]:
+    """Return the pages as they are."""
+    return {page: (ROOT / page).read_text(encoding="utf-8") for page in PAGES}
+
+
 if __name__ == "__main__":
-    readme = ROOT / "README.md"
-    readme.write_text(rendered(readme.read_text(encoding="utf-8")), encoding="utf-8")
+    for page, text in rendered(pages()).items():
+        (ROOT / page).write_text(text, encoding="utf-8")

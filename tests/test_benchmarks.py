@@ -54,9 +54,8 @@ def test_results_are_whole_and_name_no_path_of_a_machine() -> None:
         assert str(ROOT) not in text, file
 
 
-def test_readme_shows_the_figures_of_the_result_files(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pages_show_the_figures_of_the_result_files(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    from readme import rendered
+    from readme import pages, rendered
 
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert rendered(text) == text, "run: python benchmarks/readme.py"
+    assert rendered(pages()) == pages(), "run: python benchmarks/readme.py"
