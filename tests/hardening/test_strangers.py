@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import timm
 import torch
 from onnx import TensorProto, helper
 from rich.console import Console
@@ -250,6 +251,15 @@ def test_of_timms_arguments_a_file_may_name_three(
     written_subnet(folder, {"architecture": net["name"], "model_args": {"in_chans": 3, **args}})
     line_of(lambda: load_subnet(folder), CheckpointError)
     assert not evil.trap.exists()
+
+
+def test_timm_itself_builds_no_network_beyond_all_use(tmp_path: Path) -> None:
+    net = subnet_config()["model_args"]["net"]
+    written_subnet(tmp_path, {})
+    assert timm.create_model(f"local-dir:{tmp_path}")
+    deep = {**net, "block_strings": [["ir_r999999999_k3_s1_e3_c16_nre"]]}
+    written_subnet(tmp_path, {"model_args": {"net": deep}})
+    line_of(lambda: timm.create_model(f"local-dir:{tmp_path}"), CheckpointError)
 
 
 @pytest.mark.parametrize(
