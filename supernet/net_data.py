@@ -26,7 +26,7 @@ from supernet.documents import check_regular
 from supernet.errors import CheckpointError, shown
 from supernet.space import ACTIVATIONS, FAMILIES, MAX_BLOCKS, MAX_WIDTH
 from supernet.standalone import build
-from supernet.timm_models import ENTRY_POINT
+from supernet.with_timm import ENTRY_POINT
 
 FAULTS = (ValueError, TypeError, KeyError, AttributeError, RuntimeError, AssertionError, IndexError,
           ArithmeticError, NotImplementedError)  # fmt: skip

@@ -40,7 +40,7 @@ from supernet.files import whole, write_json
 from supernet.net_data import check_net, check_self_contained, load_net
 from supernet.space import Arch
 from supernet.standalone import net_of
-from supernet.timm_models import ENTRY_POINT
+from supernet.with_timm import ENTRY_POINT
 
 FORMAT, VERSION = "supernet-subnet", 2
 MAX_CONFIG = 16 * 2**20

@@ -16,15 +16,16 @@ from timm.models.mobilenetv3 import _create_mnv3
 from torch import nn
 
 from supernet.errors import SupernetError
-
-ENTRY_POINT = "supernet_subnet"
+from supernet.with_timm import ENTRY_POINT
 
 
 @register_model  # type: ignore[untyped-decorator]
 def supernet_subnet(pretrained: bool = False, *, net: dict[str, Any], **kwargs: Any) -> nn.Module:
-    """Build a subnet from the plain data `net`."""
-    from supernet.standalone import timm_kwargs  # which imports timm, which imports this
+    """Build a subnet from the plain data `net`, which may be a stranger's."""
+    from supernet.net_data import check_net  # which imports timm, which imports this
+    from supernet.standalone import timm_kwargs
 
+    check_net(net)
     if kwargs.get("features_only"):  # timm's default is five maps, as many as it halves ImageNet
         maps = 1 + sum("_s2_" in stage[0] for stage in net["block_strings"])
         kwargs.setdefault("out_indices", tuple(range(maps)))

@@ -50,7 +50,7 @@ def _first_of_sweeps(words: list[str]) -> list[str]:
     """Return `words` with each sweep, such as `seed=1,2`, at its first value."""
     try:
         parsed = OverridesParser.create().parse_overrides(words)
-    except HydraException:
+    except (HydraException, ValueError, RecursionError):  # such as a number of 5,000 digits
         return words  # composing them says what is wrong
     return [
         f"{override.get_key_element()}={next(override.sweep_string_iterator())}"

@@ -14,6 +14,8 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 ENTRY_POINTS = "supernet.timm_models"
+ENTRY_POINT = "supernet_subnet"
+"""What `config.json` of a subnet folder names."""
 
 
 def register_with_timm() -> None:

@@ -14,9 +14,12 @@ import torch
 from torchvision.datasets import FashionMNIST
 
 from supernet.data.sets import ImageData, Images, split
+from supernet.documents import check_regular
 from supernet.errors import DataError
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
+MAX_BYTES = 2**26
+"""Of an unpacked file; the largest has 47 million."""
 CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker",
            "Bag", "Ankle boot")  # fmt: skip
 
@@ -68,9 +71,12 @@ def _read(folder: Path, name: str) -> Images:
 
 def _idx(file: Path) -> np.ndarray:
     """Read an IDX file of bytes: two zeros, type 8, the number of sizes, the sizes, the data."""
+    check_regular(file, error=DataError)
     try:
         with gzip.open(file, "rb") as stream:
-            content = stream.read()
+            content = stream.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise ValueError(f"it unpacks to more than {MAX_BYTES} bytes")
         if content[:3] != b"\0\0\x08":
             raise ValueError("it is no IDX file of bytes")
         count = content[3]

@@ -18,10 +18,11 @@ from torch import Tensor
 
 from supernet.documents import read_json
 from supernet.errors import CheckpointError, SpaceError
+from supernet.net_data import FAULTS
 from supernet.network import SuperNet
 from supernet.space import Arch, Op, SearchSpace
 from supernet.spaces import ofa_mbv3, ofa_proxyless
-from supernet.train.tensor_file import load_tensors
+from supernet.train.tensor_file import is_state, load_tensors
 
 MAX_ARCH = 10_000_000
 WIDTHS = tuple(round(0.05 * n, 2) for n in range(1, 61))
@@ -72,12 +73,12 @@ def read_supernet(
     """
     content = load_tensors(file)
     state = content.get("state_dict", content)
-    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
+    if not is_state(state):
         raise CheckpointError(f"{file}: not a group of tensors")
     try:
         return net_of(state, expand_ratios=expand_ratios, depths=depths)
-    except CheckpointError as error:
-        raise CheckpointError(f"{file}: {error}") from error
+    except FAULTS as error:
+        raise CheckpointError(f"{file}: {' '.join(str(error).split())[:600]}") from error
 
 
 def net_of(

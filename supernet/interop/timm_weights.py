@@ -24,13 +24,14 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from supernet.blocks import frame, net_args, timm_stages
+from supernet.documents import check_regular
 from supernet.elastic import KERNEL, ElasticBlock
 from supernet.errors import CheckpointError
 from supernet.interop.timm_space import check_name
 from supernet.network import SuperNet
 from supernet.space import Op
 from supernet.standalone import timm_model
-from supernet.train.tensor_file import load_tensors
+from supernet.train.tensor_file import is_state, load_tensors
 
 HUB = "timm:"
 STEM, HEAD = "conv_stem.weight", ("classifier.weight", "classifier.bias")
@@ -83,11 +84,12 @@ def read_file(source: str) -> dict[str, Tensor]:
         CheckpointError: if there is no such file, or it is damaged or holds something else.
     """
     file = Path(source)
-    if not file.is_file():
+    if not file.exists():
         raise CheckpointError(
             f"{source}: no such file; name a .safetensors or .pth file, or {HUB}NAME to fetch one"
         )
     content: Any
+    check_regular(file, error=CheckpointError)
     if file.suffix == ".safetensors":
         try:
             content = load_file(file)
@@ -96,7 +98,7 @@ def read_file(source: str) -> dict[str, Tensor]:
     else:
         content = load_tensors(file)
     content = next((content[name] for name in _WRAPPED if name in content), content)
-    if not isinstance(content, Mapping) or not all(isinstance(v, Tensor) for v in content.values()):
+    if not is_state(content):
         raise CheckpointError(f"{source}: not a group of tensors")
     return {str(name).removeprefix("module."): tensor for name, tensor in content.items()}
 

@@ -20,17 +20,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import IO, Any, NoReturn, TypeVar
 
 from supernet.construct import construct
 from supernet.documents import MAX_JSON, parse_json
-from supernet.errors import DeviceError, TableError
+from supernet.errors import DeviceError, SupernetError, TableError
 from supernet.latency.bundle import SCRIPT, write_bundle
 from supernet.latency.bundle_result import import_result
 from supernet.latency.bundle_script import package_of
 from supernet.latency.plan import Plan
 from supernet.latency.table import LatencyTable
 
+T = TypeVar("T")
 OnStep = Callable[[str, float, float | None], None]
 
 _HOST = re.compile(r"[A-Za-z0-9_.~+@:%\[\]/][A-Za-z0-9_.~+@:%\[\]/-]*")
@@ -258,7 +259,7 @@ def _ask(connection: _Connection, *words: str) -> dict[str, Any]:
         raise DeviceError(f"{board.python!r} on {board.host} does not answer as a Python does")
     place = f"{board.python!r} on {board.host}"
     answer = parse_json(marked[-1].removeprefix(_MARK), place=place, error=DeviceError)
-    facts = construct(_told, answer, place)
+    facts = _made(_told, answer, place)
     if facts["python"] < [3, 8]:
         version = ".".join(map(str, facts["python"]))
         raise DeviceError(
@@ -271,6 +272,14 @@ def _ask(connection: _Connection, *words: str) -> dict[str, Any]:
             f"{board.python} -m pip install {' '.join(facts['missing'])}"
         )
     return facts
+
+
+def _made(make: Callable[..., T], answer: Any, place: str) -> T:
+    """Return what `make` makes of an answer of a board; raise `DeviceError` if it is another."""
+    try:
+        return construct(make, answer, place)
+    except SupernetError as error:
+        raise DeviceError(f"{error}: no answer of this program") from error
 
 
 def _told(
@@ -312,7 +321,7 @@ def _run(connection: _Connection, words: Sequence[str], on_step: OnStep) -> None
             if line.startswith(b"{"):
                 text, host = line.decode("utf-8", "replace"), connection.board.host
                 event = parse_json(text, place=host, error=DeviceError)
-                on_step("time", *construct(_step, event, host))
+                on_step("time", *_made(_step, event, host))
         if process.wait():
             connection.fail(process.returncode, stderr)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from supernet.documents import check_regular
 from supernet.report.reading import Unreadable
 from supernet.report.records import Curve, PhaseSpan
 
@@ -27,8 +28,11 @@ def read(run: Path) -> tuple[Curve, ...]:
     from tensorboard.backend.event_processing import event_accumulator as events
 
     folder = run / FOLDER
-    if not any(folder.glob("events.out.*")):
+    files = list(folder.glob("events.out.*"))
+    if not files:
         return ()
+    for file in files:
+        check_regular(file, error=Unreadable)
     kinds = (events.COMPRESSED_HISTOGRAMS, events.IMAGES, events.AUDIO, events.HISTOGRAMS,
              events.TENSORS)  # fmt: skip
     sizes = {kind: 1 for kind in kinds} | {events.SCALARS: KEPT}

@@ -20,6 +20,7 @@ from supernet.errors import CheckpointError
 
 MAX_PICKLE = 64 * 2**20
 """Bytes of the part of a zip that is not tensors; a checkpoint's has a few hundred thousand."""
+MAX_NAME = 500
 MAX_VALUES = 10_000_000
 """Values besides those in tensors, each counted as often as it is met."""
 _PLAIN = (str, bytes, int, float, type(None), torch.dtype, torch.device, torch.Size)
@@ -45,6 +46,16 @@ def load_tensors(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: not a file of this program")
     return content
+
+
+def is_state(value: Any) -> bool:
+    """Whether `value` is a group of tensors with names as long as modules have."""
+    if not isinstance(value, Mapping):
+        return False
+    return all(
+        isinstance(name, str) and len(name) <= MAX_NAME and isinstance(tensor, Tensor)
+        for name, tensor in value.items()
+    )
 
 
 def _check_zip(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
@@ -27,6 +28,7 @@ from benchmarks.reliability_kinds import (
 )
 from supernet.arch_file import read_arch
 from supernet.certificate import read_certificate
+from supernet.data.fashion_mnist import fashion_mnist
 from supernet.data.folder import folder as image_folder
 from supernet.data.preprocess import read_image
 from supernet.documents import read_bytes, read_json
@@ -38,6 +40,7 @@ from supernet.errors import (
     TableError,
     reported,
 )
+from supernet.interop.ofa import read_supernet
 from supernet.interop.timm_weights import read_file
 from supernet.latency.table import LatencyTable
 from supernet.space import SearchSpace
@@ -392,6 +395,32 @@ def test_wrong_types_in_a_run(tmp_path: Path, name: str, value: Any) -> None:
         _ = run.any_net, run.preprocess, run.classes, run.config
 
     assert str(file) in line_of(read, CheckpointError)
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"blocks." + "9" * 5000 + ".conv": torch.zeros(1)},
+        {1: torch.zeros(1)},
+        {"first_conv.conv.weight": torch.zeros(16)},
+        {"first_conv.conv.weight": torch.tensor(1.0), "blocks.0.x": torch.tensor(1.0)},
+        {"blocks.1.conv.5to3_matrix": torch.zeros(1), "first_conv.conv.weight": 3},
+    ],
+    ids=range(5),
+)
+def test_odd_names_and_shapes_of_foreign_weights(tmp_path: Path, state: dict[Any, Any]) -> None:
+    file = tmp_path / "w.pth"
+    torch.save(state, file)
+    assert str(file) in line_of(lambda: read_supernet(file), CheckpointError)
+
+
+def test_packed_images_that_unpack_without_end(tmp_path: Path) -> None:
+    for part in ("train", "t10k"):
+        for name in ("images-idx3", "labels-idx1"):
+            with gzip.open(tmp_path / f"{part}-{name}-ubyte.gz", "wb", compresslevel=1) as file:
+                for _ in range(80):
+                    file.write(bytes(2**20))
+    assert "unpacks to more" in line_of(lambda: fashion_mnist(root=str(tmp_path)), DataError)
 
 
 # ---- subnet folders ------------------------------------------------------------------------------
