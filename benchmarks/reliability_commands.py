@@ -115,6 +115,7 @@ def made_base(folder: Path, *, quick: bool) -> tuple[Path, tuple[Case, ...]]:
 
 def copied(base: Path, case: Case, place: Path) -> Path:
     """Make `place` what `case` starts from."""
+    place.mkdir(parents=True, exist_ok=True)
     for name in case.needs:
         (place / name).parent.mkdir(parents=True, exist_ok=True)
         copy = shutil.copytree if (base / name).is_dir() else shutil.copy2
