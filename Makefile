@@ -8,6 +8,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# two tests at a time, each of one thread
+TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 .PHONY: demo test test-all test-oldest lint clean
 
@@ -18,11 +20,11 @@ test: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
-	$(BIN)/python -m pytest -m slow tests/docs
+	$(TEST)
+	$(TEST) -m slow tests/docs
 
 test-all: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -m ""
+	$(TEST) -m ""
 
 test-oldest:
 	$(PYTHON) -m venv $(VENV)-oldest
