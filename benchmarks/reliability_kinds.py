@@ -374,7 +374,7 @@ def _write_bundle(content: bytes, folder: Path) -> tuple[str, Callable[[], Any]]
     return "", lambda: verified(folder)
 
 
-def _write_result(result: Any, folder: Path) -> tuple[str, Callable[[], Any]]:
+def write_result(result: Any, folder: Path) -> tuple[str, Callable[[], Any]]:
     if isinstance(result, dict) and isinstance(result.get("manifest"), dict):
         try:  # whoever changes a file can change its sums too
             text = manifest_bytes(result["manifest"])
@@ -576,7 +576,7 @@ def kinds() -> list[Kind]:
         Kind("certificate", _json(certificate()), _file("certificate.json", _read_paper)),
         Kind("certificate", folders, _write_subnet),
         Kind("manifest", _json(manifest()), _write_bundle),
-        Kind("manifest", edited(bundle_result(), WEIRD + NUMBERS[:1]), _write_result),
+        Kind("manifest", edited(bundle_result(), WEIRD + NUMBERS[:1]), write_result),
         Kind("checkpoint", edited(content).map(_saved), _file("checkpoint.pt", _read_run)),
         Kind("checkpoint", damaged(run), _file("checkpoint.pt", _read_run)),
         Kind("checkpoint", damaged(_pickle(run)).map(lambda part: _with_pickle(run, part)),

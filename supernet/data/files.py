@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from supernet.data.preprocess import read_image, square
+from supernet.data.preprocess import read_square
 from supernet.data.sets import Images
 from supernet.errors import DataError
 
@@ -120,15 +120,7 @@ class FileImages:
             )
 
     def _read(self, file: Path) -> Tensor:
-        return _square(file, self.size, self.in_chans)
-
-
-def _square(file: Path, size: int, in_chans: int) -> Tensor:
-    image = read_image(file)
-    try:
-        return square(image, size, in_chans)
-    except DataError as error:
-        raise DataError(f"{file}: {error}") from error
+        return read_square(file, self.size, self.in_chans)
 
 
 class _Parts(Dataset[tuple[Tensor, Tensor]]):
@@ -157,7 +149,7 @@ class _Faults(Dataset[str]):
     def __getitem__(self, number: int) -> str:
         images = self.images
         try:
-            _square(images.files[number], images.size, images.in_chans)
+            read_square(images.files[number], images.size, images.in_chans)
         except DataError as error:
             return str(error)
         return ""

@@ -69,7 +69,7 @@ class Preprocess:
             DataError: if it is not an image, or one with another number of channels.
         """
         if isinstance(image, (str, Path)):
-            image = read_image(image)
+            image = read_square(image, self.size, self.in_chans)
         if isinstance(image, Image.Image):
             image = square(image, self.size, self.in_chans)
         pixels = torch.as_tensor(image)
@@ -121,7 +121,7 @@ def square(image: Image.Image, size: int, in_chans: int) -> Tensor:
         raise DataError(f"images of {in_chans} channels are passed as tensors, not as files")
     try:
         image = upright(image).convert("L" if in_chans == 1 else "RGB")
-    except ValueError as error:  # of colours that Pillow only stores, such as LAB
+    except Exception as error:  # of colours that Pillow only stores, of damaged EXIF
         raise DataError(f"an image of mode {image.mode} cannot be used ({error})") from error
     if image.size != (size, size):
         image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
@@ -139,6 +139,19 @@ def upright(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image
+
+
+def read_square(path: str | Path, size: int, in_chans: int) -> Tensor:
+    """Read an image file as `square` gives it.
+
+    Raises:
+        DataError: naming the file, if it cannot be used.
+    """
+    image = read_image(path)
+    try:
+        return square(image, size, in_chans)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
 
 
 def is_grey(image: Image.Image) -> bool:

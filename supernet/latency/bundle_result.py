@@ -10,7 +10,12 @@ import os
 from pathlib import Path
 from typing import Any
 
+<<<<<<< HEAD
 from supernet.documents import read_bytes, read_json
+=======
+import numpy as np
+
+>>>>>>> h-read
 from supernet.errors import TableError
 from supernet.latency.bundle import FORMAT, VERSION, manifest_bytes
 from supernet.latency.bundle_script import RESULT_FORMAT, RESULT_VERSION, digest
@@ -96,13 +101,13 @@ def _table(result: dict[str, Any]) -> LatencyTable:
     rows = result["sessions"]
     if not isinstance(rows, list) or not rows:
         raise TableError("sessions: expected a list with one or more")
-    table = table_of(
-        plan,
-        [_session(row, f"sessions[{n}]", len(plan.chains)) for n, row in enumerate(rows)],
-        device=device,
-        load_average=number(result, "load_average"),
-        created=text(result, "created"),
-    )
+    sessions = [_session(row, f"sessions[{n}]", len(plan.chains)) for n, row in enumerate(rows)]
+    load, created = number(result, "load_average"), text(result, "created")
+    try:
+        with np.errstate(divide="raise", over="raise", invalid="raise"):
+            table = table_of(plan, sessions, device=device, load_average=load, created=created)
+    except (ArithmeticError, np.linalg.LinAlgError) as error:
+        raise TableError(f"sessions: no correction fits such timings ({error})") from error
     return LatencyTable.from_dict(table.to_dict())  # which checks every key and every entry
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import json
@@ -21,16 +22,18 @@ from safetensors.torch import save_file
 from benchmarks.reliability_kinds import (
     SPACE,
     as_json,
+    bundle_result,
     certificate,
     run_content,
     subnet_config,
     table,
+    write_result,
 )
 from supernet.arch_file import read_arch
 from supernet.certificate import read_certificate
 from supernet.data.fashion_mnist import fashion_mnist
 from supernet.data.folder import folder as image_folder
-from supernet.data.preprocess import read_image
+from supernet.data.preprocess import Preprocess, read_image
 from supernet.documents import read_bytes, read_json
 from supernet.errors import (
     CheckpointError,
@@ -507,6 +510,28 @@ def test_images_that_are_bombs_or_programs(tmp_path: Path) -> None:
     program = tmp_path / "program.eps"
     Image.new("RGB", (4, 4)).save(program)
     assert "program.eps" in line_of(lambda: read_image(program), DataError)
+
+
+def test_damaged_exif_is_named(tmp_path: Path) -> None:
+    """Pillow parses EXIF when the image is turned upright, not when it is opened."""
+    out, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (8, 8)).save(out, "JPEG", exif=exif)
+    content = out.getvalue()
+    prepare = Preprocess(mean=(0.5,) * 3, std=(0.5,) * 3, size=8)
+    for word in (b"MM\xd8\xff\xe0\x00\x10JF", b"MMM\x00*\x00\x00\x00", b"XX\x00*\x00\x00\x00\x08"):
+        (tmp_path / "x.jpg").write_bytes(content.replace(b"MM\x00*\x00\x00\x00\x08", word[:8]))
+        with contextlib.suppress(DataError):
+            prepare(tmp_path / "x.jpg", 8)
+
+
+def test_timings_that_no_correction_fits(tmp_path: Path) -> None:
+    result = bundle_result()
+    for number, timing in enumerate(result["sessions"][0]["timings"]):
+        ms = 1e15 if number % 2 else 1e-320
+        timing |= {"median_ms": ms, "low_ms": ms, "high_ms": ms}
+    _, read = write_result(result, tmp_path)
+    assert "result.json" in line_of(read, TableError)
 
 
 def test_an_image_that_no_network_can_take_is_named_before_training(
