@@ -32,7 +32,7 @@ from reliability_commands import (
     unreadable,
 )
 
-SIDE_BY_SIDE, LEAST_BYTES, SPARE = 2, 64, 4096
+SIDE_BY_SIDE, LEAST_BYTES, PAGE = 2, 64, 4096
 
 
 def measure(folder: Path, *, quick: bool) -> dict[str, Any]:
@@ -90,10 +90,11 @@ def _mounted(base: Path, case: Case, folder: Path, written: int) -> Iterator[dic
     for share in (0.2, 0.7):
         with mounted(place, "size=1g"):
             copied(base, case, place)
-            used = sum(file.stat().st_size for file in place.rglob("*") if file.is_file())
-            room = used + int(share * written) + SPARE * len(listing(place))
-            subprocess.run(["mount", "-o", f"remount,size={room}", place], check=True)
-            yield {"room": room - used, **_refused(place, case)}
+            room = int(share * written) // PAGE * PAGE
+            size = room + sum(-(-file.stat().st_size // PAGE) * PAGE
+                              for file in place.rglob("*") if file.is_file())  # fmt: skip
+            subprocess.run(["mount", "-o", f"remount,size={max(size, PAGE)}", place], check=True)
+            yield {"room": room, **_refused(place, case)}
     with mounted(place, "size=1g"):
         copied(base, case, place)
         subprocess.run(["mount", "-o", "remount,ro", place], check=True)
