@@ -34,7 +34,7 @@ def write_result(out: Path, *, question: str, aims: Sequence[dict[str, Any]], da
             "python": platform.python_version(),
             **{name: metadata.version(name) for name in PACKAGES},
         },
-        "commit": _git("rev-parse", "HEAD") + ("+changes" if _git("status", "--porcelain") else ""),
+        "commit": commit(),
         "command": " ".join(["python", *_arguments()]),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "aims": list(aims),
@@ -46,6 +46,11 @@ def write_result(out: Path, *, question: str, aims: Sequence[dict[str, Any]], da
         sign = "met" if one["met"] else "MISSED"
         print(f"{sign}: {one['name']}: {one['value']:.4g} (aim {one['aim']:g})")
     print(out)
+
+
+def commit() -> str:
+    """Return the commit that is measured, and whether files differ from it."""
+    return _git("rev-parse", "HEAD") + ("+changes" if _git("status", "--porcelain") else "")
 
 
 def _arguments() -> list[str]:

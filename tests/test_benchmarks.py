@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ANCHORS = Path(os.environ.get("SUPERNET_ANCHORS", ROOT.parent / "shared" / "anchors"))
 FIELDS = {"question", "hardware", "versions", "commit", "command", "date", "aims", "data"}
 TOOLS = ("common", "readme", "accuracy_arms", "by_the_clock", "throughput_worker",
-         "small_run")  # fmt: skip
+         "small_run", "reliability_memory")  # fmt: skip
 SCRIPTS = sorted(path for path in (ROOT / "benchmarks").glob("*.py") if path.stem not in TOOLS)
 
 
