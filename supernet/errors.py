@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from decimal import ROUND_CEILING, Context
 
 
 class SupernetError(ValueError):
@@ -46,7 +47,7 @@ class InfeasibleBudget(SupernetError):
         self.budget, self.lowest, self.highest, self.unit = budget, lowest, highest, unit
         super().__init__(
             f"no architecture of this space costs {budget:g} {unit} or less; feasible budgets "
-            f"lie between {lowest:.6g} and {highest:.6g} {unit}: ask for one of these"
+            f"lie between {_up(lowest)} and {_up(highest)} {unit}: ask for one of these"
         )
 
 
@@ -58,12 +59,20 @@ class InfeasibleLimits(SupernetError):
         self.limits = tuple(limits)
         asked = ", ".join(f"{most:g} {unit}" for most, _, _, unit in limits)
         can = ", ".join(
-            f"{lowest:.6g} to {highest:.6g} {unit}" for _, lowest, highest, unit in limits
+            f"{_up(lowest)} to {_up(highest)} {unit}" for _, lowest, highest, unit in limits
         )
         super().__init__(
             f"no architecture of this space costs {asked} or less all at once; each by itself can "
             f"be {can}: ask for more of one of them"
         )
+
+
+def _up(value: float) -> str:
+    """Return six digits, rounded up, so that a limit which a message names can be met."""
+    text = f"{value:.6g}"
+    if float(text) >= value:
+        return text
+    return f"{float(Context(prec=6, rounding=ROUND_CEILING).create_decimal(value)):.6g}"
 
 
 @contextmanager
