@@ -9,10 +9,11 @@ inside, reduced from the expanded width, rounded to 8), and EfficientNet (1905.1
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
+from functools import lru_cache, partial
 from typing import Any
 
+import torch
 from timm.layers import SelectAdaptivePool2d, create_act_layer, create_conv2d, get_act_layer
 from timm.models._efficientnet_blocks import ConvBnAct
 from timm.models._efficientnet_builder import (
@@ -83,6 +84,18 @@ def timm_stages(model: MobileNetV3 | EfficientNet, space: SearchSpace) -> list[n
 def timm_block(block: BlockSpec, op: Op, *, family: str, bn_eps: float = 1e-5) -> nn.Module:
     """Build timm's block for `op` at `block`, with fresh weights."""
     return _build_block(block.in_width, _block_string(block, op), family, bn_eps)
+
+
+def block_shapes(block: BlockSpec, op: Op, *, family: str) -> Mapping[str, torch.Size]:
+    """Return the shapes of the parameters and buffers of timm's block, by their names."""
+    return _shapes(block.in_width, _block_string(block, op), family)
+
+
+@lru_cache(maxsize=65_536)  # the blocks of a stage are alike, and building one takes milliseconds
+def _shapes(in_width: int, string: str, family: str) -> Mapping[str, torch.Size]:
+    with torch.device("meta"):
+        built = _build_block(in_width, string, family, 1e-5)
+    return {name: tensor.shape for name, tensor in built.state_dict().items()}
 
 
 def layer(key: LayerKey) -> nn.Module:

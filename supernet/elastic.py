@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules._functions import SyncBatchNorm
 
-from supernet.blocks import timm_block
+from supernet.blocks import block_shapes, timm_block
 from supernet.depthwise import depthwise
 from supernet.space import BlockSpec, Op
 
@@ -49,15 +49,13 @@ class ElasticBlock(nn.Module):
             {str(k): nn.Parameter(torch.eye(k * k)) for k in self.kernel_sizes[1:]}
         )
         self._family, self._bn_eps = family, bn_eps
-        with torch.device("meta"):
-            blocks = {op: timm_block(spec, op, family=family) for op in spec.ops}
         shared = self.timm.state_dict()
         self._cuts = {
             op: {
-                name: _cut(tensor.shape, shared[name].shape)
-                for name, tensor in block.state_dict().items()
+                name: _cut(shape, shared[name].shape)
+                for name, shape in block_shapes(spec, op, family=family).items()
             }
-            for op, block in blocks.items()
+            for op in spec.ops
         }
 
     # ---- the one place that knows how weights are shared --------------------------------------

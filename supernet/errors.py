@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from decimal import ROUND_CEILING, Context
 from io import TextIOWrapper
 
 KILLED_WORKER = "a process that reads images was killed, for want of memory perhaps"
@@ -54,7 +55,7 @@ class InfeasibleBudget(SupernetError):
         self.budget, self.lowest, self.highest, self.unit = budget, lowest, highest, unit
         super().__init__(
             f"no architecture of this space costs {budget:g} {unit} or less; feasible budgets "
-            f"lie between {lowest:.6g} and {highest:.6g} {unit}: ask for one of these"
+            f"lie between {_up(lowest)} and {_up(highest)} {unit}: ask for one of these"
         )
 
 
@@ -66,7 +67,7 @@ class InfeasibleLimits(SupernetError):
         self.limits = tuple(limits)
         asked = ", ".join(f"{most:g} {unit}" for most, _, _, unit in limits)
         can = ", ".join(
-            f"{lowest:.6g} to {highest:.6g} {unit}" for _, lowest, highest, unit in limits
+            f"{_up(lowest)} to {_up(highest)} {unit}" for _, lowest, highest, unit in limits
         )
         super().__init__(
             f"no architecture of this space costs {asked} or less all at once; each by itself can "
@@ -78,6 +79,14 @@ def shown(value: object, most: int = 100) -> str:
     """Return how a value of a file looks in a message: in one line, and not all of a large one."""
     text = repr(value)
     return text if len(text) <= most else f"{text[: most - 4]} ..."
+
+
+def _up(value: float) -> str:
+    """Return six digits, rounded up, so that a limit which a message names can be met."""
+    text = f"{value:.6g}"
+    if float(text) >= value:
+        return text
+    return f"{float(Context(prec=6, rounding=ROUND_CEILING).create_decimal(value)):.6g}"
 
 
 @contextmanager

@@ -46,6 +46,7 @@ def ofa(
     from supernet.files import write_json
     from supernet.imported import keep
     from supernet.interop.ofa import read_arch, read_supernet
+    from supernet.screen import in_short
     from supernet.settings import data_of
     from supernet.trained import Trained
 
@@ -60,4 +61,4 @@ def ofa(
     size = max(net.space.resolutions)
     images = data_of(config["data"], seed=int(config["seed"]), size=size) if data else None
     keep(net, out, config=config, data=images)
-    print(f"{out}: {net.space.size:.3g} architectures, {net.num_classes} classes")
+    print(f"{out}: {in_short(net.space.size)} architectures, {net.num_classes} classes")

@@ -33,6 +33,8 @@ from supernet.search.genes import Genes, Integers
 
 FORMAT, VERSION = "supernet-predictor", 2
 FOLDS = 5
+LEAST = 2 * FOLDS
+"""Architectures that a model is fitted on."""
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1)
 GAIN = 0.05
 HIDDEN, MEMBERS, ROUNDS = 32, 4, 200
@@ -203,10 +205,10 @@ def fit(genes: Genes, genomes: Integers, top1: Floats) -> Predictor:
 
     Args:
         genes: of the space.
-        genomes: `[N, B + 1]`, at least 10.
+        genomes: `[N, B + 1]`, at least `LEAST`.
         top1: `[N]`, what they score.
     """
-    assert len(genomes) >= 2 * FOLDS
+    assert len(genomes) >= LEAST
     fold = np.random.default_rng(0).permutation(len(genomes)) % FOLDS
     compared: dict[str, float] = {}
     best: tuple[str, float, float, float] | None = None

@@ -35,11 +35,18 @@ def fit_predictor(run: Trained, num_archs: int, console: Console, *, seed: int =
     scores its share.
 
     Raises:
-        SupernetError: if fewer than 20 are asked for, or the run's data is not there.
+        SupernetError: if fewer than 20 are asked for, the space has too few, or the run's data is
+            not there.
     """
+    space = run.net.space
     if num_archs < LEAST:
         raise SupernetError(f"num_archs is {num_archs}; {LEAST} is the least")
-    space, scored = run.net.space, Scored(run)
+    if space.size < predictor.LEAST:
+        raise SupernetError(
+            f"{run.file.parent}: its space has {space.size} architectures, and a predictor is "
+            f"fitted on {predictor.LEAST} or more; supernet search --method gates does without"
+        )
+    scored = Scored(run)
     archs = spread_archs(run, num_archs, random.Random(seed))
     with joined() as ranks, held_beside(scored.file) if ranks.first else nullcontext():
         own = archs[ranks.rank :: ranks.count]

@@ -1,8 +1,9 @@
-"""What long commands show: one console, one kind of progress bar with the time left."""
+"""What long commands show: one console, one kind of progress bar with the time left, counts."""
 
 from __future__ import annotations
 
 import os
+from decimal import Decimal
 
 from rich.console import Console
 from rich.progress import (
@@ -36,3 +37,8 @@ def progress_bar(console: Console) -> Progress:
         TimeRemainingColumn(),
         console=console,
     )
+
+
+def in_short(count: float) -> str:
+    """Return a count in three digits; a space may have more architectures than a float reaches."""
+    return f"{count:.3g}" if count < 1e300 else f"{Decimal(count):.3g}"

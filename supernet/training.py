@@ -37,6 +37,7 @@ from supernet.network import SuperNet
 from supernet.origins import origin_of
 from supernet.plain import Net, PlainNet
 from supernet.ranks import Ranks, joined
+from supernet.screen import in_short
 from supernet.settings import (
     build_optimizer,
     build_recipe,
@@ -256,7 +257,7 @@ def summary_of(net: Net) -> str:
         return f"{net.title}; weights: {weights_of(net)}"
     space = net.space
     return (
-        f"space of {space.size:.3g} architectures in {len(space.blocks)} blocks, "
+        f"space of {in_short(space.size)} architectures in {len(space.blocks)} blocks, "
         f"{num_params(net):,} shared parameters"
     )
 

@@ -11,6 +11,7 @@ from supernet.data.sets import ImageData
 from supernet.errors import CheckpointError, SpaceError, SupernetError
 from supernet.interop.timm_weights import fill_, for_channels, read_weights
 from supernet.network import SuperNet
+from supernet.screen import in_short
 from supernet.trained import Trained
 
 STEM, HEAD = "stem.conv_stem.weight", "tail.classifier."
@@ -51,7 +52,7 @@ def _fill_from_run_(net: SuperNet, path: str, data: ImageData) -> str:
         raise CheckpointError(f"init_from: {error}") from error
     if theirs.space != net.space:
         raise SpaceError(
-            f"init_from: {path} is a run of another space of {theirs.space.size:.3g} "
+            f"init_from: {path} is a run of another space of {in_short(theirs.space.size)} "
             f"architectures in {len(theirs.space.blocks)} blocks; leave `space` out to take it"
         )
     state, said = dict(theirs.state_dict()), [f"weights of {path}"]

@@ -97,8 +97,7 @@ class LayerKey:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON; `OPTIONAL` fields are left out where they are 0 or False."""
-        values = dataclasses.asdict(self)
-        return {name: value for name, value in values.items() if value or name not in OPTIONAL}
+        return {name: value for name, value in vars(self).items() if value or name not in OPTIONAL}
 
 
 @dataclass(frozen=True)

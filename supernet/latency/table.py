@@ -143,7 +143,8 @@ class LatencyTable:
 
     def missing(self, keys: Iterable[LayerKey]) -> tuple[LayerKey, ...]:
         """Return what has no entry among the names of `keys`, each once, sorted."""
-        return tuple(sorted({name for key in keys for name in self.names(key)} - set(self.entries)))
+        names = {name for key in keys for name in self.names(key)}
+        return tuple(sorted(name for name in names if name not in self.entries))
 
     def require(self, keys: Iterable[LayerKey]) -> None:
         """Raise `TableError` listing all of `keys` that have no entry."""
@@ -163,8 +164,7 @@ class LatencyTable:
         if not self.source:
             del own["source"]
         own["entries"] = [
-            {"key": key.to_dict(), **dataclasses.asdict(entry)}
-            for key, entry in sorted(self.entries.items())
+            {"key": key.to_dict(), **vars(entry)} for key, entry in sorted(self.entries.items())
         ]
         return {"format": FORMAT, "version": VERSION, **own}
 

@@ -18,6 +18,7 @@ from plotly.offline import get_plotlyjs
 from supernet.files import write_text
 from supernet.report import charts
 from supernet.report.records import BASELINE, Bar, Report, Subnet, best_first
+from supernet.screen import in_short
 
 HERE = Path(__file__).parent
 MOST_DRAWN = 24
@@ -213,6 +214,8 @@ def _count(value: float | None) -> str:
     """Return a count with a unit of thousands, such as 1.2 M."""
     if value is None:
         return "-"
+    if value >= 1e12:
+        return in_short(value)
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= size:
             return f"{value / size:.3g} {unit}"

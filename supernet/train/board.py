@@ -12,6 +12,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from supernet.data.preprocess import Preprocess
 from supernet.files import written
+from supernet.screen import in_short
 from supernet.train.phases import Phase
 
 COLUMNS = ("device", "budget_ms", "predicted_ms", "measured_ms", "top1", "macs", "params", "path")
@@ -23,7 +24,7 @@ def show_phase(writer: SummaryWriter, phase: Phase, step: int) -> None:
     subnets += ["the smallest"] * phase.smallest + ["the largest as teacher"] * phase.teach
     text = (
         f"**{phase.name}** from step {step}: {phase.epochs} epochs, {' + '.join(subnets)} in each "
-        f"step, of {phase.space.size:.4g} architectures; learning rate {phase.lr:g}"
+        f"step, of {in_short(phase.space.size)} architectures; learning rate {phase.lr:g}"
     )
     writer.add_text("phase", text, step)
 
