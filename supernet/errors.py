@@ -84,7 +84,7 @@ def shown(value: object, most: int = 100) -> str:
 def _up(value: float) -> str:
     """Return six digits, rounded up, so that a limit which a message names can be met."""
     text = f"{value:.6g}"
-    if float(text) >= value:
+    if float(text) >= value * (1 - 1e-12):  # limits are kept up to rounding errors
         return text
     return f"{float(Context(prec=6, rounding=ROUND_CEILING).create_decimal(value)):.6g}"
 

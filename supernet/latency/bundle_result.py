@@ -10,12 +10,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-<<<<<<< HEAD
-from supernet.documents import read_bytes, read_json
-=======
 import numpy as np
 
->>>>>>> h-read
+from supernet.documents import read_bytes, read_json
 from supernet.errors import TableError
 from supernet.latency.bundle import FORMAT, VERSION, manifest_bytes
 from supernet.latency.bundle_script import RESULT_FORMAT, RESULT_VERSION, digest

@@ -133,6 +133,20 @@ def test_the_page_opens_without_a_network(browser: Browser, file: Path) -> None:
     quiet(browser)
 
 
+def test_a_front_of_1_000_points_is_drawn(browser: Browser, filled: Path) -> None:
+    path = filled / "front-onnxruntime.json"
+    rows = json.loads(path.read_text())
+    more = [
+        {**rows[0], "budget_ms": ms, "predicted_ms": ms, "predicted_top1": 0.1 + ms / 4}
+        for ms in (1 + n / 1000 for n in range(1000))
+    ]
+    path.write_text(json.dumps(more))
+    page.write(collect([filled], "supernet report runs/tiny"), Path("large.html"))
+    browser.open(Path("large.html"))
+    assert len(marks(browser)) >= 1_000
+    quiet(browser)
+
+
 def test_points_say_what_they_are_and_give_their_command(browser: Browser, file: Path) -> None:
     browser.open(file)
     mark = marks(browser)[-1]
