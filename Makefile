@@ -1,10 +1,6 @@
 # make demo   install into .venv and do the main job on handwritten digits
-<<<<<<< HEAD
 # make test   install the test extras as well, run the default suite and what the pages show
-=======
-# make test   install the test extras as well and run the default suite
 # make test-oldest   the default suite with the oldest versions that are allowed
->>>>>>> h-supply
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
