@@ -148,8 +148,10 @@ Net = SuperNet | PlainNet
 def _check_repeatable(model: nn.Module) -> None:
     for name, module in model.named_modules():
         dropout = isinstance(module, _DropoutNd) and module.p > 0
-        if dropout or (isinstance(module, DropPath) and module.drop_prob):
+        functional = module is model and getattr(module, "drop_rate", 0)  # timm's GhostNets
+        if dropout or functional or (isinstance(module, DropPath) and module.drop_prob):
             raise SupernetError(
-                f"{name} of this network drops activations by torch's global generator, whose "
-                "state a resumed run does not have; regularize.dropout is drawn from its own"
+                f"{name or 'the head'} of this network drops activations by torch's global "
+                "generator, whose state a resumed run does not have; regularize.dropout is drawn "
+                "from its own"
             )

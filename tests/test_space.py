@@ -218,7 +218,7 @@ def test_decode_names_the_indices(indices: tuple[int, ...]) -> None:
         ({"skip": "none"}, "skip is 'none'; allowed: 'suffix', 'any'"),
         ({"stages": ()}, "stages is empty"),
         ({"resolutions": ()}, "resolutions is empty"),
-        ({"resolutions": (4, 16)}, r"resolutions are \(4, 16\); 8 px"),
+        ({"resolutions": (4, 16)}, r"resolutions are \(4, 16\); they must lie in 8"),
         ({"kernel_sizes": (4,)}, r"kernel_sizes are \(4,\); .*odd"),
         ({"kernel_sizes": ()}, r"kernel_sizes are \(\)"),
         ({"kernel_sizes": (-3,)}, r"kernel_sizes are \(-3,\)"),

@@ -76,7 +76,10 @@ def _check_whole(result: Any) -> None:
 
 
 def _check_bundle(sha256: str, folder: Path) -> None:
-    manifest = read_bytes(folder / "manifest.json", most=MAX_MANIFEST, error=TableError)
+    file = folder / "manifest.json"
+    if not file.is_file():
+        raise TableError(f"{folder} is no bundle: it has no manifest.json")
+    manifest = read_bytes(file, most=MAX_MANIFEST, error=TableError)
     found = hashlib.sha256(manifest).hexdigest()
     if found != sha256:
         raise TableError(

@@ -58,7 +58,7 @@ def train(folder: Path, *overrides: str) -> Trained:
         (["gates.batch_size=1"], "batch_size 2 or more (BN)"),
         (["epoch_batches=0"], "epoch_batches"),
         (["data.size=0"], "size"),
-        (["space.resolutions=[4]"], "8 px is the least"),
+        (["space.resolutions=[4]"], "they must lie in 8"),
     ],
 )
 def test_what_cannot_be_trained_is_refused(
@@ -164,7 +164,7 @@ def test_one_architecture_is_trained_searched_extracted_and_reported(
 ) -> None:
     assert Trained.open(one).net.space.size == 1
     limits = ("--table", "T.json", "--budget-ms")
-    found = command("search", one, *limits, 1000, "--method", "gates", "--out", "found.json")
+    found = command("search", one, *limits, 1000, "--method", "gates", "--json", "found.json")
     assert found.code == 0, found
     (row,) = json.loads(Path("found.json").read_text())
     assert row["arch"] == Trained.open(one).net.space.largest().to_dict()

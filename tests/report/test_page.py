@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -90,7 +91,7 @@ def test_a_page_that_cannot_be_drawn_leaves_the_old_one(
     def fail(*_: object) -> None:
         raise OSError("no space left")
 
-    monkeypatch.setattr(page.os, "replace", fail)
+    monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(OSError, match="no space"):
         page.write(report, place / "report.html")
     assert dict(tree(place)) == before
