@@ -148,7 +148,7 @@ Net = SuperNet | PlainNet
 def _check_repeatable(model: nn.Module) -> None:
     for name, module in model.named_modules():
         dropout = isinstance(module, _DropoutNd) and module.p > 0
-        functional = module is model and getattr(module, "drop_rate", 0)  # timm's GhostNets
+        functional = module is model and bool(getattr(model, "drop_rate", False))  # GhostNets
         if dropout or functional or (isinstance(module, DropPath) and module.drop_prob):
             raise SupernetError(
                 f"{name or 'the head'} of this network drops activations by torch's global "
