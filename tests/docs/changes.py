@@ -34,7 +34,7 @@ CHANGES: tuple[tuple[str, str, str], ...] = (
     (r"(supernet train .*space=from_timm.*)", r"\1 space.resolutions=[32]", "small images"),
     (r"net\.init=timm:\S+", "net.init=weights.safetensors",
      "the hub is out of reach; a file holds the same"),
-    (r"^(.*)experiment=demo\b(.*)$", r"\1experiment=demo\2 name=again", "runs/demo is there"),
+    (r"^(.*)experiment=demo\b(.*)$", r"\1experiment=demo\2 name=demo_again", "runs/demo is there"),
     (r"(space=from_timm .*) name=photos\b", r"\1 name=warm",
      "shown in the place of the line above, which made runs/photos"),
     # ---- timing ----

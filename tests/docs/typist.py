@@ -126,6 +126,7 @@ def check_mention(line: str) -> None:
     program, *words = shlex.split(line)
     if program == "python" or words[0] == "train":
         keys = {word.partition("=")[0] for word in words if "=" in word}
+        keys -= {key for key in keys if key.startswith("hydra.")}
         assert keys <= set(composed([])), line
         return
     command, words = command_of(words)
