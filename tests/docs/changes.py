@@ -19,6 +19,8 @@ CHANGES: tuple[tuple[str, str, str], ...] = (
     # ---- training ----
     (r"^(supernet train (?!.*(?:experiment=|resume=|--cfg)).+)", r"\1 experiment=smoke",
      "seconds, not minutes"),
+    (r"^(supernet train net=subnet (?!.*\bname=).+)", r"\1 name=on",
+     "in a run of its own, beside the hand-made network's"),
     (r"experiment=(folder|demo)\b", rf"experiment=\1 {ONE_BATCH} "
      "recipe.phases.largest.epochs=1 recipe.phases.all.epochs=1", "the same, of two steps"),
     (r"experiment=fashion_mnist$", rf"experiment=fashion_mnist {ONE_BATCH} data.held_out=0.002 "
