@@ -114,8 +114,10 @@ def _remove_left(path: Path) -> None:
     for name in left:
         pid = name.removeprefix(start).partition(".")[0]
         if pid.isdecimal() and (int(pid) == os.getpid() or not _runs(int(pid))):
-            place = path.with_name(name)
-            _put_back_or_remove(place, path) if name.endswith(_OLD) else _remove(place)
+            if name.endswith(_OLD):
+                _put_back_or_remove(path.with_name(name), path)
+            else:
+                _remove(path.with_name(name))
 
 
 def _put_back_or_remove(old: Path, path: Path) -> None:
