@@ -4,8 +4,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# two tests at a time, each of one thread
-TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+# two tests at a time, each of one thread; those of two threads wait without spinning
+TEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2
 
 .PHONY: demo test test-all test-oldest lint clean
 

@@ -7,7 +7,7 @@ network before it is judged (1908.09791, section 3; 1903.05134).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,10 @@ from supernet.space import Arch
 _Norms = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
+class _Enough(Exception):
+    """The last BN layer has seen a batch: what is behind it changes no statistics."""
+
+
 class _Pooled:
     """Mean and variance of one BN layer's input over all batches, summed in float64."""
 
@@ -34,8 +38,8 @@ class _Pooled:
         self.means: list[Tensor] = []
         self.variances: list[Tensor] = []
 
-    def see(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        """Note (as a hook) how many values a channel of this batch has."""
+    def see(self, inputs: tuple[Tensor, ...]) -> None:
+        """Note how many values a channel of this batch has."""
         self.counts.append(inputs[0].numel() // inputs[0].shape[1])
 
     def add(self) -> None:
@@ -76,24 +80,34 @@ def calibrate_(model: nn.Module, batches: Iterable[Tensor], ranks: Ranks = ALONE
     Raises:
         ValueError: if there is no batch.
     """
-    pools = [_Pooled(module) for module in model.modules() if isinstance(module, _Norms)]
-    hooks = [pool.norm.register_forward_pre_hook(pool.see) for pool in pools]
+    pools = {module: _Pooled(module) for module in model.modules() if isinstance(module, _Norms)}
+    if not pools:
+        return
+    order: list[nn.Module] = []
+
+    def see(norm: Any, inputs: tuple[Tensor, ...], _: Tensor) -> None:
+        pools[norm].see(inputs)
+        if len(order) < len(pools):
+            order.append(norm)
+        elif norm is order[-1]:  # from the second batch on, when it is known which is last
+            raise _Enough
+
+    hooks = [norm.register_forward_hook(see) for norm in pools]
     try:
-        with _alone_in_training(model, [pool.norm for pool in pools]):
+        with _alone_in_training(model, list(pools)):
             for batch in batches:
-                model(batch)
-                for pool in pools:
+                with suppress(_Enough):
+                    model(batch)
+                for pool in pools.values():
                     pool.add()
     finally:
         for hook in hooks:
             hook.remove()
-    if not pools:
-        return
-    parts = [pool.sums() for pool in pools]
+    parts = [pool.sums() for pool in pools.values()]
     found = ranks.sum_(torch.cat(parts)).split([len(part) for part in parts])
     if not found[0][0]:
         raise ValueError("BN calibration needs at least one batch")
-    for pool, sums in zip(pools, found, strict=True):
+    for pool, sums in zip(pools.values(), found, strict=True):
         pool.store_(sums)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from supernet.errors import SupernetError
 from supernet.files import written
+from supernet.holder import holder_of
 
 PATIENCE = 10.0  # seconds that the workers of a killed holder may take to notice and end
 
@@ -77,7 +78,7 @@ def _locked(lock: Path, place: Path) -> Iterator[None]:
             if time.monotonic() > until:
                 os.close(descriptor)
                 raise SupernetError(
-                    f"{place} is in use by {_holder(lock)}; let it end, or stop it, or name "
+                    f"{place} is in use by {holder_of(lock)}; let it end, or stop it, or name "
                     "another place"
                 ) from None
             time.sleep(0.2)
@@ -97,18 +98,3 @@ def _is(descriptor: int, path: Path) -> bool:
         return os.path.samestat(os.fstat(descriptor), path.stat())
     except FileNotFoundError:
         return False
-
-
-def _holder(lock: Path) -> str:
-    """Return who holds `lock`, as Linux tells in /proc/locks."""
-    try:
-        inode = str(lock.stat().st_ino)
-        locks = Path("/proc/locks").read_text(encoding="utf-8").splitlines()
-        rows = [line.split() for line in locks]
-        pid = next(
-            row[4] for row in rows if row[1] == "FLOCK" and row[5].rpartition(":")[2] == inode
-        )
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
-    except (OSError, StopIteration, IndexError):
-        return "another process"
-    return f"process {pid} ({' '.join(words).strip()[:100]})"

@@ -22,7 +22,7 @@ def first_norm(channels: int = 4) -> nn.Sequential:
 
 def state(model: nn.Module) -> list[tuple[object, ...]]:
     return [
-        (module.training, getattr(module, "momentum", None), len(module._forward_pre_hooks))
+        (module.training, getattr(module, "momentum", None), len(module._forward_hooks))
         for module in model.modules()
     ]
 
@@ -70,7 +70,7 @@ def test_modes_momenta_and_hooks_come_back(training: bool) -> None:
     model[3].momentum = None
     model[1].train(not training)
     before = state(model)
-    calibrate_(model, [torch.randn(8, 4, 3, 3)])
+    calibrate_(model, torch.randn(2, 8, 4, 3, 3))
     assert state(model) == before
 
     def broken() -> Iterator[Tensor]:
@@ -83,6 +83,28 @@ def test_modes_momenta_and_hooks_come_back(training: bool) -> None:
     with pytest.raises(RuntimeError, match="5 elements not 4"):
         calibrate_(model, [torch.randn(8, 5, 3, 3)])
     assert state(model) == before
+
+
+def test_what_is_behind_the_last_norm_runs_once() -> None:
+    """The first batch finds which layer is last, by when it runs and not by where it stands."""
+
+    class Headed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.last, self.first = nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+            self.behind = 0
+
+        def forward(self, maps: Tensor) -> Tensor:
+            maps = self.last(2 * self.first(maps).relu())
+            self.behind += 1
+            return maps
+
+    model = Headed()
+    calibrate_(model, torch.randn(5, 64, 4, 3, 3))
+    assert model.behind == 1
+    assert model.last.running_mean.min() > 0.5
+    calibrate_(model, torch.randn(2, 64, 4, 3, 3))
+    assert model.behind == 2
 
 
 def test_weights_stay_and_dropout_plays_no_part() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tomllib
 from collections.abc import Callable
@@ -115,6 +116,22 @@ def test_int8_of_onnx_has_int8_weights_and_takes_any_batch(subnet: Path) -> None
     run = export.get("onnx").load(subnet / "onnx-int8", threads=1)
     size = load_config(subnet).arch.resolution
     assert run(np.zeros((5, 1, size, size), np.float32)).shape == (5, 10)
+
+
+def test_a_disk_too_full_for_int8_is_told_in_a_line(
+    refused: Callable[..., str], subnet: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ONNX's shape inference is C++, and does not look whether all was written."""
+    infer = onnx.shape_inference.infer_shapes_path
+
+    def cut_short(source: str, target: str, *rest: Any, **more: Any) -> None:
+        infer(source, target, *rest, **more)
+        os.truncate(target, os.path.getsize(target) // 2)
+
+    monkeypatch.setattr(onnx.shape_inference, "infer_shapes_path", cut_short)
+    line = refused("export", subnet, "--format", "onnx", "--int8")
+    assert "onnx-int8 cannot be written (No space left on device)" in line
+    assert not (subnet / "onnx-int8").exists()
 
 
 @pytest.mark.usefixtures("no_timing")

@@ -16,7 +16,7 @@ import supernet
 ROOT = Path(supernet.__file__).parent
 
 LAYERS = (
-    "errors construct space trial_space with_timm holding files documents arch_file latency "
+    "errors construct space trial_space with_timm holder holding files documents arch_file latency "
     "latency.keys latency.fields latency.table latency.correction "
     "latency.timing latency.kept latency.host latency.tools",
     "latency.fit standalone blocks spaces screen memory noise depthwise interop "

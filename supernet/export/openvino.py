@@ -30,10 +30,10 @@ def write(subnet: Subnet, place: Path, calibration: Tensor | None) -> None:
     """Write `model.xml` and `model.bin`."""
     with tempfile.TemporaryDirectory() as folder:
         source = subnet.folder / "model.onnx"
-        if calibration is not None:
-            quantize(source, Path(folder) / "model.onnx", calibration)
-            source = Path(folder) / "model.onnx"
         try:
+            if calibration is not None:
+                quantize(source, Path(folder) / "model.onnx", calibration)
+                source = Path(folder) / "model.onnx"
             network = openvino.convert_model(str(source))
             openvino.save_model(network, str(place / _FILE), compress_to_fp16=False)
         except (RuntimeError, ValueError) as error:

@@ -7,9 +7,14 @@ VNNI overflow), ranges the extremes over the calibration images.
 
 from __future__ import annotations
 
+import errno
+import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
+import onnx
+from google.protobuf.message import DecodeError
 from onnxruntime.quantization import (
     CalibrationDataReader,
     CalibrationMethod,
@@ -35,16 +40,29 @@ class _Images(CalibrationDataReader):  # type: ignore[misc]  # what the tools as
 
 
 def quantize(source: Path, target: Path, images: Tensor) -> None:
-    """Write the int8 form of the subnet's `model.onnx` at `source`; ranges from `images`."""
-    with quiet():  # the tools advise a preparation that the export did already
-        quantize_static(
-            str(source),
-            str(target),
-            _Images(images),
-            quant_format=QuantFormat.QDQ,
-            calibrate_method=CalibrationMethod.MinMax,
-            per_channel=True,
-            reduce_range=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-        )
+    """Write the int8 form of the subnet's `model.onnx` at `source`; ranges from `images`.
+
+    Raises:
+        ValueError: if `source` is not an ONNX file.
+        OSError: if the disk is full, that of temporary files included.
+    """
+    try:
+        model = onnx.load(source)
+    except DecodeError as error:
+        raise ValueError(f"{source} is not an ONNX file ({error})") from error
+    try:
+        with quiet():  # the tools advise a preparation that the export did already
+            quantize_static(
+                model,
+                str(target),
+                _Images(images),
+                quant_format=QuantFormat.QDQ,
+                calibrate_method=CalibrationMethod.MinMax,
+                per_channel=True,
+                reduce_range=True,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+            )
+    except DecodeError as error:  # the tools read back what they wrote, which was not all of it
+        reason = errno.ENOSPC
+        raise OSError(reason, os.strerror(reason), tempfile.gettempdir()) from error

@@ -4,7 +4,7 @@
   sha256 of every other file; `manifest.sha256` is its own, as `sha256sum -c` reads it.
 - `models/*.onnx`, one for each layer and for each whole net that the correction is fitted on, and
   `models/weights.bin`, which they share: weights are random, so only their sizes matter.
-- `profile_board.py`, one standalone script: `bundle_script.py`, `host.py` and `timing.py` joined.
+- `profile_board.py`, one standalone script: `bundle_script.py` and the modules it needs, joined.
 
 Not here: what runs on the device (`bundle_script.py`), getting there (`remote.py`), the way back
 from a result to a table (`bundle_result.py`).
@@ -25,6 +25,7 @@ import onnx
 import torch
 from onnx import TensorProto
 
+from supernet import holder
 from supernet.errors import DeviceError
 from supernet.files import whole
 from supernet.latency import bundle_script, host, kept, timing
@@ -86,8 +87,8 @@ def manifest_bytes(manifest: dict[str, Any]) -> bytes:
 
 
 def script() -> str:
-    """Return the standalone script: `bundle_script`, `host`, `timing` and `kept` as one file."""
-    modules = [_parts(module) for module in (bundle_script, host, timing, kept)]
+    """Return the standalone script: `bundle_script` and what it needs as one file."""
+    modules = [_parts(module) for module in (bundle_script, host, timing, holder, kept)]
     (docstring, _, body), *others = modules
     imports = sorted({line for _, lines, _ in modules for line in lines})
     sections = [

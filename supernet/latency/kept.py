@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from supernet.errors import DeviceError
+from supernet.holder import holder_of
 from supernet.latency.timing import Round
 
 _LOCK_SECONDS = 10.0  # how long the remains of a killed run may take to notice it
@@ -112,7 +113,9 @@ def _lock(file: IO[bytes], path: Path) -> None:
             return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() > until:
-                raise DeviceError(f"another process is at work on {path}; let it end") from None
+                raise DeviceError(
+                    f"{path} is in use by {holder_of(path)}; let it end, or stop it"
+                ) from None
             time.sleep(0.2)
 
 

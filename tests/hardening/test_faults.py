@@ -28,7 +28,7 @@ from rich.console import Console
 import supernet
 from supernet import training
 from supernet.config import composed
-from supernet.errors import SupernetError
+from supernet.errors import DeviceError, SupernetError
 from supernet.files import whole, write_json
 from supernet.front import FIELDS, write_front
 from supernet.latency.kept import Kept
@@ -128,6 +128,18 @@ def test_a_full_disk_costs_a_round_of_timing(tmp_path: Path) -> None:
     with Kept(path, {"device": {}}) as kept:
         assert kept.lines == [line]
     assert path.stat().st_size == size
+
+
+def test_who_times_is_named_to_who_would_time_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("supernet.latency.kept._LOCK_SECONDS", 0.0)
+    path = tmp_path / "result.json.partial"
+    with (
+        Kept(path, {"device": {}}),
+        pytest.raises(DeviceError, match=rf"in use by process {os.getpid()} \(.*pytest"),
+    ):
+        Kept(path, {"device": {}})
 
 
 @pytest.fixture(scope="module")
