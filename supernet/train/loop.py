@@ -35,6 +35,7 @@ from supernet.ranks import ALONE, Ranks
 from supernet.space import Arch
 from supernet.train.average import Average
 from supernet.train.gate_step import GateConfig, arch_step
+from supernet.train.heap import trim
 from supernet.train.passes import UNREGULARIZED, Passes, Regularize
 from supernet.train.phases import Choices, Phase
 from supernet.train.precision import Precision
@@ -142,10 +143,11 @@ def fit(
         if average:
             average.load_state_(state)
 
-    def state_at(position: Position) -> dict[str, Any]:
+    def save_at(position: Position) -> None:
         check_finite(net, position.step)
         scaler = step_of.precision.scaler.state_dict()
-        return state_of(net, average, optimizer, targets, position) | {"scaler": scaler}
+        run.save(state_of(net, average, optimizer, targets, position) | {"scaler": scaler})
+        trim()
 
     preprocess = data.preprocess
     per_epoch = config.per_epoch(data)
@@ -191,13 +193,13 @@ def fit(
             run.log(step, phase, metrics | {"lr": lr})
             stop = ranks.any(run.stopping())
             if (stop or run.due()) and number + 1 < per_epoch:
-                run.save(state_at(replace(position, step=step + 1, batch=number + 1)))
+                save_at(replace(position, step=step + 1, batch=number + 1))
                 if stop:
                     return False
         after = _after(phases, position, per_epoch)
         if moving:
             run.gates_moved(moving, after.step)
-        run.save(state_at(after))
+        save_at(after)
         last = position.epoch == phase.epochs - 1
         if last or config.evaluate == "epoch":
             best = average.net if average else net
