@@ -119,10 +119,6 @@ def find(path: str | Path) -> Path:
     return file
 
 
-def _reason(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
-
-
 def shape_of(net: Net) -> dict[str, Any]:
     """Return what a checkpoint says of `net` besides its weights; `net_of` reads it."""
     shape: dict[str, Any] = {"num_classes": net.num_classes, "in_chans": net.in_chans}
