@@ -30,7 +30,7 @@ COMMAND = (
     "save_minutes=1", "recipe.phases.largest.epochs=1", "recipe.phases.all.epochs=1000",
 )  # fmt: skip
 PICTURE = ROOT / "docs" / "reliability_memory.png"
-SECONDS, WARM_UP, EVERY = 3600.0, 300.0, 5.0
+SECONDS, WARM_UP, EVERY = 3600.0, 900.0, 5.0
 QUICK_SECONDS, QUICK_WARM_UP, QUICK_EVERY = 45.0, 15.0, 1.0
 TICKS, PAGE, MIB = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE"), 2**20
 
