@@ -31,6 +31,7 @@ COMMAND = (
 )  # fmt: skip
 PICTURE = ROOT / "docs" / "reliability_memory.png"
 SECONDS, WARM_UP, EVERY = 3600.0, 900.0, 5.0
+"""Of processor time; it is warm when every size of subnet was met and its kernels are kept."""
 QUICK_SECONDS, QUICK_WARM_UP, QUICK_EVERY = 45.0, 15.0, 1.0
 TICKS, PAGE, MIB = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE"), 2**20
 
