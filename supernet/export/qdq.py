@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -47,22 +48,24 @@ def quantize(source: Path, target: Path, images: Tensor) -> None:
         OSError: if the disk is full, that of temporary files included.
     """
     try:
-        model = onnx.load(source)
+        onnx.load(source)
     except DecodeError as error:
         raise ValueError(f"{source} is not an ONNX file ({error})") from error
-    try:
-        with quiet():  # the tools advise a preparation that the export did already
-            quantize_static(
-                model,
-                str(target),
-                _Images(images),
-                quant_format=QuantFormat.QDQ,
-                calibrate_method=CalibrationMethod.MinMax,
-                per_channel=True,
-                reduce_range=True,
-                activation_type=QuantType.QUInt8,
-                weight_type=QuantType.QInt8,
-            )
-    except DecodeError as error:  # the tools read back what they wrote, which was not all of it
-        reason = errno.ENOSPC
-        raise OSError(reason, os.strerror(reason), tempfile.gettempdir()) from error
+    with tempfile.TemporaryDirectory() as folder:
+        copy = shutil.copy(source, folder)  # the tools write beside what they are given
+        try:
+            with quiet():  # the tools advise a preparation that the export did already
+                quantize_static(
+                    copy,
+                    str(target),
+                    _Images(images),
+                    quant_format=QuantFormat.QDQ,
+                    calibrate_method=CalibrationMethod.MinMax,
+                    per_channel=True,
+                    reduce_range=True,
+                    activation_type=QuantType.QUInt8,
+                    weight_type=QuantType.QInt8,
+                )
+        except DecodeError as error:  # they read back what they wrote, which was not all of it
+            reason = errno.ENOSPC
+            raise OSError(reason, os.strerror(reason), folder) from error
