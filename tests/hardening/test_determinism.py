@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,19 +47,16 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
         yield request.param
 
 
-class working_on:
+@contextmanager
+def working_on(count: int) -> Iterator[None]:
     """Torch, BLAS and OpenMP on so many threads; afterwards as before."""
-
-    def __init__(self, count: int) -> None:
-        self.count, self.pools = count, threadpool_limits(count)
-
-    def __enter__(self) -> None:
-        self.before = torch.get_num_threads()
-        torch.set_num_threads(self.count)
-
-    def __exit__(self, *_: object) -> None:
-        torch.set_num_threads(self.before)
-        self.pools.restore_original_limits()
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        with threadpool_limits(count):
+            yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def trained(folder: Path, count: int) -> Path:
@@ -108,19 +106,17 @@ def test_training_again_on_as_many_threads_gives_the_same_bits(
     assert all(torch.equal(again[name], before[name]) for name in before)
 
 
-def test_subnet_and_gates_of_a_run_are_the_same_bits(
-    runs: dict[int, Path], threads: int, tmp_path: Path
-) -> None:
+@pytest.mark.usefixtures("threads")
+def test_subnet_and_gates_of_a_run_are_the_same_bits(runs: dict[int, Path], tmp_path: Path) -> None:
     """Twice on as many threads, each in a copy of the run, with gates for another budget."""
     made = []
     for copy in (tmp_path / "one", tmp_path / "two"):
         run = Trained.open(shutil.copytree(runs[1], copy / "run"))
         table = made_up_table(run.net.space, seed=1, **SHAPES)
         budget = middle(cost_range(run.net.space, costs_of(run.net, table)), 0.4)
-        with working_on(threads):
-            chosen = deploy.candidate_for(run, table, budget, Console(quiet=True))
-            promise = deploy.promise_of(table, chosen)
-            deploy.write_subnet(run, chosen.arch, copy / "out", promise=promise)
+        chosen = deploy.candidate_for(run, table, budget, Console(quiet=True))
+        promise = deploy.promise_of(table, chosen)
+        deploy.write_subnet(run, chosen.arch, copy / "out", promise=promise)
         (weights,) = (load_file(file) for file in (copy / "out").glob("*.safetensors"))
         gates = {file.name: file.read_bytes() for file in (copy / "run" / "gates").iterdir()}
         made.append((chosen, weights, gates))
