@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from common import aim, commit
+from common import aim
 from reliability_commands import (
     RUN,
     Case,
@@ -46,23 +46,18 @@ def measure(folder: Path, *, quick: bool) -> dict[str, Any]:
     chosen = [*cases, *([] if quick else more)]
     with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
         found = list(pool.map(lambda case: _starved(base, case, folder, quick=quick), chosen))
-    return judged(found, mounts=can_mount(folder))
-
-
-def judged(found: list[dict[str, Any]], *, mounts: bool) -> dict[str, Any]:
-    """Return aims and data of the commands that were starved."""
     faults = [fault for case in found for fault in case["faults"]]
     wrong = [fault for fault in faults if fault["wrong"]]
     ended = [case["case"] for case in found if case["difference"]]
     return {
         "aims": [
-            aim("writes that were refused", len(found), len(faults), at_least=True),
+            aim("writes that were refused", len(chosen), len(faults), at_least=True),
             aim("refused writes that were not told in a line, or lost something", 0, len(wrong),
                 at_least=False),
             aim("commands that ended otherwise once there was room", 0, len(ended),
                 at_least=False),
         ],
-        "data": {"mounts": mounts, "wrong": wrong, "commands": found},
+        "data": {"mounts": can_mount(folder), "wrong": wrong, "commands": found},
     }  # fmt: skip
 
 
@@ -85,7 +80,7 @@ def _starved(base: Path, case: Case, folder: Path, *, quick: bool) -> dict[str, 
     if can_mount(folder) and not quick:
         faults += list(_mounted(base, case, folder, sum(sizes)))
     print(case.name, faults, odd, flush=True)
-    return {"case": case.name, "commit": commit(), "faults": faults, "difference": odd}
+    return {"case": case.name, "faults": faults, "difference": odd}
 
 
 def _mounted(base: Path, case: Case, folder: Path, written: int) -> Iterator[dict[str, Any]]:
