@@ -5,7 +5,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 # two tests at a time, each of one thread; those of two threads wait without spinning
-TEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2
+THREADS := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive
+TEST := $(THREADS) $(BIN)/python -m pytest -n 2
 
 .PHONY: demo test test-all test-oldest lint clean
 
@@ -27,7 +28,7 @@ test-oldest:
 	$(VENV)-oldest/bin/python -m pip install --quiet uv
 	$(VENV)-oldest/bin/uv pip install --python $(VENV)-oldest --resolution lowest-direct \
 	    -e '.[test,bench]'
-	$(VENV)-oldest/bin/python benchmarks/reliability_supply.py oldest
+	$(THREADS) $(VENV)-oldest/bin/python benchmarks/reliability_supply.py oldest -n 2
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check --fix .

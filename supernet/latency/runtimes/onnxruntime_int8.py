@@ -89,7 +89,11 @@ def quantized(model: bytes, x: _Array, *, output_too: bool) -> ModelProto:
     for dim, size in zip(proto.graph.input[0].type.tensor_type.shape.dim, x.shape, strict=True):
         dim.dim_value = size
     proto = infer_shapes(proto, strict_mode=True)
-    ranges = {name: (array.min(), array.max()) for name, array in _tensors(proto, x).items()}
+    ranges = {
+        name: (array.min(), array.max())
+        for name, array in _tensors(proto, x).items()
+        if np.issubdtype(array.dtype, np.floating)  # shapes and indices are not quantised
+    }
     quantizer = QDQQuantizer(
         proto,
         per_channel=True,
