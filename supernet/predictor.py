@@ -5,6 +5,9 @@ one-hots, which is additive; the same with pairwise terms of the stages; an ense
 A dearer one is taken only if it lowers the error by a twentieth; the additive one is kept in any
 case, as exact search begins with its optimum. Not here: which architectures are
 scored (`scoring.py`), the search that uses the prediction (`search/`).
+
+scikit-learn and parts of scipy are imported when first used, here and in `data/` and `latency/`:
+together they take longer than all other imports but torch, and most commands never need them.
 """
 
 from __future__ import annotations
@@ -17,12 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
-from scipy.stats import kendalltau
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import Ridge
-from sklearn.neural_network import MLPRegressor
 
 from supernet.construct import construct
 from supernet.documents import check_regular, parse_json
@@ -57,6 +57,8 @@ Model = Mapping[str, Floats]
 
 
 def _fit_ridge(x: Floats, y: Floats, ridge: float) -> Model:
+    from sklearn.linear_model import Ridge
+
     found = Ridge(ridge * len(x)).fit(x, y)
     return {"weights": found.coef_, "bias": np.array([found.intercept_])}
 
@@ -68,6 +70,9 @@ def _run_ridge(model: Model, x: Floats) -> Floats:
 
 def _fit_mlp(x: Floats, y: Floats, decay: float) -> Model:
     """Fit ensemble members, each from other weights, on all of the data."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.neural_network import MLPRegressor
+
     mean, spread = y.mean(), y.std() + 1e-12
     members: dict[str, Floats] = {"mean": np.array([mean]), "spread": np.array([spread])}
     for member in range(MEMBERS):
@@ -221,7 +226,7 @@ def fit(genes: Genes, genomes: Integers, top1: Floats) -> Predictor:
         if kind == "ridge":
             additive = {"weights": fitted(x, top1, ridge)["weights"]}
         if best is None or error < (1 - GAIN) * best[1]:
-            best = (kind, error, ridge, float(kendalltau(predicted, top1).statistic))
+            best = (kind, error, ridge, float(scipy.stats.kendalltau(predicted, top1).statistic))
     assert best is not None
     kind, error, ridge, tau = best
     features, fitted, _, _ = KINDS[kind]

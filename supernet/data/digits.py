@@ -6,13 +6,14 @@ Source: UCI "Optical Recognition of Handwritten Digits" (test part). No download
 from __future__ import annotations
 
 import torch
-from sklearn.datasets import load_digits
 
 from supernet.data.sets import ImageData, Images, split
 
 
 def digits(*, held_out: float = 0.2, test: float = 0.25, seed: int = 0) -> ImageData:
     """Load the digits; cut off the `test` share first, then `held_out` of what is left."""
+    from sklearn.datasets import load_digits
+
     bunch = load_digits()
     pixels = torch.from_numpy(bunch.images).mul(255 / 16).round().to(torch.uint8)[:, None]
     images = Images(pixels, torch.from_numpy(bunch.target).long())

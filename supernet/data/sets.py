@@ -14,7 +14,6 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from sklearn.model_selection import train_test_split
 from torch import Tensor
 
 from supernet.data.preprocess import Preprocess
@@ -130,6 +129,8 @@ def split_indices(labels: Tensor, fraction: float, *, seed: int) -> tuple[Tensor
     """
     if not 0 < fraction < 1:
         raise DataError(f"a split takes a fraction between 0 and 1; got {fraction}")
+    from sklearn.model_selection import train_test_split
+
     try:
         rest, cut = train_test_split(
             np.arange(len(labels)), test_size=fraction, stratify=labels.numpy(), random_state=seed

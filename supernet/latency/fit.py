@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from statistics import fmean
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.optimize import lsq_linear
-from scipy.stats import kendalltau
 
 from supernet.latency.correction import Correction
 from supernet.latency.keys import LayerKey
@@ -91,7 +90,7 @@ def _fit(
     columns = list(choice)
     relative = terms[:, columns] / truth[:, None]
     lowest = np.array([-np.inf if column == 4 else 0.0 for column in columns])
-    found = lsq_linear(relative, np.ones(len(truth)), (lowest, highest[columns])).x
+    found = scipy.optimize.lsq_linear(relative, np.ones(len(truth)), (lowest, highest[columns])).x
     factors = dict(zip(columns, found.tolist(), strict=True))
     return tuple(factors.get(number, 0.0) for number in range(5))
 
@@ -116,5 +115,5 @@ def _tau_twice(nets: Sequence[NetTiming]) -> float | None:
 
 
 def _tau(a: Sequence[float] | Floats, b: Sequence[float] | Floats) -> float | None:
-    tau = float(kendalltau(a, b).statistic)
+    tau = float(scipy.stats.kendalltau(a, b).statistic)
     return None if math.isnan(tau) else tau  # all alike
