@@ -69,7 +69,6 @@ def test_its_model_py_needs_no_supernet(folder: Path) -> None:
     torch.testing.assert_close(got, load_subnet(folder)(images(folder)), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.filterwarnings("ignore:The given buffer is not writable:UserWarning")  # torch 2.9
 @pytest.mark.parametrize("count", [1, 2])
 def test_its_exported_program_gives_the_same(folder: Path, count: int) -> None:
     x = images(folder)[:count]
