@@ -2,21 +2,26 @@
 
     make test-oldest                                   in an environment of its own
     python benchmarks/reliability_supply.py newest     in this one
+    python benchmarks/reliability_supply.py wheel      in an empty one that it makes
 
-Either runs the default suite and keeps in `benchmarks/supply/` which versions those were and how
-many tests passed. `measure` puts that beside the lists of wheel and sdist.
+The first two run the default suite and keep in `benchmarks/supply/` which versions those were and
+how many tests passed; the third installs the wheel and keeps what its demo did in an empty folder.
+`measure` puts that beside the lists of wheel and sdist.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import platform
 import re
 import subprocess
 import sys
 import tarfile
 import tempfile
+import time
 import tomllib
+import venv
 import zipfile
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -33,9 +38,7 @@ NAMES = ("oldest", "newest")
 
 def measure(folder: Path, *, quick: bool) -> dict[str, Any]:
     """Return what `NAMES` gave when they were run, and what wheel and sdist hold now."""
-    suites = {
-        name: json.loads((KEPT / f"{name}.json").read_text(encoding="utf-8")) for name in NAMES
-    }
+    suites, alone = {name: _kept(name) for name in NAMES}, _kept("wheel")
     sdist, wheel = built(ROOT, "sdist", folder), built(ROOT, "wheel", folder)
     with tarfile.open(sdist) as archive:
         inside = archive.getnames()
@@ -50,12 +53,15 @@ def measure(folder: Path, *, quick: bool) -> dict[str, Any]:
                     at_least=False)
                 for name, suite in suites.items()
             ),
+            aim("subnets of the demo of the wheel alone", 6, alone["subnets"], at_least=True),
             aim("files that the wheel of the sdist has more or fewer", 0, len(differing),
                 at_least=False),
         ],
         "data": {
             **suites,
-            "wheel": {"files": len(listed(wheel)), "kB": wheel.stat().st_size // 1000},
+            "wheel": {
+                "files": len(listed(wheel)), "kB": wheel.stat().st_size // 1000, "demo": alone,
+            },
             "sdist": {"files": len(inside), "kB": sdist.stat().st_size // 1000},
         },
     }  # fmt: skip
@@ -98,13 +104,39 @@ def run_suite(name: str, words: list[str]) -> int:
         code, second = _pytest([*words, "--last-failed", "--last-failed-no-failures=none"])
         counts["failed"] = second["failed"]
         counts["passed"] += at_first - second["failed"]
-    KEPT.mkdir(exist_ok=True)
-    kept = {
-        "python": platform.python_version(), "versions": versions(), **counts,
-        "failed_at_first": at_first, "pytest": words, "date": f"{datetime.now(UTC):%Y-%m-%d}",
-    }  # fmt: skip
-    (KEPT / f"{name}.json").write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+    _keep(name, {**counts, "failed_at_first": at_first, "versions": versions(), "pytest": words})
     return code
+
+
+def run_wheel() -> int:
+    """Install the wheel into an empty environment, do the demo in an empty folder, and keep it."""
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        wheel, programs = built(ROOT, "wheel", folder), folder / "venv" / "bin"
+        venv.create(folder / "venv", with_pip=True)
+        subprocess.run([programs / "pip", "install", "--quiet", wheel], check=True)
+        alone = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        empty, start = folder / "empty", time.perf_counter()
+        empty.mkdir()
+        code = subprocess.run([programs / "supernet", "demo"], cwd=empty, env=alone).returncode
+        seconds = time.perf_counter() - start
+        summary = empty / "runs" / "demo" / "summary.json"
+        subnets = json.loads(summary.read_text(encoding="utf-8")) if summary.exists() else []
+        pages = [name for name in ("pareto.png", "report.html") if summary.with_name(name).exists()]
+    _keep("wheel", {"code": code, "seconds": seconds, "subnets": len(subnets), "pages": pages})
+    return code
+
+
+def _keep(name: str, facts: dict[str, Any]) -> None:
+    KEPT.mkdir(exist_ok=True)
+    when = {"python": platform.python_version(), "date": f"{datetime.now(UTC):%Y-%m-%d}"}
+    text = json.dumps({**facts, **when}, indent=1) + "\n"
+    (KEPT / f"{name}.json").write_text(text, encoding="utf-8")
+
+
+def _kept(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((KEPT / f"{name}.json").read_text(encoding="utf-8"))
+    return found
 
 
 def _pytest(words: list[str]) -> tuple[int, dict[str, int]]:
@@ -121,6 +153,8 @@ def _pytest(words: list[str]) -> tuple[int, dict[str, int]]:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:] == ["wheel"]:
+        sys.exit(run_wheel())
     if sys.argv[1:2] not in ([name] for name in NAMES):
-        sys.exit(f"usage: {Path(sys.argv[0]).name} {' | '.join(NAMES)} [words for pytest]")
+        sys.exit(f"usage: {Path(sys.argv[0]).name} {' | '.join(NAMES)} [words for pytest] | wheel")
     sys.exit(run_suite(sys.argv[1], sys.argv[2:]))
