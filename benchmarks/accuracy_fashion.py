@@ -1,12 +1,12 @@
 """Is a subnet of one supernet as good as that network trained alone, for the same time?
 
     python benchmarks/accuracy_fashion.py --json benchmarks/results/accuracy_fashion.json
-    python benchmarks/accuracy_fashion.py --arm sandwich
+    python benchmarks/accuracy_fashion.py --arm sandwich --arm random
 
 Fashion-MNIST at 32 px, once-for-all's MobileNetV3 space at width 0.25; every arm trains for the
-same minutes by the clock, one after the other, on two cores, and is scored on the 10,000 test
-images without retraining. Without --arm it trains what is not trained yet and writes the result.
-A kill loses at most a minute: start it again.
+same minutes by the clock, on two cores, and is scored on the 10,000 test images without
+retraining. Arms take turns, so a machine that is slower for a while is so for all of them. Without
+--arm it trains what is not trained yet. A kill loses at most a minute: start it again.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from accuracy_arms import OURS, SPACE, Alone, OnceForAll, Ours, archs
-from by_the_clock import train
+from by_the_clock import STOPPED, train
 from common import ROOT, aim, write_result
 from matplotlib.figure import Figure
 
@@ -45,9 +45,12 @@ PICTURE = ROOT / "docs" / "accuracy_fashion.png"
 def main() -> None:
     """Read the flags; train the arms that are missing, each in processes of its own."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--arm", choices=ARMS, help="only this one")
+    parser.add_argument("--arm", choices=ARMS, action="append", help="only this; may be repeated")
     parser.add_argument("--run", type=Path, default=Path("runs/accuracy"))
     parser.add_argument("--minutes", type=float, default=30.0, help="of a supernet's training")
+    parser.add_argument(
+        "--turn", type=float, default=10.0, help="minutes until the next arm's turn"
+    )
     parser.add_argument(
         "--default", choices=OURS, default="largest_first", help="the default recipe"
     )
@@ -55,7 +58,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="seconds an arm; never quoted")
     flags = parser.parse_args()
     if "RANK" in os.environ:
-        one_arm(flags.arm, flags.run, flags.minutes, quick=flags.quick)
+        one_arm(flags.arm[-1], flags.run, flags.minutes, turn=flags.turn, quick=flags.quick)
         return
     if flags.quick:
         with tempfile.TemporaryDirectory() as folder:
@@ -64,15 +67,16 @@ def main() -> None:
                 start(arm, words)
             report(Path(folder), flags.default, flags.json, Path(folder) / "picture.png")
         return
-    for arm in [flags.arm] if flags.arm else ARMS:
-        if not score_file(flags.run, arm).exists():
+    missing = [*(flags.arm or ARMS)]
+    while missing := [arm for arm in missing if not score_file(flags.run, arm).exists()]:
+        for arm in missing:
             start(arm, [])
     if flags.json:
         report(flags.run, flags.default, flags.json, PICTURE)
 
 
 def start(arm: str, words: list[str]) -> None:
-    """Run this script once a process of `arm`; leave with their code if one fails."""
+    """Run this script once a process of `arm`, for its turn; leave with their code if one fails."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -84,12 +88,12 @@ def start(arm: str, words: list[str]) -> None:
         where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         children.append(subprocess.Popen(words, env={**os.environ, **place, **where}))
     codes = [child.wait() for child in children]
-    if any(codes):
+    if not {*codes} <= {0, STOPPED}:
         raise SystemExit(max(codes))
 
 
-def one_arm(name: str, run: Path, minutes: float, *, quick: bool) -> None:
-    """Train and score an arm in this process, one of its `WORLD_SIZE`."""
+def one_arm(name: str, run: Path, minutes: float, *, turn: float, quick: bool) -> None:
+    """Train an arm for a turn and score it at its end, in this process, one of `WORLD_SIZE`."""
     data = fashion32()
     if quick:
         data = replace(data, test=data.test.take(torch.arange(256)))
@@ -101,7 +105,7 @@ def one_arm(name: str, run: Path, minutes: float, *, quick: bool) -> None:
     torch.set_num_threads(arm.threads)
     with joined() as ranks:
         file = score_file(run, name).with_suffix(".pt")
-        done = train(arm, data, file, seconds=60 * minutes, ranks=ranks)
+        done = train(arm, data, file, seconds=60 * minutes, turn=60 * turn, ranks=ranks)
         if not ranks.first:
             return
     torch.set_num_threads(2)

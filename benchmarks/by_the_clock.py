@@ -18,6 +18,8 @@ from supernet.data.sets import ImageData
 from supernet.ranks import Ranks
 from supernet.train.checkpoint import load_tensors, write
 
+STOPPED = 3
+"""Exit code of a process that saved and left before its time was over."""
 AUGMENT = Augment(pad=4, flip=True)
 SAVE_EVERY = 60.0
 
@@ -38,10 +40,12 @@ class Arm(Protocol):
         """Take what `state` returned."""
 
 
-def train(arm: Arm, data: ImageData, file: Path, *, seconds: float, ranks: Ranks) -> dict[str, Any]:
+def train(
+    arm: Arm, data: ImageData, file: Path, *, seconds: float, turn: float, ranks: Ranks
+) -> dict[str, Any]:
     """Train `arm` until `seconds` are over; return steps and seconds.
 
-    SIGTERM saves and leaves with exit code 3.
+    After `turn` seconds in this process, or on SIGTERM, it saves and leaves with `STOPPED`.
     """
     asked_to_stop = []
     signal.signal(signal.SIGTERM, lambda *_: asked_to_stop.append(True))
@@ -50,7 +54,7 @@ def train(arm: Arm, data: ImageData, file: Path, *, seconds: float, ranks: Ranks
         content = load_tensors(file)
         done = content["done"]
         arm.load_state_(content["arm"])
-    saved = done["seconds"]
+    begun = saved = done["seconds"]
     arm.net.train()
     while True:
         batches = train_batches(
@@ -62,16 +66,17 @@ def train(arm: Arm, data: ImageData, file: Path, *, seconds: float, ranks: Ranks
             if number < done["batch"]:
                 start = time.perf_counter()
                 continue
-            word = torch.tensor([done["seconds"] / seconds, float(bool(asked_to_stop))])
+            over = bool(asked_to_stop) or done["seconds"] - begun >= turn
+            word = torch.tensor([done["seconds"] / seconds, float(over)])
             share, stop = ranks.agreed(word.double()).tolist()
             if ranks.first and (stop or share >= 1 or done["seconds"] - saved > SAVE_EVERY):
                 write(file, {"done": done, "arm": arm.state()})
                 saved = done["seconds"]
                 start = time.perf_counter()
-            if stop:
-                raise SystemExit(3)
             if share >= 1:
                 return done
+            if stop:
+                raise SystemExit(STOPPED)
             arm.step(ranks.share(batch), share, done["steps"], ranks)
             now = time.perf_counter()
             done["seconds"] += now - start
