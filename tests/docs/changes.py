@@ -74,6 +74,7 @@ CHANGES: tuple[tuple[str, str, str], ...] = (
 ELSEWHERE: tuple[tuple[str, str], ...] = (
     (r"^make (demo|test)$", "installs: CI is `make test`; what `supernet demo` does is done in "
      "miniature by tests/test_main_job.py, at length by its slow test"),
+    (r"^make test-oldest$", "an environment of its own, kept in benchmarks/supply/oldest.json"),
     (r"^python docs/reference\.py$", "writes the reference: test_the_reference_is_fresh"),
     (r"^python benchmarks/\w+\.py ", "in short form: tests/test_benchmarks.py"),
     (r"^torchrun ", "several processes: tests/test_ranks.py"),
