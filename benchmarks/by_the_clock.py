@@ -18,8 +18,6 @@ from supernet.data.sets import ImageData
 from supernet.ranks import Ranks
 from supernet.train.checkpoint import load_tensors, write
 
-STOPPED = 3
-"""Exit code of a process that saved and left before its time was over."""
 AUGMENT = Augment(pad=4, flip=True)
 SAVE_EVERY = 60.0
 
@@ -45,7 +43,7 @@ def train(
 ) -> dict[str, Any]:
     """Train `arm` until `seconds` are over; return steps and seconds.
 
-    After `turn` seconds in this process, or on SIGTERM, it saves and leaves with `STOPPED`.
+    It saves and leaves the process after `turn` seconds in it, and on SIGTERM with exit code 3.
     """
     asked_to_stop = []
     signal.signal(signal.SIGTERM, lambda *_: asked_to_stop.append(True))
@@ -76,7 +74,7 @@ def train(
             if share >= 1:
                 return done
             if stop:
-                raise SystemExit(STOPPED)
+                raise SystemExit(3 if asked_to_stop else 0)
             arm.step(ranks.share(batch), share, done["steps"], ranks)
             now = time.perf_counter()
             done["seconds"] += now - start

@@ -7,7 +7,7 @@ case, as exact search begins with its optimum. Not here: which architectures are
 scored (`scoring.py`), the search that uses the prediction (`search/`).
 
 scikit-learn and parts of scipy are imported when first used, here and in `data/` and `latency/`:
-together they take longer than all other imports but torch, and most commands never need them.
+that takes about a second, and most commands never need them.
 """
 
 from __future__ import annotations
