@@ -21,13 +21,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from common import aim, write_result
 from throughput_worker import BATCH, space_at, work
 
+from supernet.data.preprocess import resize
 from supernet.evaluate import calibrate_
 from supernet.extraction import extract
 from supernet.network import SuperNet
 from supernet.space import Arch
+from supernet.spaces import ofa_mbv3
 
 SIDES = ("ours", "once-for-all")
 AIMS = {("largest", 32): 2.3, ("largest", 64): 1.9, ("random", 32): 1.7, ("random", 64): 1.6}
@@ -44,7 +47,8 @@ def main() -> None:
     points = [point for side in sides for point in timed(side, turns)]
     memory = {side: {name: memory_of(name, side) for name in SIDES} for side in sides}
     calibration = {side: calibration_ratio(side, turns) for side in sides}
-    report(points, memory, calibration, {side: profile_of(side) for side in sides}, flags.json)
+    profiles = {side: profile_of(side) for side in sides}
+    report(points, memory, calibration, resize_share(turns), profiles, flags.json)
 
 
 def archs(side: int) -> dict[str, Arch]:
@@ -138,10 +142,32 @@ def calibration_ratio(side: int, turns: int) -> dict[str, float]:
     return {"calibration_by_plain_forward": statistics.median(ratios[1:])}
 
 
+def resize_share(turns: int) -> float:
+    """Return how much of a step of the smallest subnet, the quickest, resizing to 48 px takes.
+
+    Batches come at the highest resolution, 64 px, whatever is drawn.
+    """
+    torch.set_num_threads(1)
+    space = ofa_mbv3(width_mult=1.0, resolutions=(48, 64))
+    net, arch = SuperNet(space, 10).to(memory_format=torch.channels_last).train(), space.smallest()
+    images = torch.randn(BATCH, 3, 64, 64).contiguous(memory_format=torch.channels_last)
+    labels = torch.randint(10, (BATCH,))
+    shares = []
+    for _ in range(turns + 1):
+        net.zero_grad(set_to_none=True)
+        start = time.perf_counter()
+        resized = resize(images, arch.resolution)
+        then = time.perf_counter()
+        F.cross_entropy(net(resized, arch), labels).backward()
+        shares.append((then - start) / (time.perf_counter() - start))
+    return statistics.median(shares[1:])
+
+
 def report(
     points: list[dict[str, Any]],
     memory: dict[int, dict[str, int]],
     calibration: dict[int, dict[str, float]],
+    resizing: float,
     profiles: dict[int, dict[str, float]],
     out: Path,
 ) -> None:
@@ -160,6 +186,7 @@ def report(
     for side, found in calibration.items():
         ratio = found["calibration_by_plain_forward"]
         aims.append(aim(f"BN calibration / plain forward, {side} px", 1.1, ratio, at_least=False))
+    aims.append(aim("resizing to 48 px / smallest step there", 0.01, resizing, at_least=False))
     write_result(
         out,
         question=__doc__.splitlines()[0],
