@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import fields
+from fractions import Fraction
+from math import floor
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +30,32 @@ FAULTS = (HydraException, OmegaConfBaseException, YAMLError, ValueError, TypeErr
           AttributeError, RecursionError, OverflowError, AssertionError)  # fmt: skip
 """What Hydra and OmegaConf raise for overrides that they did not think of."""
 SHOWN = 600
+OF_ALL_PHASES = ("epochs", "lr", "warmup_steps")
+"""What a recipe says once; its phases are made of it here, so that a run stores only phases."""
 
 
 def register() -> None:
-    """Make the schema known to Hydra."""
+    """Make the schema known to Hydra, and what the recipes compute by."""
     ConfigStore.instance().store(name="schema", node=Schema)
+    for share in (share_of_epochs, share_of_lr):
+        OmegaConf.register_new_resolver(share.__name__, share, replace=True)
+
+
+def share_of_epochs(share: Any, *, _root_: Any) -> Any:
+    """Return a part, such as `1/3`, of `recipe.epochs`: rounded, and at least one.
+
+    What is no such number is returned as it is: a phase refuses it, by name.
+    """
+    epochs = _root_.recipe.epochs
+    if type(epochs) is not int or epochs < 1:
+        return epochs
+    return max(1, floor(epochs * Fraction(str(share)) + Fraction(1, 2)))
+
+
+def share_of_lr(share: Any, *, _root_: Any) -> Any:
+    """Return a part of `recipe.lr`; what is no number as it is."""
+    lr = _root_.recipe.lr
+    return float(lr * Fraction(str(share))) if type(lr) in (int, float) else lr
 
 
 def config_dir() -> Path:
@@ -129,6 +152,8 @@ def plain(config: Any) -> dict[str, Any]:
             f"{', '.join(sorted(known))}"
         )
     check_config(values, "configuration")
+    for name in OF_ALL_PHASES:
+        values["recipe"].pop(name, None)
     return values
 
 

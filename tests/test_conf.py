@@ -12,7 +12,7 @@ import yaml
 from rich.console import Console
 
 from supernet import training
-from supernet.config import composed, config_dir
+from supernet.config import OF_ALL_PHASES, composed, config_dir
 from supernet.data.load import NAMES
 from supernet.errors import SupernetError
 from supernet.network import SuperNet
@@ -26,7 +26,7 @@ from supernet.settings import (
     pick_device,
 )
 from supernet.space import SearchSpace
-from tests.builders import TINY, small_space, tiny_config, tiny_table
+from tests.builders import TINY, small_space, tiny_config, tiny_space, tiny_table
 
 CONF = config_dir()
 GROUPS = {
@@ -81,6 +81,59 @@ def test_every_experiment_composes_and_builds(name: str) -> None:
     assert lines[0] == "# @package _global_"
     assert lines[1].startswith("# "), "an experiment begins with its command"
     assert f"experiment={name}" in lines[1] or f"supernet {name}" in lines[1]
+
+
+@pytest.mark.parametrize("recipe", GROUPS["recipe"])
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_one_override_gives_an_experiment_another_recipe(name: str, recipe: str) -> None:
+    """Its phases are the recipe's own, as long as the experiment says."""
+    needs = ["data.root=photos"] * (name == "folder")
+    config = composed([f"experiment={name}", f"recipe={recipe}", *needs])
+    own = composed([f"recipe={recipe}"])["recipe"]["phases"]
+    assert list(config["recipe"]["phases"]) == list(own)
+    for phase, fields in config["recipe"]["phases"].items():
+        assert {k: fields[k] for k in set(fields) - set(OF_ALL_PHASES)} == {
+            k: own[phase][k] for k in set(own[phase]) - set(OF_ALL_PHASES)
+        }
+    written = yaml.safe_load((CONF / "experiment" / f"{name}.yaml").read_text(encoding="utf-8"))
+    epochs = written.get("recipe", {}).get("epochs")
+    if epochs:
+        done = sum(fields["epochs"] for fields in config["recipe"]["phases"].values())
+        assert done == epochs
+    build(config)
+
+
+def test_a_recipe_is_stretched_as_a_whole() -> None:
+    words = ("recipe=progressive", "recipe.epochs=120", "recipe.lr=0.02", "recipe.warmup_steps=7")
+    phases = composed(words)["recipe"]["phases"]
+    assert [phase["epochs"] for phase in phases.values()] == [40, 20, 20, 40]
+    assert [phase["lr"] for phase in phases.values()] == [0.02, 0.01, 0.01, 0.01]
+    assert phases["largest"]["warmup_steps"] == 7
+
+
+def test_no_phase_is_shorter_than_an_epoch() -> None:
+    phases = composed(["recipe=progressive", "recipe.epochs=1"])["recipe"]["phases"]
+    assert [phase["epochs"] for phase in phases.values()] == [1, 1, 1, 1]
+
+
+def test_what_a_phase_says_goes_before_what_its_recipe_says() -> None:
+    words = ("recipe=largest_first", "recipe.epochs=10", "recipe.phases.largest.epochs=1")
+    phases = composed(words)["recipe"]["phases"]
+    assert [phase["epochs"] for phase in phases.values()] == [1, 5]
+
+
+@pytest.mark.parametrize("recipe", GROUPS["recipe"])
+@pytest.mark.parametrize(
+    "override",
+    ["epochs=0", "epochs=-1", "epochs=1.5", "epochs=many", "epochs=null", "epochs=[1]",
+     "lr=0", "lr=-1", "lr=fast", "lr=null", "lr=true", "lr=nan", "lr=inf", "warmup_steps=some",
+     "warmup_steps=-1"],
+)  # fmt: skip
+def test_a_recipe_with_a_bad_number_is_one_line(recipe: str, override: str) -> None:
+    name = override.partition("=")[0]
+    with pytest.raises(SupernetError, match=name) as error:
+        build_recipe(composed([f"recipe={recipe}", f"recipe.{override}"]), tiny_space())
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["demo", "smoke"])

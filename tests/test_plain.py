@@ -128,7 +128,8 @@ def test_which_recipe_it_has() -> None:
     alone, two = ["all"], ["largest", "all"]
     assert phases() == phases("experiment=demo") == alone
     assert phases("experiment=smoke") == phases("recipe=largest_first") == two
-    assert len(phases("experiment=fashion_mnist")) == 4
+    assert phases("experiment=fashion_mnist") == two
+    assert len(phases("experiment=demo", "recipe=progressive")) == 4
     rates = {
         kind: composed([f"net={kind}", f"net.{field}=resnet18"])["recipe"]["phases"]["all"]["lr"]
         for kind, field in (("timm", "name"), ("subnet", "dir"))

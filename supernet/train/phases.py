@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Any, Protocol
 
 from fvcore.common.param_scheduler import CosineParamScheduler
@@ -84,7 +85,7 @@ class Phase:
             self.epochs < 1
             or self.subnets < 0
             or self.nets < 1
-            or not self.lr > 0
+            or not 0 < self.lr < inf
             or self.warmup_steps < 0
         ):
             raise SupernetError(

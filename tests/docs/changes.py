@@ -24,8 +24,8 @@ CHANGES: tuple[tuple[str, str, str], ...] = (
     (r"experiment=(folder|demo)\b", rf"experiment=\1 {ONE_BATCH} "
      "recipe.phases.largest.epochs=1 recipe.phases.all.epochs=1", "the same, of two steps"),
     (r"experiment=fashion_mnist$", rf"experiment=fashion_mnist {ONE_BATCH} data.held_out=0.002 "
-     "recipe.phases.largest.epochs=1 recipe.phases.depth.epochs=1 recipe.phases.expand.epochs=1",
-     "four steps, scored on 120 images"),
+     "recipe.phases.largest.epochs=1 recipe.phases.all.epochs=1",
+     "two steps, scored on 120 images"),
     (r"data=fashion_mnist", "data=fashion_mnist data.held_out=0.002", "scored on 120 images"),
     (r"^(supernet train (?!.*(?:resume=|--cfg)).+)", rf"\1 {QUICK}", "one thread"),
     (r"(experiment=folder(?!.*from_timm).*)",
