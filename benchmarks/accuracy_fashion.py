@@ -51,9 +51,7 @@ def main() -> None:
     parser.add_argument(
         "--turn", type=float, default=10.0, help="minutes until the next arm's turn"
     )
-    parser.add_argument(
-        "--default", choices=OURS, default="largest_first", help="the default recipe"
-    )
+    parser.add_argument("--default", choices=OURS, default="random", help="the default recipe")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--quick", action="store_true", help="seconds an arm; never quoted")
     flags = parser.parse_args()

@@ -27,7 +27,8 @@ from supernet.latency import host
 
 COMMAND = (
     "supernet", "train", "experiment=fashion_small", "threads=1", "name=memory", "evaluate=epoch",
-    "save_minutes=1", "recipe.phases.largest.epochs=1", "recipe.phases.all.epochs=1000",
+    "save_minutes=1", "recipe=largest_first", "recipe.phases.largest.epochs=1",
+    "recipe.phases.all.epochs=1000",
 )  # fmt: skip
 PICTURE = ROOT / "docs" / "reliability_memory.png"
 SECONDS, WARM_UP, EVERY = 3600.0, 900.0, 5.0

@@ -266,9 +266,10 @@ def test_gates_move_when_the_whole_space_is_open_and_the_warm_up_is_over() -> No
             gates_move(phases, position, GateConfig(warmup_epochs=warmup))
             for position, _ in epochs(phases, Position(), 1)
         ]
-        for warmup in (0, 1, 3, 9)
+        for warmup in (None, 0, 1, 3, 9)
     }
     assert moving == {
+        None: [False] * 3 + [True] * 4,
         0: [False] * 3 + [True] * 4,
         1: [False] * 4 + [True] * 3,
         3: [False] * 6 + [True],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,7 +19,7 @@ from safetensors.torch import save_file
 
 import supernet
 from supernet import deploy, origins, training
-from supernet.config import composed
+from supernet.config import composed, config_dir
 from supernet.data.preprocess import resize
 from supernet.errors import CheckpointError, SpaceError, SupernetError
 from supernet.evaluate import scores_on
@@ -119,19 +120,26 @@ def test_any_recipe_gives_it_epochs_rates_and_warm_ups(name: str) -> None:
         assert (mine.nets, mine.teach, mine.sort_channels) == (1, False, False)
 
 
-def test_which_recipe_it_has() -> None:
+def test_which_recipe_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The command line's goes before an experiment's, and that before the net's own."""
 
     def phases(*words: str) -> list[str]:
         return list(composed(["net=timm", "net.name=resnet18", *words])["recipe"]["phases"])
 
-    alone, two = ["all"], ["largest", "all"]
-    assert phases() == phases("experiment=demo") == alone
-    assert phases("experiment=smoke") == phases("recipe=largest_first") == two
-    assert phases("experiment=fashion_mnist") == two
+    assert phases() == phases("experiment=demo") == ["all"]
+    assert phases("recipe=largest_first") == ["largest", "all"]
     assert len(phases("experiment=demo", "recipe=progressive")) == 4
+    conf = tmp_path / "conf"
+    shutil.copytree(config_dir(), conf)
+    own = "# @package _global_\ndefaults:\n  - override /recipe: compound\n"
+    (conf / "experiment" / "own.yaml").write_text(own)
+    monkeypatch.setattr("supernet.config.config_dir", lambda: conf)
+    assert phases("experiment=own") == ["largest", "compound"]
+    assert len(phases("experiment=own", "recipe=progressive")) == 4
     rates = {
-        kind: composed([f"net={kind}", f"net.{field}=resnet18"])["recipe"]["phases"]["all"]["lr"]
+        kind: composed([f"net={kind}", f"net.{field}=resnet18", "experiment=smoke"])["recipe"][
+            "phases"
+        ]["all"]["lr"]
         for kind, field in (("timm", "name"), ("subnet", "dir"))
     }
     assert rates["subnet"] < rates["timm"] / 3

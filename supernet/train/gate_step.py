@@ -34,7 +34,8 @@ class GateConfig:
         steps: arch steps when gates are trained on frozen weights.
         batch_size: held-out images an arch step.
         share: share of the weight steps' subnets that are drawn from the gates once they train.
-        warmup_epochs: epochs of the full space before gates that train along start to move.
+        warmup_epochs: epochs of the full space before gates that train along start to move;
+            None: they do in the second half of all epochs.
         entropy: how much the gates' mean entropy weighs in the loss at the end; rises from 0.
     """
 
@@ -45,7 +46,7 @@ class GateConfig:
     steps: int = 400
     batch_size: int = 64
     share: float = 0.0
-    warmup_epochs: int = 0
+    warmup_epochs: int | None = None
     entropy: float = 0.0
 
     def __post_init__(self) -> None:
@@ -65,7 +66,7 @@ class GateConfig:
                 "gates: lr and weight must be positive, steps 1 or more and batch_size 2 or more "
                 f"(BN); got {self.lr}, {self.weight}, {self.steps}, {self.batch_size}"
             )
-        if self.warmup_epochs < 0 or self.entropy < 0:
+        if (self.warmup_epochs or 0) < 0 or self.entropy < 0:
             raise SupernetError(
                 "gates.warmup_epochs and gates.entropy must not be negative; got "
                 f"{self.warmup_epochs} and {self.entropy}"

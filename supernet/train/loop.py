@@ -277,6 +277,8 @@ def gates_move(phases: Sequence[Phase], position: Position, config: GateConfig) 
     opened = [i for i, phase in enumerate(phases) if phase.space == whole]
     if position.phase not in opened:
         return False
+    if config.warmup_epochs is None:
+        return epochs_before(phases, position) >= sum(phase.epochs for phase in phases) // 2
     before = sum(phases[i].epochs for i in opened if i < position.phase) + position.epoch
     return before >= config.warmup_epochs
 
