@@ -2,8 +2,8 @@
 
     python benchmarks/fashion_mnist.py --json benchmarks/results/fashion_mnist.json
 
-Trains `experiment=fashion_mnist` into --run if it is not there (about an hour), or goes on where
-that training stopped; then profiles two devices and extracts three subnets for each.
+Trains `experiment=fashion_mnist` into --run if it is not there (20 minutes of one core), or goes
+on where that training stopped; then profiles two devices and extracts three subnets for each.
 """
 
 from __future__ import annotations

@@ -41,6 +41,7 @@ def warm_start_(
             console.print(str(fill_(net, read_weights(init), init)))
         except SupernetError as error:
             raise CheckpointError(f"net.init: {error}") from error
+        net.sort_channels_()  # theirs lie in no order, and narrow ops keep the first ones
 
 
 def _fill_from_run_(net: SuperNet, path: str, data: ImageData) -> str:

@@ -70,6 +70,11 @@ def test_a_run_starts_from_a_file(weights: tuple[Path, Any], console: Console) -
         assert_same(net.eval()(x, net.space.largest()), model(x), tolerance=1e-5)
     assert "tensors taken" in said(console)
     assert "largest subnet from" in said(console)
+    projections = [block.timm.conv_pwl.weight for block in net.blocks if block.spec.kind == "ir"]
+    assert len(projections) > 5
+    for weight in projections:
+        importance = weight.abs().sum((0, 2, 3))
+        assert (importance.diff() <= 0).all(), "narrow ops keep the best channels"
 
 
 def test_a_training_from_a_file_says_so_and_resumes_without_it(
