@@ -354,6 +354,6 @@ def test_two_processes_train_one_net(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     content = checkpoint.read(folder)
-    assert content["position"]["phase"] == 2
+    assert content["position"]["phase"] == 1, "the default recipe has one"
     assert "2 x 1 threads" in " ".join(done.stdout.split())
     assert done.stdout.count("done: supernet info") == 1

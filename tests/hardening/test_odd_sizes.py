@@ -129,7 +129,7 @@ def test_photos_that_are_not_square_are_trained_on_and_classified(
     words = [word for word in (*SHORT, *ONE_ARCH) if "data" not in word]
     config = composed(
         ["experiment=smoke", "data=folder", "data.root=photos", "data.workers=0", "device=cpu",
-         "threads=1", "batch_size=4", *words, "space.resolutions=[33]"]
+         "threads=1", "batch_size=4", "recipe=largest_first", *words, "space.resolutions=[33]"]
     )  # fmt: skip
     training.start(config, Path("run"), Console(quiet=True))
     result = command("extract", "run", "--max-macs", 1e12, "--out", "net")
