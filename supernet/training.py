@@ -164,8 +164,9 @@ def _train(
     describe(net, data, console)
     left = estimate_seconds(net, phases, strategy, data, steps, teacher=teacher, ranks=ranks)
     left *= (num_steps - position.step) / num_steps
+    parts = "1 phase" if len(phases) == 1 else f"{len(phases)} phases"
     console.print(
-        f"training {num_steps - position.step} steps in {len(phases)} phases, about "
+        f"training {num_steps - position.step} steps in {parts}, about "
         f"{left / 60:.1f} min on {device}, {ranks.count} x {torch.get_num_threads()} threads, "
         f"into {folder}"
     )
