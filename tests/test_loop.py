@@ -277,6 +277,12 @@ def test_gates_move_when_the_whole_space_is_open_and_the_warm_up_is_over() -> No
     }
 
 
+def test_gates_move_in_the_second_half_where_nothing_else_is_said() -> None:
+    phases = [phase_of(SPACE, epochs=4)]
+    every = [position for position, _ in epochs(phases, Position(), 1)]
+    assert [gates_move(phases, at, GateConfig()) for at in every] == [False, False, True, True]
+
+
 def test_gates_stay_until_then_and_move_afterwards() -> None:
     torch.manual_seed(0)
     space = tiny_space()
