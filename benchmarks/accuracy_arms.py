@@ -25,7 +25,7 @@ from supernet.settings import build_recipe
 from supernet.space import Arch, Op, SearchSpace
 from supernet.spaces import ofa_mbv3
 from supernet.standalone import timm_model
-from supernet.train.loop import Draw
+from supernet.train.loop import SubnetSampler
 from supernet.train.passes import Passes
 from supernet.train.precision import Precision
 
@@ -83,7 +83,7 @@ class Ours:
         start = self.ends[number - 1] if number else 0.0
         within = (share - start) / (self.ends[number] - start)
         self.optimizer.zero_grad(set_to_none=True)
-        draw = Draw(phase.space, 0, step)
+        draw = SubnetSampler(phase.space, 0, step)
         passes = Passes(self.net, Precision(None, torch.device("cpu")))
         for _, _, loss in self.strategy.losses(passes, batch, phase=phase, draw=draw):
             (loss / phase.nets).backward()

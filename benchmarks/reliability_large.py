@@ -22,7 +22,7 @@ import numpy as np
 from common import ROOT, aim
 
 from supernet import training
-from supernet.choose import Aim, aim_for
+from supernet.choose import Aim, aim_for, most_likely
 from supernet.config import composed
 from supernet.cost import cost_range, latency_costs, macs_costs, memory_peaks, params_costs
 from supernet.finding import find
@@ -102,7 +102,7 @@ def of_table(folder: Path, count: int, timed: Timed) -> None:
 
     def searched() -> None:
         costs = latency_costs(read, space, **SHAPES)
-        PathGates(space).most_likely(costs, sum(cost_range(space, costs)) / 2)
+        most_likely(PathGates(space), costs, sum(cost_range(space, costs)) / 2)
 
     timed("table: searched", searched)
     file.unlink()
@@ -132,7 +132,7 @@ def of_blocks(count: int, timed: Timed) -> int:
     cap = Limit(macs, sum(cost_range(space, macs)) / 3)
     gates = PathGates(space)
     timed("blocks: most likely architecture within two limits",
-          lambda: gates.most_likely(costs, budget, [cap]))  # fmt: skip
+          lambda: most_likely(gates, costs, budget, [cap]))  # fmt: skip
     worth = np.random.default_rng(0).normal(size=(len(space.blocks), len(space.ops)))
     rows = np.arange(len(space.blocks))
 

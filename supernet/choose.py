@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from supernet.cost import Costs, arch_cost, check_budget, cost_range, latency_costs, macs_costs
-from supernet.errors import InfeasibleBudget, SupernetError
+import torch
+
+from supernet.cost import Costs, arch_cost, check_budget, latency_costs, macs_costs, unit_of
+from supernet.errors import SupernetError
 from supernet.gates import PathGates
 from supernet.latency.table import LatencyTable
-from supernet.limits import Caps, Limit, best_within, check_limits, infeasible
+from supernet.limits import Caps, Limit, best_within, check_limits, infeasible, meets
 from supernet.network import SuperNet
 from supernet.search.encoding import Encoding
 from supernet.space import Arch
@@ -71,21 +73,9 @@ def target_name(table_id: str, budget: float, unit: str = "ms") -> str:
     return f"{table_id}@{budget:g}ms" if unit == "ms" else f"{table_id}@{budget:.9g}{unit}"
 
 
-def unit_of(costs: Costs) -> str:
-    """Return the unit of a cost."""
-    return next(iter(costs.values())).unit
-
-
 def costs_of(net: SuperNet, table: LatencyTable) -> Costs:
     """Return the latency of the net's space on the table's device."""
     return latency_costs(table, net.space, in_chans=net.in_chans, num_classes=net.num_classes)
-
-
-def check_feasible(net: SuperNet, costs: Costs, budget: float) -> None:
-    """Raise `InfeasibleBudget` if no architecture of `net` meets the budget."""
-    lowest, highest = cost_range(net.space, costs)
-    if check_budget(budget) < lowest:
-        raise InfeasibleBudget(budget, lowest, highest, unit_of(costs))
 
 
 def aim_for(
@@ -122,11 +112,43 @@ def aim_for(
     return Aim(table=None, costs=first.sums(), budget=first.most, caps=tuple(further))
 
 
+@torch.no_grad()
+def most_likely(
+    gates: PathGates,
+    costs: Costs | None = None,
+    budget: float | None = None,
+    further: Sequence[Limit] = (),
+) -> Arch:
+    """Return the most likely architecture, under a budget and further limits if given.
+
+    Exact over the whole space (`search/`): the log-probability is additive.
+
+    Raises:
+        InfeasibleBudget: if no architecture costs `budget` or less, with the feasible range.
+        InfeasibleLimits: if none meets all limits at once, with the range of each.
+    """
+    space, encoding = gates.space, Encoding.of(gates.space)
+    limits = list(further)
+    if costs is not None and budget is not None:
+        limits.insert(0, Limit(costs, budget))
+    scores = gates.log_probs().double().cpu().numpy()
+    sizes = gates.resolution.log_softmax(0).tolist()
+    found = []
+    for resolution, size_score in zip(space.resolutions, sizes, strict=True):
+        best = best_within(encoding, scores, resolution, limits)
+        if best is not None and meets(limits, resolution, best.indices):
+            found.append((best.score + size_score, best.indices, resolution))
+    if not found:
+        raise infeasible(space, limits)
+    _, indices, resolution = max(found, key=lambda item: item[0])
+    return space.decode(indices, resolution)
+
+
 def pick(gates: PathGates, aim: Aim) -> Candidate:
     """Return the most likely architecture that meets all limits of `aim`."""
     latency = aim.costs if aim.table is not None else None
     budget = aim.budget if aim.table is not None else None
-    arch = gates.most_likely(latency, budget, aim.caps)
+    arch = most_likely(gates, latency, budget, aim.caps)
     space = gates.space
     return Candidate(
         arch=arch,

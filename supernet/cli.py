@@ -262,8 +262,8 @@ def extract(
     supernet extract runs/demo --arch found.json --table T.json --budget-ms 2.5 --out found/
     supernet extract runs/handmade --table T.json --out handmade/
     """
-    from supernet import deploy
     from supernet.arch_file import read_arch
+    from supernet.deploy import candidate_for, measure, named_candidate, promise_of, write_subnet
     from supernet.holding import held_beside
     from supernet.latency.table import LatencyTable
     from supernet.limits import Caps
@@ -279,17 +279,15 @@ def extract(
     trained = Trained.open(run)
     with held_beside(out):
         if arch is None:
-            candidate = deploy.candidate_for(trained, times, budget_ms, console, caps=caps)
+            candidate = candidate_for(trained, times, budget_ms, console, caps=caps)
         else:
             table_id = None if times is None else times.id
             given = read_arch(arch, table_id=table_id, budget_ms=budget_ms)
-            candidate = deploy.named_candidate(trained, given, times, budget_ms, caps=caps)
-        promise = deploy.promise_of(times, candidate)
-        deploy.write_subnet(
-            trained, candidate.arch, out, promise=promise, crop_kernels=crop_kernels
-        )
+            candidate = named_candidate(trained, given, times, budget_ms, caps=caps)
+        promise = promise_of(times, candidate)
+        write_subnet(trained, candidate.arch, out, promise=promise, crop_kernels=crop_kernels)
         if times is not None:
-            deploy.measure([out], times, console)
+            measure([out], times, console)
     show([summary_row(out)], console, title_of(trained))
     for unit, (limit, cost) in candidate.limits.items():
         console.print(f"{cost:.9g} of at most {limit:.9g} {unit}")

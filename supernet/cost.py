@@ -19,11 +19,9 @@ from torch import Tensor, nn
 
 from supernet.activations import layer_peak_bytes
 from supernet.blocks import layer, num_params
-from supernet.errors import SupernetError
+from supernet.errors import InfeasibleBudget, SupernetError
 from supernet.latency.keys import LayerKey, space_keys
 from supernet.latency.table import LatencyTable
-from supernet.search import exact
-from supernet.search.encoding import Encoding
 from supernet.space import Arch, SearchSpace
 
 
@@ -51,10 +49,6 @@ class CostMatrix:
         columns = torch.as_tensor(indices, device=self.cell.device)
         rows = torch.arange(self.cell.shape[0], device=self.cell.device)
         return self.fixed + self.cell[rows, columns].sum(-1)
-
-    def numpy(self) -> exact.Cost:
-        """Return what search algorithms see of it."""
-        return exact.Cost(float(self.fixed), self.cell.cpu().numpy())
 
     def to(self, device: torch.device) -> CostMatrix:
         """Return it on another device."""
@@ -140,14 +134,44 @@ def arch_cost(
     return float(costs[arch.resolution].of(space.encode(arch)))
 
 
+def unit_of(costs: Costs) -> str:
+    """Return the unit of a cost."""
+    return next(iter(costs.values())).unit
+
+
 def cost_range(space: SearchSpace, costs: Costs) -> tuple[float, float]:
     """Return the lowest and the highest cost of any architecture at any resolution."""
-    encoding = Encoding.of(space)
     ends = []
-    for resolution in space.resolutions:
-        for best in exact.extremes(encoding, costs[resolution].numpy()):
-            ends.append(float(costs[resolution].of(best.indices)))
+    for cost in costs.values():
+        for least in (True, False):
+            indices = _extreme(space, cost.cell.tolist(), least=least)
+            ends.append(float(cost.of(indices)))
     return min(ends), max(ends)
+
+
+def _extreme(space: SearchSpace, cell: list[list[float]], *, least: bool) -> list[int]:
+    """Return the columns `[B]` of the cheapest or the dearest architecture, stage by stage."""
+    pick = min if least else max
+    indices = [0] * len(cell)
+    for where, stage in zip(space.stage_slices, space.stages, strict=True):
+        columns, totals = [], [0.0]
+        for row, allowed in zip(cell[where], space.allowed[where], strict=True):
+            first = 0 if space.skip == "any" else 1
+            there = [c for c in range(first, len(row)) if allowed[c]]
+            column = pick(there, key=row.__getitem__) if there else 0
+            columns.append(column)
+            totals.append(totals[-1] + row[column])
+        depths = stage.depths if space.skip == "suffix" else (len(columns),)
+        depth = pick(depths, key=totals.__getitem__)
+        indices[where.start : where.start + depth] = columns[:depth]
+    return indices
+
+
+def check_feasible(space: SearchSpace, costs: Costs, budget: float) -> None:
+    """Raise `InfeasibleBudget` if no architecture of `space` meets the budget."""
+    lowest, highest = cost_range(space, costs)
+    if check_budget(budget) < lowest:
+        raise InfeasibleBudget(budget, lowest, highest, unit_of(costs))
 
 
 def peak_range(space: SearchSpace, peaks: Peaks) -> tuple[float, float]:

@@ -26,8 +26,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from supernet.cost import CostMatrix
-from supernet.limits import Limit, best_within, infeasible, meets
-from supernet.search.encoding import Encoding
 from supernet.space import Arch, SearchSpace
 
 NEVER = -torch.inf
@@ -97,7 +95,6 @@ class PathGates(nn.Module):
     def __init__(self, space: SearchSpace) -> None:
         super().__init__()
         self.space = space
-        self._encoding = Encoding.of(space)
         allowed = torch.tensor(space.allowed)
         self.register_buffer("_ops_ok", allowed[:, 1:], persistent=False)
         self.register_buffer("_stop_ok", torch.tensor(_stops(space)), persistent=False)
@@ -283,38 +280,6 @@ class PathGates(nn.Module):
             kept = depth[0].choice
             ops += picked[:kept] + [None] * (len(picked) - kept)
         return Arch(tuple(ops), paths.resolutions[0].choice)
-
-    # ---- choosing --------------------------------------------------------------------------
-
-    @torch.no_grad()
-    def most_likely(
-        self,
-        costs: Mapping[int, CostMatrix] | None = None,
-        budget: float | None = None,
-        further: Sequence[Limit] = (),
-    ) -> Arch:
-        """Return the most likely architecture, under a budget and further limits if given.
-
-        Exact over the whole space (`search/`): the log-probability is additive.
-
-        Raises:
-            InfeasibleBudget: if no architecture costs `budget` or less, with the feasible range.
-            InfeasibleLimits: if none meets all limits at once, with the range of each.
-        """
-        limits = list(further)
-        if costs is not None and budget is not None:
-            limits.insert(0, Limit(costs, budget))
-        scores = self.log_probs().double().cpu().numpy()
-        sizes = self.resolution.log_softmax(0).tolist()
-        found = []
-        for resolution, size_score in zip(self.space.resolutions, sizes, strict=True):
-            best = best_within(self._encoding, scores, resolution, limits)
-            if best is not None and meets(limits, resolution, best.indices):
-                found.append((best.score + size_score, best.indices, resolution))
-        if not found:
-            raise infeasible(self.space, limits)
-        _, indices, resolution = max(found, key=lambda item: item[0])
-        return self.space.decode(indices, resolution)
 
 
 def _stops(space: SearchSpace) -> list[bool]:

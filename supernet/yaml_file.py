@@ -12,16 +12,16 @@ from typing import Any
 
 import yaml
 
-from supernet.documents import read_text
+from supernet.documents import _Refused, read_text
 from supernet.errors import SupernetError
 
-MAX_BYTES = 8 * 2**20
+MAX_YAML = 8 * 2**20
 """The tables of once-for-all's authors have a few hundred thousand."""
-MAX_DEPTH, MAX_SCALAR = 32, 1024
+_MAX_YAML_DEPTH, MAX_SCALAR = 32, 1024
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-def read_yaml(path: Path, *, error: type[SupernetError], most: int = MAX_BYTES) -> Any:
+def read_yaml(path: Path, *, error: type[SupernetError], most: int = MAX_YAML) -> Any:
     """Return the content of a YAML file with one document.
 
     Raises:
@@ -29,7 +29,7 @@ def read_yaml(path: Path, *, error: type[SupernetError], most: int = MAX_BYTES) 
     """
     text = read_text(path, most=most, error=error)
     try:
-        _check(text)
+        _check_events(text)
         return yaml.load(text, Loader=_LOADER)
     except _Refused as fault:
         raise error(f"{path}: {fault}") from fault
@@ -37,11 +37,7 @@ def read_yaml(path: Path, *, error: type[SupernetError], most: int = MAX_BYTES) 
         raise error(f"{path}: not YAML, or cut off: {' '.join(str(fault).split())}") from fault
 
 
-class _Refused(ValueError):
-    """Why a document is refused."""
-
-
-def _check(text: str) -> None:
+def _check_events(text: str) -> None:
     """Raise if the document could do harm."""
     groups: list[_Group] = []
     for event in yaml.parse(text, Loader=_LOADER):
@@ -59,8 +55,8 @@ def _check(text: str) -> None:
             if groups and groups[-1].at_name:
                 raise _Refused(f"line {line} has a group as a name")
             groups.append(_Group(named=isinstance(event, yaml.MappingStartEvent)))
-            if len(groups) > MAX_DEPTH:
-                raise _Refused(f"line {line} is nested deeper than {MAX_DEPTH} groups")
+            if len(groups) > _MAX_YAML_DEPTH:
+                raise _Refused(f"line {line} is nested deeper than {_MAX_YAML_DEPTH} groups")
         elif isinstance(event, (yaml.MappingEndEvent, yaml.SequenceEndEvent)):
             groups.pop()
             if groups:

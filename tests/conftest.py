@@ -14,9 +14,10 @@ import torch
 from hypothesis import settings
 from rich.console import Console
 
-from supernet import cli, deploy, main_job, training
+from supernet import cli, main_job, training
 from supernet.certificate import write_certificate
 from supernet.choose import Candidate
+from supernet.deploy import promise_of, write_subnet
 from supernet.latency import host, profile
 from supernet.trained import Trained
 from tests.builders import (
@@ -81,7 +82,7 @@ def digits_subnet(digits_run: Path, tmp_path_factory: pytest.TempPathFactory) ->
     device = replace(DEVICE, cpu=host.cpu())
     table = made_up_table(trained.net.space, in_chans=1, num_classes=10, device=device)
     chosen = Candidate(arch=arch, score=0.0, predicted_ms=2.1, budget_ms=2.2)
-    paper = deploy.write_subnet(trained, arch, folder, promise=deploy.promise_of(table, chosen))
+    paper = write_subnet(trained, arch, folder, promise=promise_of(table, chosen))
     times = {"measured_ms": 2.0, "measured_interval_ms": [1.9, 2.1], "reference_ms": 0.1}
     write_certificate(folder, {**paper, **times, "pace": 1.0})
     return folder

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from supernet.cost import CostMatrix, cost_range
 from supernet.search import exact
 from supernet.search.encoding import Encoding
 from supernet.space import SearchSpace
@@ -34,6 +36,14 @@ def drawn_cost(space: SearchSpace, rng: np.random.Generator) -> exact.Cost:
     return exact.Cost(float(rng.uniform(0, 2)), cell)
 
 
+def range_of(space: SearchSpace, cost: exact.Cost) -> tuple[float, float]:
+    """Return the lowest and the highest cost of any architecture."""
+    matrix = CostMatrix(
+        torch.tensor(cost.fixed, dtype=torch.float64), torch.tensor(cost.cell), "ms"
+    )
+    return cost_range(space, {space.resolutions[0]: matrix})
+
+
 @given(spaces(), seeds)
 @settings(max_examples=60)
 def test_the_best_without_a_limit(space: SearchSpace, seed: int) -> None:
@@ -48,12 +58,12 @@ def test_the_best_without_a_limit(space: SearchSpace, seed: int) -> None:
 
 @given(spaces(), seeds)
 @settings(max_examples=60)
-def test_extremes_are_the_ends_of_the_range(space: SearchSpace, seed: int) -> None:
+def test_the_range_of_a_cost_is_that_of_enumeration(space: SearchSpace, seed: int) -> None:
     cost = drawn_cost(space, np.random.default_rng(seed))
     every = cost.fixed + picked(cost.cell, indices_of(space))
-    low, high = exact.extremes(Encoding.of(space), cost)
-    assert low.score == pytest.approx(every.min(), abs=1e-9)
-    assert high.score == pytest.approx(every.max(), abs=1e-9)
+    low, high = range_of(space, cost)
+    assert low == pytest.approx(every.min(), abs=1e-9)
+    assert high == pytest.approx(every.max(), abs=1e-9)
 
 
 def assert_best_under(space: SearchSpace, seed: int, share: float, below: float = 0.0) -> None:
@@ -109,7 +119,7 @@ def test_the_ends_of_the_limit(space: SearchSpace) -> None:
     rng = np.random.default_rng(0)
     encoding, cost = Encoding.of(space), drawn_cost(space, rng)
     scores = rng.normal(size=np.shape(space.allowed))
-    low, high = (end.score for end in exact.extremes(encoding, cost))
+    low, high = range_of(space, cost)
     cheapest = exact.best(encoding, scores, cost, low)
     assert cheapest is not None, "a limit that only the cheapest meets is met"
     assert cost.fixed + picked(cost.cell, np.array(cheapest.indices)) == pytest.approx(low)

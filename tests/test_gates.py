@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from supernet.choose import most_likely
 from supernet.cost import Costs, arch_cost, cost_range
 from supernet.data.batches import Batch
 from supernet.data.preprocess import resize
@@ -211,7 +212,7 @@ def test_sure_gates_draw_what_they_are_sure_of(space: SearchSpace) -> None:
         gates.resolution[space.resolutions.index(arch.resolution)] = 60.0
     rng = random.Random(0)
     assert {gates.sample(rng, paths=1)[0] for _ in range(20)} == {arch}
-    assert gates.most_likely() == arch
+    assert most_likely(gates) == arch
 
 
 # ---- choosing ----------------------------------------------------------------------------------
@@ -221,7 +222,7 @@ def test_sure_gates_draw_what_they_are_sure_of(space: SearchSpace) -> None:
 def test_the_most_likely_is_what_enumeration_says(space: SearchSpace) -> None:
     gates = random_gates(space, 1)
     probs = Enumerated(space).log_probs(gates)
-    assert gates.log_prob(gates.most_likely()) == pytest.approx(probs.max().item(), abs=1e-9)
+    assert gates.log_prob(most_likely(gates)) == pytest.approx(probs.max().item(), abs=1e-9)
 
 
 @SPACES
@@ -234,7 +235,7 @@ def test_the_most_likely_under_budgets_is_what_enumeration_says(space: SearchSpa
     rng, missed = random.Random(0), 0
     for _ in range(100):
         budget = rng.uniform(low, high * 1.05)
-        arch = gates.most_likely(costs, budget)
+        arch = most_likely(gates, costs, budget)
         assert arch_cost(space, costs, arch) <= budget
         score = gates.log_prob(arch)
         best = probs[dear <= budget].max().item()
@@ -251,11 +252,11 @@ def test_a_budget_that_only_the_cheapest_meets(space: SearchSpace) -> None:
     gates, costs, every = random_gates(space, 3), random_costs(space, 3), Enumerated(space)
     dear = every.costs(space, costs)
     low, high = cost_range(space, costs)
-    arch = gates.most_likely(costs, low)
+    arch = most_likely(gates, costs, low)
     assert arch == every.archs[int(dear.argmin())]
     for budget in (low * (1 - 1e-9), low / 2):
         with pytest.raises(InfeasibleBudget, match="feasible budgets lie between") as caught:
-            gates.most_likely(costs, budget)
+            most_likely(gates, costs, budget)
         error = caught.value
         assert (error.budget, error.lowest, error.highest) == (budget, low, high)
         assert error.unit == "ms"
@@ -268,7 +269,7 @@ def test_the_lowest_budget_is_met_whatever_its_last_bits() -> None:
     for seed in range(100):
         costs = random_costs(space, seed)
         low, _ = cost_range(space, costs)
-        assert arch_cost(space, costs, gates.most_likely(costs, low)) == low
+        assert arch_cost(space, costs, most_likely(gates, costs, low)) == low
 
 
 # ---- running paths -----------------------------------------------------------------------------

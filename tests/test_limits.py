@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from supernet.activations import layer_peak_bytes
+from supernet.choose import most_likely
 from supernet.cost import (
     CostMatrix,
     arch_cost,
@@ -121,16 +122,16 @@ def test_the_most_likely_within_limits(space: SearchSpace, kinds: tuple[int, ...
         fits = np.all([totals[k] <= limit.most for k, limit in zip(kinds, limits, strict=True)], 0)
         if not fits.any():
             with pytest.raises(InfeasibleLimits):
-                gates.most_likely(further=limits)
+                most_likely(gates, further=limits)
             continue
         met += 1
         check_limits(space, limits)
-        arch = gates.most_likely(further=limits)
+        arch = most_likely(gates, further=limits)
         assert fits[every.index(arch)]
         assert gates.log_prob(arch) == pytest.approx(logs[fits].max(), abs=1e-6)
         if kinds[0] == 0:
             first = {"costs": all_costs[0], "budget": limits[0].most}
-            assert gates.most_likely(**first, further=limits[1:]) == arch
+            assert most_likely(gates, **first, further=limits[1:]) == arch
     assert met >= 2
 
 
@@ -157,7 +158,7 @@ def test_limits_that_cannot_be_met_together() -> None:
     with pytest.raises(InfeasibleBudget, match="feasible budgets lie between"):
         check_limits(space, [Limit(peaks, 1e-3)])
     with pytest.raises(InfeasibleBudget, match="MACs"):
-        PathGates(space).most_likely(further=[Limit(macs, low / 2)])
+        most_likely(PathGates(space), further=[Limit(macs, low / 2)])
 
 
 def test_caps_as_people_give_them() -> None:

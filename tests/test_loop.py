@@ -26,7 +26,15 @@ from supernet.settings import build_recipe, build_steps
 from supernet.space import Arch, SearchSpace
 from supernet.train import checkpoint
 from supernet.train.gate_step import GateConfig
-from supernet.train.loop import Draw, Position, StepConfig, epochs, epochs_before, fit, gates_move
+from supernet.train.loop import (
+    Position,
+    StepConfig,
+    SubnetSampler,
+    epochs,
+    epochs_before,
+    fit,
+    gates_move,
+)
 from supernet.train.passes import Passes
 from supernet.train.phases import Phase
 from supernet.train.precision import Precision
@@ -228,11 +236,11 @@ def test_epochs_are_counted_through_the_phases() -> None:
 
 
 def test_a_draw_is_a_function_of_seed_step_and_place() -> None:
-    draw = Draw(SPACE, 0, 7)
+    draw = SubnetSampler(SPACE, 0, 7)
     assert [draw(place) for place in range(20)] == [draw(place) for place in range(20)]
     assert len({draw(place) for place in range(20)}) > 5
-    assert [Draw(SPACE, 0, 8)(p) for p in range(9)] != [draw(p) for p in range(9)]
-    assert [Draw(SPACE, 1, 7)(p) for p in range(9)] != [draw(p) for p in range(9)]
+    assert [SubnetSampler(SPACE, 0, 8)(p) for p in range(9)] != [draw(p) for p in range(9)]
+    assert [SubnetSampler(SPACE, 1, 7)(p) for p in range(9)] != [draw(p) for p in range(9)]
     assert all(draw(place) in SPACE for place in range(20))
 
 
@@ -249,10 +257,10 @@ def test_share_says_how_many_subnets_come_from_the_gates(share: float, low: int,
             target.gates.alpha[row] = -40.0
             target.gates.alpha[row, column] = 40.0
         target.gates.resolution[space.resolutions.index(sure.resolution)] = 80.0
-    drawn = [Draw(space, 0, step, [target], share)(0) for step in range(200)]
+    drawn = [SubnetSampler(space, 0, step, [target], share)(0) for step in range(200)]
     assert low <= drawn.count(sure) <= high
-    assert drawn == [Draw(space, 0, step, [target], share)(0) for step in range(200)]
-    assert Draw(space, 0, 0, (), share)(0) in space, "no targets, no gates"
+    assert drawn == [SubnetSampler(space, 0, step, [target], share)(0) for step in range(200)]
+    assert SubnetSampler(space, 0, 0, (), share)(0) in space, "no targets, no gates"
 
 
 # ---- gates along with the weights --------------------------------------------------------------

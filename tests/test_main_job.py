@@ -17,12 +17,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from timm.models.mobilenetv3 import MobileNetV3
 
 import supernet
-from supernet import deploy, main_job, scored, specialize, training
+from supernet import main_job, scored, specialize, training
+from supernet.certificate import read_certificate
 from supernet.choose import aim_for, costs_of, target_name
 from supernet.config import composed
 from supernet.cost import arch_cost, cost_range
 from supernet.data.digits import digits
 from supernet.data.preprocess import resize
+from supernet.deploy import candidate_for, measure
 from supernet.errors import CheckpointError, InfeasibleBudget, SpaceError, SupernetError
 from supernet.evaluate import calibrate_on_, scores_on
 from supernet.facts import facts, scores
@@ -130,7 +132,7 @@ def test_the_certificate_says_what_holds(
 ) -> None:
     costs = costs_of(run.net, table)
     for folder, row in zip(subnets, main_job_done.rows, strict=True):
-        paper = deploy.read_certificate(folder)
+        paper = read_certificate(folder)
         config = load_config(folder)
         assert paper["arch_id"] == config.arch.id
         assert Arch.from_dict(paper["arch"]) == config.arch
@@ -197,13 +199,13 @@ def test_gates_are_trained_once(
     ends = cost_range(run.net.space, costs_of(run.net, table))
     budget = middle(ends, 0.3)
     before = {name: tensor.clone() for name, tensor in run.net.state_dict().items()}
-    first = deploy.candidate_for(run, table, budget, console)
+    first = candidate_for(run, table, budget, console)
     torch.testing.assert_close(run.net.state_dict(), before, rtol=0, atol=0)
     assert first.predicted_ms <= budget
     assert not run.net.training
     monkeypatch.setattr(specialize, "train_gates", lambda *_, **__: pytest.fail("it trains again"))
-    assert deploy.candidate_for(run, table, budget, console) == first
-    assert deploy.candidate_for(Trained.open(copied), table, budget, console) == first
+    assert candidate_for(run, table, budget, console) == first
+    assert candidate_for(Trained.open(copied), table, budget, console) == first
     assert supernet.search(supernet.load(copied), table, budget) == [first]
 
 
@@ -411,11 +413,11 @@ def test_nothing_is_measured_on_another_machine(
 ) -> None:
     folder = tmp_path / "subnet"
     shutil.copytree(subnets[0], folder)
-    paper = deploy.read_certificate(folder)
+    paper = read_certificate(folder)
     foreign = made_up_table(run.net.space, in_chans=1, num_classes=10)
-    deploy.measure([folder], foreign, console)
+    measure([folder], foreign, console)
     assert "not measured: the table is of nowhere (made up)" in console.file.getvalue()
-    assert deploy.read_certificate(folder) == paper
+    assert read_certificate(folder) == paper
 
 
 # ---- the whole of it ---------------------------------------------------------------------------

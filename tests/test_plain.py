@@ -18,9 +18,11 @@ from rich.console import Console
 from safetensors.torch import save_file
 
 import supernet
-from supernet import deploy, origins, training
+from supernet import origins, training
+from supernet.certificate import read_certificate
 from supernet.config import composed, config_dir
 from supernet.data.preprocess import resize
+from supernet.deploy import candidate_for, promise_of, write_subnet
 from supernet.errors import CheckpointError, SpaceError, SupernetError
 from supernet.evaluate import scores_on
 from supernet.extraction import extract
@@ -169,13 +171,13 @@ def digits_folder(digits_run: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 def written(run: Path, out: Path) -> Path:
     trained = Trained.open(run)
-    chosen = deploy.candidate_for(trained, None, None, Console(quiet=True))
-    deploy.write_subnet(trained, chosen.arch, out, promise=deploy.promise_of(None, chosen))
+    chosen = candidate_for(trained, None, None, Console(quiet=True))
+    write_subnet(trained, chosen.arch, out, promise=promise_of(None, chosen))
     return out
 
 
 def test_it_learns(digits_folder: Path) -> None:
-    assert deploy.read_certificate(digits_folder)["top1"] > 0.3  # chance is 0.1
+    assert read_certificate(digits_folder)["top1"] > 0.3  # chance is 0.1
 
 
 OPTIONS = ["ema=0.9", "regularize.dropout=0.2", "clip_grad=1.0", "micro_batches=2",
@@ -328,7 +330,7 @@ def test_its_folder_opens_everywhere(digits_folder: Path, monkeypatch: pytest.Mo
     model, config = load()
     torch.testing.assert_close(model(x), want)
     assert config["architecture"] == "mobilenetv3_small_050"
-    paper = deploy.read_certificate(digits_folder)
+    paper = read_certificate(digits_folder)
     assert paper["difference_extracted_onnxruntime"] < 1e-3
     assert paper["network"] == "timm's mobilenetv3_small_050 at 16 px"
     assert paper["arch_id"] is paper["origin"] is paper["predicted_ms"] is None
@@ -373,7 +375,7 @@ def test_the_commands_know_it(digits_run: Path, digits_folder: Path, command: Co
     (row,) = json.loads(command("eval", digits_run, "--json").out)
     (again,) = json.loads(command("eval", digits_folder, "--json").out)
     assert row["name"] == "network"
-    assert row["top1"] == again["top1"] == deploy.read_certificate(digits_folder)["top1"]
+    assert row["top1"] == again["top1"] == read_certificate(digits_folder)["top1"]
     assert command("eval", digits_run).code == 0
     assert command("info", digits_folder).code == 0
     preprocess = supernet.preprocessing(digits_run)
@@ -396,7 +398,7 @@ def fast(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The smallest subnet of the tiny run."""
     run, out = Trained.open(trained_run), tmp_path_factory.mktemp("fast") / "fast"
     promise = {"table_id": None, "predicted_ms": None}
-    deploy.write_subnet(run, run.net.space.smallest(), out, promise=promise)
+    write_subnet(run, run.net.space.smallest(), out, promise=promise)
     return out
 
 
@@ -417,14 +419,14 @@ def test_it_begins_where_the_subnet_ended(fast: Path) -> None:
     config = composed([*ON, f"net.dir={fast}"])
     data = origin.data(config)
     got = scores_on(net.extracted(folder.arch), data.test, data.preprocess, 8)
-    assert got.top1 == deploy.read_certificate(fast)["top1"]
+    assert got.top1 == read_certificate(fast)["top1"]
 
 
 def test_it_ends_as_a_folder_that_says_where_it_is_from(fast: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     training.start(composed([*ON, f"net.dir={fast}"]), run, Console(quiet=True))
     again = written(run, tmp_path / "again")
-    old, new = deploy.read_certificate(fast), deploy.read_certificate(again)
+    old, new = read_certificate(fast), read_certificate(again)
     assert new["arch_id"] == old["arch_id"]
     assert new["arch"] == old["arch"]
     assert new["checkpoint_sha256"] == Trained.open(run).sha256 != old["checkpoint_sha256"]
@@ -479,7 +481,7 @@ def test_other_classes_get_a_new_classifier(fast: Path, tmp_path: Path) -> None:
     training.start(config, tmp_path / "run", Console(quiet=True))
     again = written(tmp_path / "run", tmp_path / "again")
     assert len(load_config(again).classes) == 6
-    assert deploy.read_certificate(again)["origin"]["classifier"] == "new"
+    assert read_certificate(again)["origin"]["classifier"] == "new"
     data = json.loads((fast / "config.json").read_text())
     renamed = tmp_path / "renamed"
     renamed.mkdir()

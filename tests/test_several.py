@@ -12,7 +12,7 @@ from supernet.search.encoding import Encoding
 from supernet.search.exact import Cost
 from supernet.space import SearchSpace
 from tests.builders import HAND_MADE, conf_space, spaces
-from tests.test_exact import drawn_cost, indices_of, picked
+from tests.test_exact import drawn_cost, indices_of, picked, range_of
 
 seeds = st.integers(0, 2**32)
 
@@ -83,14 +83,14 @@ def test_a_limit_that_only_the_cheapest_meets() -> None:
     cost = drawn_cost(space, rng)
     cost.cell[:, 1:] += 0.01
     scores = rng.normal(size=np.shape(space.allowed))
-    cheapest, dearest = exact.extremes(Encoding.of(space), cost)
-    both = [(cost, cheapest.score), (cost, dearest.score)]
+    lowest, highest = range_of(space, cost)
+    cheapest = exact.best(Encoding.of(space), -cost.cell, None, None)
+    assert cheapest is not None
+    both = [(cost, lowest), (cost, highest)]
     found = several.best_under(Encoding.of(space), scores, both)
     assert found is not None
     assert found.indices == cheapest.indices
-    assert (
-        several.best_under(Encoding.of(space), scores, [(cost, 0.999 * cheapest.score)] * 2) is None
-    )
+    assert several.best_under(Encoding.of(space), scores, [(cost, 0.999 * lowest)] * 2) is None
     assert several.best_under(Encoding.of(space), scores, [(cost, -1.0)] * 2) is None
 
 
@@ -99,7 +99,7 @@ def test_one_limit_or_none_is_the_other_search() -> None:
     rng = np.random.default_rng(0)
     cost, scores = drawn_cost(space, rng), rng.normal(size=np.shape(space.allowed))
     encoding = Encoding.of(space)
-    limit = exact.extremes(encoding, cost)[0].score * 1.5
+    limit = range_of(space, cost)[0] * 1.5
     assert several.best_under(encoding, scores, []) == exact.best(encoding, scores, None, None)
     one = several.best_under(encoding, scores, [(cost, limit)])
     assert one == exact.best(encoding, scores, cost, limit)

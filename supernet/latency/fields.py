@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection
-from typing import Any, TypeVar
+from typing import Any
 
+from supernet.construct import T
 from supernet.documents import is_line
 from supernet.errors import TableError, shown
 
-T = TypeVar("T")
 MOST = 1e15
 
 

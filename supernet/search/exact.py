@@ -39,13 +39,6 @@ class Cost:
     cell: Floats
 
 
-def extremes(encoding: Encoding, cost: Cost) -> tuple[Best, Best]:
-    """Return the cheapest and the dearest architecture, with their costs as scores."""
-    highest = best(encoding, cost.cell, None, None)
-    assert highest is not None
-    return _cheapest(encoding, cost), Best(highest.indices, cost.fixed + highest.score)
-
-
 def _cheapest(encoding: Encoding, cost: Cost) -> Best:
     lowest = best(encoding, -cost.cell, None, None)
     assert lowest is not None

@@ -172,7 +172,7 @@ def fit(
             step = before + number
             in_phase = position.epoch * per_epoch + number
             lr = phase.lr_at(in_phase / (phase.epochs * per_epoch), in_phase)
-            draw = Draw(phase.space, config.seed, step, moving, config.gates.share)
+            draw = SubnetSampler(phase.space, config.seed, step, moving, config.gates.share)
             metrics = step_of(ranks.share(batch), phase=phase, draw=draw, lr=lr, step=step)
             if average:
                 average.update_(net)
@@ -230,7 +230,7 @@ class _Step:
         return Precision(self.config.amp, next(self.net.parameters()).device)
 
     def __call__(
-        self, batch: Batch, *, phase: Phase, draw: Draw, lr: float, step: int
+        self, batch: Batch, *, phase: Phase, draw: SubnetSampler, lr: float, step: int
     ) -> dict[str, float]:
         """Take the step on this process's `batch` and return its metrics."""
         for group in self.optimizer.param_groups:
@@ -315,7 +315,7 @@ def state_of(
 
 
 @dataclass(frozen=True)
-class Draw:
+class SubnetSampler:
     """The subnet at each place of a step: from the phase's space, or a `share` from gates."""
 
     space: Choices

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from supernet.choose import check_feasible, target_name, unit_of
-from supernet.cost import Costs
+from supernet.choose import target_name
+from supernet.cost import Costs, check_feasible, unit_of
 from supernet.gates import PathGates
 from supernet.network import SuperNet
 
@@ -71,7 +71,7 @@ def new_target(
     Raises:
         InfeasibleBudget: if no architecture meets the budget.
     """
-    check_feasible(net, costs, budget_ms)
+    check_feasible(net.space, costs, budget_ms)
     where = next(net.parameters()).device
     gates = PathGates(net.space).to(where)
     # beta1 = 0 as in ProxylessNAS: a gate that was not drawn keeps no momentum

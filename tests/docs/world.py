@@ -19,11 +19,12 @@ from PIL import Image
 from rich.console import Console
 from safetensors.torch import save_file
 
-from supernet import deploy, training
+from supernet import training
 from supernet.certificate import read_certificate
 from supernet.choose import Candidate, costs_of
 from supernet.config import composed
 from supernet.cost import arch_cost, cost_range
+from supernet.deploy import promise_of, write_subnet
 from supernet.latency.table import LatencyTable
 from supernet.trained import Trained
 from tests.builders import DEVICE, made_up_table
@@ -70,7 +71,7 @@ def _tables_and_subnet(top: Path) -> None:
     (top / "found.json").write_text(json.dumps([row]))
     ms = arch_cost(space, costs_of(run.net, first), arch)
     chosen = Candidate(arch=arch, score=0.0, predicted_ms=ms, budget_ms=ms)
-    deploy.write_subnet(run, arch, top / "fast", promise=deploy.promise_of(first, chosen))
+    write_subnet(run, arch, top / "fast", promise=promise_of(first, chosen))
 
 
 def _images(top: Path) -> None:

@@ -21,9 +21,10 @@ from rich.console import Console
 from safetensors.torch import load_file
 from threadpoolctl import threadpool_limits
 
-from supernet import deploy, predictor, training
+from supernet import predictor, training
 from supernet.choose import Candidate, aim_for, costs_of
 from supernet.cost import cost_range, latency_costs
+from supernet.deploy import candidate_for, promise_of, write_subnet
 from supernet.finding import METHODS, find
 from supernet.scoring import genes_of
 from supernet.settings import build_space
@@ -114,9 +115,9 @@ def test_subnet_and_gates_of_a_run_are_the_same_bits(runs: dict[int, Path], tmp_
         run = Trained.open(shutil.copytree(runs[1], copy / "run"))
         table = made_up_table(run.net.space, seed=1, **SHAPES)
         budget = middle(cost_range(run.net.space, costs_of(run.net, table)), 0.4)
-        chosen = deploy.candidate_for(run, table, budget, Console(quiet=True))
-        promise = deploy.promise_of(table, chosen)
-        deploy.write_subnet(run, chosen.arch, copy / "out", promise=promise)
+        chosen = candidate_for(run, table, budget, Console(quiet=True))
+        promise = promise_of(table, chosen)
+        write_subnet(run, chosen.arch, copy / "out", promise=promise)
         (weights,) = (load_file(file) for file in (copy / "out").glob("*.safetensors"))
         gates = {file.name: file.read_bytes() for file in (copy / "run" / "gates").iterdir()}
         made.append((chosen, weights, gates))
@@ -133,13 +134,11 @@ def test_a_given_arch_is_extracted_alike_on_one_thread_and_two(
     run = Trained.open(runs[1])
     arch = run.net.space.largest()
     table = made_up_table(run.net.space, **SHAPES)
-    promise = deploy.promise_of(
-        table, Candidate(arch=arch, score=0.0, predicted_ms=1.0, budget_ms=1.1)
-    )
+    promise = promise_of(table, Candidate(arch=arch, score=0.0, predicted_ms=1.0, budget_ms=1.1))
     found = []
     for count in (1, 2):
         with working_on(count):
-            deploy.write_subnet(run, arch, tmp_path / str(count), promise=promise)
+            write_subnet(run, arch, tmp_path / str(count), promise=promise)
         (weights,) = (load_file(file) for file in (tmp_path / str(count)).glob("*.safetensors"))
         found.append(weights)
     for name, tensor in found[0].items():

@@ -18,7 +18,7 @@ import pytest
 from rich.console import Console
 
 from supernet import blocks, facts, training
-from supernet.choose import Aim
+from supernet.choose import Aim, most_likely
 from supernet.cost import arch_cost, cost_range, latency_costs
 from supernet.finding import find
 from supernet.front import FIELDS
@@ -85,7 +85,7 @@ def test_a_table_of_50_000_entries_is_read_and_searched(tmp_path: Path) -> None:
     costs = latency_costs(replace(read, entries=counted), space, **SHAPES)
     assert Counted.walks <= 2, "the entries are looked up, not walked through for every layer"
     ends = cost_range(space, costs)
-    arch = random_gates(space).most_likely(costs, middle(ends))
+    arch = most_likely(random_gates(space), costs, middle(ends))
     assert arch_cost(space, costs, arch) <= middle(ends)
 
 
@@ -120,7 +120,7 @@ def test_a_space_of_200_blocks_is_searched(skip: str) -> None:
     best = found.pop("auto")
     assert all(best.predicted_top1 >= one.predicted_top1 for one in found.values())
     gates = random_gates(space)
-    chosen = gates.most_likely(costs, budget, [Limit(costs, 1.5 * budget)])
+    chosen = most_likely(gates, costs, budget, [Limit(costs, 1.5 * budget)])
     assert arch_cost(space, costs, chosen) <= budget
     assert genes.count >= 200
 
@@ -177,7 +177,7 @@ def test_a_space_beyond_floats_is_encoded_and_searched() -> None:
     costs = latency_costs(table, space, **SHAPES)
     budget = middle(cost_range(space, costs))
     gates = random_gates(space)
-    arch = gates.most_likely(costs, budget)
+    arch = most_likely(gates, costs, budget)
     assert arch_cost(space, costs, arch) <= budget
     assert gates.log_prob(arch) > gates.log_prob(space.smallest())
 

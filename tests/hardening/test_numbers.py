@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from supernet.blocks import num_params
-from supernet.choose import Aim
+from supernet.choose import Aim, most_likely
 from supernet.cost import (
     CostMatrix,
     arch_cost,
@@ -203,7 +203,7 @@ def test_no_rounding_lets_an_arch_over_the_limit(space: SearchSpace) -> None:
         for most, allowed in ((budget, True), (budget * (1 - 1e-9), False)):
             for further in ([], [Limit(costs, most)]):
                 try:
-                    found = gates.most_likely(costs, most, further)
+                    found = most_likely(gates, costs, most, further)
                 except (InfeasibleBudget, InfeasibleLimits):
                     assert not allowed
                     continue
@@ -227,10 +227,10 @@ def test_a_whole_number_is_a_limit_to_the_last_unit(unit: str) -> None:
         with torch.no_grad():
             gates.alpha[range(len(space.blocks)), space.encode(arch)] += 30.0
         cost = arch_cost(space, costs, arch)
-        found = gates.most_likely(further=[Limit(costs, cost)])
+        found = most_likely(gates, further=[Limit(costs, cost)])
         assert arch_cost(space, costs, found) <= cost
         try:
-            below = gates.most_likely(further=[Limit(costs, cost - one)])
+            below = most_likely(gates, further=[Limit(costs, cost - one)])
         except InfeasibleBudget:
             continue
         assert arch_cost(space, costs, below) < cost

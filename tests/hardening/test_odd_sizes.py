@@ -15,7 +15,7 @@ from PIL import Image
 from rich.console import Console
 
 from supernet import training
-from supernet.choose import Aim
+from supernet.choose import Aim, most_likely
 from supernet.config import composed
 from supernet.cost import cost_range, latency_costs, macs_costs, module_macs
 from supernet.errors import SupernetError
@@ -191,5 +191,5 @@ def test_every_method_finds_the_only_architecture(method: str) -> None:
     assert low == high
     aim = Aim(table=table, costs=costs, budget=low, caps=())
     found = find(aim, space, lambda genomes: np.zeros(len(genomes)), method=method)
-    assert found.arch == space.largest() == PathGates(space).most_likely(costs, low)
+    assert found.arch == space.largest() == most_likely(PathGates(space), costs, low)
     assert found.evaluations == 1
