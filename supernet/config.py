@@ -20,6 +20,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+import supernet
 from supernet.errors import SupernetError, shown
 from supernet.settings import Schema, build_space, check_config
 from supernet.space import SearchSpace
@@ -60,7 +61,7 @@ def share_of_lr(share: Any, *, _root_: Any) -> Any:
 
 def config_dir() -> Path:
     """Return the folder of the YAML files: inside the wheel, or beside the package's source."""
-    package = Path(__file__).parent
+    package = Path(str(supernet.__file__)).parent
     inside = package / "conf"
     return (inside if inside.is_dir() else package.parent / "conf").resolve()
 

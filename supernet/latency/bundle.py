@@ -25,7 +25,6 @@ import onnx
 import torch
 from onnx import TensorProto
 
-from supernet import holder
 from supernet.errors import DeviceError
 from supernet.files import whole
 from supernet.latency import bundle_script, host, kept, timing
@@ -88,7 +87,7 @@ def manifest_bytes(manifest: dict[str, Any]) -> bytes:
 
 def script() -> str:
     """Return the standalone script: `bundle_script` and what it needs as one file."""
-    modules = [_parts(module) for module in (bundle_script, host, timing, holder, kept)]
+    modules = [_parts(module) for module in (bundle_script, host, timing, kept)]
     (docstring, _, body), *others = modules
     imports = sorted({line for _, lines, _ in modules for line in lines})
     sections = [

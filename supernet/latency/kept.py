@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import IO, Any
 
 from supernet.errors import DeviceError
-from supernet.holder import holder_of
 from supernet.latency.timing import Round
 
 _LOCK_SECONDS = 10.0  # how long the remains of a killed run may take to notice it
@@ -114,7 +113,7 @@ def _lock(file: IO[bytes], path: Path) -> None:
         except BlockingIOError:
             if time.monotonic() > until:
                 raise DeviceError(
-                    f"{path} is in use by {holder_of(path)}; let it end, or stop it"
+                    f"{path} is in use by another process; let it end, or stop it"
                 ) from None
             time.sleep(0.2)
 
