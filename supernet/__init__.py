@@ -102,8 +102,8 @@ def search(
 def extract(net: SuperNet, arch: Arch) -> nn.Module:
     """Return the subnet `arch` as a plain timm network that computes what `net(x, arch)` does.
 
-    BN statistics are the shared ones: calibrate them (`supernet.evaluate.calibrate_on_`) before
-    the network is judged, as `supernet extract` does.
+    BN statistics are the shared ones. Calibrate them before the network is judged, as
+    `supernet extract` does, with `supernet.evaluate.calibrate_on_`.
 
     Raises:
         SpaceError: if `arch` is not of the supernet's space.

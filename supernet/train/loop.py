@@ -53,6 +53,9 @@ class Position:
     batch: int = 0
 
 
+START = Position()
+
+
 class Run(Protocol):
     """Where training reports to."""
 
@@ -111,7 +114,7 @@ def fit(
     targets: Sequence[Target] = (),
     teacher: nn.Module | None = None,
     ranks: Ranks = ALONE,
-    start: Position = Position(),
+    start: Position = START,
     state: Mapping[str, Any] | None = None,
 ) -> bool:
     """Train `net` through `phases` from `start` on, and the gates of `targets` along with it.
@@ -136,7 +139,7 @@ def fit(
         Diverged: at a loss or a weight that is not finite; such weights are never saved.
     """
     device = next(net.parameters()).device
-    step_of = _Step(net, strategy, optimizer, config, ranks, teacher)
+    step_of = WeightStep(net, strategy, optimizer, config, ranks, teacher)
     average = Average(net, config.ema) if config.ema else None
     if state:
         step_of.precision.scaler.load_state_dict(state["scaler"])
@@ -196,7 +199,7 @@ def fit(
                 save_at(replace(position, step=step + 1, batch=number + 1))
                 if stop:
                     return False
-        after = _after(phases, position, per_epoch)
+        after = position_after(phases, position, per_epoch)
         if moving:
             run.gates_moved(moving, after.step)
         save_at(after)
@@ -215,7 +218,7 @@ def fit(
 
 
 @dataclass(frozen=True, eq=False)
-class _Step:
+class WeightStep:
     """A step on the weights: zero, accumulate, average over processes, clip, step."""
 
     net: Net
@@ -268,7 +271,7 @@ def epochs(
     position = start
     while position.phase < len(phases):
         yield position, phases[position.phase]
-        position = _after(phases, position, steps_per_epoch)
+        position = position_after(phases, position, steps_per_epoch)
 
 
 def gates_move(phases: Sequence[Phase], position: Position, config: GateConfig) -> bool:
@@ -337,7 +340,7 @@ def epochs_before(phases: Sequence[Phase], position: Position) -> int:
     return sum(phase.epochs for phase in phases[: position.phase]) + position.epoch
 
 
-def _after(phases: Sequence[Phase], position: Position, steps_per_epoch: int) -> Position:
+def position_after(phases: Sequence[Phase], position: Position, steps_per_epoch: int) -> Position:
     step = position.step - position.batch + steps_per_epoch
     if position.epoch + 1 < phases[position.phase].epochs:
         return Position(position.phase, position.epoch + 1, step)
