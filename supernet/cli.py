@@ -70,10 +70,6 @@ def _root(
     pass
 
 
-@app.command(
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True,
-                      "help_option_names": ["--help"]},
-)  # fmt: skip
 def train(context: typer.Context) -> None:
     """Train a supernet, or a network alone; takes Hydra overrides, as `python train.py` does.
 
@@ -91,7 +87,6 @@ def train(context: typer.Context) -> None:
     train_app.main()
 
 
-@app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/demo"),
 ) -> None:
@@ -110,7 +105,6 @@ def demo(
         do_main_job(composed(["experiment=demo"]), out, new_console(), launch)
 
 
-@app.command()
 def profile(
     of: Annotated[str, typer.Argument(help="A run, a checkpoint, or a space of conf/space/.")],
     out: Annotated[Path, typer.Option(help="The table to write.")],
@@ -176,7 +170,6 @@ def profile(
     console.print(described(out, table))
 
 
-@app.command()
 def bundle(
     space: Annotated[str, typer.Option(help="A run, a checkpoint, or a space of conf/space/.")],
     out: Annotated[Path, typer.Option(help="Folder to write.")],
@@ -220,7 +213,6 @@ def bundle(
     )
 
 
-@app.command()
 def extract(
     run: RunPath,
     out: Annotated[Path, typer.Option(help="Folder to write.")],
@@ -294,7 +286,6 @@ def extract(
     console.print(f"{candidate.arch}\n{out}")
 
 
-@app.command()
 def specialize(
     run: RunPath,
     table: Annotated[Path, typer.Option(help="Latency table of the device.")],
@@ -327,7 +318,6 @@ def specialize(
         )
 
 
-@app.command()
 def predictor(
     run: RunPath,
     num_archs: Annotated[int, typer.Option(min=20, help="Architectures to score.")] = 300,
@@ -353,7 +343,6 @@ def predictor(
     )
 
 
-@app.command()
 def search(
     run: RunPath,
     table: Annotated[
@@ -399,7 +388,6 @@ def search(
                seed=seed, console=new_console())  # fmt: skip
 
 
-@app.command()
 def tune(
     plan: Annotated[str, typer.Argument(help="A file of conf/tune/ such as digits, or any path.")],
     out: Annotated[
@@ -440,7 +428,6 @@ def tune(
         console.print(f"best {100 * found['best']['top1']:.2f} %: supernet train {words}")
 
 
-@app.command("eval")
 def evaluate(
     path: Annotated[Path, typer.Argument(help="A run, a checkpoint file, or a subnet folder.")],
     arch: Annotated[
@@ -469,7 +456,6 @@ def evaluate(
         )
 
 
-@app.command()
 def info(
     path: Annotated[Path, typer.Argument(help="A run, a checkpoint file, or a subnet folder.")],
     as_json: Json = False,
@@ -485,7 +471,6 @@ def info(
         print(f"{name + ':':<18} {_text(value)}")
 
 
-@app.command()
 def predict(
     subnet: Annotated[Path, typer.Argument(help="A subnet folder.")],
     images: Annotated[list[Path], typer.Argument(help="Image files.")],
@@ -503,6 +488,24 @@ def predict(
             print(f"{image}: {shown}")
 
 
+app.command(
+    context_settings={
+        "allow_extra_args": True,
+        "ignore_unknown_options": True,
+        "help_option_names": ["--help"],
+    }
+)(train)
+app.command()(demo)
+app.command()(profile)
+app.command()(bundle)
+app.command()(extract)
+app.command()(specialize)
+app.command()(predictor)
+app.command()(search)
+app.command()(tune)
+app.command("eval")(evaluate)
+app.command()(info)
+app.command()(predict)
 add_commands(app)
 
 

@@ -25,6 +25,7 @@ from supernet.latency.correction import Correction
 from supernet.latency.table import LatencyTable
 from supernet.limits import Caps
 from supernet.scored import Scored
+from supernet.scoring import arch_of
 from supernet.space import Arch
 from supernet.trained import Trained
 from tests.builders import MainJob, made_up_table, middle
@@ -57,7 +58,7 @@ def test_architectures_for_the_predictor_reach_over_the_whole_range(folder: Path
     assert len(set(archs)) == 24
     assert {run.net.space.smallest(), run.net.space.largest()} <= set(archs)
     genomes = scoring.genomes_of(run.net.space, archs)
-    assert [scoring.arch_of(run.net.space, genome) for genome in genomes] == archs
+    assert [arch_of(run.net.space, genome) for genome in genomes] == archs
 
 
 def test_a_predictor_is_kept_with_its_error(folder: Path) -> None:

@@ -25,9 +25,8 @@ def test_importing_it_is_cheap() -> None:
         "supernet.report.facts",
         "supernet.train.run",
     )
-    fresh(
-        f"import sys, {', '.join(modules)}; assert not {{'sklearn', 'scipy.stats'}} & set(sys.modules)"
-    )
+    lazy = "{'sklearn', 'scipy.stats'}"
+    fresh(f"import sys, {', '.join(modules)}; assert not {lazy} & set(sys.modules)")
 
 
 def test_search_stays_a_function_beside_the_package_of_that_name() -> None:

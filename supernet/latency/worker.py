@@ -4,7 +4,8 @@ Timing happens in a fresh child, so that threads, memory allocation and whatever
 has done to the process play no part. The request, one JSON object on stdin: `runtime`, `threads`,
 `provider`, `batch`, `seconds`, `seed`, `rounds` (what an interrupted process timed before) and
 `models`, a list of `{"keys": [...]}` (a chain of layers), `{"subnet": folder}` and `{"export":
-folder, "format", "shape"}` (files of a format, each in its own runtime). The answer: lines `{"event": "load" | "time", "share": 0..1}` and `{"event": "round", "round"}`, then one
+folder, "format", "shape"}` (files of a format, each in its own runtime). The answer: lines
+`{"event": "load" | "time", "share": 0..1}` and `{"event": "round", "round"}`, then one
 `{"event": "done"}` or `{"event": "error", "message"}`.
 
 Not here: who asks and what becomes of the answer (`child.py`, `profile.py`).

@@ -230,6 +230,7 @@ class WeightStep:
 
     @cached_property
     def precision(self) -> Precision:
+        """The numbers that it computes in, on the network's device."""
         return Precision(self.config.amp, next(self.net.parameters()).device)
 
     def __call__(
@@ -341,6 +342,7 @@ def epochs_before(phases: Sequence[Phase], position: Position) -> int:
 
 
 def position_after(phases: Sequence[Phase], position: Position, steps_per_epoch: int) -> Position:
+    """Return the start of the epoch after that of `position`."""
     step = position.step - position.batch + steps_per_epoch
     if position.epoch + 1 < phases[position.phase].epochs:
         return Position(position.phase, position.epoch + 1, step)
