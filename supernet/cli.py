@@ -55,7 +55,8 @@ def _version(asked: bool) -> None:
         raise typer.Exit
 
 
-def _positive(number: float | None) -> float | None:
+def positive(number: float | None) -> float | None:
+    """Return `number` if it is positive and finite, or None; for typer as a callback."""
     if number is not None and not 0 < number < math.inf:
         raise typer.BadParameter(f"{number} is not a positive number")
     return number
@@ -129,7 +130,7 @@ def profile(
     seconds: Annotated[
         float | None,
         typer.Option(
-            callback=_positive, help="Upper limit of timing in each; default 0.15 a layer."
+            callback=positive, help="Upper limit of timing in each; default 0.15 a layer."
         ),
     ] = None,
     host: Annotated[
@@ -185,7 +186,7 @@ def bundle(
     num_classes: Annotated[int, typer.Option(min=1, help="Classes, for a bare space.")] = 1000,
     seconds: Annotated[
         float | None,
-        typer.Option(callback=_positive, help="Upper limit of timing; default 0.15 a layer."),
+        typer.Option(callback=positive, help="Upper limit of timing; default 0.15 a layer."),
     ] = None,
 ) -> None:
     """Write what a board without torch needs to be timed: models and one script.
