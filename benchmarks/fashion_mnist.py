@@ -19,8 +19,8 @@ from common import aim, write_result
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from supernet.config import composed
+from supernet.io.console import new_console
 from supernet.main_job import do_main_job
-from supernet.screen import new_console
 
 QUICK = ["experiment=smoke", "data=digits"]
 

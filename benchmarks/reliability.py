@@ -22,7 +22,7 @@ from typing import Any
 
 from common import aim, commit, write_result
 
-from supernet.files import write_json
+from supernet.io.atomic import write_json
 
 KEPT = Path("runs/reliability")
 PARTS = ("kills", "faults", "cases", "atheris", "large", "memory", "supply")

@@ -72,9 +72,9 @@ def _fuzz(name: str, corpus: Path, flags: list[str]) -> None:
         from supernet.arch_file import read_arch
         from supernet.certificate import read_certificate
         from supernet.config import composed
-        from supernet.documents import parse_json
         from supernet.errors import SupernetError
         from supernet.interop.tables import read_tables
+        from supernet.io.read import parse_json
         from supernet.latency.table import LatencyTable
 
     file = corpus.parent / f"{name}.yaml" if name == "yaml" else corpus.parent / "certificate.json"

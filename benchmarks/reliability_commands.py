@@ -25,7 +25,7 @@ from supernet.arch_file import read_arch
 from supernet.choose import costs_of
 from supernet.cost import cost_range
 from supernet.errors import SupernetError
-from supernet.files import sha256
+from supernet.io.atomic import sha256
 from supernet.latency.table import UNCORRECTED, LatencyTable
 from supernet.train import checkpoint
 from supernet.trained import Trained

@@ -35,10 +35,10 @@ from supernet.facts import facts as facts_of
 from supernet.gates import PathGates
 from supernet.interop.ofa import read_arch as read_ofa_arch
 from supernet.interop.tables import read_tables
+from supernet.io.validate import record
 from supernet.latency.bundle import manifest_bytes
 from supernet.latency.bundle_result import import_result
 from supernet.latency.bundle_script import digest, verified
-from supernet.latency.fields import record
 from supernet.latency.keys import space_keys
 from supernet.latency.plan import plan_for
 from supernet.latency.table import Correction, Device, Entry, LatencyTable

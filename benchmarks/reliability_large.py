@@ -28,12 +28,12 @@ from supernet.cost import cost_range, latency_costs, macs_costs, memory_peaks, p
 from supernet.finding import find
 from supernet.front import FIELDS
 from supernet.gates import PathGates
+from supernet.io.console import new_console
 from supernet.latency.correction import Correction
 from supernet.latency.keys import LayerKey, space_keys
 from supernet.latency.table import Device, Entry, LatencyTable
 from supernet.limits import Limit
 from supernet.network import SuperNet
-from supernet.screen import new_console
 from supernet.search.exact import Floats
 from supernet.search.genes import Integers
 from supernet.space import SearchSpace, Stage

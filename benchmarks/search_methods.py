@@ -25,11 +25,11 @@ from small_run import aims, flags_of, tables, trained
 from supernet.choose import Aim
 from supernet.errors import SupernetError
 from supernet.finding import AUTO, METHODS, problem_of
+from supernet.io.console import new_console
 from supernet.limits import Limit
 from supernet.predictor import Predictor
 from supernet.scored import Scored
 from supernet.scoring import arch_of, file_of, fit_predictor, load_predictor
-from supernet.screen import new_console
 from supernet.search import polished
 from supernet.search.problem import Evaluator
 from supernet.trained import Trained

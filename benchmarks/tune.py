@@ -24,7 +24,7 @@ from common import ROOT, aim, write_result
 from matplotlib.figure import Figure
 
 from supernet.config import composed, plan_fields
-from supernet.screen import new_console
+from supernet.io.console import new_console
 from supernet.trial_space import Plan, plan_of
 from supernet.tuning import tune
 

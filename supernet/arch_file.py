@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from supernet.documents import read_json
 from supernet.errors import SpaceError
+from supernet.io.read import read_json
 from supernet.space import Arch
 
 

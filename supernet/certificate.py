@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from supernet.blocks import num_params
 from supernet.cost import module_macs
 from supernet.data.sets import ImageData
-from supernet.documents import is_inside, read_json
 from supernet.errors import CheckpointError, shown
 from supernet.evaluate import scores_on
-from supernet.files import sha256, write_json
+from supernet.io.atomic import sha256, write_json
+from supernet.io.read import is_inside, read_json
 from supernet.subnet import SubnetConfig, onnx_outputs
 
 CERTIFICATE = "certificate.json"

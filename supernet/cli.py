@@ -96,9 +96,9 @@ def demo(
     About five minutes on two cores. Started again, it goes on where it stopped.
     """
     from supernet.config import composed
-    from supernet.holding import held_beside
+    from supernet.io.console import new_console
+    from supernet.io.lock import held_beside
     from supernet.main_job import do_main_job
-    from supernet.screen import new_console
     from supernet.train.run import Launch
 
     launch = Launch(command=shlex.join(["supernet", "demo", "--out", str(out)]))
@@ -153,8 +153,8 @@ def profile(
     """
     from supernet.config import space_of
     from supernet.device import described, profile_board_to, profile_to
+    from supernet.io.console import new_console
     from supernet.latency.remote import Board
-    from supernet.screen import new_console
 
     space, in_chans, num_classes = space_of(of, in_chans, num_classes, settings or ())
     console = new_console()
@@ -197,7 +197,7 @@ def bundle(
     supernet table import result.json --out board.json
     """
     from supernet.config import space_of
-    from supernet.holding import held_beside
+    from supernet.io.lock import held_beside
     from supernet.latency.bundle import SCRIPT, write_bundle
     from supernet.latency.plan import plan_for
 
@@ -257,11 +257,11 @@ def extract(
     """
     from supernet.arch_file import read_arch
     from supernet.deploy import candidate_for, measure, named_candidate, promise_of, write_subnet
-    from supernet.holding import held_beside
+    from supernet.io.console import new_console
+    from supernet.io.lock import held_beside
     from supernet.latency.table import LatencyTable
     from supernet.limits import Caps
     from supernet.main_job import show, summary_row, title_of
-    from supernet.screen import new_console
     from supernet.subnet import check_replaceable
     from supernet.trained import Trained
 
@@ -302,8 +302,8 @@ def specialize(
     supernet specialize runs/demo --table T.json --budget-ms 5 --budget-ms 8
     """
     from supernet.choose import aim_for, pick
+    from supernet.io.console import new_console
     from supernet.latency.table import LatencyTable
-    from supernet.screen import new_console
     from supernet.specialize import specialize as train_gates
     from supernet.trained import Trained
 
@@ -330,8 +330,8 @@ def predictor(
     \b
     supernet predictor runs/demo --num-archs 300
     """
+    from supernet.io.console import new_console
     from supernet.scoring import file_of, fit_predictor
-    from supernet.screen import new_console
     from supernet.trained import Trained
 
     console, trained = new_console(), Trained.open(run)
@@ -381,8 +381,8 @@ def search(
     supernet search runs/demo --table T.json --table U.json --pareto front
     """
     from supernet.explore import explore
+    from supernet.io.console import new_console
     from supernet.limits import Caps
-    from supernet.screen import new_console
 
     caps = Caps(macs=max_macs, params=max_params, memory_kib=max_memory_kib)
     explore(run, table or [], budget_ms or [], method=method, pareto=pareto, out=out, caps=caps,
@@ -413,7 +413,7 @@ def tune(
     supernet tune mine.yaml --sampler tpe --pruner hyperband --trials 100
     """
     from supernet.config import composed, plan_fields
-    from supernet.screen import new_console
+    from supernet.io.console import new_console
     from supernet.trial_space import plan_of
 
     with needed_by("supernet tune", "tune"):

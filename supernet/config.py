@@ -22,10 +22,10 @@ from yaml import YAMLError
 
 import supernet
 from supernet.errors import SupernetError, shown
+from supernet.io.read import read_yaml
 from supernet.settings import Schema, build_space, check_config
 from supernet.space import SearchSpace
 from supernet.trained import Trained
-from supernet.yaml_file import read_yaml
 
 FAULTS = (HydraException, OmegaConfBaseException, YAMLError, ValueError, TypeError, KeyError,
           AttributeError, RecursionError, OverflowError, AssertionError)  # fmt: skip

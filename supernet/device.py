@@ -10,13 +10,13 @@ from rich.console import Console
 from rich.progress import Progress
 
 from supernet.errors import DeviceError
-from supernet.holding import held_beside
+from supernet.io.console import progress_bar
+from supernet.io.lock import held_beside
 from supernet.latency import runtimes
 from supernet.latency.plan import plan_for
 from supernet.latency.profile import profile
 from supernet.latency.remote import Board, profile_on
 from supernet.latency.table import LatencyTable
-from supernet.screen import progress_bar
 from supernet.space import SearchSpace
 
 

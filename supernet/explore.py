@@ -13,10 +13,10 @@ from rich.table import Table
 from supernet.choose import Aim, aim_for
 from supernet.deploy import candidate_for
 from supernet.errors import SupernetError
-from supernet.files import write_json
 from supernet.finding import AUTO, Found, find
 from supernet.front import front_of, rows_of, write_front
-from supernet.holding import held_beside
+from supernet.io.atomic import write_json
+from supernet.io.lock import held_beside
 from supernet.latency.table import LatencyTable
 from supernet.limits import Caps
 from supernet.scored import Scored

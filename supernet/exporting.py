@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from supernet import export
 from supernet.data.batches import eval_batches
 from supernet.data.sets import ImageData
-from supernet.documents import read_json
 from supernet.errors import DeviceError, SupernetError
 from supernet.evaluate import scores
-from supernet.files import write_json
-from supernet.holding import held_beside
+from supernet.io.atomic import write_json
+from supernet.io.lock import held_beside
+from supernet.io.read import read_json
 from supernet.latency import host
 from supernet.latency.profile import measure_exports
 from supernet.subnet import check_replaceable, load_config, load_subnet, replacing

@@ -13,13 +13,13 @@ import torch.nn.functional as F
 from rich.console import Console
 from torch import nn
 
-from supernet.construct import construct
 from supernet.data.batches import Augment, num_batches, train_batches
 from supernet.data.preprocess import resize
 from supernet.data.sets import ImageData
 from supernet.errors import Diverged
+from supernet.io.console import progress_bar
+from supernet.io.validate import construct
 from supernet.losses import kl
-from supernet.screen import progress_bar
 from supernet.subnet import SubnetConfig
 
 RATE, WEIGHT_DECAY, BATCH = 1e-3, 1e-2, 64

@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from supernet.choose import Aim, aim_for
 from supernet.cost import cost_range
 from supernet.errors import TableError
-from supernet.files import whole, write_text
 from supernet.finding import Found, find
+from supernet.io.atomic import whole, write_text
 from supernet.latency.table import LatencyTable
 from supernet.network import SuperNet
 from supernet.predictor import Predictor

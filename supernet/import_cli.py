@@ -43,10 +43,10 @@ def ofa(
     supernet import ofa net.config --run runs/ofa --out arch.json
     """
     from supernet.config import composed
-    from supernet.files import write_json
     from supernet.imported import keep
     from supernet.interop.ofa import read_arch, read_supernet
-    from supernet.screen import in_short
+    from supernet.io.atomic import write_json
+    from supernet.io.console import in_short
     from supernet.settings import data_of
     from supernet.trained import Trained
 

@@ -17,12 +17,12 @@ from rich.table import Table
 from supernet import training
 from supernet.certificate import read_certificate
 from supernet.choose import aim_for, costs_of
-from supernet.construct import construct
 from supernet.cost import cost_range
 from supernet.deploy import candidate_for, measure, promise_of, write_subnet
 from supernet.device import described, profile_to
 from supernet.errors import SupernetError
-from supernet.files import whole, write_json
+from supernet.io.atomic import whole, write_json
+from supernet.io.validate import construct
 from supernet.latency.table import LatencyTable
 from supernet.origins import EARLIER
 from supernet.plain import PlainNet

@@ -22,8 +22,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
 
-from supernet.documents import check_regular
 from supernet.errors import CheckpointError, shown
+from supernet.io.read import check_regular
 from supernet.space import ACTIVATIONS, FAMILIES, MAX_BLOCKS, MAX_WIDTH
 from supernet.standalone import build
 from supernet.with_timm import ENTRY_POINT

@@ -19,11 +19,11 @@ from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 
 from supernet.certificate import CERTIFICATE, read_certificate
-from supernet.construct import construct
 from supernet.data.sets import ImageData
 from supernet.errors import CheckpointError, SupernetError
-from supernet.files import sha256
 from supernet.interop.timm_weights import read_file
+from supernet.io.atomic import sha256
+from supernet.io.validate import construct
 from supernet.network import SuperNet
 from supernet.plain import Net, PlainNet
 from supernet.settings import build_data, build_space

@@ -24,10 +24,10 @@ import scipy
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from supernet.construct import construct
-from supernet.documents import check_regular, parse_json
 from supernet.errors import CheckpointError
-from supernet.files import whole
+from supernet.io.atomic import whole
+from supernet.io.read import check_regular, parse_json
+from supernet.io.validate import construct
 from supernet.search.exact import Floats
 from supernet.search.genes import Genes, Integers
 

@@ -26,9 +26,9 @@ from supernet.cost import check_budget
 from supernet.data.sets import ImageData
 from supernet.errors import DeviceError, SupernetError
 from supernet.evaluate import calibrate_on_, scores_on
-from supernet.files import sha256
 from supernet.finetune import finetune_
-from supernet.holding import held_beside
+from supernet.io.atomic import sha256
+from supernet.io.lock import held_beside
 from supernet.latency import host
 from supernet.latency.plan import Session
 from supernet.latency.profile import measure_subnets

@@ -28,8 +28,8 @@ def report(
     supernet report runs/demo --out report.html
     supernet report runs/a runs/b fast/ T.json --out report.html --json report.json
     """
-    from supernet.files import write_json
-    from supernet.holding import held_beside
+    from supernet.io.atomic import write_json
+    from supernet.io.lock import held_beside
     from supernet.report import page
     from supernet.report.facts import collect
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from supernet.documents import read_bytes
 from supernet.errors import CheckpointError
 from supernet.evaluate import top1_of
-from supernet.files import written
+from supernet.io.atomic import written
+from supernet.io.read import read_bytes
 from supernet.space import Arch
 from supernet.trained import Trained
 

@@ -13,11 +13,11 @@ from rich.console import Console
 from supernet import predictor
 from supernet.cost import arch_cost, macs_costs
 from supernet.errors import SupernetError
-from supernet.holding import held_beside
+from supernet.io.console import progress_bar
+from supernet.io.lock import held_beside
 from supernet.predictor import Predictor
 from supernet.ranks import joined
 from supernet.scored import Scored
-from supernet.screen import progress_bar
 from supernet.search.encoding import Encoding
 from supernet.search.genes import Genes, Integers
 from supernet.space import Arch, SearchSpace

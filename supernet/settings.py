@@ -15,11 +15,11 @@ import torch
 from timm.optim import create_optimizer_v2
 from torch import nn
 
-from supernet.construct import check_types, construct
 from supernet.data.batches import Augment, check_balance
 from supernet.data.load import load_data
 from supernet.data.sets import ImageData
 from supernet.errors import DeviceError, SupernetError
+from supernet.io.validate import check_types, construct
 from supernet.plain import Net, OneArch
 from supernet.space import SearchSpace
 from supernet.spaces import PRESETS

@@ -42,7 +42,7 @@ def export(
     supernet export fast/ --format onnx --int8
     """
     from supernet.exporting import export_to
-    from supernet.screen import new_console
+    from supernet.io.console import new_console
 
     console = new_console()
     exported = export_to(
@@ -84,7 +84,7 @@ def verify(
     \b
     supernet verify fast/
     """
-    from supernet.screen import new_console
+    from supernet.io.console import new_console
     from supernet.verify import verify as found_again
 
     console = new_console()
@@ -162,9 +162,9 @@ def prune(
     \b
     supernet prune fast/ --budget-ms 1.5 --finetune 2 --out faster/
     """
+    from supernet.io.console import new_console
     from supernet.latency.table import LatencyTable
     from supernet.pruning import prune as narrow
-    from supernet.screen import new_console
 
     place = out or subnet.with_name(f"{subnet.resolve().name}-pruned")
     times = None if table is None else LatencyTable.load(table)

@@ -24,8 +24,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from supernet.construct import check_types, construct
 from supernet.errors import SpaceError, SupernetError, shown
+from supernet.io.validate import check_types, construct
 
 MAX_WIDTH, MAX_RESOLUTION = 2**16, 4096
 MAX_BLOCKS, MAX_CELLS, MAX_CHOICES = 512, 10_000, 128

@@ -8,11 +8,11 @@ from rich.console import Console
 from torch.utils.tensorboard import SummaryWriter
 
 from supernet.choose import Aim
-from supernet.construct import construct
 from supernet.data.batches import Batch, check_balance, drawn_batch
 from supernet.data.sets import ImageSource
-from supernet.files import written
-from supernet.screen import progress_bar
+from supernet.io.atomic import written
+from supernet.io.console import progress_bar
+from supernet.io.validate import construct
 from supernet.train.gate_board import show_gates
 from supernet.train.gate_step import GateConfig, train_gates
 from supernet.train.targets import Target, new_target

@@ -32,11 +32,11 @@ from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 
 from supernet import standalone
-from supernet.construct import construct
 from supernet.data.preprocess import Preprocess
-from supernet.documents import MAX_ONNX, read_bytes, read_json
 from supernet.errors import CheckpointError, SupernetError, shown
-from supernet.files import whole, write_json
+from supernet.io.atomic import whole, write_json
+from supernet.io.read import MAX_ONNX, read_bytes, read_json
+from supernet.io.validate import construct
 from supernet.net_data import check_net, check_self_contained, load_net
 from supernet.space import Arch
 from supernet.standalone import net_of

@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 
 from supernet.config import composed, config_dir, plain, register, space_of_run
 from supernet.errors import SupernetError, reported
-from supernet.screen import new_console
+from supernet.io.console import new_console
 
 FLAGS_WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--info", "-i", "--experimental-rerun")
 

@@ -10,12 +10,12 @@ from typing import Any
 from supernet.data.preprocess import Preprocess
 from supernet.data.sets import ImageData
 from supernet.errors import CheckpointError, SupernetError
-from supernet.files import sha256
+from supernet.io.atomic import sha256
+from supernet.io.tensors import load_tensors
 from supernet.network import SuperNet
 from supernet.plain import Net, PlainNet
 from supernet.settings import build_data, check_config
 from supernet.train import checkpoint
-from supernet.train.tensor_file import load_tensors
 
 GATES_FORMAT, GATES_VERSION = "supernet-gates", 1
 

@@ -14,7 +14,6 @@ from timm.layers import convert_sync_batchnorm
 
 from supernet.blocks import num_params
 from supernet.choose import costs_of
-from supernet.construct import construct
 from supernet.cost import module_macs
 from supernet.data.batches import train_batches
 from supernet.data.sets import ImageData
@@ -28,8 +27,10 @@ from supernet.errors import (
     shown,
 )
 from supernet.extraction import extract
-from supernet.files import written
-from supernet.holding import held
+from supernet.io.atomic import written
+from supernet.io.console import in_short
+from supernet.io.lock import held
+from supernet.io.validate import construct
 from supernet.latency.table import LatencyTable
 from supernet.memory import keep_freed_memory
 from supernet.net_data import FAULTS
@@ -37,7 +38,6 @@ from supernet.network import SuperNet
 from supernet.origins import origin_of
 from supernet.plain import Net, PlainNet
 from supernet.ranks import Ranks, joined
-from supernet.screen import in_short
 from supernet.settings import (
     build_optimizer,
     build_recipe,

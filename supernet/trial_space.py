@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from supernet.construct import construct
 from supernet.errors import SupernetError
+from supernet.io.validate import construct
 
 SAMPLERS = ("tpe", "gp", "random")
 PRUNERS = ("asha", "hyperband", "none")

@@ -23,8 +23,8 @@ from rich.console import Console
 
 from supernet import training
 from supernet.errors import Diverged, SupernetError
-from supernet.files import whole, write_json, written
-from supernet.holding import held
+from supernet.io.atomic import whole, write_json, written
+from supernet.io.lock import held
 from supernet.settings import build_recipe, build_space
 from supernet.train.run import Launch, varied_by
 from supernet.trial_space import Plan, overrides_of

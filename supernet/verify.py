@@ -22,7 +22,7 @@ from supernet.cost import module_macs
 from supernet.data.sets import ImageData
 from supernet.errors import CheckpointError, SupernetError, shown
 from supernet.evaluate import scores_on
-from supernet.files import sha256
+from supernet.io.atomic import sha256
 from supernet.latency import host
 from supernet.latency.profile import measure_subnets
 from supernet.net_data import FAULTS

@@ -10,11 +10,11 @@ import torch
 
 import supernet
 from supernet.errors import CheckpointError
-from supernet.files import sha256
 from supernet.gates import PathGates
+from supernet.io.atomic import sha256
+from supernet.io.tensors import load_tensors
 from supernet.network import SuperNet
 from supernet.train import checkpoint
-from supernet.train.tensor_file import load_tensors
 from supernet.trained import Trained, read_gates
 from tests.builders import small_space
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from supernet.construct import construct, fits
 from supernet.errors import SpaceError, SupernetError
+from supernet.io.validate import construct, fits
 from supernet.space import FixedBlock
 from supernet.train.gate_step import GateConfig
 

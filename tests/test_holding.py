@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from supernet import holding
 from supernet.errors import SupernetError
-from supernet.files import write_json
-from supernet.holding import held, held_beside
+from supernet.io import lock as holding
+from supernet.io.atomic import write_json
+from supernet.io.lock import held, held_beside
 from supernet.train import checkpoint
 from tests.builders import TINY
 from tests.conftest import Command, tree
@@ -112,7 +112,7 @@ def test_folders_that_were_made_for_a_lock_go_with_it(tmp_path: Path) -> None:
 
 def test_who_waits_for_a_lock_file_that_is_removed_takes_another(tmp_path: Path) -> None:
     """Two that wait for the same file must not both get in: one by the removed file."""
-    code = "import sys, time; from pathlib import Path; from supernet.holding import held_beside\n"
+    code = "import sys, time; from pathlib import Path; from supernet.io.lock import held_beside\n"
     code += "place = Path(sys.argv[1])\nfor _ in range(40):\n    with held_beside(place):\n"
     code += "        (place.parent / 'inside').mkdir(); (place.parent / 'inside').rmdir()"
     words = [sys.executable, "-c", code, str(tmp_path / "T.json")]

@@ -14,8 +14,8 @@ import torch
 from torchvision.datasets import FashionMNIST
 
 from supernet.data.sets import ImageData, Images, split
-from supernet.documents import check_regular
 from supernet.errors import DataError
+from supernet.io.read import check_regular
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 MAX_BYTES = 2**26

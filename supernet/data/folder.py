@@ -17,8 +17,8 @@ from torch import Tensor
 from supernet.data.files import FileImages, Files
 from supernet.data.preprocess import is_grey, opened
 from supernet.data.sets import ImageData, ImageSource, split_indices
-from supernet.documents import is_line
 from supernet.errors import DataError, shown
+from supernet.io.read import is_line
 
 
 @dataclass(frozen=True)

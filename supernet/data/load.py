@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
-from supernet.construct import construct
 from supernet.data.sets import ImageData
 from supernet.errors import DataError, SupernetError
+from supernet.io.validate import construct
 
 NAMES = ("cifar10", "cifar100", "digits", "fashion_mnist", "folder", "synthetic")
 

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from supernet.documents import check_regular
 from supernet.errors import DataError
+from supernet.io.read import check_regular
 from supernet.space import MAX_RESOLUTION
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")

@@ -21,13 +21,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from supernet.documents import is_line, read_json
 from supernet.errors import TableError, shown
-from supernet.latency.fields import number
+from supernet.io.read import is_line, read_json, read_yaml
+from supernet.io.validate import number
 from supernet.latency.keys import LayerKey
 from supernet.latency.table import Device, Entry, LatencyTable
 from supernet.latency.timing import TOLERANCE
-from supernet.yaml_file import read_yaml
 
 SUFFIXES = (".yaml", ".yml", ".json")
 

@@ -24,14 +24,14 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from supernet.blocks import frame, net_args, timm_stages
-from supernet.documents import check_regular
 from supernet.elastic import KERNEL, ElasticBlock
 from supernet.errors import CheckpointError
 from supernet.interop.timm_space import check_name
+from supernet.io.read import check_regular
+from supernet.io.tensors import is_state, load_tensors
 from supernet.network import SuperNet
 from supernet.space import Op
 from supernet.standalone import timm_model
-from supernet.train.tensor_file import is_state, load_tensors
 
 HUB = "timm:"
 STEM, HEAD = "conv_stem.weight", ("classifier.weight", "classifier.bias")

@@ -26,7 +26,7 @@ import torch
 from onnx import TensorProto
 
 from supernet.errors import DeviceError
-from supernet.files import whole
+from supernet.io.atomic import whole
 from supernet.latency import bundle_script, host, kept, timing
 from supernet.latency.model import of_keys
 from supernet.latency.plan import Plan, tool_version

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from supernet.documents import read_bytes, read_json
 from supernet.errors import TableError
+from supernet.io.read import read_bytes, read_json
+from supernet.io.validate import check_names, number, record, text
 from supernet.latency.bundle import FORMAT, VERSION, manifest_bytes
 from supernet.latency.bundle_script import RESULT_FORMAT, RESULT_VERSION, digest
-from supernet.latency.fields import check_names, number, record, text
 from supernet.latency.plan import Plan, Session, table_of, unsettled_warning
 from supernet.latency.table import Device, Entry, LatencyTable
 

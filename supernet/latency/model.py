@@ -15,8 +15,8 @@ import numpy as np
 from torch import nn
 
 from supernet import blocks
-from supernet.documents import MAX_ONNX, read_bytes, read_json
 from supernet.errors import DeviceError, SupernetError
+from supernet.io.read import MAX_ONNX, read_bytes, read_json
 from supernet.latency.keys import LayerKey
 from supernet.latency.onnx_layers import onnx_layers
 from supernet.net_data import check_self_contained, load_net

@@ -17,7 +17,7 @@ from statistics import fmean
 from typing import Any
 
 from supernet.errors import DeviceError, SpaceError, TableError
-from supernet.latency.fields import check_names, record
+from supernet.io.validate import check_names, record
 from supernet.latency.fit import NetTiming, fit_correction
 from supernet.latency.keys import OPTIONAL, LayerKey, arch_keys, space_keys
 from supernet.latency.table import Device, Entry, LatencyTable

@@ -22,9 +22,9 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any, NoReturn, TypeVar
 
-from supernet.construct import construct
-from supernet.documents import MAX_JSON, parse_json
 from supernet.errors import DeviceError, SupernetError, TableError
+from supernet.io.read import MAX_JSON, parse_json
+from supernet.io.validate import construct
 from supernet.latency.bundle import SCRIPT, write_bundle
 from supernet.latency.bundle_result import import_result
 from supernet.latency.bundle_script import package_of

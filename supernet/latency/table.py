@@ -22,11 +22,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from supernet.documents import read_json
 from supernet.errors import TableError, shown
-from supernet.files import write_text
+from supernet.io.atomic import write_text
+from supernet.io.read import read_json
+from supernet.io.validate import MOST, check_names, number, record, text
 from supernet.latency.correction import Correction
-from supernet.latency.fields import MOST, check_names, number, record, text
 from supernet.latency.keys import KINDS, OPTIONAL, LayerKey
 from supernet.space import ACTIVATIONS, FAMILIES
 

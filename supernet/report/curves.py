@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from supernet.documents import check_regular
+from supernet.io.read import check_regular
 from supernet.report.reading import Unreadable
 from supernet.report.records import Curve, PhaseSpan
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from supernet.errors import SupernetError
-from supernet.files import sha256
+from supernet.io.atomic import sha256
 from supernet.report import commands
 from supernet.report.reading import Unreadable
 from supernet.report.records import Gates

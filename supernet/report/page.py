@@ -15,10 +15,10 @@ from typing import Any
 import jinja2
 from plotly.offline import get_plotlyjs
 
-from supernet.files import write_text
+from supernet.io.atomic import write_text
+from supernet.io.console import in_short
 from supernet.report import charts
 from supernet.report.records import BASELINE, Bar, Report, Subnet, best_first
-from supernet.screen import in_short
 
 HERE = Path(__file__).parent
 MOST_DRAWN = 24

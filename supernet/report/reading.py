@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from supernet.documents import read_json
 from supernet.errors import SupernetError, shown
+from supernet.io.read import read_json
 
 
 class Unreadable(SupernetError):

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from supernet.data.preprocess import Preprocess
-from supernet.files import written
-from supernet.screen import in_short
+from supernet.io.atomic import written
+from supernet.io.console import in_short
 from supernet.train.phases import Phase
 
 COLUMNS = ("device", "budget_ms", "predicted_ms", "measured_ms", "top1", "macs", "params", "path")

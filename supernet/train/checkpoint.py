@@ -12,16 +12,16 @@ from typing import Any
 
 import torch
 
-from supernet.construct import construct
 from supernet.data.preprocess import Preprocess
 from supernet.errors import CheckpointError, SupernetError, shown
-from supernet.files import AGAIN, whole
 from supernet.gates import PathGates
+from supernet.io.atomic import AGAIN, whole
+from supernet.io.tensors import load_tensors
+from supernet.io.validate import construct
 from supernet.net_data import FAULTS, check_weights
 from supernet.network import SuperNet
 from supernet.plain import Net, PlainNet
 from supernet.space import MAX_WIDTH, Arch, SearchSpace
-from supernet.train.tensor_file import load_tensors
 
 FORMAT, VERSION = "supernet-checkpoint", 1
 FILE, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"

@@ -14,8 +14,8 @@ from typing import Any, Protocol
 
 from fvcore.common.param_scheduler import CosineParamScheduler
 
-from supernet.construct import construct
 from supernet.errors import SupernetError
+from supernet.io.validate import construct
 from supernet.space import Arch
 
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from supernet.data.preprocess import Preprocess
-from supernet.files import write_json
-from supernet.screen import progress_bar
+from supernet.io.atomic import write_json
+from supernet.io.console import progress_bar
 from supernet.train import checkpoint
 from supernet.train.board import show_images, show_phase, show_settings
 from supernet.train.gate_board import show_gates

@@ -29,8 +29,8 @@ import supernet
 from supernet import training
 from supernet.config import composed
 from supernet.errors import DeviceError, SupernetError
-from supernet.files import whole, write_json
 from supernet.front import FIELDS, write_front
+from supernet.io.atomic import whole, write_json
 from supernet.latency.kept import Kept
 from supernet.report import page
 from supernet.subnet import load_config
@@ -270,13 +270,15 @@ def test_a_stop_between_two_renames_leaves_the_old_one(
 ) -> None:
     """After a kill the next writer puts it back, even if that one gets no further."""
     before = dict(tree(fast))
-    code = "import os, signal, sys; from pathlib import Path; from supernet.files import whole\n\
+    code = (
+        "import os, signal, sys; from pathlib import Path; from supernet.io.atomic import whole\n\
 replace, seen = os.replace, []\n\
 def stopping(*places):\n    seen.append(places)\n    if len(seen) == 2:\n        \
 os.kill(os.getpid(), signal.SIGKILL) if sys.argv[1] == 'True' else sys.exit('stopped')\n    \
 replace(*places)\n\
 os.replace = stopping\n\
 with whole(Path('fast')) as beside:\n    beside.mkdir()"
+    )
     subprocess.run([sys.executable, "-c", code, str(killed)], check=False,
                    stderr=subprocess.DEVNULL)  # fmt: skip
     assert fast.exists() is not killed
@@ -289,7 +291,7 @@ with whole(Path('fast')) as beside:\n    beside.mkdir()"
 def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "T[1].json"
     write_json(path, 1)
-    code = f"import os, signal; from pathlib import Path; from supernet.files import whole\n\
+    code = f"import os, signal; from pathlib import Path; from supernet.io.atomic import whole\n\
 with whole(Path({str(path)!r})) as beside:\n    beside.mkdir() if {{folder}} else \
 beside.write_text('half')\n    os.kill(os.getpid(), signal.SIGKILL)"
     for folder in (True, False):

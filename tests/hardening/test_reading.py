@@ -34,7 +34,6 @@ from supernet.certificate import read_certificate
 from supernet.data.fashion_mnist import fashion_mnist
 from supernet.data.folder import folder as image_folder
 from supernet.data.preprocess import Preprocess, read_image
-from supernet.documents import read_bytes, read_json
 from supernet.errors import (
     CheckpointError,
     DataError,
@@ -45,14 +44,14 @@ from supernet.errors import (
 )
 from supernet.interop.ofa import read_supernet
 from supernet.interop.timm_weights import read_file
+from supernet.io.read import read_bytes, read_json, read_yaml
+from supernet.io.tensors import load_tensors
 from supernet.latency.table import LatencyTable
 from supernet.space import SearchSpace
 from supernet.standalone import build, net_of
 from supernet.subnet import load_config, load_subnet
 from supernet.train import checkpoint
-from supernet.train.tensor_file import load_tensors
 from supernet.trained import Trained
-from supernet.yaml_file import read_yaml
 
 
 def line_of(read: Callable[[], Any], kind: type[SupernetError] = SupernetError) -> str:

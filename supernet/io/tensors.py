@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from supernet.documents import MAX_DEPTH, check_regular
 from supernet.errors import CheckpointError
+from supernet.io.read import MAX_DEPTH, check_regular
 
 MAX_PICKLE = 64 * 2**20
 """Bytes of the part of a zip that is not tensors; a checkpoint's has a few hundred thousand."""

@@ -1,0 +1,1 @@
+"""Files in and out: written whole, read within limits, locked; the console."""
