@@ -22,8 +22,9 @@ from supernet.memory import keep_freed_memory
 from supernet.network import SuperNet
 from supernet.ranks import Ranks
 from supernet.settings import build_recipe
-from supernet.space import Arch, Op, SearchSpace
-from supernet.spaces import ofa_mbv3
+from supernet.space.arch import Arch, Op
+from supernet.space.presets import ofa_mbv3
+from supernet.space.search_space import SearchSpace
 from supernet.standalone import timm_model
 from supernet.train.loop import SubnetSampler
 from supernet.train.passes import Passes

@@ -30,11 +30,12 @@ from by_the_clock import train
 from common import ROOT, aim, write_result
 from matplotlib.figure import Figure
 
-from supernet.cost import arch_cost, macs_costs
+from supernet.cost import macs_costs
 from supernet.data.load import load_data
 from supernet.data.sets import ImageData, Images
 from supernet.evaluate import calibrate_on_, scores_on
 from supernet.ranks import joined
+from supernet.space.cost import arch_cost
 
 ALONE = {"alone smallest": "smallest", "alone random 1": "random 1", "alone random 2": "random 2"}
 ARMS = ("once-for-all", *ALONE, *OURS)

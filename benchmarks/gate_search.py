@@ -27,12 +27,12 @@ from small_run import aims as aims_of
 from small_run import flags_of, tables, trained
 
 from supernet.choose import Aim, aim_for, pick
-from supernet.cost import arch_cost, cost_range
 from supernet.data.batches import Batch, drawn_batch
 from supernet.data.preprocess import resize
 from supernet.scored import Scored
 from supernet.settings import build_optimizer
-from supernet.space import Arch
+from supernet.space.arch import Arch
+from supernet.space.cost import arch_cost, cost_range
 from supernet.train.estimators import ESTIMATORS
 from supernet.train.gate_step import GateConfig, arch_step, train_gates
 from supernet.train.passes import Passes

@@ -25,7 +25,7 @@ from supernet.latency import runtimes
 from supernet.latency.model import of_keys
 from supernet.latency.plan import plan_for, sample_nets
 from supernet.latency.profile import profile, time_chains
-from supernet.spaces import ofa_mbv3
+from supernet.space.presets import ofa_mbv3
 
 RESOLUTION, NUM_NETS, PROCESSES = 160, 40, 3
 NET_SECONDS = 1.0

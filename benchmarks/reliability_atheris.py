@@ -69,13 +69,13 @@ def _fuzz(name: str, corpus: Path, flags: list[str]) -> None:
     with atheris.instrument_imports(include=["supernet", "json"], enable_loader_override=False):
         import reliability_kinds as made
 
-        from supernet.arch_file import read_arch
         from supernet.certificate import read_certificate
         from supernet.config import composed
         from supernet.errors import SupernetError
         from supernet.interop.tables import read_tables
         from supernet.io.read import parse_json
         from supernet.latency.table import LatencyTable
+        from supernet.space.arch import read_arch
 
     file = corpus.parent / f"{name}.yaml" if name == "yaml" else corpus.parent / "certificate.json"
 

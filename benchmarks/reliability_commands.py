@@ -21,12 +21,12 @@ import torch
 from common import ROOT
 from safetensors.numpy import load_file
 
-from supernet.arch_file import read_arch
 from supernet.choose import costs_of
-from supernet.cost import cost_range
 from supernet.errors import SupernetError
 from supernet.io.atomic import sha256
 from supernet.latency.table import UNCORRECTED, LatencyTable
+from supernet.space.arch import read_arch
+from supernet.space.cost import cost_range
 from supernet.train import checkpoint
 from supernet.trained import Trained
 

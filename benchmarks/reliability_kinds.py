@@ -24,7 +24,6 @@ import yaml
 from hypothesis import strategies as st
 from PIL import Image
 
-from supernet.arch_file import read_arch
 from supernet.blocks import net_args
 from supernet.certificate import read_certificate
 from supernet.config import composed
@@ -39,7 +38,6 @@ from supernet.io.validate import record
 from supernet.latency.bundle import manifest_bytes
 from supernet.latency.bundle_result import import_result
 from supernet.latency.bundle_script import digest, verified
-from supernet.latency.keys import space_keys
 from supernet.latency.plan import plan_for
 from supernet.latency.table import Correction, Device, Entry, LatencyTable
 from supernet.network import SuperNet
@@ -50,7 +48,9 @@ from supernet.report.tables import Tables
 from supernet.search.encoding import Encoding
 from supernet.search.genes import Genes
 from supernet.settings import build_recipe, build_space, build_steps
-from supernet.space import FixedBlock, SearchSpace, Stage
+from supernet.space.arch import read_arch
+from supernet.space.layers import space_keys
+from supernet.space.search_space import FixedBlock, SearchSpace, Stage
 from supernet.subnet import SubnetConfig, load_config, load_subnet
 from supernet.train import checkpoint
 from supernet.trained import Trained, read_gates

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from common import aim, write_result
 
-from supernet.cost import CostMatrix, arch_cost, latency_costs
+from supernet.cost import latency_costs
 from supernet.finding import problem_of
 from supernet.interop.tables import read_tables
 from supernet.latency.table import UNKNOWN, Device
@@ -32,8 +32,10 @@ from supernet.search import polished
 from supernet.search.exact import Floats
 from supernet.search.genes import Integers
 from supernet.search.problem import Evaluator
-from supernet.space import Arch, SearchSpace
-from supernet.spaces import ofa_mbv3
+from supernet.space.arch import Arch
+from supernet.space.cost import CostMatrix, arch_cost
+from supernet.space.presets import ofa_mbv3
+from supernet.space.search_space import SearchSpace
 
 sys.modules.setdefault("gdown", ModuleType("gdown"))  # their package imports it, to download
 

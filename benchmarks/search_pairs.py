@@ -20,11 +20,11 @@ from common import ROOT, aim, write_result
 from small_run import flags_of, tables, trained
 
 from supernet.choose import aim_for
-from supernet.cost import cost_range
 from supernet.finding import AUTO, find
 from supernet.io.console import new_console
 from supernet.latency.table import LatencyTable
 from supernet.scoring import file_of, fit_predictor, load_predictor
+from supernet.space.cost import cost_range
 from supernet.trained import Trained
 
 BUDGETS, NUM_ARCHS = 20, 300

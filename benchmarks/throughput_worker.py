@@ -12,8 +12,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from supernet.space import Arch, Op, SearchSpace
-from supernet.spaces import ofa_mbv3
+from supernet.space.arch import Arch, Op
+from supernet.space.presets import ofa_mbv3
+from supernet.space.search_space import SearchSpace
 
 BATCH = 64
 

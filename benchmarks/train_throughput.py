@@ -29,8 +29,8 @@ from supernet.data.preprocess import resize
 from supernet.evaluate import calibrate_
 from supernet.extraction import extract
 from supernet.network import SuperNet
-from supernet.space import Arch
-from supernet.spaces import ofa_mbv3
+from supernet.space.arch import Arch
+from supernet.space.presets import ofa_mbv3
 
 SIDES = ("ours", "once-for-all")
 AIMS = {("largest", 32): 2.3, ("largest", 64): 1.9, ("random", 32): 1.7, ("random", 64): 1.6}

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 
 from supernet.errors import InfeasibleBudget, InfeasibleLimits, SupernetError
 from supernet.latency.table import LatencyTable
-from supernet.space import Arch, Op, SearchSpace, Stage
+from supernet.space.arch import Arch, Op
+from supernet.space.search_space import SearchSpace, Stage
 from supernet.with_timm import register_with_timm
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ from timm.models._efficientnet_blocks import (
 from torch import nn
 
 from supernet.blocks import layer
-from supernet.latency.keys import LayerKey
+from supernet.space.layers import LayerKey
 
 FLOAT_BYTES = 4
 _STEPS = (nn.Conv2d, nn.Linear, SelectAdaptivePool2d)

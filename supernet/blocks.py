@@ -24,8 +24,9 @@ from timm.models.efficientnet import EfficientNet
 from timm.models.mobilenetv3 import MobileNetV3
 from torch import nn
 
-from supernet.latency.keys import BLOCKS, LayerKey
-from supernet.space import Arch, BlockSpec, Op, SearchSpace
+from supernet.space.arch import Arch, Op
+from supernet.space.layers import BLOCKS, LayerKey
+from supernet.space.search_space import BlockSpec, SearchSpace
 from supernet.standalone import se_layer
 
 _ACT = {"relu": "re", "relu6": "r6", "hard_swish": "hs", "swish": "sw"}

@@ -255,13 +255,13 @@ def extract(
     supernet extract runs/demo --arch found.json --table T.json --budget-ms 2.5 --out found/
     supernet extract runs/handmade --table T.json --out handmade/
     """
-    from supernet.arch_file import read_arch
     from supernet.deploy import candidate_for, measure, named_candidate, promise_of, write_subnet
     from supernet.io.console import new_console
     from supernet.io.lock import held_beside
     from supernet.latency.table import LatencyTable
     from supernet.limits import Caps
     from supernet.main_job import show, summary_row, title_of
+    from supernet.space.arch import read_arch
     from supernet.subnet import check_replaceable
     from supernet.trained import Trained
 

@@ -24,7 +24,7 @@ import supernet
 from supernet.errors import SupernetError, shown
 from supernet.io.read import read_yaml
 from supernet.settings import Schema, build_space, check_config
-from supernet.space import SearchSpace
+from supernet.space.search_space import SearchSpace
 from supernet.trained import Trained
 
 FAULTS = (HydraException, OmegaConfBaseException, YAMLError, ValueError, TypeError, KeyError,

@@ -14,7 +14,6 @@ from rich.console import Console
 
 from supernet.certificate import findings, head, read_certificate, write_certificate
 from supernet.choose import NO_CAPS, Candidate, aim_for, costs_of, pick
-from supernet.cost import arch_cost, check_budget
 from supernet.crop import cropped
 from supernet.data.preprocess import resize
 from supernet.errors import SupernetError
@@ -25,7 +24,8 @@ from supernet.latency.profile import measure_subnets
 from supernet.latency.table import LatencyTable
 from supernet.limits import Caps
 from supernet.plain import Net, PlainNet
-from supernet.space import Arch
+from supernet.space.arch import Arch
+from supernet.space.cost import arch_cost, check_budget
 from supernet.specialize import specialize
 from supernet.subnet import SubnetConfig, check_ours, replacing, save_subnet
 from supernet.trained import Trained

@@ -17,7 +17,7 @@ from supernet.latency.plan import plan_for
 from supernet.latency.profile import profile
 from supernet.latency.remote import Board, profile_on
 from supernet.latency.table import LatencyTable
-from supernet.space import SearchSpace
+from supernet.space.search_space import SearchSpace
 
 
 def profile_to(

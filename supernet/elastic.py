@@ -22,7 +22,8 @@ from torch.nn.modules._functions import SyncBatchNorm
 
 from supernet.blocks import block_shapes, timm_block
 from supernet.depthwise import depthwise
-from supernet.space import BlockSpec, Op
+from supernet.space.arch import Op
+from supernet.space.search_space import BlockSpec
 
 KERNEL = "conv_dw.weight"
 _EXPAND = {"ir": ("conv_pw", "bn1"), "ds": None, "dsa": None}

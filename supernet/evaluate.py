@@ -20,7 +20,7 @@ from supernet.data.sets import ImageSource
 from supernet.extraction import extract
 from supernet.plain import Net
 from supernet.ranks import ALONE, Ranks
-from supernet.space import Arch
+from supernet.space.arch import Arch
 
 _Norms = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 

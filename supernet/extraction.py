@@ -12,7 +12,7 @@ import torch
 from supernet.blocks import frame, net_args, timm_stages
 from supernet.elastic import ElasticBlock
 from supernet.plain import Net, PlainNet
-from supernet.space import Arch
+from supernet.space.arch import Arch
 from supernet.standalone import timm_model
 
 

@@ -6,7 +6,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from supernet.arch_file import read_arch
 from supernet.blocks import num_params
 from supernet.certificate import read_certificate
 from supernet.errors import SpaceError
@@ -14,7 +13,7 @@ from supernet.evaluate import Scores, calibrate_on_, scores_on
 from supernet.extraction import extract
 from supernet.plain import Net, PlainNet
 from supernet.settings import data_of
-from supernet.space import Arch
+from supernet.space.arch import Arch, read_arch
 from supernet.subnet import is_subnet, load_config, load_subnet
 from supernet.trained import Trained
 from supernet.training import size_of, weights_of

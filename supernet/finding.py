@@ -10,7 +10,6 @@ from functools import partial
 import numpy as np
 
 from supernet.choose import Aim
-from supernet.cost import arch_cost
 from supernet.errors import SupernetError, needed_by
 from supernet.limits import Limit, best_within, check_limits
 from supernet.scored import Scored
@@ -19,7 +18,9 @@ from supernet.search import evolution, grid, mnasnet, polished
 from supernet.search import random as uniform
 from supernet.search.exact import Floats
 from supernet.search.problem import Bound, Evaluator, Fitness, Problem
-from supernet.space import Arch, SearchSpace
+from supernet.space.arch import Arch
+from supernet.space.cost import arch_cost
+from supernet.space.search_space import SearchSpace
 
 TOP = 5
 

@@ -13,13 +13,13 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from supernet.choose import Aim, aim_for
-from supernet.cost import cost_range
 from supernet.errors import TableError
 from supernet.finding import Found, find
 from supernet.io.atomic import whole, write_text
 from supernet.latency.table import LatencyTable
 from supernet.network import SuperNet
 from supernet.predictor import Predictor
+from supernet.space.cost import cost_range
 
 POINTS = 24
 FIELDS = ("device", "table_id", "budget_ms", "predicted_ms", "predicted_top1", "arch_id", "arch")

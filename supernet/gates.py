@@ -25,8 +25,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from supernet.cost import CostMatrix
-from supernet.space import Arch, SearchSpace
+from supernet.space.arch import Arch
+from supernet.space.cost import CostMatrix
+from supernet.space.search_space import SearchSpace
 
 NEVER = -torch.inf
 

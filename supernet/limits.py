@@ -11,20 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from supernet.cost import (
-    CostMatrix,
-    PeakMatrix,
-    cost_range,
-    macs_costs,
-    memory_peaks,
-    params_costs,
-    peak_range,
-)
+from supernet.cost import macs_costs, memory_peaks, params_costs
 from supernet.errors import InfeasibleBudget, InfeasibleLimits, SupernetError
 from supernet.search.bounded import Ceiling, best_bounded
 from supernet.search.encoding import Encoding
 from supernet.search.exact import Best, Cost, Floats
-from supernet.space import SearchSpace
+from supernet.space.cost import CostMatrix, PeakMatrix, cost_range, peak_range
+from supernet.space.search_space import SearchSpace
 
 
 @dataclass(frozen=True, eq=False)

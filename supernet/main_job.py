@@ -17,7 +17,6 @@ from rich.table import Table
 from supernet import training
 from supernet.certificate import read_certificate
 from supernet.choose import aim_for, costs_of
-from supernet.cost import cost_range
 from supernet.deploy import candidate_for, measure, promise_of, write_subnet
 from supernet.device import described, profile_to
 from supernet.errors import SupernetError
@@ -28,6 +27,7 @@ from supernet.origins import EARLIER
 from supernet.plain import PlainNet
 from supernet.report import page
 from supernet.report.facts import collect
+from supernet.space.cost import cost_range
 from supernet.specialize import specialize
 from supernet.train import checkpoint
 from supernet.train.board import show_subnets

@@ -17,9 +17,9 @@ from torch import nn
 from supernet.blocks import act_name
 from supernet.crop import input_sides
 from supernet.errors import TableError
-from supernet.latency.keys import LayerKey
 from supernet.latency.table import LatencyTable
 from supernet.narrow import residuals
+from supernet.space.layers import LayerKey
 
 
 def predictor_of(

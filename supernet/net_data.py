@@ -24,7 +24,8 @@ from torch import nn
 
 from supernet.errors import CheckpointError, shown
 from supernet.io.read import check_regular
-from supernet.space import ACTIVATIONS, FAMILIES, MAX_BLOCKS, MAX_WIDTH
+from supernet.space.arch import MAX_WIDTH
+from supernet.space.search_space import ACTIVATIONS, FAMILIES, MAX_BLOCKS
 from supernet.standalone import build
 from supernet.with_timm import ENTRY_POINT
 

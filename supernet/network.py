@@ -21,7 +21,8 @@ from supernet.elastic import ElasticBlock
 from supernet.errors import SpaceError
 from supernet.gates import Path, PathGates, Paths
 from supernet.noise import Noise
-from supernet.space import Arch, Op, SearchSpace
+from supernet.space.arch import Arch, Op
+from supernet.space.search_space import SearchSpace
 from supernet.standalone import timm_model
 
 

@@ -27,7 +27,7 @@ from supernet.io.validate import construct
 from supernet.network import SuperNet
 from supernet.plain import Net, PlainNet
 from supernet.settings import build_data, build_space
-from supernet.space import Arch
+from supernet.space.arch import Arch
 from supernet.subnet import load_config, load_subnet
 from supernet.timm_models import check_known
 from supernet.warm_start import warm_start_

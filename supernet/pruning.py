@@ -22,7 +22,6 @@ from supernet.certificate import (
     read_certificate,
     write_certificate,
 )
-from supernet.cost import check_budget
 from supernet.data.sets import ImageData
 from supernet.errors import DeviceError, SupernetError
 from supernet.evaluate import calibrate_on_, scores_on
@@ -35,6 +34,7 @@ from supernet.latency.profile import measure_subnets
 from supernet.latency.table import LatencyTable
 from supernet.narrow import hidden_widths, narrowed, shares_of
 from supernet.narrow_latency import predictor_of
+from supernet.space.cost import check_budget
 from supernet.subnet import (
     SubnetConfig,
     check_ours,

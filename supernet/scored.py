@@ -13,7 +13,7 @@ from supernet.errors import CheckpointError
 from supernet.evaluate import top1_of
 from supernet.io.atomic import written
 from supernet.io.read import read_bytes
-from supernet.space import Arch
+from supernet.space.arch import Arch
 from supernet.trained import Trained
 
 FILE = "scores.jsonl"

@@ -11,7 +11,7 @@ import numpy as np
 from rich.console import Console
 
 from supernet import predictor
-from supernet.cost import arch_cost, macs_costs
+from supernet.cost import macs_costs
 from supernet.errors import SupernetError
 from supernet.io.console import progress_bar
 from supernet.io.lock import held_beside
@@ -20,7 +20,9 @@ from supernet.ranks import joined
 from supernet.scored import Scored
 from supernet.search.encoding import Encoding
 from supernet.search.genes import Genes, Integers
-from supernet.space import Arch, SearchSpace
+from supernet.space.arch import Arch
+from supernet.space.cost import arch_cost
+from supernet.space.search_space import SearchSpace
 from supernet.trained import Trained
 
 FILE = "predictor.safetensors"

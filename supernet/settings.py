@@ -20,8 +20,9 @@ from supernet.data.load import load_data
 from supernet.data.sets import ImageData
 from supernet.errors import DeviceError, SupernetError
 from supernet.io.validate import check_types, construct
-from supernet.plain import Net, OneArch
-from supernet.space import SearchSpace
+from supernet.plain import Net
+from supernet.space.search_space import SearchSpace
+from supernet.space.single import OneArch
 from supernet.spaces import PRESETS
 from supernet.train.gate_step import GateConfig
 from supernet.train.loop import StepConfig

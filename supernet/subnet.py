@@ -38,7 +38,7 @@ from supernet.io.atomic import whole, write_json
 from supernet.io.read import MAX_ONNX, read_bytes, read_json
 from supernet.io.validate import construct
 from supernet.net_data import check_net, check_self_contained, load_net
-from supernet.space import Arch
+from supernet.space.arch import Arch
 from supernet.standalone import net_of
 from supernet.with_timm import ENTRY_POINT
 

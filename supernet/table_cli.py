@@ -71,8 +71,9 @@ def check(
     supernet table check T224.json --space ofa_mbv3 --resolution 224
     """
     from supernet.config import space_of
-    from supernet.cost import cost_range, latency_costs
+    from supernet.cost import latency_costs
     from supernet.latency.tools import wanted
+    from supernet.space.cost import cost_range
 
     times = LatencyTable.load(table)
     whole, in_chans, num_classes = space_of(space, in_chans, num_classes, settings or ())

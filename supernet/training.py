@@ -45,7 +45,7 @@ from supernet.settings import (
     build_teacher,
     pick_device,
 )
-from supernet.space import Arch
+from supernet.space.arch import Arch
 from supernet.train import checkpoint
 from supernet.train.estimate import estimate_seconds
 from supernet.train.gate_step import GateConfig

@@ -13,14 +13,15 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from supernet.config import composed
-from supernet.cost import CostMatrix
 from supernet.gates import PathGates
 from supernet.latency.correction import Correction
-from supernet.latency.keys import LayerKey, space_keys
 from supernet.latency.table import Device, Entry, LatencyTable
 from supernet.network import SuperNet
 from supernet.settings import build_space
-from supernet.space import BLOCK_KINDS, FAMILIES, Arch, FixedBlock, Op, SearchSpace, Stage
+from supernet.space.arch import Arch, Op
+from supernet.space.cost import CostMatrix
+from supernet.space.layers import LayerKey, space_keys
+from supernet.space.search_space import BLOCK_KINDS, FAMILIES, FixedBlock, SearchSpace, Stage
 
 # ---- spaces ------------------------------------------------------------------------------------
 

@@ -185,7 +185,7 @@ def test_a_table_that_lacks_entries(refused: Callable[..., str], run: Path, plac
     line = refused("extract", run, "--table", "other.json", "--budget-ms", 1, "--out", "o")
     net = supernet.load(run)
     other = LatencyTable.load(place / "other.json")
-    from supernet.latency.keys import space_keys
+    from supernet.space.layers import space_keys
 
     keys = {
         key
@@ -200,7 +200,7 @@ def test_a_table_that_lacks_entries(refused: Callable[..., str], run: Path, plac
 
 def test_a_budget_out_of_reach(refused: Callable[..., str], run: Path, table: Path) -> None:
     from supernet.choose import costs_of
-    from supernet.cost import cost_range
+    from supernet.space.cost import cost_range
 
     net = supernet.load(run)
     low, high = cost_range(net.space, costs_of(net, LatencyTable.load(table)))

@@ -25,7 +25,7 @@ from supernet.settings import (
     build_steps,
     pick_device,
 )
-from supernet.space import SearchSpace
+from supernet.space.search_space import SearchSpace
 from tests.builders import TINY, small_space, tiny_config, tiny_space, tiny_table
 
 CONF = config_dir()

@@ -8,7 +8,7 @@ import pytest
 
 from supernet.errors import SpaceError, SupernetError
 from supernet.io.validate import construct, fits
-from supernet.space import FixedBlock
+from supernet.space.search_space import FixedBlock
 from supernet.train.gate_step import GateConfig
 
 

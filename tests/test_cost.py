@@ -4,21 +4,14 @@ import pytest
 import torch
 
 from supernet.blocks import num_params
-from supernet.cost import (
-    arch_cost,
-    check_budget,
-    cost_range,
-    latency_costs,
-    macs_costs,
-    module_macs,
-    params_costs,
-)
+from supernet.cost import latency_costs, macs_costs, module_macs, params_costs
 from supernet.errors import SupernetError, TableError
 from supernet.extraction import extract
 from supernet.latency.correction import Correction
-from supernet.latency.keys import arch_keys
 from supernet.network import SuperNet
-from supernet.space import SearchSpace
+from supernet.space.cost import arch_cost, check_budget, cost_range
+from supernet.space.layers import arch_keys
+from supernet.space.search_space import SearchSpace
 from tests.builders import (
     HAND_MADE,
     WITHOUT_FIRST,

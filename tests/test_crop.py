@@ -18,7 +18,8 @@ from supernet.certificate import read_certificate
 from supernet.crop import cropped, with_kernel
 from supernet.deploy import write_subnet
 from supernet.extraction import extract
-from supernet.space import FAMILIES, Arch, SearchSpace, Stage
+from supernet.space.arch import Arch
+from supernet.space.search_space import FAMILIES, SearchSpace, Stage
 from supernet.standalone import timm_model
 from supernet.subnet import load_config
 from supernet.trained import Trained

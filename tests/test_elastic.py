@@ -11,7 +11,8 @@ from torch import Tensor
 from supernet.depthwise import depthwise
 from supernet.elastic import ElasticBlock
 from supernet.network import SuperNet
-from supernet.space import FAMILIES, BlockSpec, Op, SpaceError
+from supernet.space.arch import Op
+from supernet.space.search_space import FAMILIES, BlockSpec, SpaceError
 from tests.builders import (
     HAND_MADE,
     WITHOUT_FIRST,

@@ -13,13 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import gradcheck
 
-from supernet.cost import cost_range
 from supernet.data.batches import Batch
 from supernet.errors import SupernetError
 from supernet.gates import Drawn, PathGates
 from supernet.losses import STIFFNESS, next_multiplier, with_latency
 from supernet.network import SuperNet
-from supernet.space import SearchSpace, Stage
+from supernet.space.cost import cost_range
+from supernet.space.search_space import SearchSpace, Stage
 from supernet.train.estimators import (
     BASELINE_DECAY,
     ESTIMATORS,

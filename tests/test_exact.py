@@ -8,10 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from supernet.cost import CostMatrix, cost_range
 from supernet.search import exact
 from supernet.search.encoding import Encoding
-from supernet.space import SearchSpace
+from supernet.space.cost import CostMatrix, cost_range
+from supernet.space.search_space import SearchSpace
 from tests.builders import HAND_MADE, spaces
 
 seeds = st.integers(0, 2**32)

@@ -18,7 +18,6 @@ from rich.console import Console
 from supernet import scoring
 from supernet.certificate import read_certificate
 from supernet.choose import costs_of
-from supernet.cost import arch_cost, cost_range
 from supernet.errors import CheckpointError, InfeasibleBudget, SupernetError, TableError
 from supernet.explore import explore
 from supernet.latency.correction import Correction
@@ -26,7 +25,8 @@ from supernet.latency.table import LatencyTable
 from supernet.limits import Caps
 from supernet.scored import Scored
 from supernet.scoring import arch_of
-from supernet.space import Arch
+from supernet.space.arch import Arch
+from supernet.space.cost import arch_cost, cost_range
 from supernet.trained import Trained
 from tests.builders import MainJob, made_up_table, middle
 from tests.conftest import Command

@@ -14,7 +14,7 @@ from supernet.config import config_dir
 from supernet.errors import SpaceError
 from supernet.extraction import extract
 from supernet.network import SuperNet
-from supernet.space import SearchSpace
+from supernet.space.search_space import SearchSpace
 from tests.builders import (
     HAND_MADE,
     WITHOUT_FIRST,

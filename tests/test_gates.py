@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from supernet.choose import most_likely
-from supernet.cost import Costs, arch_cost, cost_range
 from supernet.data.batches import Batch
 from supernet.data.preprocess import resize
 from supernet.errors import InfeasibleBudget
 from supernet.gates import PathGates
 from supernet.network import _gated_block
 from supernet.search import exact
-from supernet.space import SearchSpace, Stage
+from supernet.space.cost import Costs, arch_cost, cost_range
+from supernet.space.search_space import SearchSpace, Stage
 from supernet.train.estimators import sized_logits
 from tests.builders import (
     HAND_MADE,

@@ -9,22 +9,15 @@ from torch import nn
 
 from supernet.activations import layer_peak_bytes
 from supernet.choose import most_likely
-from supernet.cost import (
-    CostMatrix,
-    arch_cost,
-    latency_costs,
-    macs_costs,
-    memory_peaks,
-    params_costs,
-    peak_range,
-)
+from supernet.cost import latency_costs, macs_costs, memory_peaks, params_costs
 from supernet.errors import InfeasibleBudget, InfeasibleLimits, SupernetError
 from supernet.extraction import extract
 from supernet.gates import PathGates
-from supernet.latency.keys import LayerKey, arch_keys
 from supernet.limits import Caps, Limit, check_limits
 from supernet.network import SuperNet
-from supernet.space import SearchSpace
+from supernet.space.cost import CostMatrix, arch_cost, peak_range
+from supernet.space.layers import LayerKey, arch_keys
+from supernet.space.search_space import SearchSpace
 from tests.builders import HAND_MADE, conf_space, made_up_table, middle, randomise_, some_archs
 
 SHAPES = {"in_chans": 1, "num_classes": 7}

@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 
 from supernet import training
-from supernet.cost import cost_range, latency_costs
+from supernet.cost import latency_costs
 from supernet.data.batches import Augment, Batch
 from supernet.data.preprocess import resize
 from supernet.data.synthetic import synthetic
@@ -23,7 +23,9 @@ from supernet.errors import CheckpointError, InfeasibleBudget, SupernetError, Ta
 from supernet.losses import kl
 from supernet.network import SuperNet
 from supernet.settings import build_recipe, build_steps
-from supernet.space import Arch, SearchSpace
+from supernet.space.arch import Arch
+from supernet.space.cost import cost_range
+from supernet.space.search_space import SearchSpace
 from supernet.train import checkpoint
 from supernet.train.gate_step import GateConfig
 from supernet.train.loop import (

@@ -21,7 +21,6 @@ from supernet import main_job, scored, specialize, training
 from supernet.certificate import read_certificate
 from supernet.choose import aim_for, costs_of, target_name
 from supernet.config import composed
-from supernet.cost import arch_cost, cost_range
 from supernet.data.digits import digits
 from supernet.data.preprocess import resize
 from supernet.deploy import candidate_for, measure
@@ -32,7 +31,8 @@ from supernet.latency.table import LatencyTable
 from supernet.network import SuperNet
 from supernet.predict import predictions
 from supernet.scored import Scored
-from supernet.space import Arch
+from supernet.space.arch import Arch
+from supernet.space.cost import arch_cost, cost_range
 from supernet.subnet import is_subnet, load_config, onnx_outputs, replacing
 from supernet.trained import Trained
 from tests.builders import MainJob, made_up_table, middle

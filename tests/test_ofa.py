@@ -17,12 +17,14 @@ from ofa.utils import profile
 from torch import Tensor, nn
 
 from supernet.blocks import num_params
-from supernet.cost import arch_cost, macs_costs
+from supernet.cost import macs_costs
 from supernet.extraction import extract
 from supernet.interop.ofa import renamed
 from supernet.network import SuperNet
-from supernet.space import Arch, Op, SearchSpace
-from supernet.spaces import ofa_mbv3, ofa_proxyless
+from supernet.space.arch import Arch, Op
+from supernet.space.cost import arch_cost
+from supernet.space.presets import ofa_mbv3, ofa_proxyless
+from supernet.space.search_space import SearchSpace
 from tests.builders import assert_same, randomise_, some_archs
 
 RESOLUTION = 64

@@ -30,9 +30,10 @@ from supernet.latency import host, profile
 from supernet.latency.model import of_subnet
 from supernet.noise import Noise
 from supernet.origins import origin_of
-from supernet.plain import OneArch, PlainNet
+from supernet.plain import PlainNet
 from supernet.settings import build_recipe
-from supernet.space import Arch, Op
+from supernet.space.arch import Arch, Op
+from supernet.space.single import OneArch
 from supernet.subnet import load_config, load_subnet, onnx_outputs
 from supernet.train import checkpoint
 from supernet.train.phases import Phase

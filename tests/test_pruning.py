@@ -20,7 +20,6 @@ from supernet.blocks import net_args
 from supernet.certificate import hashes_of, read_certificate, write_certificate
 from supernet.choose import Candidate, costs_of
 from supernet.compression import compression
-from supernet.cost import arch_cost
 from supernet.deploy import promise_of, write_subnet
 from supernet.errors import SupernetError
 from supernet.extraction import extract
@@ -30,7 +29,9 @@ from supernet.latency.table import LatencyTable
 from supernet.narrow import hidden_widths, narrowed, shares_of, with_expand
 from supernet.narrow_latency import predictor_of
 from supernet.pruning import prune
-from supernet.space import FAMILIES, Arch, Op
+from supernet.space.arch import Arch, Op
+from supernet.space.cost import arch_cost
+from supernet.space.search_space import FAMILIES
 from supernet.standalone import timm_model
 from supernet.subnet import SubnetConfig, load_config, load_subnet, save_subnet, write_json
 from supernet.trained import Trained

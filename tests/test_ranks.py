@@ -28,7 +28,7 @@ from supernet.evaluate import calibrate_on_, scores_on
 from supernet.extraction import extract
 from supernet.network import SuperNet
 from supernet.ranks import ALONE, Ranks, joined
-from supernet.space import Arch
+from supernet.space.arch import Arch
 from supernet.train.gate_step import GateConfig
 from supernet.train.loop import StepConfig, fit
 from supernet.train.phases import Phase

@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from supernet.choose import Aim
-from supernet.cost import arch_cost, cost_range
 from supernet.errors import InfeasibleBudget, SupernetError
 from supernet.finding import METHODS, find, problem_of
 from supernet.limits import Limit
@@ -21,7 +20,8 @@ from supernet.search.enumerated import all_within
 from supernet.search.exact import Floats
 from supernet.search.genes import Genes, Integers
 from supernet.search.problem import Bound, Evaluator, Problem
-from supernet.space import SearchSpace
+from supernet.space.cost import arch_cost, cost_range
+from supernet.space.search_space import SearchSpace
 from tests.builders import HAND_MADE, conf_space, random_costs, spaces
 
 SPACES = pytest.mark.parametrize("space", HAND_MADE.values(), ids=HAND_MADE)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from supernet.search import exact, several
 from supernet.search.encoding import Encoding
 from supernet.search.exact import Cost
-from supernet.space import SearchSpace
+from supernet.space.search_space import SearchSpace
 from tests.builders import HAND_MADE, conf_space, spaces
 from tests.test_exact import drawn_cost, indices_of, picked, range_of
 

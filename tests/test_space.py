@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from supernet.errors import SpaceError
-from supernet.space import Arch, FixedBlock, Op, SearchSpace, Stage
+from supernet.space.arch import Arch, Op
+from supernet.space.search_space import FixedBlock, SearchSpace, Stage
 from tests.builders import HAND_MADE, small_space, spaces
 
 SPACE = small_space()

@@ -28,7 +28,7 @@ from supernet.network import SuperNet
 from supernet.noise import Noise
 from supernet.ranks import ALONE, Ranks
 from supernet.settings import build_recipe, build_steps, build_teacher
-from supernet.space import Stage
+from supernet.space.search_space import Stage
 from supernet.train import checkpoint
 from supernet.train.average import Average
 from supernet.train.passes import Passes

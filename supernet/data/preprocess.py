@@ -18,7 +18,7 @@ from torch import Tensor
 
 from supernet.errors import DataError
 from supernet.io.read import check_regular
-from supernet.space import MAX_RESOLUTION
+from supernet.space.arch import MAX_RESOLUTION
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """What is read as an image. Pillow knows fifty more; one, EPS, is a program that it has run."""

@@ -21,8 +21,9 @@ from supernet.io.read import read_json
 from supernet.io.tensors import is_state, load_tensors
 from supernet.net_data import FAULTS
 from supernet.network import SuperNet
-from supernet.space import Arch, Op, SearchSpace
-from supernet.spaces import ofa_mbv3, ofa_proxyless
+from supernet.space.arch import Arch, Op
+from supernet.space.presets import ofa_mbv3, ofa_proxyless
+from supernet.space.search_space import SearchSpace
 
 MAX_ARCH = 10_000_000
 WIDTHS = tuple(round(0.05 * n, 2) for n in range(1, 61))

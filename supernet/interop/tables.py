@@ -24,9 +24,9 @@ from typing import Any
 from supernet.errors import TableError, shown
 from supernet.io.read import is_line, read_json, read_yaml
 from supernet.io.validate import number
-from supernet.latency.keys import LayerKey
 from supernet.latency.table import Device, Entry, LatencyTable
 from supernet.latency.timing import TOLERANCE
+from supernet.space.layers import LayerKey
 
 SUFFIXES = (".yaml", ".yml", ".json")
 

@@ -28,7 +28,8 @@ from torch import nn
 
 from supernet.blocks import net_args
 from supernet.errors import SpaceError
-from supernet.space import ACTIVATIONS, FixedBlock, Op, SearchSpace, Stage
+from supernet.space.arch import Op
+from supernet.space.search_space import ACTIVATIONS, FixedBlock, SearchSpace, Stage
 from supernet.standalone import timm_model
 
 NOT_OURS = {

@@ -30,7 +30,7 @@ from supernet.interop.timm_space import check_name
 from supernet.io.read import check_regular
 from supernet.io.tensors import is_state, load_tensors
 from supernet.network import SuperNet
-from supernet.space import Op
+from supernet.space.arch import Op
 from supernet.standalone import timm_model
 
 HUB = "timm:"

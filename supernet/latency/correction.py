@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from supernet.latency.keys import LayerKey
+from supernet.space.layers import LayerKey
 
 
 @dataclass(frozen=True, kw_only=True)

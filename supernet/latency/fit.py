@@ -16,7 +16,7 @@ import scipy
 from numpy.typing import NDArray
 
 from supernet.latency.correction import Correction
-from supernet.latency.keys import LayerKey
+from supernet.space.layers import LayerKey
 
 _COMPLEXITY = 0.05  # how much better, relatively, a further term must make the error
 

@@ -17,9 +17,9 @@ from torch import nn
 from supernet import blocks
 from supernet.errors import DeviceError, SupernetError
 from supernet.io.read import MAX_ONNX, read_bytes, read_json
-from supernet.latency.keys import LayerKey
 from supernet.latency.onnx_layers import onnx_layers
 from supernet.net_data import check_self_contained, load_net
+from supernet.space.layers import LayerKey
 from supernet.standalone import net_of
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 from torch import nn
 
-from supernet.latency.keys import LayerKey
+from supernet.space.layers import LayerKey
 
 OPSET, IR_VERSION = 20, 10
 

@@ -19,10 +19,10 @@ from typing import Any
 from supernet.errors import DeviceError, SpaceError, TableError
 from supernet.io.validate import check_names, record
 from supernet.latency.fit import NetTiming, fit_correction
-from supernet.latency.keys import OPTIONAL, LayerKey, arch_keys, space_keys
 from supernet.latency.table import Device, Entry, LatencyTable
 from supernet.latency.timing import TOLERANCE
-from supernet.space import SearchSpace
+from supernet.space.layers import OPTIONAL, LayerKey, arch_keys, space_keys
+from supernet.space.search_space import SearchSpace
 
 NUM_NETS = 10  # whole nets that the correction is fitted on
 _POOL = 256

@@ -24,7 +24,7 @@ from supernet.latency.kept import Kept, read_round
 from supernet.latency.plan import Chain, Plan, Session, plan_for, table_of, unsettled_warning
 from supernet.latency.table import Device, Entry, LatencyTable
 from supernet.latency.timing import timings_of
-from supernet.space import SearchSpace
+from supernet.space.search_space import SearchSpace
 
 OnWarning = Callable[[str], None]
 

@@ -27,8 +27,8 @@ from supernet.io.atomic import write_text
 from supernet.io.read import read_json
 from supernet.io.validate import MOST, check_names, number, record, text
 from supernet.latency.correction import Correction
-from supernet.latency.keys import KINDS, OPTIONAL, LayerKey
-from supernet.space import ACTIVATIONS, FAMILIES
+from supernet.space.layers import KINDS, OPTIONAL, LayerKey
+from supernet.space.search_space import ACTIVATIONS, FAMILIES
 
 FORMAT = "supernet-latency-table"
 VERSION = 3

@@ -13,9 +13,9 @@ from statistics import median, quantiles
 from typing import Any
 
 from supernet.errors import TableError
-from supernet.latency.keys import LayerKey, space_keys
 from supernet.latency.table import LatencyTable
-from supernet.space import SearchSpace
+from supernet.space.layers import LayerKey, space_keys
+from supernet.space.search_space import SearchSpace
 
 
 def facts(table: LatencyTable, today: date) -> dict[str, Any]:

@@ -29,9 +29,9 @@ from supernet import export
 from supernet.errors import SupernetError
 from supernet.latency import runtimes
 from supernet.latency.kept import read_round
-from supernet.latency.keys import LayerKey
 from supernet.latency.model import Model, of_keys, of_subnet
 from supernet.latency.timing import time_all
+from supernet.space.layers import LayerKey
 
 Tell = Callable[[dict[str, Any]], None]
 

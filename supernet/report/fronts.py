@@ -12,7 +12,7 @@ from supernet.report import commands
 from supernet.report.reading import Unreadable, json_files, json_of, number
 from supernet.report.records import Front, Point
 from supernet.report.tables import Tables
-from supernet.space import Arch
+from supernet.space.arch import Arch
 
 Rows = Sequence[Mapping[str, Any]]
 

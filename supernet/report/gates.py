@@ -15,7 +15,7 @@ from supernet.report import commands
 from supernet.report.reading import Unreadable
 from supernet.report.records import Gates
 from supernet.report.tables import Tables
-from supernet.space import SearchSpace
+from supernet.space.search_space import SearchSpace
 from supernet.train import checkpoint
 from supernet.trained import read_gates
 

@@ -16,7 +16,7 @@ from supernet.report.curves import phases_of
 from supernet.report.reading import Unreadable, group_of
 from supernet.report.records import BASELINE, SUBNET, Curve, Run
 from supernet.report.tables import Spaced
-from supernet.space import SearchSpace
+from supernet.space.search_space import SearchSpace
 from supernet.train import checkpoint
 
 

@@ -12,7 +12,7 @@ from supernet.report import commands
 from supernet.report.reading import Unreadable, group_of, number, number_or_none, text
 from supernet.report.records import ANY_DEVICE, BASELINE, PRUNED, SUBNET, Front, Subnet
 from supernet.report.tables import Spaced, Tables, bars_of
-from supernet.space import Arch
+from supernet.space.arch import Arch
 from supernet.standalone import net_of
 
 DEPTH = 3

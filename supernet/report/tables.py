@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from supernet.errors import SupernetError
-from supernet.latency.keys import space_keys
 from supernet.latency.table import FORMAT, LatencyTable
 from supernet.latency.tools import facts
 from supernet.report import commands
 from supernet.report.reading import Unreadable, json_of
 from supernet.report.records import Bar, Table
-from supernet.space import Arch, SearchSpace
+from supernet.space.arch import Arch
+from supernet.space.layers import space_keys
+from supernet.space.search_space import SearchSpace
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from supernet.errors import SpaceError
-from supernet.space import SearchSpace
+from supernet.space.search_space import SearchSpace
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,7 +21,8 @@ from supernet.io.validate import construct
 from supernet.net_data import FAULTS, check_weights
 from supernet.network import SuperNet
 from supernet.plain import Net, PlainNet
-from supernet.space import MAX_WIDTH, Arch, SearchSpace
+from supernet.space.arch import MAX_WIDTH, Arch
+from supernet.space.search_space import SearchSpace
 
 FORMAT, VERSION = "supernet-checkpoint", 1
 FILE, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"

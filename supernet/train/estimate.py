@@ -15,7 +15,7 @@ from supernet.data.batches import Batch, train_batches
 from supernet.data.sets import ImageData
 from supernet.plain import Net
 from supernet.ranks import ALONE, Ranks
-from supernet.space import Arch
+from supernet.space.arch import Arch
 from supernet.train.loop import StepConfig
 from supernet.train.passes import Passes
 from supernet.train.phases import Phase

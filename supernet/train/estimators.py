@@ -25,7 +25,7 @@ from supernet.data.preprocess import resize
 from supernet.gates import Drawn, PathGates, Paths
 from supernet.network import SuperNet
 from supernet.ranks import ALONE, Ranks
-from supernet.space import Arch
+from supernet.space.arch import Arch
 from supernet.train.targets import Target
 
 TEMPERATURES = (5.0, 0.5)

@@ -32,7 +32,7 @@ from supernet.evaluate import top1_of
 from supernet.network import SuperNet
 from supernet.plain import Net
 from supernet.ranks import ALONE, Ranks
-from supernet.space import Arch
+from supernet.space.arch import Arch
 from supernet.train.average import Average
 from supernet.train.gate_step import GateConfig, arch_step
 from supernet.train.heap import trim

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from supernet.errors import SupernetError
 from supernet.noise import Noise
 from supernet.plain import Net
-from supernet.space import Arch
+from supernet.space.arch import Arch
 from supernet.train.precision import Precision
 
 

@@ -16,7 +16,7 @@ from fvcore.common.param_scheduler import CosineParamScheduler
 
 from supernet.errors import SupernetError
 from supernet.io.validate import construct
-from supernet.space import Arch
+from supernet.space.arch import Arch
 
 
 class Choices(Protocol):

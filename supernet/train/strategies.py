@@ -13,7 +13,7 @@ from supernet.data.batches import Batch
 from supernet.data.preprocess import resize
 from supernet.errors import SupernetError
 from supernet.losses import DIVERGENCES
-from supernet.space import Arch
+from supernet.space.arch import Arch
 from supernet.train.phases import Phase
 
 Draw = Callable[[int], Arch]

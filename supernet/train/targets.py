@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 from supernet.choose import target_name
-from supernet.cost import Costs, check_feasible, unit_of
 from supernet.gates import PathGates
 from supernet.network import SuperNet
+from supernet.space.cost import Costs, check_feasible, unit_of
 
 
 @dataclass(frozen=True, eq=False)

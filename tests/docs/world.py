@@ -23,9 +23,9 @@ from supernet import training
 from supernet.certificate import read_certificate
 from supernet.choose import Candidate, costs_of
 from supernet.config import composed
-from supernet.cost import arch_cost, cost_range
 from supernet.deploy import promise_of, write_subnet
 from supernet.latency.table import LatencyTable
+from supernet.space.cost import arch_cost, cost_range
 from supernet.trained import Trained
 from tests.builders import DEVICE, made_up_table
 from tests.docs.changes import QUICK, changed

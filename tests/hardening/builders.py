@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from supernet.latency.table import LatencyTable
-from supernet.space import SearchSpace
+from supernet.space.search_space import SearchSpace
 from tests.builders import entry, made_up_table
 
 

@@ -13,12 +13,13 @@ from fractions import Fraction
 
 import torch
 
-from supernet.cost import CostMatrix
 from supernet.gates import PathGates
 from supernet.latency.correction import Correction
-from supernet.latency.keys import LayerKey
 from supernet.latency.table import LatencyTable
-from supernet.space import Arch, SearchSpace
+from supernet.space.arch import Arch
+from supernet.space.cost import CostMatrix
+from supernet.space.layers import LayerKey
+from supernet.space.search_space import SearchSpace
 
 
 @dataclass

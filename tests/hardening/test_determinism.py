@@ -23,11 +23,12 @@ from threadpoolctl import threadpool_limits
 
 from supernet import predictor, training
 from supernet.choose import Candidate, aim_for, costs_of
-from supernet.cost import cost_range, latency_costs
+from supernet.cost import latency_costs
 from supernet.deploy import candidate_for, promise_of, write_subnet
 from supernet.finding import METHODS, find
 from supernet.scoring import genes_of
 from supernet.settings import build_space
+from supernet.space.cost import cost_range
 from supernet.train import checkpoint
 from supernet.trained import Trained
 from tests.builders import made_up_table, middle, tiny_config

@@ -19,18 +19,19 @@ from rich.console import Console
 
 from supernet import blocks, facts, training
 from supernet.choose import Aim, most_likely
-from supernet.cost import arch_cost, cost_range, latency_costs
+from supernet.cost import latency_costs
 from supernet.finding import find
 from supernet.front import FIELDS
 from supernet.io.console import in_short
-from supernet.latency.keys import LayerKey
 from supernet.latency.table import LatencyTable
 from supernet.limits import Limit
 from supernet.network import SuperNet
 from supernet.report import page
 from supernet.report.facts import collect
 from supernet.scoring import genes_of
-from supernet.space import SearchSpace, Stage
+from supernet.space.cost import arch_cost, cost_range
+from supernet.space.layers import LayerKey
+from supernet.space.search_space import SearchSpace, Stage
 from supernet.trained import Trained
 from tests.builders import (
     entry,

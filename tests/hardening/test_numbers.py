@@ -15,15 +15,7 @@ from hypothesis import strategies as st
 
 from supernet.blocks import num_params
 from supernet.choose import Aim, most_likely
-from supernet.cost import (
-    CostMatrix,
-    arch_cost,
-    latency_costs,
-    macs_costs,
-    memory_peaks,
-    module_macs,
-    params_costs,
-)
+from supernet.cost import latency_costs, macs_costs, memory_peaks, module_macs, params_costs
 from supernet.errors import InfeasibleBudget, InfeasibleLimits
 from supernet.extraction import extract
 from supernet.finding import METHODS, find
@@ -31,8 +23,9 @@ from supernet.gates import PathGates
 from supernet.latency.correction import Correction
 from supernet.limits import Limit, check_limits
 from supernet.network import SuperNet
-from supernet.space import SearchSpace, Stage
-from supernet.spaces import ofa_mbv3
+from supernet.space.cost import CostMatrix, arch_cost
+from supernet.space.presets import ofa_mbv3
+from supernet.space.search_space import SearchSpace, Stage
 from tests.builders import (
     HAND_MADE,
     WITHOUT_FIRST,

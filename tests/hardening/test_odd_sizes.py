@@ -17,14 +17,15 @@ from rich.console import Console
 from supernet import training
 from supernet.choose import Aim, most_likely
 from supernet.config import composed
-from supernet.cost import cost_range, latency_costs, macs_costs, module_macs
+from supernet.cost import latency_costs, macs_costs, module_macs
 from supernet.errors import SupernetError
 from supernet.evaluate import top1_of
 from supernet.extraction import extract
 from supernet.finding import METHODS, find
 from supernet.gates import PathGates
 from supernet.settings import build_steps, data_of
-from supernet.space import SearchSpace
+from supernet.space.cost import cost_range
+from supernet.space.search_space import SearchSpace
 from supernet.trained import Trained
 from tests.builders import made_up_table, tiny_config
 from tests.conftest import Command

@@ -29,7 +29,6 @@ from benchmarks.reliability_kinds import (
     table,
     write_result,
 )
-from supernet.arch_file import read_arch
 from supernet.certificate import read_certificate
 from supernet.data.fashion_mnist import fashion_mnist
 from supernet.data.folder import folder as image_folder
@@ -47,7 +46,8 @@ from supernet.interop.timm_weights import read_file
 from supernet.io.read import read_bytes, read_json, read_yaml
 from supernet.io.tensors import load_tensors
 from supernet.latency.table import LatencyTable
-from supernet.space import SearchSpace
+from supernet.space.arch import read_arch
+from supernet.space.search_space import SearchSpace
 from supernet.standalone import build, net_of
 from supernet.subnet import load_config, load_subnet
 from supernet.train import checkpoint

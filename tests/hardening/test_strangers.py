@@ -45,7 +45,7 @@ from supernet.report.facts import collect
 from supernet.search.encoding import Encoding
 from supernet.search.genes import Genes
 from supernet.settings import build_data, build_optimizer
-from supernet.space import Arch
+from supernet.space.arch import Arch
 from supernet.subnet import load_config, load_subnet, onnx_outputs
 from supernet.train import checkpoint
 from supernet.trained import Trained, read_gates

@@ -14,14 +14,16 @@ from typing import Any
 
 import pytest
 
-from supernet.cost import arch_cost, latency_costs
+from supernet.cost import latency_costs
 from supernet.errors import TableError
 from supernet.interop.tables import read_tables
-from supernet.latency.keys import LayerKey, arch_keys
 from supernet.latency.table import UNKNOWN, Device, LatencyTable
 from supernet.latency.tools import wanted
-from supernet.space import Arch, Op, SearchSpace
-from supernet.spaces import ofa_mbv3
+from supernet.space.arch import Arch, Op
+from supernet.space.cost import arch_cost
+from supernet.space.layers import LayerKey, arch_keys
+from supernet.space.presets import ofa_mbv3
+from supernet.space.search_space import SearchSpace
 
 ROOT = Path(__file__).resolve().parents[2]
 ANCHORS = Path(os.environ.get("SUPERNET_ANCHORS", ROOT.parent / "shared" / "anchors"))

@@ -18,8 +18,8 @@ from supernet.blocks import num_params
 from supernet.errors import CheckpointError, SpaceError
 from supernet.extraction import extract
 from supernet.interop.ofa import read_arch, read_supernet
-from supernet.space import Arch, Op
-from supernet.spaces import ofa_mbv3
+from supernet.space.arch import Arch, Op
+from supernet.space.presets import ofa_mbv3
 from supernet.trained import Trained
 from tests.builders import randomise_
 from tests.conftest import Command
@@ -175,4 +175,4 @@ def test_another_json_is_no_net(content: Any, tmp_path: Path) -> None:
     file = tmp_path / "net.config"
     file.write_text(json.dumps(content))
     with pytest.raises(SpaceError, match=r"not a net\.config of once-for-all"):
-        read_arch(file, supernet.spaces.ofa_mbv3(), 224)
+        read_arch(file, supernet.space.presets.ofa_mbv3(), 224)

@@ -13,8 +13,8 @@ import yaml
 from supernet.errors import TableError
 from supernet.interop.tables import FORMATS, read_tables
 from supernet.latency.correction import Correction
-from supernet.latency.keys import LayerKey
 from supernet.latency.table import Device, LatencyTable
+from supernet.space.layers import LayerKey
 
 DEVICE = Device(
     machine="phone", cpu="unknown", runtime="unknown", runtime_version="unknown", threads=1,

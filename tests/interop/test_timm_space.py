@@ -18,7 +18,8 @@ from supernet.interop.timm_space import from_timm
 from supernet.latency import profile
 from supernet.latency.table import LatencyTable
 from supernet.network import SuperNet
-from supernet.space import FixedBlock, Op, SearchSpace
+from supernet.space.arch import Op
+from supernet.space.search_space import FixedBlock, SearchSpace
 from tests.builders import TIMM, assert_same, images, random_net, some_archs, timm_space
 from tests.conftest import Command
 

@@ -20,8 +20,9 @@ from supernet.extraction import extract
 from supernet.interop.timm_space import from_timm
 from supernet.interop.timm_weights import fill_, read_weights
 from supernet.network import SuperNet
-from supernet.space import Op, SearchSpace
-from supernet.spaces import ofa_mbv3
+from supernet.space.arch import Op
+from supernet.space.presets import ofa_mbv3
+from supernet.space.search_space import SearchSpace
 from supernet.standalone import timm_model
 from tests.builders import (
     HAND_MADE,

@@ -12,10 +12,10 @@ import pytest
 from safetensors.torch import save_file
 
 from supernet import blocks
-from supernet.latency.keys import LayerKey, arch_keys
 from supernet.latency.onnx_layers import onnx_layers
 from supernet.latency.table import Device, Entry, LatencyTable
-from supernet.space import FixedBlock, SearchSpace, Stage
+from supernet.space.layers import LayerKey, arch_keys
+from supernet.space.search_space import FixedBlock, SearchSpace, Stage
 from supernet.standalone import timm_model
 from tests.latency.sshd import Server
 

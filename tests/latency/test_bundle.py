@@ -24,10 +24,10 @@ import pytest
 from supernet.errors import DeviceError, TableError
 from supernet.latency import bundle, bundle_script, runtimes
 from supernet.latency.bundle_result import import_result
-from supernet.latency.keys import space_keys
 from supernet.latency.model import of_keys
 from supernet.latency.plan import Plan, plan_for
-from supernet.space import SearchSpace
+from supernet.space.layers import space_keys
+from supernet.space.search_space import SearchSpace
 from tests.latency.conftest import SHAPES
 
 QUICK = ["--processes", "2", "--seconds", "0.1"]

@@ -10,10 +10,10 @@ import pytest
 
 from supernet.latency.correction import Correction
 from supernet.latency.fit import NetTiming, fit_correction
-from supernet.latency.keys import LayerKey, arch_keys, space_keys
 from supernet.latency.plan import sample_nets
-from supernet.space import SearchSpace
-from supernet.spaces import ofa_mbv3
+from supernet.space.layers import LayerKey, arch_keys, space_keys
+from supernet.space.presets import ofa_mbv3
+from supernet.space.search_space import SearchSpace
 
 SHAPES = {"in_chans": 1, "num_classes": 4}
 SPACE = ofa_mbv3(resolutions=(64,))

@@ -9,9 +9,9 @@ from safetensors.torch import load_file, save_file
 
 from supernet.errors import DeviceError
 from supernet.latency import runtimes
-from supernet.latency.keys import arch_keys
 from supernet.latency.model import of_keys, of_subnet
-from supernet.space import SearchSpace
+from supernet.space.layers import arch_keys
+from supernet.space.search_space import SearchSpace
 from tests.latency.conftest import SHAPES, write_subnet
 
 

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from supernet import blocks
-from supernet.latency.keys import LayerKey, arch_keys
 from supernet.latency.onnx_layers import onnx_layers
-from supernet.space import ACTIVATIONS, FAMILIES, FixedBlock, SearchSpace, Stage
+from supernet.space.layers import LayerKey, arch_keys
+from supernet.space.search_space import ACTIVATIONS, FAMILIES, FixedBlock, SearchSpace, Stage
 from supernet.standalone import timm_model
 from tests.builders import WITHOUT_FIRST
 

@@ -8,10 +8,10 @@ import pytest
 
 from supernet.errors import CheckpointError, DeviceError, SpaceError
 from supernet.latency.child import ask_worker
-from supernet.latency.keys import space_keys
 from supernet.latency.profile import measure_subnets, profile
 from supernet.latency.table import LatencyTable
-from supernet.space import SearchSpace
+from supernet.space.layers import space_keys
+from supernet.space.search_space import SearchSpace
 from tests.latency.conftest import SHAPES, write_subnet
 
 

@@ -9,10 +9,10 @@ import pytest
 
 from supernet.errors import DeviceError, TableError
 from supernet.latency import remote
-from supernet.latency.keys import space_keys
 from supernet.latency.plan import Plan, plan_for
 from supernet.latency.remote import Board, profile_on
-from supernet.space import SearchSpace
+from supernet.space.layers import space_keys
+from supernet.space.search_space import SearchSpace
 from tests.latency.conftest import SHAPES
 from tests.latency.sshd import Server
 

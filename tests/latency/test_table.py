@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from supernet.errors import TableError
 from supernet.latency.correction import Correction
-from supernet.latency.keys import KINDS, LayerKey
 from supernet.latency.table import Device, Entry, LatencyTable
-from supernet.space import ACTIVATIONS, FAMILIES
+from supernet.space.layers import KINDS, LayerKey
+from supernet.space.search_space import ACTIVATIONS, FAMILIES
 from tests.latency.conftest import DEVICE, entry, key, table
 
 times = st.floats(min_value=1e-6, max_value=1e6)

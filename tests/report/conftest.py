@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from supernet.choose import costs_of, target_name
-from supernet.cost import arch_cost
 from supernet.front import FIELDS
 from supernet.latency.table import LatencyTable
-from supernet.space import Arch
+from supernet.space.arch import Arch
+from supernet.space.cost import arch_cost
 from supernet.trained import Trained
 from tests.builders import random_gates, tiny_space, tiny_table
 

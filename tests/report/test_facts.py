@@ -15,12 +15,12 @@ import typer
 
 from supernet import cli
 from supernet.choose import costs_of
-from supernet.cost import arch_cost
 from supernet.errors import SupernetError
 from supernet.latency.table import LatencyTable
 from supernet.report.facts import collect
 from supernet.report.records import Report, best_first
-from supernet.space import Arch
+from supernet.space.arch import Arch
+from supernet.space.cost import arch_cost
 from supernet.trained import Trained
 from tests.conftest import Command
 from tests.report.conftest import certificate, write_subnet

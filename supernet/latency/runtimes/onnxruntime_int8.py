@@ -30,10 +30,10 @@ from onnxruntime.quantization.calibrate import TensorsData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
-from supernet.latency.keys import BLOCKS
 from supernet.latency.model import Model
 from supernet.latency.runtimes import Loaded, refusal
 from supernet.latency.runtimes.onnxruntime import REFUSALS, environment, providers, start, version
+from supernet.space.layers import BLOCKS
 
 __all__ = ["PRECISION", "environment", "load", "providers", "version"]
 

@@ -14,9 +14,7 @@ ProxylessNAS (1812.00332) for skipping any block.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import itertools
-import json
 import math
 import random
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -26,71 +24,13 @@ from typing import Any
 
 from supernet.errors import SpaceError, SupernetError, shown
 from supernet.io.validate import check_types, construct
+from supernet.space.arch import MAX_RESOLUTION, MAX_WIDTH, Arch, Op
 
-MAX_WIDTH, MAX_RESOLUTION = 2**16, 4096
 MAX_BLOCKS, MAX_CELLS, MAX_CHOICES = 512, 10_000, 128
 """What a file may ask for before anything is built: each is far beyond any network of this kind."""
 FAMILIES = ("mobilenetv3", "efficientnet")
 BLOCK_KINDS = ("ir", "ds", "dsa")
 ACTIVATIONS = ("relu", "relu6", "hard_swish", "swish")
-
-
-@dataclass(frozen=True, order=True)
-class Op:
-    """One inverted-residual candidate: a depthwise kernel and an expansion of the input width."""
-
-    kernel_size: int
-    expand_ratio: float
-
-    def __post_init__(self) -> None:
-        """Normalise the expand ratio, so that 3 and 3.0 are one op."""
-        object.__setattr__(self, "expand_ratio", float(self.expand_ratio))
-
-    def __str__(self) -> str:
-        """Short name, such as `k5e3`."""
-        return f"k{self.kernel_size}e{self.expand_ratio:g}"
-
-
-@dataclass(frozen=True)
-class Arch:
-    """One architecture: an op for every block (`None` = skipped) and an input resolution."""
-
-    ops: tuple[Op | None, ...]
-    resolution: int
-
-    @cached_property
-    def id(self) -> str:
-        """Twelve hex digits that are the same for the same architecture, anywhere."""
-        return hashlib.sha256(json.dumps(self.to_dict()).encode()).hexdigest()[:12]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain data: `{"resolution": 24, "ops": [[5, 3.0], null, ...]}`."""
-        ops = [None if op is None else [op.kernel_size, op.expand_ratio] for op in self.ops]
-        return {"resolution": self.resolution, "ops": ops}
-
-    @classmethod
-    def from_dict(cls, data: Any) -> Arch:
-        """Read what `to_dict` wrote.
-
-        Raises:
-            SpaceError: if `data` is not of that form.
-        """
-        try:
-            ops = tuple(None if op is None else Op(int(op[0]), float(op[1])) for op in data["ops"])
-            resolution = int(data["resolution"])
-            if not 0 < resolution <= MAX_RESOLUTION:
-                raise ValueError(f"a resolution of {resolution} px; {MAX_RESOLUTION} is the most")
-            return cls(ops, resolution)
-        except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
-            raise SpaceError(
-                'not an architecture: expected {"resolution": 24, "ops": [[kernel_size, '
-                f"expand_ratio], null, ...]}}, and reading it failed with {shown(error, 200)}"
-            ) from error
-
-    def __str__(self) -> str:
-        """Human-readable form, such as `r24 k3e3.k5e6.-`."""
-        ops = ".".join("-" if op is None else str(op) for op in self.ops)
-        return f"r{self.resolution} {ops}".rstrip()
 
 
 @dataclass(frozen=True, kw_only=True)

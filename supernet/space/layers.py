@@ -10,7 +10,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from supernet.space import Arch, SearchSpace
+from supernet.space.arch import Arch
+from supernet.space.search_space import SearchSpace
 
 KINDS = ("stem", "first", "separable", "block", "final", "pool", "head", "classifier")
 BLOCKS = {"ir": "block", "ds": "first", "dsa": "separable"}
