@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from supernet.data.batches import Augment, Batch, train_batches
-from supernet.data.sets import ImageData
+from supernet.data.dataset import ImageData
 from supernet.ranks import Ranks
 from supernet.train.checkpoint import load_tensors, write
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from supernet.blocks import num_params
 from supernet.cost import module_macs
-from supernet.data.sets import ImageData
+from supernet.data.dataset import ImageData
 from supernet.errors import CheckpointError, shown
 from supernet.evaluate import scores_on
 from supernet.io.atomic import sha256, write_json

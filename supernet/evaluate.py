@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from supernet.data.batches import Batch, eval_batches
+from supernet.data.dataset import ImageSource
 from supernet.data.preprocess import Preprocess, resize
-from supernet.data.sets import ImageSource
 from supernet.extraction import extract
 from supernet.plain import Net
 from supernet.ranks import ALONE, Ranks

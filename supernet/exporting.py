@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from supernet import export
 from supernet.data.batches import eval_batches
-from supernet.data.sets import ImageData
+from supernet.data.dataset import ImageData
 from supernet.errors import DeviceError, SupernetError
 from supernet.evaluate import scores
 from supernet.io.atomic import write_json

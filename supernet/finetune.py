@@ -14,8 +14,8 @@ from rich.console import Console
 from torch import nn
 
 from supernet.data.batches import Augment, num_batches, train_batches
+from supernet.data.dataset import ImageData
 from supernet.data.preprocess import resize
-from supernet.data.sets import ImageData
 from supernet.errors import Diverged
 from supernet.io.console import progress_bar
 from supernet.io.validate import construct

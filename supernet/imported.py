@@ -7,8 +7,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from supernet.data.dataset import ImageData
 from supernet.data.preprocess import Preprocess
-from supernet.data.sets import ImageData
 from supernet.errors import SupernetError
 from supernet.network import SuperNet
 from supernet.train import checkpoint

@@ -19,7 +19,7 @@ from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 
 from supernet.certificate import CERTIFICATE, read_certificate
-from supernet.data.sets import ImageData
+from supernet.data.dataset import ImageData
 from supernet.errors import CheckpointError, SupernetError
 from supernet.interop.timm_weights import read_file
 from supernet.io.atomic import sha256

@@ -22,7 +22,7 @@ from supernet.certificate import (
     read_certificate,
     write_certificate,
 )
-from supernet.data.sets import ImageData
+from supernet.data.dataset import ImageData
 from supernet.errors import DeviceError, SupernetError
 from supernet.evaluate import calibrate_on_, scores_on
 from supernet.finetune import finetune_

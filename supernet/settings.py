@@ -16,8 +16,8 @@ from timm.optim import create_optimizer_v2
 from torch import nn
 
 from supernet.data.batches import Augment, check_balance
+from supernet.data.dataset import ImageData
 from supernet.data.load import load_data
-from supernet.data.sets import ImageData
 from supernet.errors import DeviceError, SupernetError
 from supernet.io.validate import check_types, construct
 from supernet.plain import Net

@@ -9,7 +9,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from supernet.choose import Aim
 from supernet.data.batches import Batch, check_balance, drawn_batch
-from supernet.data.sets import ImageSource
+from supernet.data.dataset import ImageSource
 from supernet.io.atomic import written
 from supernet.io.console import progress_bar
 from supernet.io.validate import construct

@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from supernet.data.dataset import ImageData, ImageSource
 from supernet.data.preprocess import resize
-from supernet.data.sets import ImageData, ImageSource
 from supernet.errors import SupernetError
 from supernet.settings import data_of
 from supernet.subnet import SubnetConfig

@@ -7,8 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from supernet.data.dataset import ImageData
 from supernet.data.preprocess import Preprocess
-from supernet.data.sets import ImageData
 from supernet.errors import CheckpointError, SupernetError
 from supernet.io.atomic import sha256
 from supernet.io.tensors import load_tensors

@@ -16,7 +16,7 @@ from supernet.blocks import num_params
 from supernet.choose import costs_of
 from supernet.cost import module_macs
 from supernet.data.batches import train_batches
-from supernet.data.sets import ImageData
+from supernet.data.dataset import ImageData
 from supernet.errors import (
     KILLED_WORKER,
     CheckpointError,

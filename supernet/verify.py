@@ -19,7 +19,7 @@ from torch import nn
 from supernet.blocks import num_params
 from supernet.certificate import read_certificate
 from supernet.cost import module_macs
-from supernet.data.sets import ImageData
+from supernet.data.dataset import ImageData
 from supernet.errors import CheckpointError, SupernetError, shown
 from supernet.evaluate import scores_on
 from supernet.io.atomic import sha256

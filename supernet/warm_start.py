@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from supernet.data.sets import ImageData
+from supernet.data.dataset import ImageData
 from supernet.errors import CheckpointError, SpaceError, SupernetError
 from supernet.interop.timm_weights import fill_, for_channels, read_weights
 from supernet.io.console import in_short

@@ -20,8 +20,8 @@ from supernet.data.batches import (
     num_batches,
     train_batches,
 )
+from supernet.data.dataset import Images
 from supernet.data.preprocess import Preprocess
-from supernet.data.sets import Images
 from supernet.errors import DataError
 
 CPU = torch.device("cpu")

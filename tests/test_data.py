@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from supernet.data.dataset import ImageData, Images, ImageSource, split, split_indices
 from supernet.data.digits import digits
 from supernet.data.load import NAMES, load_data
-from supernet.data.sets import ImageData, Images, ImageSource, split, split_indices
 from supernet.data.synthetic import synthetic
 from supernet.errors import DataError
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from supernet.data.batches import Batch
+from supernet.data.dataset import Images
 from supernet.data.preprocess import Preprocess
-from supernet.data.sets import Images
 from supernet.evaluate import calibrate_, calibrate_on_, scores, scores_on
 from supernet.extraction import extract
 from supernet.network import SuperNet

@@ -19,8 +19,8 @@ from safetensors.torch import save_file
 
 from supernet import training
 from supernet.config import composed
+from supernet.data.augment import mix, rand_augment
 from supernet.data.batches import Augment, Batch, train_batches
-from supernet.data.mixing import mix, rand_augment
 from supernet.data.synthetic import synthetic
 from supernet.errors import DataError, SupernetError
 from supernet.gates import PathGates

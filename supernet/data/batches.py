@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from supernet.data.mixing import mix, policy_of, rand_augment
+from supernet.data.augment import mix, policy_of, rand_augment
+from supernet.data.dataset import Images, ImageSource
 from supernet.data.preprocess import Preprocess
-from supernet.data.sets import Images, ImageSource
 from supernet.errors import DataError
 
 BALANCES = (None, "weights", "sampling")

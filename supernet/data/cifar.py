@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torchvision.datasets import CIFAR10, CIFAR100
 
-from supernet.data.sets import ImageData, Images, split
+from supernet.data.dataset import ImageData, Images, split
 from supernet.errors import DataError
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 
-from supernet.data.sets import ImageData, Images, split
+from supernet.data.dataset import ImageData, Images, split
 
 
 def digits(*, held_out: float = 0.2, test: float = 0.25, seed: int = 0) -> ImageData:

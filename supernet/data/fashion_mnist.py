@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torchvision.datasets import FashionMNIST
 
-from supernet.data.sets import ImageData, Images, split
+from supernet.data.dataset import ImageData, Images, split
 from supernet.errors import DataError
 from supernet.io.read import check_regular
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from supernet.data.files import FileImages, Files
+from supernet.data.dataset import ImageData, ImageSource, split_indices
+from supernet.data.image_files import FileImages, Files
 from supernet.data.preprocess import is_grey, opened
-from supernet.data.sets import ImageData, ImageSource, split_indices
 from supernet.errors import DataError, shown
 from supernet.io.read import is_line
 

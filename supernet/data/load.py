@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
-from supernet.data.sets import ImageData
+from supernet.data.dataset import ImageData
 from supernet.errors import DataError, SupernetError
 from supernet.io.validate import construct
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from supernet.data.sets import ImageData, Images
+from supernet.data.dataset import ImageData, Images
 from supernet.errors import DataError
 
 

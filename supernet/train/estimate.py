@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from supernet.data.batches import Batch, train_batches
-from supernet.data.sets import ImageData
+from supernet.data.dataset import ImageData
 from supernet.plain import Net
 from supernet.ranks import ALONE, Ranks
 from supernet.space.arch import Arch

@@ -26,7 +26,7 @@ from supernet.data.batches import (
     num_batches,
     train_batches,
 )
-from supernet.data.sets import ImageData
+from supernet.data.dataset import ImageData
 from supernet.errors import Diverged
 from supernet.evaluate import top1_of
 from supernet.network import SuperNet

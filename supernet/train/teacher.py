@@ -12,7 +12,7 @@ import timm
 from timm.models import load_checkpoint
 from torch import nn
 
-from supernet.data.sets import ImageData
+from supernet.data.dataset import ImageData
 from supernet.errors import SupernetError
 from supernet.timm_models import check_known
 

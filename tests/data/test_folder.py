@@ -14,10 +14,10 @@ from rich.console import Console
 
 from supernet import training
 from supernet.config import composed
+from supernet.data.dataset import ImageData, Images
 from supernet.data.digits import digits
-from supernet.data.files import Files
 from supernet.data.folder import folder
-from supernet.data.sets import ImageData, Images
+from supernet.data.image_files import Files
 from supernet.errors import DataError
 from supernet.facts import scores
 

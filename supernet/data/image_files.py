@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from supernet.data.dataset import Images
 from supernet.data.preprocess import read_square
-from supernet.data.sets import Images
 from supernet.errors import DataError
 
 SHOWN = 20
