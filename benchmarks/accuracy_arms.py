@@ -14,18 +14,18 @@ from ofa.utils.my_modules import init_models
 from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 
-from supernet.blocks import net_args
 from supernet.config import composed
 from supernet.data.batches import Batch
-from supernet.extraction import extract
 from supernet.memory import keep_freed_memory
-from supernet.network import SuperNet
+from supernet.nn.blocks import net_args
+from supernet.nn.extract import extract
+from supernet.nn.standalone import timm_model
+from supernet.nn.supernet import SuperNet
 from supernet.ranks import Ranks
 from supernet.settings import build_recipe
 from supernet.space.arch import Arch, Op
 from supernet.space.presets import ofa_mbv3
 from supernet.space.search_space import SearchSpace
-from supernet.standalone import timm_model
 from supernet.train.loop import SubnetSampler
 from supernet.train.passes import Passes
 from supernet.train.precision import Precision

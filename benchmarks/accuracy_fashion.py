@@ -30,10 +30,10 @@ from by_the_clock import train
 from common import ROOT, aim, write_result
 from matplotlib.figure import Figure
 
-from supernet.cost import macs_costs
 from supernet.data.dataset import ImageData, Images
 from supernet.data.load import load_data
 from supernet.evaluate import calibrate_on_, scores_on
+from supernet.nn.count import macs_costs
 from supernet.ranks import joined
 from supernet.space.cost import arch_cost
 

@@ -24,15 +24,12 @@ import yaml
 from hypothesis import strategies as st
 from PIL import Image
 
-from supernet.blocks import net_args
 from supernet.certificate import read_certificate
 from supernet.config import composed
 from supernet.data.folder import folder as image_folder
 from supernet.data.preprocess import Preprocess
 from supernet.errors import SupernetError
 from supernet.facts import facts as facts_of
-from supernet.gates import PathGates
-from supernet.interop.ofa import read_arch as read_ofa_arch
 from supernet.interop.tables import read_tables
 from supernet.io.validate import record
 from supernet.latency.bundle import manifest_bytes
@@ -40,7 +37,10 @@ from supernet.latency.bundle_result import import_result
 from supernet.latency.bundle_script import digest, verified
 from supernet.latency.plan import plan_for
 from supernet.latency.table import Correction, Device, Entry, LatencyTable
-from supernet.network import SuperNet
+from supernet.nn.blocks import net_args
+from supernet.nn.gates import PathGates
+from supernet.nn.ofa_weights import read_arch as read_ofa_arch
+from supernet.nn.supernet import SuperNet
 from supernet.origins import origin_of
 from supernet.predictor import load as load_predictor
 from supernet.report import subnets as report_subnets
@@ -509,7 +509,7 @@ def _write_subnet(case: tuple[bytes, bytes], folder: Path) -> tuple[str, Callabl
 def _weights(config: dict[str, Any]) -> bytes:
     from safetensors.torch import save
 
-    from supernet.standalone import build, net_of
+    from supernet.nn.standalone import build, net_of
 
     return save({k: v.contiguous() for k, v in build(net_of(config)).state_dict().items()})
 

@@ -24,15 +24,16 @@ from common import ROOT, aim
 from supernet import training
 from supernet.choose import Aim, aim_for, most_likely
 from supernet.config import composed
-from supernet.cost import latency_costs, macs_costs, memory_peaks, params_costs
+from supernet.cost import latency_costs
 from supernet.finding import find
 from supernet.front import FIELDS
-from supernet.gates import PathGates
 from supernet.io.console import new_console
 from supernet.latency.correction import Correction
 from supernet.latency.table import Device, Entry, LatencyTable
 from supernet.limits import Limit
-from supernet.network import SuperNet
+from supernet.nn.count import macs_costs, memory_peaks, params_costs
+from supernet.nn.gates import PathGates
+from supernet.nn.supernet import SuperNet
 from supernet.search.exact import Floats
 from supernet.search.genes import Integers
 from supernet.space.cost import cost_range

@@ -31,9 +31,9 @@ from torch.nn.parallel import DistributedDataParallel
 from supernet.config import space_of
 from supernet.data.batches import Batch
 from supernet.data.preprocess import resize
-from supernet.extraction import extract
 from supernet.memory import keep_freed_memory
-from supernet.network import SuperNet
+from supernet.nn.extract import extract
+from supernet.nn.supernet import SuperNet
 from supernet.ranks import Ranks, joined
 
 BATCH, TURNS, STEPS, CORES = 128, 5, 20, 2

@@ -55,7 +55,7 @@ def work(name: str, side: int, pipe: Connection) -> None:
 
 def _ours(side: int) -> tuple[Any, Callable[[Arch], Any]]:
     from supernet.memory import keep_freed_memory
-    from supernet.network import SuperNet
+    from supernet.nn.supernet import SuperNet
 
     keep_freed_memory()
     net: Any = SuperNet(space_at(side), 10).to(memory_format=torch.channels_last)

@@ -27,8 +27,8 @@ from throughput_worker import BATCH, space_at, work
 
 from supernet.data.preprocess import resize
 from supernet.evaluate import calibrate_
-from supernet.extraction import extract
-from supernet.network import SuperNet
+from supernet.nn.extract import extract
+from supernet.nn.supernet import SuperNet
 from supernet.space.arch import Arch
 from supernet.space.presets import ofa_mbv3
 

@@ -19,16 +19,16 @@ from typing import TYPE_CHECKING
 
 from supernet.errors import InfeasibleBudget, InfeasibleLimits, SupernetError
 from supernet.latency.table import LatencyTable
+from supernet.nn.timm_hook import register_with_timm
 from supernet.space.arch import Arch, Op
 from supernet.space.search_space import SearchSpace, Stage
-from supernet.with_timm import register_with_timm
 
 if TYPE_CHECKING:
     from torch import nn
 
     from supernet.choose import Candidate
     from supernet.data.preprocess import Preprocess
-    from supernet.network import SuperNet
+    from supernet.nn.supernet import SuperNet
 
 # The package of algorithms is loaded before the function of its name below, so that importing
 # one of its modules later does not hide the function.
@@ -85,7 +85,7 @@ def search(
         budget_ms: one budget or several, in milliseconds.
         max_macs: multiply-adds for one image at most; one multiply-add is 1.
         max_params: parameters at most.
-        max_memory_kib: peak activation memory at most (`supernet.activations`).
+        max_memory_kib: peak activation memory at most (`supernet.nn.count`).
 
     Raises:
         InfeasibleBudget: if no architecture meets a budget, with the feasible range.
@@ -109,7 +109,7 @@ def extract(net: SuperNet, arch: Arch) -> nn.Module:
     Raises:
         SpaceError: if `arch` is not of the supernet's space.
     """
-    from supernet.extraction import extract as extract_
+    from supernet.nn.extract import extract as extract_
 
     return extract_(net, arch)
 

@@ -14,13 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from supernet.blocks import num_params
-from supernet.cost import module_macs
 from supernet.data.dataset import ImageData
 from supernet.errors import CheckpointError, shown
 from supernet.evaluate import scores_on
 from supernet.io.atomic import sha256, write_json
 from supernet.io.read import is_inside, read_json
+from supernet.nn.count import module_macs, num_params
 from supernet.subnet import SubnetConfig, onnx_outputs
 
 CERTIFICATE = "certificate.json"

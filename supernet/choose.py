@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 
 import torch
 
-from supernet.cost import latency_costs, macs_costs
+from supernet.cost import latency_costs
 from supernet.errors import SupernetError
-from supernet.gates import PathGates
 from supernet.latency.table import LatencyTable
 from supernet.limits import Caps, Limit, best_within, check_limits, infeasible, meets
-from supernet.network import SuperNet
+from supernet.nn.count import macs_costs
+from supernet.nn.gates import PathGates
+from supernet.nn.supernet import SuperNet
 from supernet.search.encoding import Encoding
 from supernet.space.arch import Arch
 from supernet.space.cost import Costs, arch_cost, check_budget, unit_of

@@ -7,18 +7,10 @@ a latency table is measured (`latency/`), what may be spent (`limits.py`).
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
-from functools import lru_cache
-from typing import Any
 
-import torch
-from torch import Tensor, nn
-
-from supernet.activations import layer_peak_bytes
-from supernet.blocks import layer, num_params
 from supernet.latency.table import LatencyTable
-from supernet.space.cost import CostMatrix, PeakMatrix, _matrix
+from supernet.space.cost import CostMatrix, _matrix
 from supernet.space.layers import LayerKey, space_keys
 from supernet.space.search_space import SearchSpace
 
@@ -41,86 +33,3 @@ def latency_costs(
 
 def _ms_at(table: LatencyTable, resolution: int) -> Callable[[LayerKey], float]:
     return lambda key: table.ms(key.at(resolution))
-
-
-def macs_costs(space: SearchSpace, *, in_chans: int, num_classes: int) -> dict[int, CostMatrix]:
-    """Return multiply-adds of convolutions and linear layers for one image, as fvcore counts."""
-    return _counted(space, layer_macs, "MACs", in_chans, num_classes)
-
-
-def params_costs(space: SearchSpace, *, in_chans: int, num_classes: int) -> dict[int, CostMatrix]:
-    """Return the number of parameters, BN's affine ones included."""
-    return _counted(space, layer_params, "params", in_chans, num_classes)
-
-
-def memory_peaks(space: SearchSpace, *, in_chans: int, num_classes: int) -> dict[int, PeakMatrix]:
-    """Return peak activation memory in KiB, as `activations.py` defines it."""
-    peaks = {}
-    for resolution in space.resolutions:
-        keys = space_keys(space, resolution, in_chans=in_chans, num_classes=num_classes)
-        cell = [[0.0 if key is None else _peak_kib(key) for key in row] for row in keys.cell]
-        fixed = torch.tensor(max(map(_peak_kib, keys.fixed)), dtype=torch.float64)
-        peaks[resolution] = PeakMatrix(fixed, torch.tensor(cell, dtype=torch.float64), "KiB")
-    return peaks
-
-
-def _peak_kib(key: LayerKey) -> float:
-    return layer_peak_bytes(key) / 1024
-
-
-def _counted(
-    space: SearchSpace,
-    count: Callable[[LayerKey], int],
-    unit: str,
-    in_chans: int,
-    num_classes: int,
-) -> dict[int, CostMatrix]:
-    parts = {
-        r: space_keys(space, r, in_chans=in_chans, num_classes=num_classes)
-        for r in space.resolutions
-    }
-    return {r: _matrix(space, part.fixed, part.cell, count, unit) for r, part in parts.items()}
-
-
-@lru_cache(maxsize=65_536)
-def layer_macs(key: LayerKey) -> int:
-    """Count the multiply-adds of one layer for one image, convolutions and linear ones only.
-
-    By the shapes that pass, as `module_macs` counts: its trace takes several times as long, and a
-    space has hundreds of layers.
-    """
-    module, macs = layer(key).eval(), 0
-
-    def step(part: Any, _: Any, output: Tensor) -> None:
-        nonlocal macs
-        macs += part.weight[0].numel() * output.numel()
-
-    for part in module.modules():
-        if isinstance(part, (nn.Conv2d, nn.Linear)):
-            part.register_forward_hook(step)
-    with torch.no_grad():
-        module(torch.zeros(1, key.in_channels, key.in_size, key.in_size))
-    return macs
-
-
-@lru_cache(maxsize=65_536)
-def layer_params(key: LayerKey) -> int:
-    """Count the parameters of one layer."""
-    with torch.device("meta"):
-        return num_params(layer(key))
-
-
-def module_macs(module: nn.Module, image: Tensor) -> int:
-    """Count the multiply-adds of `module` on `image`, convolutions and linear layers only.
-
-    One multiply-add is 1 MAC. BN is left out, as it is folded into convolutions when a network
-    is deployed.
-    """
-    with warnings.catch_warnings():  # fvcore compiles a loss with torch.jit when it is imported
-        warnings.simplefilter("ignore", FutureWarning)
-        from fvcore.nn import FlopCountAnalysis
-    counter = FlopCountAnalysis(module, image)
-    counter.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
-    counter.tracer_warnings("none")
-    counted = counter.by_operator()
-    return int(sum(counted[name] for name in ("conv", "linear", "addmm", "matmul")))

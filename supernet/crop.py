@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from supernet.depthwise import reachable
-from supernet.standalone import timm_model
+from supernet.nn.depthwise import reachable
+from supernet.nn.standalone import timm_model
 
 
 @torch.no_grad()

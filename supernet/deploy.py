@@ -18,18 +18,18 @@ from supernet.crop import cropped
 from supernet.data.preprocess import resize
 from supernet.errors import SupernetError
 from supernet.evaluate import calibrate_on_
-from supernet.extraction import args_of, extract
 from supernet.latency import host
 from supernet.latency.profile import measure_subnets
 from supernet.latency.table import LatencyTable
 from supernet.limits import Caps
-from supernet.plain import Net, PlainNet
+from supernet.nn.count import size_of
+from supernet.nn.extract import args_of, extract
+from supernet.nn.fixed import Net, PlainNet
 from supernet.space.arch import Arch
 from supernet.space.cost import arch_cost, check_budget
 from supernet.specialize import specialize
 from supernet.subnet import SubnetConfig, check_ours, replacing, save_subnet
 from supernet.trained import Trained
-from supernet.training import size_of
 
 PACE_WARNING = 0.03
 

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from supernet.data.batches import Batch, eval_batches
 from supernet.data.dataset import ImageSource
 from supernet.data.preprocess import Preprocess, resize
-from supernet.extraction import extract
-from supernet.plain import Net
+from supernet.nn.extract import extract
+from supernet.nn.fixed import Net
 from supernet.ranks import ALONE, Ranks
 from supernet.space.arch import Arch
 

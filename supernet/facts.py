@@ -6,17 +6,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from supernet.blocks import num_params
 from supernet.certificate import read_certificate
 from supernet.errors import SpaceError
 from supernet.evaluate import Scores, calibrate_on_, scores_on
-from supernet.extraction import extract
-from supernet.plain import Net, PlainNet
+from supernet.nn.count import num_params, size_of
+from supernet.nn.extract import extract
+from supernet.nn.fixed import Net, PlainNet
 from supernet.settings import data_of
 from supernet.space.arch import Arch, read_arch
 from supernet.subnet import is_subnet, load_config, load_subnet
 from supernet.trained import Trained
-from supernet.training import size_of, weights_of
+from supernet.training import weights_of
 
 
 def facts(path: Path) -> dict[str, Any]:

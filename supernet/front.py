@@ -17,7 +17,7 @@ from supernet.errors import TableError
 from supernet.finding import Found, find
 from supernet.io.atomic import whole, write_text
 from supernet.latency.table import LatencyTable
-from supernet.network import SuperNet
+from supernet.nn.supernet import SuperNet
 from supernet.predictor import Predictor
 from supernet.space.cost import cost_range
 

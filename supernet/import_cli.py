@@ -44,9 +44,9 @@ def ofa(
     """
     from supernet.config import composed
     from supernet.imported import keep
-    from supernet.interop.ofa import read_arch, read_supernet
     from supernet.io.atomic import write_json
     from supernet.io.console import in_short
+    from supernet.nn.ofa_weights import read_arch, read_supernet
     from supernet.settings import data_of
     from supernet.trained import Trained
 

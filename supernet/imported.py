@@ -10,7 +10,7 @@ from typing import Any
 from supernet.data.dataset import ImageData
 from supernet.data.preprocess import Preprocess
 from supernet.errors import SupernetError
-from supernet.network import SuperNet
+from supernet.nn.supernet import SuperNet
 from supernet.train import checkpoint
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

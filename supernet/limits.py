@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from supernet.cost import macs_costs, memory_peaks, params_costs
 from supernet.errors import InfeasibleBudget, InfeasibleLimits, SupernetError
+from supernet.nn.count import macs_costs, memory_peaks, params_costs
 from supernet.search.bounded import Ceiling, best_bounded
 from supernet.search.encoding import Encoding
 from supernet.search.exact import Best, Cost, Floats

@@ -23,8 +23,8 @@ from supernet.errors import SupernetError
 from supernet.io.atomic import whole, write_json
 from supernet.io.validate import construct
 from supernet.latency.table import LatencyTable
+from supernet.nn.fixed import PlainNet
 from supernet.origins import EARLIER
-from supernet.plain import PlainNet
 from supernet.report import page
 from supernet.report.facts import collect
 from supernet.space.cost import cost_range

@@ -17,7 +17,7 @@ import torch
 from timm.models._efficientnet_blocks import InvertedResidual
 from torch import Tensor, nn
 
-from supernet.standalone import timm_model
+from supernet.nn.standalone import timm_model
 
 STEP = 8
 """timm rounds hidden widths to this."""

@@ -21,15 +21,15 @@ from torch import Tensor, nn
 from supernet.certificate import CERTIFICATE, read_certificate
 from supernet.data.dataset import ImageData
 from supernet.errors import CheckpointError, SupernetError
-from supernet.interop.timm_weights import read_file
 from supernet.io.atomic import sha256
 from supernet.io.validate import construct
-from supernet.network import SuperNet
-from supernet.plain import Net, PlainNet
+from supernet.nn.fixed import Net, PlainNet
+from supernet.nn.supernet import SuperNet
+from supernet.nn.timm_registry import check_known
+from supernet.nn.timm_weights import read_file
 from supernet.settings import build_data, build_space
 from supernet.space.arch import Arch
 from supernet.subnet import load_config, load_subnet
-from supernet.timm_models import check_known
 from supernet.warm_start import warm_start_
 
 EARLIER = {"kind": "supernet", "init": None}

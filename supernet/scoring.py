@@ -11,10 +11,10 @@ import numpy as np
 from rich.console import Console
 
 from supernet import predictor
-from supernet.cost import macs_costs
 from supernet.errors import SupernetError
 from supernet.io.console import progress_bar
 from supernet.io.lock import held_beside
+from supernet.nn.count import macs_costs
 from supernet.predictor import Predictor
 from supernet.ranks import joined
 from supernet.scored import Scored

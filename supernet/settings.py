@@ -20,7 +20,7 @@ from supernet.data.dataset import ImageData
 from supernet.data.load import load_data
 from supernet.errors import DeviceError, SupernetError
 from supernet.io.validate import check_types, construct
-from supernet.plain import Net
+from supernet.nn.fixed import Net
 from supernet.space.search_space import SearchSpace
 from supernet.space.single import OneArch
 from supernet.spaces import PRESETS

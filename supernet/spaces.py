@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from supernet.interop.timm_space import from_timm
+from supernet.nn.from_timm import from_timm
 from supernet.space.presets import ofa_mbv3, ofa_proxyless
 from supernet.space.search_space import SearchSpace
 

@@ -31,16 +31,16 @@ from safetensors.torch import save
 from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 
-from supernet import standalone
 from supernet.data.preprocess import Preprocess
 from supernet.errors import CheckpointError, SupernetError, shown
 from supernet.io.atomic import whole, write_json
 from supernet.io.read import MAX_ONNX, read_bytes, read_json
 from supernet.io.validate import construct
-from supernet.net_data import check_net, check_self_contained, load_net
+from supernet.nn import standalone
+from supernet.nn.description import check_net, check_self_contained, load_net
+from supernet.nn.standalone import net_of
+from supernet.nn.timm_hook import ENTRY_POINT
 from supernet.space.arch import Arch
-from supernet.standalone import net_of
-from supernet.with_timm import ENTRY_POINT
 
 FORMAT, VERSION = "supernet-subnet", 2
 MAX_CONFIG = 16 * 2**20

@@ -12,8 +12,8 @@ from supernet.data.preprocess import Preprocess
 from supernet.errors import CheckpointError, SupernetError
 from supernet.io.atomic import sha256
 from supernet.io.tensors import load_tensors
-from supernet.network import SuperNet
-from supernet.plain import Net, PlainNet
+from supernet.nn.fixed import Net, PlainNet
+from supernet.nn.supernet import SuperNet
 from supernet.settings import build_data, check_config
 from supernet.train import checkpoint
 

@@ -12,9 +12,7 @@ import torch
 from rich.console import Console
 from timm.layers import convert_sync_batchnorm
 
-from supernet.blocks import num_params
 from supernet.choose import costs_of
-from supernet.cost import module_macs
 from supernet.data.batches import train_batches
 from supernet.data.dataset import ImageData
 from supernet.errors import (
@@ -26,17 +24,17 @@ from supernet.errors import (
     is_killed_worker,
     shown,
 )
-from supernet.extraction import extract
 from supernet.io.atomic import written
 from supernet.io.console import in_short
 from supernet.io.lock import held
 from supernet.io.validate import construct
 from supernet.latency.table import LatencyTable
 from supernet.memory import keep_freed_memory
-from supernet.net_data import FAULTS
-from supernet.network import SuperNet
+from supernet.nn.count import num_params, size_of
+from supernet.nn.description import FAULTS
+from supernet.nn.fixed import Net, PlainNet
+from supernet.nn.supernet import SuperNet
 from supernet.origins import origin_of
-from supernet.plain import Net, PlainNet
 from supernet.ranks import Ranks, joined
 from supernet.settings import (
     build_optimizer,
@@ -45,7 +43,6 @@ from supernet.settings import (
     build_teacher,
     pick_device,
 )
-from supernet.space.arch import Arch
 from supernet.train import checkpoint
 from supernet.train.estimate import estimate_seconds
 from supernet.train.gate_step import GateConfig
@@ -269,14 +266,6 @@ def weights_of(net: PlainNet) -> str:
         return "fresh"
     source, classifier = next(iter(net.origin.items())), net.origin["classifier"]
     return f"{source[0]} {source[1]}, classifier {classifier}"
-
-
-def size_of(net: Net, arch: Arch) -> tuple[int, int]:
-    """Return MACs (for one image) and parameters of an architecture."""
-    model = extract(net, arch).eval()
-    like = next(model.parameters())
-    size = (1, net.in_chans, arch.resolution, arch.resolution)
-    return module_macs(model, like.new_zeros(size)), num_params(model)
 
 
 def _use_threads(config: Mapping[str, Any]) -> None:

@@ -9,9 +9,9 @@ from rich.console import Console
 
 from supernet.data.dataset import ImageData
 from supernet.errors import CheckpointError, SpaceError, SupernetError
-from supernet.interop.timm_weights import fill_, for_channels, read_weights
 from supernet.io.console import in_short
-from supernet.network import SuperNet
+from supernet.nn.supernet import SuperNet
+from supernet.nn.timm_weights import fill_, for_channels, read_weights
 from supernet.trained import Trained
 
 STEM, HEAD = "stem.conv_stem.weight", "tail.classifier."

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from supernet.config import composed
-from supernet.gates import PathGates
 from supernet.latency.correction import Correction
 from supernet.latency.table import Device, Entry, LatencyTable
-from supernet.network import SuperNet
+from supernet.nn.gates import PathGates
+from supernet.nn.supernet import SuperNet
 from supernet.settings import build_space
 from supernet.space.arch import Arch, Op
 from supernet.space.cost import CostMatrix

@@ -10,10 +10,10 @@ import torch
 
 import supernet
 from supernet.errors import CheckpointError
-from supernet.gates import PathGates
 from supernet.io.atomic import sha256
 from supernet.io.tensors import load_tensors
-from supernet.network import SuperNet
+from supernet.nn.gates import PathGates
+from supernet.nn.supernet import SuperNet
 from supernet.train import checkpoint
 from supernet.trained import Trained, read_gates
 from tests.builders import small_space

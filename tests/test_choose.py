@@ -11,11 +11,11 @@ import pytest
 
 import supernet
 from supernet.choose import aim_for, costs_of
-from supernet.cost import macs_costs, memory_peaks, params_costs
 from supernet.errors import InfeasibleLimits, SupernetError
 from supernet.latency.table import LatencyTable
 from supernet.limits import Caps
-from supernet.network import SuperNet
+from supernet.nn.count import macs_costs, memory_peaks, params_costs
+from supernet.nn.supernet import SuperNet
 from supernet.space.cost import cost_range, peak_range
 from tests.builders import middle
 from tests.conftest import Command

@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from supernet.blocks import num_params
 from supernet.certificate import read_certificate, write_certificate
 from supernet.compression import (
     TABLE_BYTES,
@@ -23,7 +22,8 @@ from supernet.compression import (
     histogram,
     quantized,
 )
-from supernet.extraction import extract
+from supernet.nn.count import num_params
+from supernet.nn.extract import extract
 from supernet.subnet import load_subnet
 from supernet.trained import Trained
 from tests.conftest import Command

@@ -15,7 +15,7 @@ from supernet import training
 from supernet.config import OF_ALL_PHASES, composed, config_dir
 from supernet.data.load import NAMES
 from supernet.errors import SupernetError
-from supernet.network import SuperNet
+from supernet.nn.supernet import SuperNet
 from supernet.origins import KINDS, origin_of
 from supernet.settings import (
     build_data,

@@ -3,12 +3,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from supernet.blocks import num_params
-from supernet.cost import latency_costs, macs_costs, module_macs, params_costs
+from supernet.cost import latency_costs
 from supernet.errors import SupernetError, TableError
-from supernet.extraction import extract
 from supernet.latency.correction import Correction
-from supernet.network import SuperNet
+from supernet.nn.count import macs_costs, module_macs, num_params, params_costs
+from supernet.nn.extract import extract
+from supernet.nn.supernet import SuperNet
 from supernet.space.cost import arch_cost, check_budget, cost_range
 from supernet.space.layers import arch_keys
 from supernet.space.search_space import SearchSpace

@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from supernet import depthwise as module
-from supernet.depthwise import depthwise
+from supernet.nn import depthwise as module
+from supernet.nn.depthwise import depthwise
 
 
 @pytest.mark.parametrize("stride", [1, 2])

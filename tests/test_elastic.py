@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from supernet.depthwise import depthwise
-from supernet.elastic import ElasticBlock
-from supernet.network import SuperNet
+from supernet.nn.depthwise import depthwise
+from supernet.nn.elastic import ElasticBlock
+from supernet.nn.supernet import SuperNet
 from supernet.space.arch import Op
 from supernet.space.search_space import FAMILIES, BlockSpec, SpaceError
 from tests.builders import (

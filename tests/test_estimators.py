@@ -15,9 +15,9 @@ from torch.autograd import gradcheck
 
 from supernet.data.batches import Batch
 from supernet.errors import SupernetError
-from supernet.gates import Drawn, PathGates
 from supernet.losses import STIFFNESS, next_multiplier, with_latency
-from supernet.network import SuperNet
+from supernet.nn.gates import Drawn, PathGates
+from supernet.nn.supernet import SuperNet
 from supernet.space.cost import cost_range
 from supernet.space.search_space import SearchSpace, Stage
 from supernet.train.estimators import (

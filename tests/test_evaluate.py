@@ -10,8 +10,8 @@ from supernet.data.batches import Batch
 from supernet.data.dataset import Images
 from supernet.data.preprocess import Preprocess
 from supernet.evaluate import calibrate_, calibrate_on_, scores, scores_on
-from supernet.extraction import extract
-from supernet.network import SuperNet
+from supernet.nn.extract import extract
+from supernet.nn.supernet import SuperNet
 from tests.builders import small_space
 
 

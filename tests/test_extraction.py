@@ -9,11 +9,11 @@ from timm.models.efficientnet import EfficientNet
 from timm.models.mobilenetv3 import MobileNetV3
 
 import supernet
-from supernet.blocks import num_params
 from supernet.config import config_dir
 from supernet.errors import SpaceError
-from supernet.extraction import extract
-from supernet.network import SuperNet
+from supernet.nn.count import num_params
+from supernet.nn.extract import extract
+from supernet.nn.supernet import SuperNet
 from supernet.space.search_space import SearchSpace
 from tests.builders import (
     HAND_MADE,

@@ -17,8 +17,8 @@ from supernet.choose import most_likely
 from supernet.data.batches import Batch
 from supernet.data.preprocess import resize
 from supernet.errors import InfeasibleBudget
-from supernet.gates import PathGates
-from supernet.network import _gated_block
+from supernet.nn.gates import PathGates
+from supernet.nn.supernet import _gated_block
 from supernet.search import exact
 from supernet.space.cost import Costs, arch_cost, cost_range
 from supernet.space.search_space import SearchSpace, Stage

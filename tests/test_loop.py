@@ -21,7 +21,7 @@ from supernet.data.preprocess import resize
 from supernet.data.synthetic import synthetic
 from supernet.errors import CheckpointError, InfeasibleBudget, SupernetError, TableError
 from supernet.losses import kl
-from supernet.network import SuperNet
+from supernet.nn.supernet import SuperNet
 from supernet.settings import build_recipe, build_steps
 from supernet.space.arch import Arch
 from supernet.space.cost import cost_range

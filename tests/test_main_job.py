@@ -28,7 +28,7 @@ from supernet.errors import CheckpointError, InfeasibleBudget, SpaceError, Super
 from supernet.evaluate import calibrate_on_, scores_on
 from supernet.facts import facts, scores
 from supernet.latency.table import LatencyTable
-from supernet.network import SuperNet
+from supernet.nn.supernet import SuperNet
 from supernet.predict import predictions
 from supernet.scored import Scored
 from supernet.space.arch import Arch

@@ -16,11 +16,10 @@ from ofa.imagenet_classification.elastic_nn import networks
 from ofa.utils import profile
 from torch import Tensor, nn
 
-from supernet.blocks import num_params
-from supernet.cost import macs_costs
-from supernet.extraction import extract
-from supernet.interop.ofa import renamed
-from supernet.network import SuperNet
+from supernet.nn.count import macs_costs, num_params
+from supernet.nn.extract import extract
+from supernet.nn.ofa_weights import renamed
+from supernet.nn.supernet import SuperNet
 from supernet.space.arch import Arch, Op
 from supernet.space.cost import arch_cost
 from supernet.space.presets import ofa_mbv3, ofa_proxyless

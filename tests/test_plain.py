@@ -25,12 +25,12 @@ from supernet.data.preprocess import resize
 from supernet.deploy import candidate_for, promise_of, write_subnet
 from supernet.errors import CheckpointError, SpaceError, SupernetError
 from supernet.evaluate import scores_on
-from supernet.extraction import extract
 from supernet.latency import host, profile
 from supernet.latency.model import of_subnet
-from supernet.noise import Noise
+from supernet.nn.drop import Noise
+from supernet.nn.extract import extract
+from supernet.nn.fixed import PlainNet
 from supernet.origins import origin_of
-from supernet.plain import PlainNet
 from supernet.settings import build_recipe
 from supernet.space.arch import Arch, Op
 from supernet.space.single import OneArch

@@ -16,23 +16,23 @@ from safetensors.torch import save_file
 
 import supernet
 from supernet import pruning
-from supernet.blocks import net_args
 from supernet.certificate import hashes_of, read_certificate, write_certificate
 from supernet.choose import Candidate, costs_of
 from supernet.compression import compression
 from supernet.deploy import promise_of, write_subnet
 from supernet.errors import SupernetError
-from supernet.extraction import extract
 from supernet.facts import facts
 from supernet.latency.plan import Session
 from supernet.latency.table import LatencyTable
 from supernet.narrow import hidden_widths, narrowed, shares_of, with_expand
 from supernet.narrow_latency import predictor_of
+from supernet.nn.blocks import net_args
+from supernet.nn.extract import extract
+from supernet.nn.standalone import timm_model
 from supernet.pruning import prune
 from supernet.space.arch import Arch, Op
 from supernet.space.cost import arch_cost
 from supernet.space.search_space import FAMILIES
-from supernet.standalone import timm_model
 from supernet.subnet import SubnetConfig, load_config, load_subnet, save_subnet, write_json
 from supernet.trained import Trained
 from supernet.verify import verify
@@ -107,7 +107,7 @@ def test_se_keeps_its_most_important_inner_channels(family: str) -> None:
 def test_timm_makes_exactly_the_width_that_is_asked_for(in_width: int) -> None:
     from timm.models._efficientnet_builder import decode_arch_def
 
-    from supernet.blocks import _build_block
+    from supernet.nn.blocks import _build_block
 
     for width in range(8, 6 * in_width + 1, 8):
         string = with_expand(f"ir_r1_k3_s1_e6_c{in_width}_nre", width / in_width)

@@ -20,13 +20,14 @@ from rich.console import Console
 from timm.layers import convert_sync_batchnorm
 from torch import multiprocessing
 
-from supernet import elastic, scoring, training
+from supernet import scoring, training
 from supernet.data.batches import Augment, Batch
 from supernet.data.synthetic import synthetic
 from supernet.errors import SupernetError
 from supernet.evaluate import calibrate_on_, scores_on
-from supernet.extraction import extract
-from supernet.network import SuperNet
+from supernet.nn import elastic
+from supernet.nn.extract import extract
+from supernet.nn.supernet import SuperNet
 from supernet.ranks import ALONE, Ranks, joined
 from supernet.space.arch import Arch
 from supernet.train.gate_step import GateConfig

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from supernet import blocks
 from supernet.config import space_of
 from supernet.data.preprocess import Preprocess
-from supernet.standalone import timm_model
+from supernet.nn import blocks
+from supernet.nn.standalone import timm_model
 from supernet.subnet import SubnetConfig, load_subnet, save_subnet
 
 SPACES = {  # one of each family, and a network of timm's

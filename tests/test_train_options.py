@@ -23,9 +23,9 @@ from supernet.data.augment import mix, rand_augment
 from supernet.data.batches import Augment, Batch, train_batches
 from supernet.data.synthetic import synthetic
 from supernet.errors import DataError, SupernetError
-from supernet.gates import PathGates
-from supernet.network import SuperNet
-from supernet.noise import Noise
+from supernet.nn.drop import Noise
+from supernet.nn.gates import PathGates
+from supernet.nn.supernet import SuperNet
 from supernet.ranks import ALONE, Ranks
 from supernet.settings import build_recipe, build_steps, build_teacher
 from supernet.space.search_space import Stage

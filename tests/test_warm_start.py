@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from supernet import training
 from supernet.config import composed
 from supernet.errors import CheckpointError, SpaceError, SupernetError
-from supernet.network import SuperNet
+from supernet.nn.supernet import SuperNet
 from supernet.origins import origin_of
 from supernet.settings import build_space
 from supernet.trained import Trained

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from supernet import blocks
 from supernet.errors import DeviceError, SupernetError
 from supernet.io.read import MAX_ONNX, read_bytes, read_json
 from supernet.latency.onnx_layers import onnx_layers
-from supernet.net_data import check_self_contained, load_net
+from supernet.nn import blocks
+from supernet.nn.description import check_self_contained, load_net
+from supernet.nn.standalone import net_of
 from supernet.space.layers import LayerKey
-from supernet.standalone import net_of
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,12 +8,12 @@ from typing import Any
 
 from supernet.certificate import CERTIFICATE
 from supernet.errors import SpaceError, shown
+from supernet.nn.standalone import net_of
 from supernet.report import commands
 from supernet.report.reading import Unreadable, group_of, number, number_or_none, text
 from supernet.report.records import ANY_DEVICE, BASELINE, PRUNED, SUBNET, Front, Subnet
 from supernet.report.tables import Spaced, Tables, bars_of
 from supernet.space.arch import Arch
-from supernet.standalone import net_of
 
 DEPTH = 3
 TIMM = "timm"

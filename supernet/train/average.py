@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from supernet.plain import Net
+from supernet.nn.fixed import Net
 
 
 class Average:

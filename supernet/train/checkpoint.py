@@ -14,13 +14,13 @@ import torch
 
 from supernet.data.preprocess import Preprocess
 from supernet.errors import CheckpointError, SupernetError, shown
-from supernet.gates import PathGates
 from supernet.io.atomic import AGAIN, whole
 from supernet.io.tensors import load_tensors
 from supernet.io.validate import construct
-from supernet.net_data import FAULTS, check_weights
-from supernet.network import SuperNet
-from supernet.plain import Net, PlainNet
+from supernet.nn.description import FAULTS, check_weights
+from supernet.nn.fixed import Net, PlainNet
+from supernet.nn.gates import PathGates
+from supernet.nn.supernet import SuperNet
 from supernet.space.arch import MAX_WIDTH, Arch
 from supernet.space.search_space import SearchSpace
 

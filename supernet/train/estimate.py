@@ -13,7 +13,7 @@ from torch import nn
 
 from supernet.data.batches import Batch, train_batches
 from supernet.data.dataset import ImageData
-from supernet.plain import Net
+from supernet.nn.fixed import Net
 from supernet.ranks import ALONE, Ranks
 from supernet.space.arch import Arch
 from supernet.train.loop import StepConfig

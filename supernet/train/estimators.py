@@ -22,8 +22,8 @@ from torch import Tensor
 
 from supernet.data.batches import Batch
 from supernet.data.preprocess import resize
-from supernet.gates import Drawn, PathGates, Paths
-from supernet.network import SuperNet
+from supernet.nn.gates import Drawn, PathGates, Paths
+from supernet.nn.supernet import SuperNet
 from supernet.ranks import ALONE, Ranks
 from supernet.space.arch import Arch
 from supernet.train.targets import Target

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from supernet.gates import PathGates
+from supernet.nn.gates import PathGates
 from supernet.train.targets import Target
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from supernet.data.batches import Batch
 from supernet.errors import SupernetError
 from supernet.losses import LATENCY_LOSSES, next_multiplier, with_latency
-from supernet.network import SuperNet
+from supernet.nn.supernet import SuperNet
 from supernet.ranks import ALONE, Ranks
 from supernet.train.estimators import ESTIMATORS, Question
 from supernet.train.targets import Target

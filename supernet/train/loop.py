@@ -29,8 +29,8 @@ from supernet.data.batches import (
 from supernet.data.dataset import ImageData
 from supernet.errors import Diverged
 from supernet.evaluate import top1_of
-from supernet.network import SuperNet
-from supernet.plain import Net
+from supernet.nn.fixed import Net
+from supernet.nn.supernet import SuperNet
 from supernet.ranks import ALONE, Ranks
 from supernet.space.arch import Arch
 from supernet.train.average import Average

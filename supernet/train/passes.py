@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from supernet.errors import SupernetError
-from supernet.noise import Noise
-from supernet.plain import Net
+from supernet.nn.drop import Noise
+from supernet.nn.fixed import Net
 from supernet.space.arch import Arch
 from supernet.train.precision import Precision
 

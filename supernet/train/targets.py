@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from supernet.choose import target_name
-from supernet.gates import PathGates
-from supernet.network import SuperNet
+from supernet.nn.gates import PathGates
+from supernet.nn.supernet import SuperNet
 from supernet.space.cost import Costs, check_feasible, unit_of
 
 

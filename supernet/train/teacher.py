@@ -14,7 +14,7 @@ from torch import nn
 
 from supernet.data.dataset import ImageData
 from supernet.errors import SupernetError
-from supernet.timm_models import check_known
+from supernet.nn.timm_registry import check_known
 
 
 @dataclass(frozen=True, kw_only=True)

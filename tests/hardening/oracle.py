@@ -13,9 +13,9 @@ from fractions import Fraction
 
 import torch
 
-from supernet.gates import PathGates
 from supernet.latency.correction import Correction
 from supernet.latency.table import LatencyTable
+from supernet.nn.gates import PathGates
 from supernet.space.arch import Arch
 from supernet.space.cost import CostMatrix
 from supernet.space.layers import LayerKey

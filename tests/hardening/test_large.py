@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from supernet import blocks, facts, training
+from supernet import facts, training
 from supernet.choose import Aim, most_likely
 from supernet.cost import latency_costs
 from supernet.finding import find
@@ -25,7 +25,8 @@ from supernet.front import FIELDS
 from supernet.io.console import in_short
 from supernet.latency.table import LatencyTable
 from supernet.limits import Limit
-from supernet.network import SuperNet
+from supernet.nn import blocks
+from supernet.nn.supernet import SuperNet
 from supernet.report import page
 from supernet.report.facts import collect
 from supernet.scoring import genes_of

@@ -17,12 +17,13 @@ from rich.console import Console
 from supernet import training
 from supernet.choose import Aim, most_likely
 from supernet.config import composed
-from supernet.cost import latency_costs, macs_costs, module_macs
+from supernet.cost import latency_costs
 from supernet.errors import SupernetError
 from supernet.evaluate import top1_of
-from supernet.extraction import extract
 from supernet.finding import METHODS, find
-from supernet.gates import PathGates
+from supernet.nn.count import macs_costs, module_macs
+from supernet.nn.extract import extract
+from supernet.nn.gates import PathGates
 from supernet.settings import build_steps, data_of
 from supernet.space.cost import cost_range
 from supernet.space.search_space import SearchSpace

@@ -41,14 +41,14 @@ from supernet.errors import (
     TableError,
     reported,
 )
-from supernet.interop.ofa import read_supernet
-from supernet.interop.timm_weights import read_file
 from supernet.io.read import read_bytes, read_json, read_yaml
 from supernet.io.tensors import load_tensors
 from supernet.latency.table import LatencyTable
+from supernet.nn.ofa_weights import read_supernet
+from supernet.nn.standalone import build, net_of
+from supernet.nn.timm_weights import read_file
 from supernet.space.arch import read_arch
 from supernet.space.search_space import SearchSpace
-from supernet.standalone import build, net_of
 from supernet.subnet import load_config, load_subnet
 from supernet.train import checkpoint
 from supernet.trained import Trained

@@ -31,15 +31,15 @@ from supernet.certificate import read_certificate
 from supernet.data.preprocess import read_image
 from supernet.errors import CheckpointError, DeviceError, SupernetError
 from supernet.facts import facts
-from supernet.interop.ofa import read_supernet
-from supernet.interop.timm_weights import read_weights
 from supernet.latency import remote
 from supernet.latency.bundle import SCRIPT, script
 from supernet.latency.bundle_script import verified
 from supernet.latency.model import of_subnet
 from supernet.latency.remote import Board, _Connection
 from supernet.latency.runtimes import get as get_runtime
-from supernet.plain import PlainNet
+from supernet.nn.fixed import PlainNet
+from supernet.nn.ofa_weights import read_supernet
+from supernet.nn.timm_weights import read_weights
 from supernet.predictor import load as load_predictor
 from supernet.report.facts import collect
 from supernet.search.encoding import Encoding

@@ -14,10 +14,10 @@ from ofa.imagenet_classification.elastic_nn import networks
 from torch import Tensor
 
 import supernet
-from supernet.blocks import num_params
 from supernet.errors import CheckpointError, SpaceError
-from supernet.extraction import extract
-from supernet.interop.ofa import read_arch, read_supernet
+from supernet.nn.count import num_params
+from supernet.nn.extract import extract
+from supernet.nn.ofa_weights import read_arch, read_supernet
 from supernet.space.arch import Arch, Op
 from supernet.space.presets import ofa_mbv3
 from supernet.trained import Trained

@@ -10,14 +10,14 @@ import pytest
 import timm
 import torch
 
-from supernet.blocks import num_params
-from supernet.cost import latency_costs, params_costs
+from supernet.cost import latency_costs
 from supernet.errors import SpaceError
-from supernet.extraction import extract
-from supernet.interop.timm_space import from_timm
 from supernet.latency import profile
 from supernet.latency.table import LatencyTable
-from supernet.network import SuperNet
+from supernet.nn.count import num_params, params_costs
+from supernet.nn.extract import extract
+from supernet.nn.from_timm import from_timm
+from supernet.nn.supernet import SuperNet
 from supernet.space.arch import Op
 from supernet.space.search_space import FixedBlock, SearchSpace
 from tests.builders import TIMM, assert_same, images, random_net, some_archs, timm_space

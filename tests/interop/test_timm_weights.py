@@ -13,17 +13,17 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from supernet.blocks import net_args
-from supernet.elastic import ElasticBlock
 from supernet.errors import CheckpointError, SpaceError
-from supernet.extraction import extract
-from supernet.interop.timm_space import from_timm
-from supernet.interop.timm_weights import fill_, read_weights
-from supernet.network import SuperNet
+from supernet.nn.blocks import net_args
+from supernet.nn.elastic import ElasticBlock
+from supernet.nn.extract import extract
+from supernet.nn.from_timm import from_timm
+from supernet.nn.standalone import timm_model
+from supernet.nn.supernet import SuperNet
+from supernet.nn.timm_weights import fill_, read_weights
 from supernet.space.arch import Op
 from supernet.space.presets import ofa_mbv3
 from supernet.space.search_space import SearchSpace
-from supernet.standalone import timm_model
 from tests.builders import (
     HAND_MADE,
     TIMM,

@@ -11,12 +11,12 @@ import onnxruntime
 import pytest
 from safetensors.torch import save_file
 
-from supernet import blocks
 from supernet.latency.onnx_layers import onnx_layers
 from supernet.latency.table import Device, Entry, LatencyTable
+from supernet.nn import blocks
+from supernet.nn.standalone import timm_model
 from supernet.space.layers import LayerKey, arch_keys
 from supernet.space.search_space import FixedBlock, SearchSpace, Stage
-from supernet.standalone import timm_model
 from tests.latency.sshd import Server
 
 DEVICE = Device(

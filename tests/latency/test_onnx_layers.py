@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from supernet import blocks
 from supernet.latency.onnx_layers import onnx_layers
+from supernet.nn import blocks
+from supernet.nn.standalone import timm_model
 from supernet.space.layers import LayerKey, arch_keys
 from supernet.space.search_space import ACTIVATIONS, FAMILIES, FixedBlock, SearchSpace, Stage
-from supernet.standalone import timm_model
 from tests.builders import WITHOUT_FIRST
 
 

@@ -17,15 +17,15 @@ import pytest
 import torch
 from torch import nn
 
-from supernet import blocks
 from supernet.data.preprocess import Preprocess
 from supernet.errors import DeviceError
 from supernet.latency import runtimes
 from supernet.latency.model import Model, of_keys, of_subnet
 from supernet.latency.runtimes import Runtime
+from supernet.nn import blocks
+from supernet.nn.standalone import timm_model
 from supernet.space.layers import LayerKey, arch_keys
 from supernet.space.search_space import ACTIVATIONS, FAMILIES, SearchSpace
-from supernet.standalone import timm_model
 from supernet.subnet import SubnetConfig, save_subnet
 from tests.latency.conftest import DEVICE, SHAPES, key, two_blocks
 

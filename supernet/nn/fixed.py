@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from supernet.errors import SpaceError, SupernetError
-from supernet.net_data import check_net
-from supernet.network import SuperNet
-from supernet.noise import Noise
+from supernet.nn.description import check_net
+from supernet.nn.drop import Noise
+from supernet.nn.standalone import build
+from supernet.nn.supernet import SuperNet
 from supernet.space.arch import Arch
 from supernet.space.single import OneArch
-from supernet.standalone import build
 
 
 class PlainNet(nn.Module):

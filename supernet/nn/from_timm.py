@@ -26,11 +26,11 @@ from timm.models.efficientnet import EfficientNet
 from timm.models.mobilenetv3 import MobileNetV3
 from torch import nn
 
-from supernet.blocks import net_args
 from supernet.errors import SpaceError
+from supernet.nn.blocks import net_args
+from supernet.nn.standalone import timm_model
 from supernet.space.arch import Op
 from supernet.space.search_space import ACTIVATIONS, FixedBlock, SearchSpace, Stage
-from supernet.standalone import timm_model
 
 NOT_OURS = {
     "CondConvResidual": "a block of conditional convolutions",

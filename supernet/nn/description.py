@@ -24,10 +24,10 @@ from torch import nn
 
 from supernet.errors import CheckpointError, shown
 from supernet.io.read import check_regular
+from supernet.nn.standalone import build
+from supernet.nn.timm_hook import ENTRY_POINT
 from supernet.space.arch import MAX_WIDTH
 from supernet.space.search_space import ACTIVATIONS, FAMILIES, MAX_BLOCKS
-from supernet.standalone import build
-from supernet.with_timm import ENTRY_POINT
 
 FAULTS = (ValueError, TypeError, KeyError, AttributeError, RuntimeError, AssertionError, IndexError,
           ArithmeticError, NotImplementedError)  # fmt: skip

@@ -16,14 +16,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from supernet.blocks import STEM_ROLES, frame, net_args
-from supernet.elastic import ElasticBlock
 from supernet.errors import SpaceError
-from supernet.gates import Path, PathGates, Paths
-from supernet.noise import Noise
+from supernet.nn.blocks import STEM_ROLES, frame, net_args
+from supernet.nn.drop import Noise
+from supernet.nn.elastic import ElasticBlock
+from supernet.nn.gates import Path, PathGates, Paths
+from supernet.nn.standalone import timm_model
 from supernet.space.arch import Arch, Op
 from supernet.space.search_space import SearchSpace
-from supernet.standalone import timm_model
 
 
 class SuperNet(nn.Module):

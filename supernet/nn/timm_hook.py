@@ -13,7 +13,7 @@ from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
-ENTRY_POINTS = "supernet.timm_models"
+ENTRY_POINTS = "supernet.nn.timm_registry"
 ENTRY_POINT = "supernet_subnet"
 """What `config.json` of a subnet folder names."""
 

@@ -16,14 +16,14 @@ from timm.models.mobilenetv3 import _create_mnv3
 from torch import nn
 
 from supernet.errors import SupernetError
-from supernet.with_timm import ENTRY_POINT
+from supernet.nn.timm_hook import ENTRY_POINT
 
 
 @register_model  # type: ignore[untyped-decorator]
 def supernet_subnet(pretrained: bool = False, *, net: dict[str, Any], **kwargs: Any) -> nn.Module:
     """Build a subnet from the plain data `net`, which may be a stranger's."""
-    from supernet.net_data import check_net  # which imports timm, which imports this
-    from supernet.standalone import timm_kwargs
+    from supernet.nn.description import check_net
+    from supernet.nn.standalone import timm_kwargs
 
     check_net(net)
     if kwargs.get("features_only"):  # timm's default is five maps, as many as it halves ImageNet

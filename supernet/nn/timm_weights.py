@@ -23,15 +23,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from supernet.blocks import frame, net_args, timm_stages
-from supernet.elastic import KERNEL, ElasticBlock
 from supernet.errors import CheckpointError
-from supernet.interop.timm_space import check_name
 from supernet.io.read import check_regular
 from supernet.io.tensors import is_state, load_tensors
-from supernet.network import SuperNet
+from supernet.nn.blocks import frame, net_args, timm_stages
+from supernet.nn.elastic import KERNEL, ElasticBlock
+from supernet.nn.from_timm import check_name
+from supernet.nn.standalone import timm_model
+from supernet.nn.supernet import SuperNet
 from supernet.space.arch import Op
-from supernet.standalone import timm_model
 
 HUB = "timm:"
 STEM, HEAD = "conv_stem.weight", ("classifier.weight", "classifier.bias")

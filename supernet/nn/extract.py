@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
-from supernet.blocks import frame, net_args, timm_stages
-from supernet.elastic import ElasticBlock
-from supernet.plain import Net, PlainNet
+from supernet.nn.blocks import frame, net_args, timm_stages
+from supernet.nn.elastic import ElasticBlock
+from supernet.nn.fixed import Net, PlainNet
+from supernet.nn.standalone import timm_model
 from supernet.space.arch import Arch
-from supernet.standalone import timm_model
 
 
 @torch.no_grad()

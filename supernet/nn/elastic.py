@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules._functions import SyncBatchNorm
 
-from supernet.blocks import block_shapes, timm_block
-from supernet.depthwise import depthwise
+from supernet.nn.blocks import block_shapes, timm_block
+from supernet.nn.depthwise import depthwise
 from supernet.space.arch import Op
 from supernet.space.search_space import BlockSpec
 

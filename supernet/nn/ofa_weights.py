@@ -19,8 +19,8 @@ from torch import Tensor
 from supernet.errors import CheckpointError, SpaceError
 from supernet.io.read import read_json
 from supernet.io.tensors import is_state, load_tensors
-from supernet.net_data import FAULTS
-from supernet.network import SuperNet
+from supernet.nn.description import FAULTS
+from supernet.nn.supernet import SuperNet
 from supernet.space.arch import Arch, Op
 from supernet.space.presets import ofa_mbv3, ofa_proxyless
 from supernet.space.search_space import SearchSpace

@@ -24,10 +24,10 @@ from timm.models.efficientnet import EfficientNet
 from timm.models.mobilenetv3 import MobileNetV3
 from torch import nn
 
+from supernet.nn.standalone import se_layer
 from supernet.space.arch import Arch, Op
 from supernet.space.layers import BLOCKS, LayerKey
 from supernet.space.search_space import BlockSpec, SearchSpace
-from supernet.standalone import se_layer
 
 _ACT = {"relu": "re", "relu6": "r6", "hard_swish": "hs", "swish": "sw"}
 _WORDS = {kind: word for word, kind in BLOCKS.items()}
@@ -160,8 +160,3 @@ def act_name(string: str) -> str:
     """Return the activation that a block string such as `ir_r1_k5_s1_e3_c40_nre` names."""
     (word,) = (word[1:] for word in string.split("_") if word[0] == "n")
     return next(name for name, short in _ACT.items() if short == word)
-
-
-def num_params(module: nn.Module) -> int:
-    """Count the parameters of a module, buffers left out."""
-    return sum(p.numel() for p in module.parameters())

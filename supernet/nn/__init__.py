@@ -1,0 +1,1 @@
+"""Networks: elastic blocks, the supernet, path gates, extraction, foreign weights."""
