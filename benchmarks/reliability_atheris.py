@@ -72,8 +72,8 @@ def _fuzz(name: str, corpus: Path, flags: list[str]) -> None:
         from supernet.certificate import read_certificate
         from supernet.config import composed
         from supernet.errors import SupernetError
-        from supernet.interop.tables import read_tables
         from supernet.io.read import parse_json
+        from supernet.latency.import_tables import read_tables
         from supernet.latency.table import LatencyTable
         from supernet.space.arch import read_arch
 

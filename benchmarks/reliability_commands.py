@@ -21,9 +21,9 @@ import torch
 from common import ROOT
 from safetensors.numpy import load_file
 
-from supernet.choose import costs_of
 from supernet.errors import SupernetError
 from supernet.io.atomic import sha256
+from supernet.latency.costs import costs_of
 from supernet.latency.table import UNCORRECTED, LatencyTable
 from supernet.space.arch import read_arch
 from supernet.space.cost import cost_range

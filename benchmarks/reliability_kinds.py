@@ -30,11 +30,11 @@ from supernet.data.folder import folder as image_folder
 from supernet.data.preprocess import Preprocess
 from supernet.errors import SupernetError
 from supernet.facts import facts as facts_of
-from supernet.interop.tables import read_tables
 from supernet.io.validate import record
-from supernet.latency.bundle import manifest_bytes
-from supernet.latency.bundle_result import import_result
-from supernet.latency.bundle_script import digest, verified
+from supernet.latency.board.bundle import manifest_bytes
+from supernet.latency.board.result import import_result
+from supernet.latency.board.script import digest, verified
+from supernet.latency.import_tables import read_tables
 from supernet.latency.plan import plan_for
 from supernet.latency.table import Correction, Device, Entry, LatencyTable
 from supernet.nn.blocks import net_args

@@ -24,11 +24,11 @@ from common import ROOT, aim
 from supernet import training
 from supernet.choose import Aim, aim_for, most_likely
 from supernet.config import composed
-from supernet.cost import latency_costs
 from supernet.finding import find
 from supernet.front import FIELDS
 from supernet.io.console import new_console
 from supernet.latency.correction import Correction
+from supernet.latency.costs import latency_costs
 from supernet.latency.table import Device, Entry, LatencyTable
 from supernet.limits import Limit
 from supernet.nn.count import macs_costs, memory_peaks, params_costs

@@ -22,9 +22,9 @@ import numpy as np
 import torch
 from common import aim, write_result
 
-from supernet.cost import latency_costs
 from supernet.finding import problem_of
-from supernet.interop.tables import read_tables
+from supernet.latency.costs import latency_costs
+from supernet.latency.import_tables import read_tables
 from supernet.latency.table import UNKNOWN, Device
 from supernet.limits import Limit
 from supernet.scoring import arch_of, genomes_of

@@ -8,8 +8,8 @@ from pathlib import Path
 from supernet import training
 from supernet.choose import Aim, aim_for
 from supernet.config import composed
-from supernet.device import profile_to
 from supernet.io.console import new_console
+from supernet.latency.job import profile_to
 from supernet.latency.table import LatencyTable
 from supernet.space.cost import cost_range
 from supernet.train import checkpoint

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import torch
 
-from supernet.cost import latency_costs
 from supernet.errors import SupernetError
+from supernet.latency.costs import costs_of
 from supernet.latency.table import LatencyTable
 from supernet.limits import Caps, Limit, best_within, check_limits, infeasible, meets
 from supernet.nn.count import macs_costs
@@ -73,11 +73,6 @@ class Aim:
 def target_name(table_id: str, budget: float, unit: str = "ms") -> str:
     """Return the key of a table and a budget among a net's gates."""
     return f"{table_id}@{budget:g}ms" if unit == "ms" else f"{table_id}@{budget:.9g}{unit}"
-
-
-def costs_of(net: SuperNet, table: LatencyTable) -> Costs:
-    """Return the latency of the net's space on the table's device."""
-    return latency_costs(table, net.space, in_chans=net.in_chans, num_classes=net.num_classes)
 
 
 def aim_for(

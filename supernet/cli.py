@@ -152,9 +152,9 @@ def profile(
     supernet profile runs/demo --host user@board --out board.json
     """
     from supernet.config import space_of
-    from supernet.device import described, profile_board_to, profile_to
     from supernet.io.console import new_console
-    from supernet.latency.remote import Board
+    from supernet.latency.board.ssh import Board
+    from supernet.latency.job import described, profile_board_to, profile_to
 
     space, in_chans, num_classes = space_of(of, in_chans, num_classes, settings or ())
     console = new_console()
@@ -198,7 +198,7 @@ def bundle(
     """
     from supernet.config import space_of
     from supernet.io.lock import held_beside
-    from supernet.latency.bundle import SCRIPT, write_bundle
+    from supernet.latency.board.bundle import SCRIPT, write_bundle
     from supernet.latency.plan import plan_for
 
     whole, in_chans, num_classes = space_of(space, in_chans, num_classes, settings or ())

@@ -13,12 +13,13 @@ import torch
 from rich.console import Console
 
 from supernet.certificate import findings, head, read_certificate, write_certificate
-from supernet.choose import NO_CAPS, Candidate, aim_for, costs_of, pick
+from supernet.choose import NO_CAPS, Candidate, aim_for, pick
 from supernet.crop import cropped
 from supernet.data.preprocess import resize
 from supernet.errors import SupernetError
 from supernet.evaluate import calibrate_on_
 from supernet.latency import host
+from supernet.latency.costs import costs_of
 from supernet.latency.profile import measure_subnets
 from supernet.latency.table import LatencyTable
 from supernet.limits import Caps

@@ -16,12 +16,13 @@ from rich.table import Table
 
 from supernet import training
 from supernet.certificate import read_certificate
-from supernet.choose import aim_for, costs_of
+from supernet.choose import aim_for
 from supernet.deploy import candidate_for, measure, promise_of, write_subnet
-from supernet.device import described, profile_to
 from supernet.errors import SupernetError
 from supernet.io.atomic import whole, write_json
 from supernet.io.validate import construct
+from supernet.latency.costs import costs_of
+from supernet.latency.job import described, profile_to
 from supernet.latency.table import LatencyTable
 from supernet.nn.fixed import PlainNet
 from supernet.origins import EARLIER

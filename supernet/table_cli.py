@@ -31,7 +31,7 @@ Said = Annotated[str, typer.Option(help="What it was measured with; the files do
 @table_app.command()
 def show(table: TablePath, as_json: Json = False) -> None:
     """Say what a table is: which device, how far it can be trusted, how old it is."""
-    from supernet.latency.tools import facts
+    from supernet.latency.compare import facts
 
     found = facts(LatencyTable.load(table), date.today())
     if as_json:
@@ -71,8 +71,8 @@ def check(
     supernet table check T224.json --space ofa_mbv3 --resolution 224
     """
     from supernet.config import space_of
-    from supernet.cost import latency_costs
-    from supernet.latency.tools import wanted
+    from supernet.latency.compare import wanted
+    from supernet.latency.costs import latency_costs
     from supernet.space.cost import cost_range
 
     times = LatencyTable.load(table)
@@ -106,7 +106,7 @@ def diff(
     as_json: Json = False,
 ) -> None:
     """Compare two tables: devices, the ratio of the times of each layer, layers in only one."""
-    from supernet.latency.tools import compare
+    from supernet.latency.compare import compare
 
     found = compare(LatencyTable.load(first), LatencyTable.load(second))
     if as_json:
@@ -142,7 +142,7 @@ def merge(
 
     Correction, date and load are the last table's as well.
     """
-    from supernet.latency import tools
+    from supernet.latency import compare as tools
 
     joined = tools.merge([(str(path), LatencyTable.load(path)) for path in tables])
     joined.save(out)
@@ -187,7 +187,7 @@ def import_(
         return
     if bundle is not None:
         raise TableError(f"--bundle is for the result of one, not for files of {form}")
-    from supernet.interop.tables import read_tables
+    from supernet.latency.import_tables import read_tables
 
     device = Device(machine=machine or path.resolve().stem, **said)
     table = read_tables(path, form, device)
@@ -198,8 +198,8 @@ def import_(
 
 
 def _import_result(path: Path, bundle: Path | None, out: Path) -> None:
-    from supernet.device import described
-    from supernet.latency.bundle_result import import_result
+    from supernet.latency.board.result import import_result
+    from supernet.latency.job import described
 
     table, warnings = import_result(path, bundle)
     for warning in warnings:

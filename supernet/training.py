@@ -12,7 +12,6 @@ import torch
 from rich.console import Console
 from timm.layers import convert_sync_batchnorm
 
-from supernet.choose import costs_of
 from supernet.data.batches import train_batches
 from supernet.data.dataset import ImageData
 from supernet.errors import (
@@ -28,6 +27,7 @@ from supernet.io.atomic import written
 from supernet.io.console import in_short
 from supernet.io.lock import held
 from supernet.io.validate import construct
+from supernet.latency.costs import costs_of
 from supernet.latency.table import LatencyTable
 from supernet.memory import keep_freed_memory
 from supernet.nn.count import num_params, size_of

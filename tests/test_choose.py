@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 import supernet
-from supernet.choose import aim_for, costs_of
+from supernet.choose import aim_for
 from supernet.errors import InfeasibleLimits, SupernetError
+from supernet.latency.costs import costs_of
 from supernet.latency.table import LatencyTable
 from supernet.limits import Caps
 from supernet.nn.count import macs_costs, memory_peaks, params_costs

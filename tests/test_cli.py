@@ -199,7 +199,7 @@ def test_a_table_that_lacks_entries(refused: Callable[..., str], run: Path, plac
 
 
 def test_a_budget_out_of_reach(refused: Callable[..., str], run: Path, table: Path) -> None:
-    from supernet.choose import costs_of
+    from supernet.latency.costs import costs_of
     from supernet.space.cost import cost_range
 
     net = supernet.load(run)
@@ -291,7 +291,7 @@ def test_a_profile_of_what_is_not_there(refused: Callable[..., str], run: Path) 
 def test_a_number_that_makes_no_sense(
     refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch, option: str
 ) -> None:
-    monkeypatch.setattr("supernet.device.profile", lambda *_, **__: pytest.fail("it times"))
+    monkeypatch.setattr("supernet.latency.job.profile", lambda *_, **__: pytest.fail("it times"))
     assert option[2:].partition("=")[0] in refused("profile", "tiny", option, "--out", "T.json")
 
 
@@ -299,7 +299,7 @@ def test_a_table_that_cannot_be_written(
     refused: Callable[..., str], run: Path, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is noticed before minutes are spent on timing."""
-    monkeypatch.setattr("supernet.device.profile", lambda *_, **__: pytest.fail("it times"))
+    monkeypatch.setattr("supernet.latency.job.profile", lambda *_, **__: pytest.fail("it times"))
     (place / "folder").mkdir()
     (place / "file").write_text("x")
     for out in ("folder", "file/T.json"):

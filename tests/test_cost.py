@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from supernet.cost import latency_costs
 from supernet.errors import SupernetError, TableError
 from supernet.latency.correction import Correction
+from supernet.latency.costs import latency_costs
 from supernet.nn.count import macs_costs, module_macs, num_params, params_costs
 from supernet.nn.extract import extract
 from supernet.nn.supernet import SuperNet

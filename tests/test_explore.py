@@ -17,10 +17,10 @@ from rich.console import Console
 
 from supernet import scoring
 from supernet.certificate import read_certificate
-from supernet.choose import costs_of
 from supernet.errors import CheckpointError, InfeasibleBudget, SupernetError, TableError
 from supernet.explore import explore
 from supernet.latency.correction import Correction
+from supernet.latency.costs import costs_of
 from supernet.latency.table import LatencyTable
 from supernet.limits import Caps
 from supernet.scored import Scored

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from supernet.choose import most_likely
-from supernet.cost import latency_costs
 from supernet.errors import InfeasibleBudget, InfeasibleLimits, SupernetError
+from supernet.latency.costs import latency_costs
 from supernet.limits import Caps, Limit, check_limits
 from supernet.nn.count import layer_peak_bytes, macs_costs, memory_peaks, params_costs
 from supernet.nn.extract import extract

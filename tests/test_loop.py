@@ -15,11 +15,11 @@ import torch
 from rich.console import Console
 
 from supernet import training
-from supernet.cost import latency_costs
 from supernet.data.batches import Augment, Batch
 from supernet.data.preprocess import resize
 from supernet.data.synthetic import synthetic
 from supernet.errors import CheckpointError, InfeasibleBudget, SupernetError, TableError
+from supernet.latency.costs import latency_costs
 from supernet.losses import kl
 from supernet.nn.supernet import SuperNet
 from supernet.settings import build_recipe, build_steps

@@ -19,7 +19,7 @@ from timm.models.mobilenetv3 import MobileNetV3
 import supernet
 from supernet import main_job, scored, specialize, training
 from supernet.certificate import read_certificate
-from supernet.choose import aim_for, costs_of, target_name
+from supernet.choose import aim_for, target_name
 from supernet.config import composed
 from supernet.data.digits import digits
 from supernet.data.preprocess import resize
@@ -27,6 +27,7 @@ from supernet.deploy import candidate_for, measure
 from supernet.errors import CheckpointError, InfeasibleBudget, SpaceError, SupernetError
 from supernet.evaluate import calibrate_on_, scores_on
 from supernet.facts import facts, scores
+from supernet.latency.costs import costs_of
 from supernet.latency.table import LatencyTable
 from supernet.nn.supernet import SuperNet
 from supernet.predict import predictions

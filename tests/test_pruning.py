@@ -17,11 +17,12 @@ from safetensors.torch import save_file
 import supernet
 from supernet import pruning
 from supernet.certificate import hashes_of, read_certificate, write_certificate
-from supernet.choose import Candidate, costs_of
+from supernet.choose import Candidate
 from supernet.compression import compression
 from supernet.deploy import promise_of, write_subnet
 from supernet.errors import SupernetError
 from supernet.facts import facts
+from supernet.latency.costs import costs_of
 from supernet.latency.plan import Session
 from supernet.latency.table import LatencyTable
 from supernet.narrow import hidden_widths, narrowed, shares_of, with_expand

@@ -21,7 +21,7 @@ from torch import Tensor
 from supernet.errors import MissingPackage, needed_by
 from supernet.export import Array, Run, Subnet, one_by_one, refusal
 from supernet.export.quiet import quiet, silent
-from supernet.latency.tflite_format import tflite_file
+from supernet.latency.graphs.tflite import tflite_file
 
 NO_INT8 = None
 LAYOUT = "NHWC"

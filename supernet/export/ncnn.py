@@ -9,7 +9,7 @@ from google.protobuf.message import DecodeError
 from torch import Tensor
 
 from supernet.export import Array, Run, Subnet, one_by_one, refusal
-from supernet.latency.ncnn_format import ncnn_files
+from supernet.latency.graphs.ncnn import ncnn_files
 from supernet.latency.runtimes.ncnn import network_of, output_of, version
 
 __all__ = ["LAYOUT", "NO_INT8", "load", "version", "write"]

@@ -16,7 +16,7 @@ from torch import nn
 
 from supernet.errors import DeviceError, SupernetError
 from supernet.io.read import MAX_ONNX, read_bytes, read_json
-from supernet.latency.onnx_layers import onnx_layers
+from supernet.latency.graphs.onnx import onnx_layers
 from supernet.nn import blocks
 from supernet.nn.description import check_self_contained, load_net
 from supernet.nn.standalone import net_of

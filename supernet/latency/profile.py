@@ -19,9 +19,9 @@ from typing import Any
 
 from supernet.errors import CheckpointError, DeviceError
 from supernet.latency import host, runtimes
-from supernet.latency.child import OnProgress, ask_worker
-from supernet.latency.kept import Kept, read_round
+from supernet.latency.client import OnProgress, ask_worker
 from supernet.latency.plan import Chain, Plan, Session, plan_for, table_of, unsettled_warning
+from supernet.latency.resume import Kept, read_round
 from supernet.latency.table import Device, Entry, LatencyTable
 from supernet.latency.timing import timings_of
 from supernet.space.search_space import SearchSpace

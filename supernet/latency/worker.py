@@ -28,8 +28,8 @@ import numpy as np
 from supernet import export
 from supernet.errors import SupernetError
 from supernet.latency import runtimes
-from supernet.latency.kept import read_round
 from supernet.latency.model import Model, of_keys, of_subnet
+from supernet.latency.resume import read_round
 from supernet.latency.timing import time_all
 from supernet.space.layers import LayerKey
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from supernet.errors import SupernetError
+from supernet.latency.compare import facts
 from supernet.latency.table import FORMAT, LatencyTable
-from supernet.latency.tools import facts
 from supernet.report import commands
 from supernet.report.reading import Unreadable, json_of
 from supernet.report.records import Bar, Table

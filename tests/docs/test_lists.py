@@ -10,7 +10,9 @@ import yaml
 
 from supernet import certificate, exporting, predictor, subnet, trained
 from supernet.front import FIELDS
-from supernet.latency import bundle, bundle_script, table
+from supernet.latency import table
+from supernet.latency.board import bundle
+from supernet.latency.board import script as bundle_script
 from supernet.report import records
 from supernet.train import checkpoint
 from tests.docs.pages import DOCS, ROOT

@@ -21,9 +21,10 @@ from safetensors.torch import save_file
 
 from supernet import training
 from supernet.certificate import read_certificate
-from supernet.choose import Candidate, costs_of
+from supernet.choose import Candidate
 from supernet.config import composed
 from supernet.deploy import promise_of, write_subnet
+from supernet.latency.costs import costs_of
 from supernet.latency.table import LatencyTable
 from supernet.space.cost import arch_cost, cost_range
 from supernet.trained import Trained

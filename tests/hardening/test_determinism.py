@@ -22,10 +22,10 @@ from safetensors.torch import load_file
 from threadpoolctl import threadpool_limits
 
 from supernet import predictor, training
-from supernet.choose import Candidate, aim_for, costs_of
-from supernet.cost import latency_costs
+from supernet.choose import Candidate, aim_for
 from supernet.deploy import candidate_for, promise_of, write_subnet
 from supernet.finding import METHODS, find
+from supernet.latency.costs import costs_of, latency_costs
 from supernet.scoring import genes_of
 from supernet.settings import build_space
 from supernet.space.cost import cost_range

@@ -31,7 +31,7 @@ from supernet.config import composed
 from supernet.errors import DeviceError, SupernetError
 from supernet.front import FIELDS, write_front
 from supernet.io.atomic import whole, write_json
-from supernet.latency.kept import Kept
+from supernet.latency.resume import Kept
 from supernet.report import page
 from supernet.subnet import load_config
 from supernet.train import checkpoint
@@ -133,7 +133,7 @@ def test_a_full_disk_costs_a_round_of_timing(tmp_path: Path) -> None:
 def test_who_times_is_named_to_who_would_time_beside_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("supernet.latency.kept._LOCK_SECONDS", 0.0)
+    monkeypatch.setattr("supernet.latency.resume._LOCK_SECONDS", 0.0)
     path = tmp_path / "result.json.partial"
     with (
         Kept(path, {"device": {}}),

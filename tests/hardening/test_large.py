@@ -19,10 +19,10 @@ from rich.console import Console
 
 from supernet import facts, training
 from supernet.choose import Aim, most_likely
-from supernet.cost import latency_costs
 from supernet.finding import find
 from supernet.front import FIELDS
 from supernet.io.console import in_short
+from supernet.latency.costs import latency_costs
 from supernet.latency.table import LatencyTable
 from supernet.limits import Limit
 from supernet.nn import blocks

@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from supernet.choose import Aim, most_likely
-from supernet.cost import latency_costs
 from supernet.errors import InfeasibleBudget, InfeasibleLimits
 from supernet.finding import METHODS, find
 from supernet.latency.correction import Correction
+from supernet.latency.costs import latency_costs
 from supernet.limits import Limit, check_limits
 from supernet.nn.count import macs_costs, memory_peaks, module_macs, num_params, params_costs
 from supernet.nn.extract import extract

@@ -17,10 +17,10 @@ from rich.console import Console
 from supernet import training
 from supernet.choose import Aim, most_likely
 from supernet.config import composed
-from supernet.cost import latency_costs
 from supernet.errors import SupernetError
 from supernet.evaluate import top1_of
 from supernet.finding import METHODS, find
+from supernet.latency.costs import latency_costs
 from supernet.nn.count import macs_costs, module_macs
 from supernet.nn.extract import extract
 from supernet.nn.gates import PathGates

@@ -31,11 +31,11 @@ from supernet.certificate import read_certificate
 from supernet.data.preprocess import read_image
 from supernet.errors import CheckpointError, DeviceError, SupernetError
 from supernet.facts import facts
-from supernet.latency import remote
-from supernet.latency.bundle import SCRIPT, script
-from supernet.latency.bundle_script import verified
+from supernet.latency.board import ssh as remote
+from supernet.latency.board.bundle import SCRIPT, script
+from supernet.latency.board.script import verified
+from supernet.latency.board.ssh import Board, _Connection
 from supernet.latency.model import of_subnet
-from supernet.latency.remote import Board, _Connection
 from supernet.latency.runtimes import get as get_runtime
 from supernet.nn.fixed import PlainNet
 from supernet.nn.ofa_weights import read_supernet

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from supernet.cost import latency_costs
 from supernet.errors import TableError
-from supernet.interop.tables import read_tables
+from supernet.latency.compare import wanted
+from supernet.latency.costs import latency_costs
+from supernet.latency.import_tables import read_tables
 from supernet.latency.table import UNKNOWN, Device, LatencyTable
-from supernet.latency.tools import wanted
 from supernet.space.arch import Arch, Op
 from supernet.space.cost import arch_cost
 from supernet.space.layers import LayerKey, arch_keys

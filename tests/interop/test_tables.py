@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from supernet.errors import TableError
-from supernet.interop.tables import FORMATS, read_tables
 from supernet.latency.correction import Correction
+from supernet.latency.import_tables import FORMATS, read_tables
 from supernet.latency.table import Device, LatencyTable
 from supernet.space.layers import LayerKey
 

@@ -10,9 +10,9 @@ import pytest
 import timm
 import torch
 
-from supernet.cost import latency_costs
 from supernet.errors import SpaceError
 from supernet.latency import profile
+from supernet.latency.costs import latency_costs
 from supernet.latency.table import LatencyTable
 from supernet.nn.count import num_params, params_costs
 from supernet.nn.extract import extract

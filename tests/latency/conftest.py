@@ -11,7 +11,7 @@ import onnxruntime
 import pytest
 from safetensors.torch import save_file
 
-from supernet.latency.onnx_layers import onnx_layers
+from supernet.latency.graphs.onnx import onnx_layers
 from supernet.latency.table import Device, Entry, LatencyTable
 from supernet.nn import blocks
 from supernet.nn.standalone import timm_model

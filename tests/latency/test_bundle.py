@@ -22,8 +22,10 @@ import onnxruntime
 import pytest
 
 from supernet.errors import DeviceError, TableError
-from supernet.latency import bundle, bundle_script, runtimes
-from supernet.latency.bundle_result import import_result
+from supernet.latency import runtimes
+from supernet.latency.board import bundle
+from supernet.latency.board import script as bundle_script
+from supernet.latency.board.result import import_result
 from supernet.latency.model import of_keys
 from supernet.latency.plan import Plan, plan_for
 from supernet.space.layers import space_keys

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from supernet.errors import DeviceError
-from supernet.latency import child
+from supernet.latency import client as child
 
 START = subprocess.Popen
 

@@ -10,8 +10,8 @@ from onnx import TensorProto, helper
 
 from supernet.errors import DeviceError
 from supernet.latency import runtimes
+from supernet.latency.graphs.ncnn import ncnn_files
 from supernet.latency.model import of_keys
-from supernet.latency.ncnn_format import ncnn_files
 from supernet.space.layers import arch_keys
 from supernet.space.search_space import FixedBlock, SearchSpace, Stage
 from tests.latency.conftest import key

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from supernet.latency.onnx_layers import onnx_layers
+from supernet.latency.graphs.onnx import onnx_layers
 from supernet.nn import blocks
 from supernet.nn.standalone import timm_model
 from supernet.space.layers import LayerKey, arch_keys

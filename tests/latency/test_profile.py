@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from supernet.errors import CheckpointError, DeviceError, SpaceError
-from supernet.latency.child import ask_worker
+from supernet.latency.client import ask_worker
 from supernet.latency.profile import measure_subnets, profile
 from supernet.latency.table import LatencyTable
 from supernet.space.layers import space_keys

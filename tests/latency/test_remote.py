@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from supernet.errors import DeviceError, TableError
-from supernet.latency import remote
+from supernet.latency.board import ssh as remote
+from supernet.latency.board.ssh import Board, profile_on
 from supernet.latency.plan import Plan, plan_for
-from supernet.latency.remote import Board, profile_on
 from supernet.space.layers import space_keys
 from supernet.space.search_space import SearchSpace
 from tests.latency.conftest import SHAPES

@@ -10,7 +10,7 @@ from tests.latency.conftest import key
 pytestmark = pytest.mark.runtimes
 pytest.importorskip("ai_edge_litert")
 
-from supernet.latency.tflite_format import tflite_file  # noqa: E402
+from supernet.latency.graphs.tflite import tflite_file  # noqa: E402
 
 
 def test_an_unknown_operator_is_named() -> None:

@@ -6,9 +6,9 @@ from datetime import date
 import pytest
 
 from supernet.errors import TableError
+from supernet.latency.compare import compare, facts, merge, wanted
 from supernet.latency.correction import Correction
 from supernet.latency.table import Device, LatencyTable
-from supernet.latency.tools import compare, facts, merge, wanted
 from supernet.space.layers import LayerKey
 from supernet.space.search_space import SearchSpace
 from tests.latency.conftest import DEVICE, SHAPES, entry, key, table

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from supernet.choose import costs_of, target_name
+from supernet.choose import target_name
 from supernet.front import FIELDS
+from supernet.latency.costs import costs_of
 from supernet.latency.table import LatencyTable
 from supernet.space.arch import Arch
 from supernet.space.cost import arch_cost

@@ -14,8 +14,8 @@ import torch
 import typer
 
 from supernet import cli
-from supernet.choose import costs_of
 from supernet.errors import SupernetError
+from supernet.latency.costs import costs_of
 from supernet.latency.table import LatencyTable
 from supernet.report.facts import collect
 from supernet.report.records import Report, best_first

@@ -10,9 +10,9 @@ from ai_edge_litert.interpreter import Interpreter
 from google.protobuf.message import DecodeError
 from onnx.shape_inference import InferenceError
 
+from supernet.latency.graphs.tflite import tflite_file
 from supernet.latency.model import Model
 from supernet.latency.runtimes import Loaded, refusal
-from supernet.latency.tflite_format import tflite_file
 
 PRECISION = "fp32"
 

@@ -15,8 +15,8 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from supernet.errors import DeviceError
+from supernet.latency.graphs.ncnn import ncnn_files
 from supernet.latency.model import Model
-from supernet.latency.ncnn_format import ncnn_files
 from supernet.latency.runtimes import Loaded, refusal
 
 PRECISION = "fp32"

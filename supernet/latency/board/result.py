@@ -15,8 +15,8 @@ import numpy as np
 from supernet.errors import TableError
 from supernet.io.read import read_bytes, read_json
 from supernet.io.validate import check_names, number, record, text
-from supernet.latency.bundle import FORMAT, VERSION, manifest_bytes
-from supernet.latency.bundle_script import RESULT_FORMAT, RESULT_VERSION, digest
+from supernet.latency.board.bundle import FORMAT, VERSION, manifest_bytes
+from supernet.latency.board.script import RESULT_FORMAT, RESULT_VERSION, digest
 from supernet.latency.plan import Plan, Session, table_of, unsettled_warning
 from supernet.latency.table import Device, Entry, LatencyTable
 

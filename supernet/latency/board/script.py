@@ -38,7 +38,7 @@ from supernet.latency.host import (
     load_average,
     machine,
 )
-from supernet.latency.kept import Kept, read_round
+from supernet.latency.resume import Kept, read_round
 from supernet.latency.timing import time_all, timings_of
 
 RESULT_FORMAT, RESULT_VERSION = "supernet-bundle-result", 1

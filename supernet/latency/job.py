@@ -13,9 +13,9 @@ from supernet.errors import DeviceError
 from supernet.io.console import progress_bar
 from supernet.io.lock import held_beside
 from supernet.latency import runtimes
+from supernet.latency.board.ssh import Board, profile_on
 from supernet.latency.plan import plan_for
 from supernet.latency.profile import profile
-from supernet.latency.remote import Board, profile_on
 from supernet.latency.table import LatencyTable
 from supernet.space.search_space import SearchSpace
 

@@ -25,9 +25,9 @@ from typing import IO, Any, NoReturn, TypeVar
 from supernet.errors import DeviceError, SupernetError, TableError
 from supernet.io.read import MAX_JSON, parse_json
 from supernet.io.validate import construct
-from supernet.latency.bundle import SCRIPT, write_bundle
-from supernet.latency.bundle_result import import_result
-from supernet.latency.bundle_script import package_of
+from supernet.latency.board.bundle import SCRIPT, write_bundle
+from supernet.latency.board.result import import_result
+from supernet.latency.board.script import package_of
 from supernet.latency.plan import Plan
 from supernet.latency.table import LatencyTable
 

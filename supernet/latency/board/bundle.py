@@ -27,7 +27,9 @@ from onnx import TensorProto
 
 from supernet.errors import DeviceError
 from supernet.io.atomic import whole
-from supernet.latency import bundle_script, host, kept, timing
+from supernet.latency import host, timing
+from supernet.latency import resume as kept
+from supernet.latency.board import script as bundle_script
 from supernet.latency.model import of_keys
 from supernet.latency.plan import Plan, tool_version
 from supernet.latency.profile import LAYER_SECONDS

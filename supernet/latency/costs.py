@@ -1,16 +1,12 @@
-"""How costs of single blocks become the cost of a network: `CostMatrix`, `PeakMatrix`.
-
-Latency, MACs and parameters are sums. Such a cost is linear in the gates' marginals, and the cost
-of one architecture is the same expression at a one-hot. Activation memory is a peak. Not here: how
-a latency table is measured (`latency/`), what may be spent (`limits.py`).
-"""
+"""Latency of a search space on a table's device, as cost matrices."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from supernet.latency.table import LatencyTable
-from supernet.space.cost import CostMatrix, _matrix
+from supernet.nn.supernet import SuperNet
+from supernet.space.cost import CostMatrix, Costs, _matrix
 from supernet.space.layers import LayerKey, space_keys
 from supernet.space.search_space import SearchSpace
 
@@ -33,3 +29,8 @@ def latency_costs(
 
 def _ms_at(table: LatencyTable, resolution: int) -> Callable[[LayerKey], float]:
     return lambda key: table.ms(key.at(resolution))
+
+
+def costs_of(net: SuperNet, table: LatencyTable) -> Costs:
+    """Return the latency of the net's space on the table's device."""
+    return latency_costs(table, net.space, in_chans=net.in_chans, num_classes=net.num_classes)

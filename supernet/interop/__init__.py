@@ -1,1 +1,0 @@
-"""In from what people have: tables, checkpoints and architectures of other projects."""

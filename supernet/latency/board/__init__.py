@@ -1,0 +1,1 @@
+"""Profiling boards over ssh or with a bundle that needs no torch."""

@@ -1,0 +1,1 @@
+"""Writers of single layers and whole networks in the formats of runtimes."""
