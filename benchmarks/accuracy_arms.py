@@ -16,19 +16,18 @@ from torch import Tensor, nn
 
 from supernet.config import composed
 from supernet.data.batches import Batch
-from supernet.memory import keep_freed_memory
 from supernet.nn.blocks import net_args
 from supernet.nn.extract import extract
 from supernet.nn.standalone import timm_model
 from supernet.nn.supernet import SuperNet
-from supernet.ranks import Ranks
-from supernet.settings import build_recipe
 from supernet.space.arch import Arch, Op
 from supernet.space.presets import ofa_mbv3
 from supernet.space.search_space import SearchSpace
-from supernet.train.loop import SubnetSampler
-from supernet.train.passes import Passes
-from supernet.train.precision import Precision
+from supernet.train.build import build_recipe
+from supernet.train.distributed import Ranks
+from supernet.train.malloc import keep_freed_memory
+from supernet.train.step import Passes, Precision
+from supernet.train.strategies import SubnetSampler
 
 KERNELS, EXPANDS, DEPTHS = (3, 5), (3, 4, 6), (2, 3)
 SPACE = ofa_mbv3(

@@ -32,10 +32,11 @@ from matplotlib.figure import Figure
 
 from supernet.data.dataset import ImageData, Images
 from supernet.data.load import load_data
-from supernet.evaluate import calibrate_on_, scores_on
 from supernet.nn.count import macs_costs
-from supernet.ranks import joined
 from supernet.space.cost import arch_cost
+from supernet.train.bn_calibration import calibrate_on_
+from supernet.train.distributed import joined
+from supernet.train.evaluate import scores_on
 
 ALONE = {"alone smallest": "smallest", "alone random 1": "random 1", "alone random 2": "random 2"}
 ARMS = ("once-for-all", *ALONE, *OURS)

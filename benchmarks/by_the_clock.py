@@ -15,8 +15,8 @@ from torch import nn
 
 from supernet.data.batches import Augment, Batch, train_batches
 from supernet.data.dataset import ImageData
-from supernet.ranks import Ranks
 from supernet.train.checkpoint import load_tensors, write
+from supernet.train.distributed import Ranks
 
 AUGMENT = Augment(pad=4, flip=True)
 SAVE_EVERY = 60.0

@@ -26,7 +26,7 @@ from supernet.compression import compression
 from supernet.deploy import write_subnet
 from supernet.errors import DeviceError
 from supernet.exporting import export_to
-from supernet.trained import Trained
+from supernet.train.run import Trained
 
 SECONDS = 4.0
 

@@ -30,15 +30,14 @@ from supernet.choose import Aim, aim_for, pick
 from supernet.data.batches import Batch, drawn_batch
 from supernet.data.preprocess import resize
 from supernet.scored import Scored
-from supernet.settings import build_optimizer
 from supernet.space.arch import Arch
 from supernet.space.cost import arch_cost, cost_range
-from supernet.train.estimators import ESTIMATORS
-from supernet.train.gate_step import GateConfig, arch_step, train_gates
-from supernet.train.passes import Passes
-from supernet.train.precision import Precision
-from supernet.train.targets import Target, new_target
-from supernet.trained import Trained
+from supernet.train.build import build_optimizer
+from supernet.train.gates.estimators import ESTIMATORS
+from supernet.train.gates.step import GateConfig, arch_step, train_gates
+from supernet.train.gates.target import Target, new_target
+from supernet.train.run import Trained
+from supernet.train.step import Passes, Precision
 
 NUM_RANDOM, SEEDS = 50, 5
 

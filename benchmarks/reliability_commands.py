@@ -28,7 +28,7 @@ from supernet.latency.table import UNCORRECTED, LatencyTable
 from supernet.space.arch import read_arch
 from supernet.space.cost import cost_range
 from supernet.train import checkpoint
-from supernet.trained import Trained
+from supernet.train.run import Trained
 
 RUN = "runs/base"
 SMALL = ("experiment=smoke", "data=synthetic", "data.per_class=24", "data.size=16",

@@ -77,7 +77,7 @@ def measure(folder: Path, *, quick: bool) -> dict[str, Any]:
 
 def _import_seconds(place: Path) -> float:
     place.mkdir()
-    words = [*command(())[:1], "-c", "import supernet.cli, supernet.training, supernet.deploy"]
+    words = [*command(())[:1], "-c", "import supernet.cli, supernet.train.job, supernet.deploy"]
     return _seconds_of(words, place)
 
 

@@ -47,13 +47,13 @@ from supernet.report import subnets as report_subnets
 from supernet.report.tables import Tables
 from supernet.search.encoding import Encoding
 from supernet.search.genes import Genes
-from supernet.settings import build_recipe, build_space, build_steps
 from supernet.space.arch import read_arch
 from supernet.space.layers import space_keys
 from supernet.space.search_space import FixedBlock, SearchSpace, Stage
 from supernet.subnet import SubnetConfig, load_config, load_subnet
 from supernet.train import checkpoint
-from supernet.trained import Trained, read_gates
+from supernet.train.build import build_recipe, build_space, build_steps
+from supernet.train.run import Trained, read_gates
 
 MOST_MESSAGE = 4000
 """Letters of a message, of which a path may have hundreds."""

@@ -21,7 +21,6 @@ from typing import Any, TypeVar
 import numpy as np
 from common import ROOT, aim
 
-from supernet import training
 from supernet.choose import Aim, aim_for, most_likely
 from supernet.config import composed
 from supernet.finding import find
@@ -40,7 +39,8 @@ from supernet.space.cost import cost_range
 from supernet.space.layers import LayerKey, space_keys
 from supernet.space.presets import ofa_mbv3
 from supernet.space.search_space import SearchSpace, Stage
-from supernet.trained import Trained
+from supernet.train import job as training
+from supernet.train.run import Trained
 
 T = TypeVar("T")
 SHAPES = {"in_chans": 3, "num_classes": 10}

@@ -31,10 +31,10 @@ from torch.nn.parallel import DistributedDataParallel
 from supernet.config import space_of
 from supernet.data.batches import Batch
 from supernet.data.preprocess import resize
-from supernet.memory import keep_freed_memory
 from supernet.nn.extract import extract
 from supernet.nn.supernet import SuperNet
-from supernet.ranks import Ranks, joined
+from supernet.train.distributed import Ranks, joined
+from supernet.train.malloc import keep_freed_memory
 
 BATCH, TURNS, STEPS, CORES = 128, 5, 20, 2
 KINDS = ("supernet", "static")

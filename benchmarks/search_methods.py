@@ -32,7 +32,7 @@ from supernet.scored import Scored
 from supernet.scoring import arch_of, file_of, fit_predictor, load_predictor
 from supernet.search import polished
 from supernet.search.problem import Evaluator
-from supernet.trained import Trained
+from supernet.train.run import Trained
 
 CHECKPOINTS = (30, 100, 1_000, 10_000)
 EQUAL = 100

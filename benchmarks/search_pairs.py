@@ -25,7 +25,7 @@ from supernet.io.console import new_console
 from supernet.latency.table import LatencyTable
 from supernet.scoring import file_of, fit_predictor, load_predictor
 from supernet.space.cost import cost_range
-from supernet.trained import Trained
+from supernet.train.run import Trained
 
 BUDGETS, NUM_ARCHS = 20, 300
 SHIPPED = "fashion-*.json"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from supernet import training
 from supernet.choose import Aim, aim_for
 from supernet.config import composed
 from supernet.io.console import new_console
@@ -13,7 +12,8 @@ from supernet.latency.job import profile_to
 from supernet.latency.table import LatencyTable
 from supernet.space.cost import cost_range
 from supernet.train import checkpoint
-from supernet.trained import Trained
+from supernet.train import job as training
+from supernet.train.run import Trained
 
 RUN = Path("runs/fashion")
 RUNTIMES = ("onnxruntime", "torch")

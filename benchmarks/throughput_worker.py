@@ -54,8 +54,8 @@ def work(name: str, side: int, pipe: Connection) -> None:
 
 
 def _ours(side: int) -> tuple[Any, Callable[[Arch], Any]]:
-    from supernet.memory import keep_freed_memory
     from supernet.nn.supernet import SuperNet
+    from supernet.train.malloc import keep_freed_memory
 
     keep_freed_memory()
     net: Any = SuperNet(space_at(side), 10).to(memory_format=torch.channels_last)

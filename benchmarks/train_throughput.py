@@ -26,11 +26,11 @@ from common import aim, write_result
 from throughput_worker import BATCH, space_at, work
 
 from supernet.data.preprocess import resize
-from supernet.evaluate import calibrate_
 from supernet.nn.extract import extract
 from supernet.nn.supernet import SuperNet
 from supernet.space.arch import Arch
 from supernet.space.presets import ofa_mbv3
+from supernet.train.bn_calibration import calibrate_
 
 SIDES = ("ours", "once-for-all")
 AIMS = {("largest", 32): 2.3, ("largest", 64): 1.9, ("random", 32): 1.7, ("random", 64): 1.6}

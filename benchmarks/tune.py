@@ -25,8 +25,8 @@ from matplotlib.figure import Figure
 
 from supernet.config import composed, plan_fields
 from supernet.io.console import new_console
-from supernet.trial_space import Plan, plan_of
-from supernet.tuning import tune
+from supernet.train.tune import tune
+from supernet.train.tune_space import Plan, plan_of
 
 METHODS = {"random": ("random", "none"), "tpe": ("tpe", "none"), "gp": ("gp", "none"),
            "tpe + hyperband": ("tpe", "hyperband")}  # fmt: skip

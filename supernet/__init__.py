@@ -63,7 +63,7 @@ def load(path: str | Path) -> SuperNet:
         SupernetError: if the run trained one network alone; `supernet extract` makes a folder of
             it for `load_subnet`.
     """
-    from supernet.trained import Trained
+    from supernet.train.run import Trained
 
     return Trained.open(path).net
 
@@ -104,7 +104,7 @@ def extract(net: SuperNet, arch: Arch) -> nn.Module:
     """Return the subnet `arch` as a plain timm network that computes what `net(x, arch)` does.
 
     BN statistics are the shared ones. Calibrate them before the network is judged, as
-    `supernet extract` does, with `supernet.evaluate.calibrate_on_`.
+    `supernet extract` does, with `supernet.train.bn_calibration.calibrate_on_`.
 
     Raises:
         SpaceError: if `arch` is not of the supernet's space.
@@ -135,6 +135,6 @@ def preprocessing(path: str | Path) -> Preprocess:
         CheckpointError: if `path` is none of these.
     """
     from supernet.subnet import is_subnet, load_config
-    from supernet.trained import Trained
+    from supernet.train.run import Trained
 
     return load_config(path).preprocess if is_subnet(path) else Trained.open(path).preprocess

@@ -17,6 +17,7 @@ from supernet.nn.supernet import SuperNet
 from supernet.search.encoding import Encoding
 from supernet.space.arch import Arch
 from supernet.space.cost import Costs, arch_cost, check_budget, unit_of
+from supernet.train.gates.target import target_name
 
 NO_CAPS = Caps()
 
@@ -68,11 +69,6 @@ class Aim:
     def name(self) -> str:
         """The key of its gates among those of a net; the further limits are not part of it."""
         return target_name(self.table_id, self.budget, unit_of(self.costs))
-
-
-def target_name(table_id: str, budget: float, unit: str = "ms") -> str:
-    """Return the key of a table and a budget among a net's gates."""
-    return f"{table_id}@{budget:g}ms" if unit == "ms" else f"{table_id}@{budget:.9g}{unit}"
 
 
 def aim_for(

@@ -99,7 +99,7 @@ def demo(
     from supernet.io.console import new_console
     from supernet.io.lock import held_beside
     from supernet.main_job import do_main_job
-    from supernet.train.run import Launch
+    from supernet.train.logger import Launch
 
     launch = Launch(command=shlex.join(["supernet", "demo", "--out", str(out)]))
     with held_beside(out):
@@ -263,7 +263,7 @@ def extract(
     from supernet.main_job import show, summary_row, title_of
     from supernet.space.arch import read_arch
     from supernet.subnet import check_replaceable
-    from supernet.trained import Trained
+    from supernet.train.run import Trained
 
     console = new_console()
     check_replaceable(out)
@@ -305,7 +305,7 @@ def specialize(
     from supernet.io.console import new_console
     from supernet.latency.table import LatencyTable
     from supernet.specialize import specialize as train_gates
-    from supernet.trained import Trained
+    from supernet.train.run import Trained
 
     trained, times = Trained.open(run), LatencyTable.load(table)
     aims = [aim_for(trained.net, times, budget) for budget in budget_ms]
@@ -332,7 +332,7 @@ def predictor(
     """
     from supernet.io.console import new_console
     from supernet.scoring import file_of, fit_predictor
-    from supernet.trained import Trained
+    from supernet.train.run import Trained
 
     console, trained = new_console(), Trained.open(run)
     fitted = fit_predictor(trained, num_archs, console)
@@ -414,10 +414,10 @@ def tune(
     """
     from supernet.config import composed, plan_fields
     from supernet.io.console import new_console
-    from supernet.trial_space import plan_of
+    from supernet.train.tune_space import plan_of
 
     with needed_by("supernet tune", "tune"):
-        from supernet.tuning import tune as run_trials
+        from supernet.train.tune import tune as run_trials
     given = {"trials": trials, "sampler": sampler, "pruner": pruner, "seed": seed}
     fields = plan_fields(plan) | {name: v for name, v in given.items() if v is not None}
     folder, console = out or Path("runs/tune") / Path(plan).stem, new_console()

@@ -23,9 +23,10 @@ from yaml import YAMLError
 import supernet
 from supernet.errors import SupernetError, shown
 from supernet.io.read import read_yaml
-from supernet.settings import Schema, build_space, check_config
 from supernet.space.search_space import SearchSpace
-from supernet.trained import Trained
+from supernet.train.build import build_space
+from supernet.train.run import Trained
+from supernet.train.schema import Schema, check_config
 
 FAULTS = (HydraException, OmegaConfBaseException, YAMLError, ValueError, TypeError, KeyError,
           AttributeError, RecursionError, OverflowError, AssertionError)  # fmt: skip

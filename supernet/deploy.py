@@ -17,7 +17,6 @@ from supernet.choose import NO_CAPS, Candidate, aim_for, pick
 from supernet.crop import cropped
 from supernet.data.preprocess import resize
 from supernet.errors import SupernetError
-from supernet.evaluate import calibrate_on_
 from supernet.latency import host
 from supernet.latency.costs import costs_of
 from supernet.latency.profile import measure_subnets
@@ -30,7 +29,8 @@ from supernet.space.arch import Arch
 from supernet.space.cost import arch_cost, check_budget
 from supernet.specialize import specialize
 from supernet.subnet import SubnetConfig, check_ours, replacing, save_subnet
-from supernet.trained import Trained
+from supernet.train.bn_calibration import calibrate_on_
+from supernet.train.run import Trained
 
 PACE_WARNING = 0.03
 

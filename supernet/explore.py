@@ -21,7 +21,7 @@ from supernet.latency.table import LatencyTable
 from supernet.limits import Caps
 from supernet.scored import Scored
 from supernet.scoring import load_predictor
-from supernet.trained import Trained
+from supernet.train.run import Trained
 
 
 def explore(

@@ -8,15 +8,16 @@ from typing import Any
 
 from supernet.certificate import read_certificate
 from supernet.errors import SpaceError
-from supernet.evaluate import Scores, calibrate_on_, scores_on
 from supernet.nn.count import num_params, size_of
 from supernet.nn.extract import extract
 from supernet.nn.fixed import Net, PlainNet
-from supernet.settings import data_of
 from supernet.space.arch import Arch, read_arch
 from supernet.subnet import is_subnet, load_config, load_subnet
-from supernet.trained import Trained
-from supernet.training import weights_of
+from supernet.train.bn_calibration import calibrate_on_
+from supernet.train.build import data_of
+from supernet.train.describe import weights_of
+from supernet.train.evaluate import Scores, scores_on
+from supernet.train.run import Trained
 
 
 def facts(path: Path) -> dict[str, Any]:

@@ -19,8 +19,8 @@ from supernet.data.preprocess import resize
 from supernet.errors import Diverged
 from supernet.io.console import progress_bar
 from supernet.io.validate import construct
-from supernet.losses import kl
 from supernet.subnet import SubnetConfig
+from supernet.train.distillation import kl
 
 RATE, WEIGHT_DECAY, BATCH = 1e-3, 1e-2, 64
 

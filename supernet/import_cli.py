@@ -43,12 +43,12 @@ def ofa(
     supernet import ofa net.config --run runs/ofa --out arch.json
     """
     from supernet.config import composed
-    from supernet.imported import keep
     from supernet.io.atomic import write_json
     from supernet.io.console import in_short
     from supernet.nn.ofa_weights import read_arch, read_supernet
-    from supernet.settings import data_of
-    from supernet.trained import Trained
+    from supernet.train.build import data_of
+    from supernet.train.import_run import keep
+    from supernet.train.run import Trained
 
     if run is not None:
         arch = read_arch(file, Trained.open(run).net.space, resolution)

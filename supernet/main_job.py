@@ -14,7 +14,6 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from supernet import training
 from supernet.certificate import read_certificate
 from supernet.choose import aim_for
 from supernet.deploy import candidate_for, measure, promise_of, write_subnet
@@ -31,10 +30,10 @@ from supernet.report.facts import collect
 from supernet.space.cost import cost_range
 from supernet.specialize import specialize
 from supernet.train import checkpoint
-from supernet.train.board import show_subnets
-from supernet.train.gate_step import GateConfig
-from supernet.train.run import UNKNOWN_LAUNCH, Launch
-from supernet.trained import Trained
+from supernet.train import job as training
+from supernet.train.gates.step import GateConfig
+from supernet.train.logger import UNKNOWN_LAUNCH, Launch, show_subnets
+from supernet.train.run import Trained
 
 RUNTIMES = ("onnxruntime", "torch")
 PROCESSES = 3

@@ -24,7 +24,6 @@ from supernet.certificate import (
 )
 from supernet.data.dataset import ImageData
 from supernet.errors import DeviceError, SupernetError
-from supernet.evaluate import calibrate_on_, scores_on
 from supernet.finetune import finetune_
 from supernet.io.atomic import sha256
 from supernet.io.lock import held_beside
@@ -45,6 +44,8 @@ from supernet.subnet import (
     save_subnet,
 )
 from supernet.subnet_images import data_for, some_of
+from supernet.train.bn_calibration import calibrate_on_
+from supernet.train.evaluate import scores_on
 
 _DEVICE = ("runtime", "threads", "batch", "provider")
 _PAPER = (*_DEVICE, "device", "machine", "cpu", "runtime_version", "precision", "table_id")

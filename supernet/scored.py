@@ -10,11 +10,11 @@ import json
 from pathlib import Path
 
 from supernet.errors import CheckpointError
-from supernet.evaluate import top1_of
 from supernet.io.atomic import written
 from supernet.io.read import read_bytes
 from supernet.space.arch import Arch
-from supernet.trained import Trained
+from supernet.train.evaluate import top1_of
+from supernet.train.run import Trained
 
 FILE = "scores.jsonl"
 MAX_BYTES = 256 * 2**20

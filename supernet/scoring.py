@@ -16,14 +16,14 @@ from supernet.io.console import progress_bar
 from supernet.io.lock import held_beside
 from supernet.nn.count import macs_costs
 from supernet.predictor import Predictor
-from supernet.ranks import joined
 from supernet.scored import Scored
 from supernet.search.encoding import Encoding
 from supernet.search.genes import Genes, Integers
 from supernet.space.arch import Arch
 from supernet.space.cost import arch_cost
 from supernet.space.search_space import SearchSpace
-from supernet.trained import Trained
+from supernet.train.distributed import joined
+from supernet.train.run import Trained
 
 FILE = "predictor.safetensors"
 LEAST = 20

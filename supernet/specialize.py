@@ -13,10 +13,10 @@ from supernet.data.dataset import ImageSource
 from supernet.io.atomic import written
 from supernet.io.console import progress_bar
 from supernet.io.validate import construct
-from supernet.train.gate_board import show_gates
-from supernet.train.gate_step import GateConfig, train_gates
-from supernet.train.targets import Target, new_target
-from supernet.trained import Trained
+from supernet.train.gates.step import GateConfig, train_gates
+from supernet.train.gates.target import Target, new_target
+from supernet.train.gates.tensorboard import show_gates
+from supernet.train.run import Trained
 
 PICTURES = 5
 

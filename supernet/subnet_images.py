@@ -12,8 +12,8 @@ from torch import Tensor
 from supernet.data.dataset import ImageData, ImageSource
 from supernet.data.preprocess import resize
 from supernet.errors import SupernetError
-from supernet.settings import data_of
 from supernet.subnet import SubnetConfig
+from supernet.train.build import data_of
 
 
 def data_for(config: SubnetConfig) -> ImageData:

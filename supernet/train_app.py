@@ -61,8 +61,8 @@ def _first_of_sweeps(words: list[str]) -> list[str]:
 
 
 def _job(config: DictConfig, default_space: dict[str, Any]) -> None:
-    from supernet import training
-    from supernet.train.run import Launch, varied_by
+    from supernet.train import job as training
+    from supernet.train.logger import Launch, varied_by
 
     with reported():
         values = plain(config)

@@ -19,7 +19,6 @@ from torch import nn
 from supernet.certificate import read_certificate
 from supernet.data.dataset import ImageData
 from supernet.errors import CheckpointError, SupernetError, shown
-from supernet.evaluate import scores_on
 from supernet.io.atomic import sha256
 from supernet.latency import host
 from supernet.latency.profile import measure_subnets
@@ -27,6 +26,7 @@ from supernet.nn.count import module_macs, num_params
 from supernet.nn.description import FAULTS
 from supernet.subnet import SubnetConfig, load_config, load_subnet, onnx_outputs
 from supernet.subnet_images import data_for, made_up, some_of
+from supernet.train.evaluate import scores_on
 
 OUTPUT_TOLERANCE = 1e-4
 """Of outputs, relative to the largest one, or to 1 if that is larger."""

@@ -17,11 +17,11 @@ from supernet.latency.correction import Correction
 from supernet.latency.table import Device, Entry, LatencyTable
 from supernet.nn.gates import PathGates
 from supernet.nn.supernet import SuperNet
-from supernet.settings import build_space
 from supernet.space.arch import Arch, Op
 from supernet.space.cost import CostMatrix
 from supernet.space.layers import LayerKey, space_keys
 from supernet.space.search_space import BLOCK_KINDS, FAMILIES, FixedBlock, SearchSpace, Stage
+from supernet.train.build import build_space
 
 # ---- spaces ------------------------------------------------------------------------------------
 

@@ -8,11 +8,10 @@ import torch
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from supernet import training
 from supernet.train import checkpoint
-from supernet.train.board import show_subnets
-from supernet.train.run import Launch, varied_by
-from supernet.trained import Trained
+from supernet.train import job as training
+from supernet.train.logger import Launch, show_subnets, varied_by
+from supernet.train.run import Trained
 from tests.builders import tiny_config
 from tests.report.conftest import certificate
 

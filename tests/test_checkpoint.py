@@ -15,7 +15,7 @@ from supernet.io.tensors import load_tensors
 from supernet.nn.gates import PathGates
 from supernet.nn.supernet import SuperNet
 from supernet.train import checkpoint
-from supernet.trained import Trained, read_gates
+from supernet.train.run import Trained, read_gates
 from tests.builders import small_space
 
 

@@ -25,7 +25,7 @@ from supernet.compression import (
 from supernet.nn.count import num_params
 from supernet.nn.extract import extract
 from supernet.subnet import load_subnet
-from supernet.trained import Trained
+from supernet.train.run import Trained
 from tests.conftest import Command
 
 

@@ -11,13 +11,14 @@ import pytest
 import yaml
 from rich.console import Console
 
-from supernet import training
 from supernet.config import OF_ALL_PHASES, composed, config_dir
 from supernet.data.load import NAMES
 from supernet.errors import SupernetError
 from supernet.nn.supernet import SuperNet
 from supernet.origins import KINDS, origin_of
-from supernet.settings import (
+from supernet.space.search_space import SearchSpace
+from supernet.train import job as training
+from supernet.train.build import (
     build_data,
     build_optimizer,
     build_recipe,
@@ -25,7 +26,6 @@ from supernet.settings import (
     build_steps,
     pick_device,
 )
-from supernet.space.search_space import SearchSpace
 from tests.builders import TINY, small_space, tiny_config, tiny_space, tiny_table
 
 CONF = config_dir()

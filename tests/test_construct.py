@@ -9,7 +9,7 @@ import pytest
 from supernet.errors import SpaceError, SupernetError
 from supernet.io.validate import construct, fits
 from supernet.space.search_space import FixedBlock
-from supernet.train.gate_step import GateConfig
+from supernet.train.gates.step import GateConfig
 
 
 @dataclass(frozen=True, kw_only=True)

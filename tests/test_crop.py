@@ -22,7 +22,7 @@ from supernet.nn.standalone import timm_model
 from supernet.space.arch import Arch
 from supernet.space.search_space import FAMILIES, SearchSpace, Stage
 from supernet.subnet import load_config
-from supernet.trained import Trained
+from supernet.train.run import Trained
 from tests.builders import assert_same, images, random_net, small_space, some_archs
 from tests.conftest import Command
 

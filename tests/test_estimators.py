@@ -15,12 +15,11 @@ from torch.autograd import gradcheck
 
 from supernet.data.batches import Batch
 from supernet.errors import SupernetError
-from supernet.losses import STIFFNESS, next_multiplier, with_latency
 from supernet.nn.gates import Drawn, PathGates
 from supernet.nn.supernet import SuperNet
 from supernet.space.cost import cost_range
 from supernet.space.search_space import SearchSpace, Stage
-from supernet.train.estimators import (
+from supernet.train.gates.estimators import (
     BASELINE_DECAY,
     ESTIMATORS,
     EVERY,
@@ -29,9 +28,10 @@ from supernet.train.estimators import (
     reinforce,
     sized_logits,
 )
-from supernet.train.gate_board import heat_map, kl_of_marginals
-from supernet.train.gate_step import GateConfig, arch_step, train_gates
-from supernet.train.targets import Target, new_target
+from supernet.train.gates.latency_loss import STIFFNESS, next_multiplier, with_latency
+from supernet.train.gates.step import GateConfig, arch_step, train_gates
+from supernet.train.gates.target import Target, new_target
+from supernet.train.gates.tensorboard import heat_map, kl_of_marginals
 from tests.builders import HAND_MADE, random_costs, random_gates, random_net, small_space
 
 SPACES = pytest.mark.parametrize("space", HAND_MADE.values(), ids=HAND_MADE)

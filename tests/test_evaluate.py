@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from supernet.data.batches import Batch
 from supernet.data.dataset import Images
 from supernet.data.preprocess import Preprocess
-from supernet.evaluate import calibrate_, calibrate_on_, scores, scores_on
 from supernet.nn.extract import extract
 from supernet.nn.supernet import SuperNet
+from supernet.train.bn_calibration import calibrate_, calibrate_on_
+from supernet.train.evaluate import scores, scores_on
 from tests.builders import small_space
 
 

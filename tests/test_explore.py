@@ -27,7 +27,7 @@ from supernet.scored import Scored
 from supernet.scoring import arch_of
 from supernet.space.arch import Arch
 from supernet.space.cost import arch_cost, cost_range
-from supernet.trained import Trained
+from supernet.train.run import Trained
 from tests.builders import MainJob, made_up_table, middle
 from tests.conftest import Command
 

@@ -23,7 +23,7 @@ def test_importing_it_is_cheap() -> None:
         "supernet.deploy",
         "supernet.finding",
         "supernet.report.facts",
-        "supernet.train.run",
+        "supernet.train.logger",
     )
     lazy = "{'sklearn', 'scipy.stats'}"
     fresh(f"import sys, {', '.join(modules)}; assert not {lazy} & set(sys.modules)")

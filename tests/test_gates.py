@@ -22,7 +22,7 @@ from supernet.nn.supernet import _gated_block
 from supernet.search import exact
 from supernet.space.cost import Costs, arch_cost, cost_range
 from supernet.space.search_space import SearchSpace, Stage
-from supernet.train.estimators import sized_logits
+from supernet.train.gates.estimators import sized_logits
 from tests.builders import (
     HAND_MADE,
     assert_same,

@@ -14,35 +14,27 @@ import pytest
 import torch
 from rich.console import Console
 
-from supernet import training
 from supernet.data.batches import Augment, Batch
 from supernet.data.preprocess import resize
 from supernet.data.synthetic import synthetic
 from supernet.errors import CheckpointError, InfeasibleBudget, SupernetError, TableError
 from supernet.latency.costs import latency_costs
-from supernet.losses import kl
 from supernet.nn.supernet import SuperNet
-from supernet.settings import build_recipe, build_steps
 from supernet.space.arch import Arch
 from supernet.space.cost import cost_range
 from supernet.space.search_space import SearchSpace
 from supernet.train import checkpoint
-from supernet.train.gate_step import GateConfig
-from supernet.train.loop import (
-    Position,
-    StepConfig,
-    SubnetSampler,
-    epochs,
-    epochs_before,
-    fit,
-    gates_move,
-)
-from supernet.train.passes import Passes
+from supernet.train import job as training
+from supernet.train.build import build_recipe, build_steps
+from supernet.train.distillation import kl
+from supernet.train.gates.step import GateConfig
+from supernet.train.gates.target import Target, new_target
+from supernet.train.logger import RunFolder
+from supernet.train.loop import fit
 from supernet.train.phases import Phase
-from supernet.train.precision import Precision
-from supernet.train.run import RunFolder
-from supernet.train.strategies import Taught
-from supernet.train.targets import Target, new_target
+from supernet.train.position import Position, epochs, epochs_before, gates_move
+from supernet.train.step import Passes, Precision, StepConfig
+from supernet.train.strategies import SubnetSampler, Taught
 from tests.builders import middle, small_space, tiny_config, tiny_space, tiny_table
 
 SPACE = small_space()

@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from supernet.losses import adaptive_alpha, alpha_divergence, kl, with_latency
+from supernet.train.distillation import adaptive_alpha, alpha_divergence, kl
+from supernet.train.gates.latency_loss import with_latency
 
 
 def test_distillation_is_the_divergence_from_the_teacher() -> None:

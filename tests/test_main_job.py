@@ -17,15 +17,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from timm.models.mobilenetv3 import MobileNetV3
 
 import supernet
-from supernet import main_job, scored, specialize, training
+from supernet import main_job, scored, specialize
 from supernet.certificate import read_certificate
-from supernet.choose import aim_for, target_name
+from supernet.choose import aim_for
 from supernet.config import composed
 from supernet.data.digits import digits
 from supernet.data.preprocess import resize
 from supernet.deploy import candidate_for, measure
 from supernet.errors import CheckpointError, InfeasibleBudget, SpaceError, SupernetError
-from supernet.evaluate import calibrate_on_, scores_on
 from supernet.facts import facts, scores
 from supernet.latency.costs import costs_of
 from supernet.latency.table import LatencyTable
@@ -35,7 +34,11 @@ from supernet.scored import Scored
 from supernet.space.arch import Arch
 from supernet.space.cost import arch_cost, cost_range
 from supernet.subnet import is_subnet, load_config, onnx_outputs, replacing
-from supernet.trained import Trained
+from supernet.train import job as training
+from supernet.train.bn_calibration import calibrate_on_
+from supernet.train.evaluate import scores_on
+from supernet.train.gates.target import target_name
+from supernet.train.run import Trained
 from tests.builders import MainJob, made_up_table, middle
 
 FIELDS = {"device", "runtime", "budget_ms", "predicted_ms", "measured_ms", "top1", "macs", "params",

@@ -20,15 +20,15 @@ from PIL import Image
 from rich.console import Console
 from torch import nn
 
-from supernet import training
 from supernet.config import composed
 from supernet.data.batches import drawn_batch, train_batches
 from supernet.data.synthetic import synthetic
 from supernet.errors import CheckpointError, Diverged, SupernetError
 from supernet.train import checkpoint
-from supernet.train.run import RunFolder
-from supernet.train.signals import Stopping
-from supernet.trained import Trained
+from supernet.train import job as training
+from supernet.train.interrupt import Stopping
+from supernet.train.logger import RunFolder
+from supernet.train.run import Trained
 from tests.builders import TINY, tiny_config
 from tests.test_loop import same
 

@@ -18,27 +18,28 @@ from rich.console import Console
 from safetensors.torch import save_file
 
 import supernet
-from supernet import origins, training
 from supernet.certificate import read_certificate
 from supernet.config import composed, config_dir
 from supernet.data.preprocess import resize
 from supernet.deploy import candidate_for, promise_of, write_subnet
 from supernet.errors import CheckpointError, SpaceError, SupernetError
-from supernet.evaluate import scores_on
 from supernet.latency import host, profile
 from supernet.latency.model import of_subnet
 from supernet.nn.drop import Noise
 from supernet.nn.extract import extract
 from supernet.nn.fixed import PlainNet
 from supernet.origins import origin_of
-from supernet.settings import build_recipe
 from supernet.space.arch import Arch, Op
 from supernet.space.single import OneArch
 from supernet.subnet import load_config, load_subnet, onnx_outputs
 from supernet.train import checkpoint
+from supernet.train import job as training
+from supernet.train import models as origins
+from supernet.train.build import build_recipe
+from supernet.train.evaluate import scores_on
+from supernet.train.logger import RunFolder
 from supernet.train.phases import Phase
-from supernet.train.run import RunFolder
-from supernet.trained import Trained
+from supernet.train.run import Trained
 from tests.builders import DEVICE, TINY, randomise_, tiny_space, tiny_table
 from tests.conftest import Command
 from tests.test_loop import Stop, same

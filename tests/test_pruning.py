@@ -35,7 +35,7 @@ from supernet.space.arch import Arch, Op
 from supernet.space.cost import arch_cost
 from supernet.space.search_space import FAMILIES
 from supernet.subnet import SubnetConfig, load_config, load_subnet, save_subnet, write_json
-from supernet.trained import Trained
+from supernet.train.run import Trained
 from supernet.verify import verify
 from tests.builders import (
     HAND_MADE,

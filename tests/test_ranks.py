@@ -20,23 +20,26 @@ from rich.console import Console
 from timm.layers import convert_sync_batchnorm
 from torch import multiprocessing
 
-from supernet import scoring, training
+from supernet import scoring
 from supernet.data.batches import Augment, Batch
 from supernet.data.synthetic import synthetic
 from supernet.errors import SupernetError
-from supernet.evaluate import calibrate_on_, scores_on
 from supernet.nn import elastic
 from supernet.nn.extract import extract
 from supernet.nn.supernet import SuperNet
-from supernet.ranks import ALONE, Ranks, joined
 from supernet.space.arch import Arch
-from supernet.train.gate_step import GateConfig
-from supernet.train.loop import StepConfig, fit
+from supernet.train import job as training
+from supernet.train.bn_calibration import calibrate_on_
+from supernet.train.distributed import ALONE, Ranks, joined
+from supernet.train.evaluate import scores_on
+from supernet.train.gates.step import GateConfig
+from supernet.train.interrupt import Stopping
+from supernet.train.logger import Silent
+from supernet.train.loop import fit
 from supernet.train.phases import Phase
-from supernet.train.run import Silent
-from supernet.train.signals import Stopping
+from supernet.train.run import Trained
+from supernet.train.step import StepConfig
 from supernet.train.strategies import Taught
-from supernet.trained import Trained
 from tests.builders import randomise_, small_space, tiny_config
 
 COUNT = 2

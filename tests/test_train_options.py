@@ -17,7 +17,6 @@ import torch
 from rich.console import Console
 from safetensors.torch import save_file
 
-from supernet import training
 from supernet.config import composed
 from supernet.data.augment import mix, rand_augment
 from supernet.data.batches import Augment, Batch, train_batches
@@ -26,13 +25,13 @@ from supernet.errors import DataError, SupernetError
 from supernet.nn.drop import Noise
 from supernet.nn.gates import PathGates
 from supernet.nn.supernet import SuperNet
-from supernet.ranks import ALONE, Ranks
-from supernet.settings import build_recipe, build_steps, build_teacher
 from supernet.space.search_space import Stage
 from supernet.train import checkpoint
-from supernet.train.average import Average
-from supernet.train.passes import Passes
-from supernet.train.precision import Precision
+from supernet.train import job as training
+from supernet.train.build import build_recipe, build_steps, build_teacher
+from supernet.train.distributed import ALONE, Ranks
+from supernet.train.ema import Average
+from supernet.train.step import Passes, Precision
 from tests.builders import small_space, tiny_config, tiny_space
 
 CPU = torch.device("cpu")

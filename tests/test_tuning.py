@@ -17,8 +17,8 @@ from rich.console import Console
 
 from supernet.config import composed, config_dir, plan_fields
 from supernet.errors import SupernetError
-from supernet.trial_space import Plan, overrides_of, plan_of, space_of
-from supernet.tuning import tune
+from supernet.train.tune import tune
+from supernet.train.tune_space import Plan, overrides_of, plan_of, space_of
 from tests.builders import TINY
 
 RATES = {"low": 1e-3, "high": 1e-1, "log": True, "sets": ["recipe.phases.all.lr"]}
@@ -127,7 +127,7 @@ def test_trials_report_every_epoch_and_some_are_stopped_early(pruner: str, tmp_p
 
 
 def test_a_tuning_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from supernet import training
+    from supernet.train import job as training
 
     start, calls = training.start, []
 

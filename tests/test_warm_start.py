@@ -15,13 +15,13 @@ import torch
 from rich.console import Console
 from safetensors.torch import save_file
 
-from supernet import training
 from supernet.config import composed
 from supernet.errors import CheckpointError, SpaceError, SupernetError
 from supernet.nn.supernet import SuperNet
 from supernet.origins import origin_of
-from supernet.settings import build_space
-from supernet.trained import Trained
+from supernet.train import job as training
+from supernet.train.build import build_space
+from supernet.train.run import Trained
 from tests.builders import TINY, assert_same, images, randomise_, tiny_config
 from tests.conftest import Command
 

@@ -17,7 +17,7 @@ from supernet.report.records import Gates
 from supernet.report.tables import Tables
 from supernet.space.search_space import SearchSpace
 from supernet.train import checkpoint
-from supernet.trained import read_gates
+from supernet.train.run import read_gates
 
 State = tuple[Path, Mapping[str, Any]]
 

@@ -1,172 +1,141 @@
-"""A run's folder: checkpoint, configuration, TensorBoard, the progress on the screen."""
+"""A trained run as later commands see it: the net, its data, its gates, its provenance."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
-from rich.console import Console
-from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
-
+from supernet.data.dataset import ImageData
 from supernet.data.preprocess import Preprocess
-from supernet.io.atomic import write_json
-from supernet.io.console import progress_bar
+from supernet.errors import CheckpointError, SupernetError
+from supernet.io.atomic import sha256
+from supernet.io.tensors import load_tensors
+from supernet.nn.fixed import Net, PlainNet
+from supernet.nn.supernet import SuperNet
 from supernet.train import checkpoint
-from supernet.train.board import show_images, show_phase, show_settings
-from supernet.train.gate_board import show_gates
-from supernet.train.phases import Phase
-from supernet.train.signals import Stopping
-from supernet.train.targets import Target
+from supernet.train.build import build_data
+from supernet.train.schema import check_config
 
-Watch = Callable[[Mapping[str, float]], None]
+GATES_FORMAT, GATES_VERSION = "supernet-gates", 1
 
 
-@dataclass(frozen=True, kw_only=True)
-class Launch:
-    """What asked for a run: the command, and of one in a sweep the settings that vary."""
+@dataclass(frozen=True)
+class Trained:
+    """A run folder or checkpoint file that was read."""
 
-    command: str = ""
-    varied: Mapping[str, str] = field(default_factory=dict)
+    file: Path
+    content: dict[str, Any]
+
+    @classmethod
+    def open(cls, path: str | Path) -> Trained:
+        """Read a run.
+
+        Raises:
+            CheckpointError: if there is none, or it is damaged.
+        """
+        return cls(*checkpoint.newest(path))
+
+    @property
+    def net(self) -> SuperNet:
+        """The supernet in evaluation mode, with all gates that were trained for it.
+
+        Raises:
+            SupernetError: if the run trained one network alone.
+        """
+        if isinstance(self.any_net, PlainNet):
+            raise SupernetError(
+                f"{self.file} is of one network, {self.any_net.title}, and this needs a "
+                "supernet's run; extract, eval and info take either"
+            )
+        return self.any_net
+
+    @cached_property
+    def any_net(self) -> Net:
+        """The run's network in evaluation mode: a supernet as `net` gives it, or a plain one."""
+        net = checkpoint.net_of(self.content, self.file)
+        if isinstance(net, PlainNet):
+            return net
+        stored = {}
+        for file in sorted(self.gates_folder.glob("*.pt")):
+            state = read_gates(file)
+            if state["checkpoint"] == self.sha256:
+                stored[state["name"]] = state
+        gates = checkpoint.gates_of(stored, net.space, self.gates_folder)
+        net.gates = {**net.gates, **gates}
+        return net
+
+    @cached_property
+    def preprocess(self) -> Preprocess:
+        """What the run does to an image."""
+        return checkpoint.preprocess_of(self.content, self.file)
+
+    @cached_property
+    def data(self) -> ImageData:
+        """The run's images, normalised as they were in training.
+
+        Raises:
+            SupernetError: if they are not there, or are not what the run was trained on.
+        """
+        try:
+            data = build_data(self.config, size=max(self.any_net.space.resolutions))
+        except SupernetError as error:
+            raise SupernetError(f"the data of {self.file} cannot be loaded: {error}") from error
+        if list(data.classes) != list(self.classes) or data.in_chans != self.any_net.in_chans:
+            raise SupernetError(
+                f"the data now has classes {list(data.classes)} and {data.in_chans} channels; "
+                f"{self.file} was trained on {list(self.classes)} and {self.any_net.in_chans}"
+            )
+        return data.normalised_as(self.preprocess)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of the checkpoint file."""
+        return sha256(self.file)
+
+    @property
+    def gates_folder(self) -> Path:
+        """Where gates that were trained later are kept."""
+        return self.file.parent / "gates"
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The configuration that the run was started with."""
+        config: dict[str, Any] = self._part("config", dict)
+        try:
+            check_config(config, "config")
+        except SupernetError as error:
+            raise CheckpointError(f"{self.file}: {error}") from error
+        return config
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes."""
+        return tuple(map(str, self._part("classes", list)))
+
+    def _part(self, name: str, kind: type) -> Any:
+        value = self.content.get(name)
+        if not isinstance(value, kind):
+            raise CheckpointError(f"{self.file}: lacks {name}, or it is of another kind")
+        return value
+
+    def keep_gates(self, name: str, state: dict[str, Any]) -> None:
+        """Store the gates of a target beside the checkpoint."""
+        path = self.gates_folder / f"{name}.pt"
+        head = {"format": GATES_FORMAT, "version": GATES_VERSION}
+        checkpoint.write(path, {**head, **state, "name": name, "checkpoint": self.sha256})
 
 
-UNKNOWN_LAUNCH = Launch()
+def read_gates(file: Path) -> dict[str, Any]:
+    """Read a file of `Trained.keep_gates`.
 
-
-def varied_by(overrides: Sequence[str]) -> dict[str, str]:
-    """Return the settings of Hydra overrides such as `seed=3`."""
-    pairs = (word.lstrip("+~").partition("=") for word in overrides)
-    return {name: value for name, _, value in pairs}
-
-
-class RunFolder:
-    """Takes what `fit` reports (`loop.Run`) and keeps it in `folder`.
-
-    Args:
-        folder: such as `runs/demo`.
-        meta: goes into every checkpoint: space, classes, preprocessing, configuration.
-        num_steps: of the whole training, for the progress bar.
-        first_step: where a resumed training starts.
-        save_minutes: how long may pass between two checkpoints.
-        stop: whether training was asked to end.
-        console: where progress is shown.
-        watch: called with the accuracies whenever there are some.
-        varied: settings that set it apart in a sweep, for TensorBoard.
+    Raises:
+        CheckpointError: if it is damaged or of another format or version.
     """
-
-    def __init__(
-        self,
-        folder: Path,
-        *,
-        meta: Mapping[str, Any],
-        num_steps: int,
-        first_step: int,
-        save_minutes: float,
-        stop: Stopping,
-        console: Console,
-        watch: Watch | None = None,
-        varied: Mapping[str, str] | None = None,
-    ) -> None:
-        self.watch, self.varied = watch, varied
-        self.phase = ""
-        self.top1: tuple[int, Mapping[str, float]] = (0, {})
-        self.folder, self.meta, self.console = folder, meta, console
-        self.save_minutes, self.stop = save_minutes, stop
-        self.saved = time.monotonic()
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "config.json", meta["config"])
-        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step or None)
-        self.progress = progress_bar(console)
-        self.task = self.progress.add_task("training", total=num_steps, completed=first_step)
-
-    def __enter__(self) -> RunFolder:
-        """Show the progress bar."""
-        self.progress.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Stop the progress bar and flush TensorBoard."""
-        self.progress.stop()
-        if error is None and self.varied and self.top1[1]:
-            step, top1 = self.top1
-            show_settings(self.writer, self.varied, top1, step)
-        self.writer.close()
-
-    def show_images(self, images: Tensor, preprocess: Preprocess) -> None:
-        """Show some of the images that the net is trained on."""
-        show_images(self.writer, images, preprocess)
-
-    def log(self, step: int, phase: Phase, metrics: dict[str, float]) -> None:
-        """Write scalars and move the bar on."""
-        if phase.name != self.phase:
-            self.phase = phase.name
-            show_phase(self.writer, phase, step)
-        for name, value in metrics.items():
-            self.writer.add_scalar(name, value, step)
-        loss = metrics.get("loss/random", metrics.get("loss/largest", float("nan")))
-        text = f"{phase.name:<8} loss {loss:.3f}"
-        self.progress.update(self.task, advance=1, description=text)
-
-    def gates_moved(self, targets: Sequence[Target], step: int) -> None:
-        """Show the gates in TensorBoard."""
-        show_gates(self.writer, targets, step)
-
-    def due(self) -> bool:
-        """Whether the last checkpoint is too old."""
-        return time.monotonic() - self.saved >= 60 * self.save_minutes
-
-    def stopping(self) -> bool:
-        """Whether training was asked to end."""
-        return self.stop.asked
-
-    def save(self, state: dict[str, Any]) -> None:
-        """Write the checkpoint."""
-        checkpoint.save(self.folder / checkpoint.FILE, {**self.meta, **state})
-        self.saved = time.monotonic()
-
-    def scored(self, phase: Phase, step: int, top1: Mapping[str, float], *, last: bool) -> None:
-        """Show the accuracies; on the screen those at the end of a phase."""
-        for name, value in top1.items():
-            self.writer.add_scalar(f"held_out_top1/{name}", value, step)
-        if last:
-            parts = ", ".join(f"{name} {100 * value:.1f} %" for name, value in top1.items())
-            self.console.print(f"phase {phase.name} done: held-out top-1 {parts}")
-        self.top1 = step, top1
-        if self.watch is not None:
-            self.watch(top1)
-
-
-class Silent:
-    """Takes the reports of the other processes of a training, which keep nothing."""
-
-    def __init__(self, stop: Stopping) -> None:
-        self.stop = stop
-
-    def due(self) -> bool:
-        """Never: the first process saves."""
-        return False
-
-    def stopping(self) -> bool:
-        """Whether this process was asked to end."""
-        return self.stop.asked
-
-    def log(self, step: int, phase: Phase, metrics: dict[str, float]) -> None:
-        """Take nothing."""
-
-    def gates_moved(self, targets: Sequence[Target], step: int) -> None:
-        """Take nothing."""
-
-    def save(self, state: dict[str, Any]) -> None:
-        """Take nothing."""
-
-    def scored(self, phase: Phase, step: int, top1: Mapping[str, float], *, last: bool) -> None:
-        """Take nothing."""
+    state = load_tensors(file)
+    if (state.get("format"), state.get("version")) != (GATES_FORMAT, GATES_VERSION):
+        raise CheckpointError(f"{file}: not gates of version {GATES_VERSION}; remove the file")
+    if not {"name", "checkpoint", "gates"} <= set(state) or not isinstance(state["name"], str):
+        raise CheckpointError(f"{file}: lacks name, checkpoint or gates; remove the file")
+    return state

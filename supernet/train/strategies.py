@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import random
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from supernet.data.batches import Batch
+from supernet.data.batches import (
+    Batch,
+)
 from supernet.data.preprocess import resize
 from supernet.errors import SupernetError
-from supernet.losses import DIVERGENCES
 from supernet.space.arch import Arch
-from supernet.train.phases import Phase
+from supernet.train.distillation import DIVERGENCES
+from supernet.train.gates.target import Target
+from supernet.train.phases import Choices, Phase
 
 Draw = Callable[[int], Arch]
 """The subnet at a place of a step, a pure function of (seed, step, place)."""
@@ -103,3 +107,21 @@ class Taught:
         if teacher is not None:
             loss = loss + taught * DIVERGENCES[self.divergence](logits, teacher)
         return loss
+
+
+@dataclass(frozen=True)
+class SubnetSampler:
+    """The subnet at each place of a step: from the phase's space, or a `share` from gates."""
+
+    space: Choices
+    seed: int
+    step: int
+    targets: Sequence[Target] = ()
+    share: float = 0.0
+
+    def __call__(self, place: int) -> Arch:
+        """Return the subnet at `place` of the step."""
+        rng = random.Random(f"{self.seed}/{self.step}/{place}")
+        if self.targets and rng.random() < self.share:
+            return rng.choice(self.targets).gates.sample(rng, paths=1)[0]
+        return self.space.sample(rng)

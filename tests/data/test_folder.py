@@ -12,7 +12,6 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from supernet import training
 from supernet.config import composed
 from supernet.data.dataset import ImageData, Images
 from supernet.data.digits import digits
@@ -20,6 +19,7 @@ from supernet.data.folder import folder
 from supernet.data.image_files import Files
 from supernet.errors import DataError
 from supernet.facts import scores
+from supernet.train import job as training
 
 
 def write_classes(top: Path, count: int, *, size: int = 12, mode: str = "RGB") -> Path:
@@ -61,11 +61,11 @@ def test_png_files_train_to_the_very_accuracy_of_tensors(
          "data.workers=0", "data.augment.pad=1", "data.augment.flip=false", "threads=1"]
     )  # fmt: skip
     training.start(files, tmp_path / "files", console)
-    monkeypatch.setattr("supernet.origins.build_data", lambda config, size: ordered)
+    monkeypatch.setattr("supernet.train.models.build_data", lambda config, size: ordered)
     training.start(
         composed(["experiment=smoke", "data=digits", "threads=1"]), tmp_path / "tensors", console
     )
-    monkeypatch.setattr("supernet.trained.build_data", lambda config, size: ordered)
+    monkeypatch.setattr("supernet.train.run.build_data", lambda config, size: ordered)
     expected = scores(tmp_path / "tensors", None)
     monkeypatch.undo()
     assert scores(tmp_path / "files", None) == expected

@@ -8,13 +8,14 @@ from collections.abc import Iterator
 
 import yaml
 
-from supernet import certificate, exporting, predictor, subnet, trained
+from supernet import certificate, exporting, predictor, subnet
 from supernet.front import FIELDS
 from supernet.latency import table
 from supernet.latency.board import bundle
 from supernet.latency.board import script as bundle_script
 from supernet.report import records
 from supernet.train import checkpoint
+from supernet.train import run as trained
 from tests.docs.pages import DOCS, ROOT
 
 ARXIV = re.compile(r"\b\d{4}\.\d{5}\b")

@@ -19,7 +19,6 @@ from PIL import Image
 from rich.console import Console
 from safetensors.torch import save_file
 
-from supernet import training
 from supernet.certificate import read_certificate
 from supernet.choose import Candidate
 from supernet.config import composed
@@ -27,7 +26,8 @@ from supernet.deploy import promise_of, write_subnet
 from supernet.latency.costs import costs_of
 from supernet.latency.table import LatencyTable
 from supernet.space.cost import arch_cost, cost_range
-from supernet.trained import Trained
+from supernet.train import job as training
+from supernet.train.run import Trained
 from tests.builders import DEVICE, made_up_table
 from tests.docs.changes import QUICK, changed
 from tests.docs.pages import ROOT

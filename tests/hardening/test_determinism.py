@@ -21,16 +21,17 @@ from rich.console import Console
 from safetensors.torch import load_file
 from threadpoolctl import threadpool_limits
 
-from supernet import predictor, training
+from supernet import predictor
 from supernet.choose import Candidate, aim_for
 from supernet.deploy import candidate_for, promise_of, write_subnet
 from supernet.finding import METHODS, find
 from supernet.latency.costs import costs_of, latency_costs
 from supernet.scoring import genes_of
-from supernet.settings import build_space
 from supernet.space.cost import cost_range
 from supernet.train import checkpoint
-from supernet.trained import Trained
+from supernet.train import job as training
+from supernet.train.build import build_space
+from supernet.train.run import Trained
 from tests.builders import made_up_table, middle, tiny_config
 
 WIDE = (

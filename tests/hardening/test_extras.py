@@ -32,7 +32,7 @@ def without(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
 
 
 def test_tune(without: Callable[..., None], refused: Callable[..., str]) -> None:
-    without("optuna", "supernet.tuning")
+    without("optuna", "supernet.train.tune")
     line = refused("tune", "digits")
     assert line.endswith(
         "supernet tune needs the package 'optuna', which is not installed: "

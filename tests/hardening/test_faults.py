@@ -26,7 +26,6 @@ from PIL import Image
 from rich.console import Console
 
 import supernet
-from supernet import training
 from supernet.config import composed
 from supernet.errors import DeviceError, SupernetError
 from supernet.front import FIELDS, write_front
@@ -35,8 +34,9 @@ from supernet.latency.resume import Kept
 from supernet.report import page
 from supernet.subnet import load_config
 from supernet.train import checkpoint
-from supernet.train.run import RunFolder
-from supernet.trained import Trained
+from supernet.train import job as training
+from supernet.train.logger import RunFolder
+from supernet.train.run import Trained
 from tests.builders import TINY, tiny_config, tiny_table
 from tests.conftest import Command, tree
 from tests.test_loop import same
@@ -500,7 +500,7 @@ def test_a_killed_worker_is_told_in_a_line_and_costs_nothing(
 
 SUICIDE = """
 import os, signal
-from supernet.train.run import Silent
+from supernet.train.logger import Silent
 def log(self, step, *rest):
     if step == 3:
         os.kill(os.getpid(), signal.SIGKILL)

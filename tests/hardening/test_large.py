@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from supernet import facts, training
+from supernet import facts
 from supernet.choose import Aim, most_likely
 from supernet.finding import find
 from supernet.front import FIELDS
@@ -33,7 +33,8 @@ from supernet.scoring import genes_of
 from supernet.space.cost import arch_cost, cost_range
 from supernet.space.layers import LayerKey
 from supernet.space.search_space import SearchSpace, Stage
-from supernet.trained import Trained
+from supernet.train import job as training
+from supernet.train.run import Trained
 from tests.builders import (
     entry,
     made_up_table,

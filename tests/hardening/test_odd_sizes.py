@@ -14,20 +14,20 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from supernet import training
 from supernet.choose import Aim, most_likely
 from supernet.config import composed
 from supernet.errors import SupernetError
-from supernet.evaluate import top1_of
 from supernet.finding import METHODS, find
 from supernet.latency.costs import latency_costs
 from supernet.nn.count import macs_costs, module_macs
 from supernet.nn.extract import extract
 from supernet.nn.gates import PathGates
-from supernet.settings import build_steps, data_of
 from supernet.space.cost import cost_range
 from supernet.space.search_space import SearchSpace
-from supernet.trained import Trained
+from supernet.train import job as training
+from supernet.train.build import build_steps, data_of
+from supernet.train.evaluate import top1_of
+from supernet.train.run import Trained
 from tests.builders import made_up_table, tiny_config
 from tests.conftest import Command
 

@@ -51,7 +51,7 @@ from supernet.space.arch import read_arch
 from supernet.space.search_space import SearchSpace
 from supernet.subnet import load_config, load_subnet
 from supernet.train import checkpoint
-from supernet.trained import Trained
+from supernet.train.run import Trained
 
 
 def line_of(read: Callable[[], Any], kind: type[SupernetError] = SupernetError) -> str:

@@ -26,7 +26,7 @@ from onnx import TensorProto, helper
 from rich.console import Console
 
 from benchmarks.reliability_kinds import SPACE, as_json, manifest, run_content, subnet_config
-from supernet import cli, training
+from supernet import cli
 from supernet.certificate import read_certificate
 from supernet.data.preprocess import read_image
 from supernet.errors import CheckpointError, DeviceError, SupernetError
@@ -44,11 +44,12 @@ from supernet.predictor import load as load_predictor
 from supernet.report.facts import collect
 from supernet.search.encoding import Encoding
 from supernet.search.genes import Genes
-from supernet.settings import build_data, build_optimizer
 from supernet.space.arch import Arch
 from supernet.subnet import load_config, load_subnet, onnx_outputs
 from supernet.train import checkpoint
-from supernet.trained import Trained, read_gates
+from supernet.train import job as training
+from supernet.train.build import build_data, build_optimizer
+from supernet.train.run import Trained, read_gates
 from supernet.verify import verify
 from tests.hardening.test_reading import line_of, written_subnet
 from tests.latency.sshd import Server

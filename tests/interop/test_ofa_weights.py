@@ -20,7 +20,7 @@ from supernet.nn.extract import extract
 from supernet.nn.ofa_weights import read_arch, read_supernet
 from supernet.space.arch import Arch, Op
 from supernet.space.presets import ofa_mbv3
-from supernet.trained import Trained
+from supernet.train.run import Trained
 from tests.builders import randomise_
 from tests.conftest import Command
 from tests.interop.test_anchors import NETS, published

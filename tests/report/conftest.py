@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from supernet.choose import target_name
 from supernet.front import FIELDS
 from supernet.latency.costs import costs_of
 from supernet.latency.table import LatencyTable
 from supernet.space.arch import Arch
 from supernet.space.cost import arch_cost
-from supernet.trained import Trained
+from supernet.train.gates.target import target_name
+from supernet.train.run import Trained
 from tests.builders import random_gates, tiny_space, tiny_table
 
 

@@ -21,7 +21,7 @@ from supernet.report.facts import collect
 from supernet.report.records import Report, best_first
 from supernet.space.arch import Arch
 from supernet.space.cost import arch_cost
-from supernet.trained import Trained
+from supernet.train.run import Trained
 from tests.conftest import Command
 from tests.report.conftest import certificate, write_subnet
 

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from supernet.data.batches import Batch
 from supernet.errors import SupernetError
-from supernet.losses import LATENCY_LOSSES, next_multiplier, with_latency
 from supernet.nn.supernet import SuperNet
-from supernet.ranks import ALONE, Ranks
-from supernet.train.estimators import ESTIMATORS, Question
-from supernet.train.targets import Target
+from supernet.train.distributed import ALONE, Ranks
+from supernet.train.gates.estimators import ESTIMATORS, Question
+from supernet.train.gates.latency_loss import LATENCY_LOSSES, next_multiplier, with_latency
+from supernet.train.gates.target import Target
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from supernet.errors import CheckpointError, SpaceError, SupernetError
 from supernet.io.console import in_short
 from supernet.nn.supernet import SuperNet
 from supernet.nn.timm_weights import fill_, for_channels, read_weights
-from supernet.trained import Trained
+from supernet.train.run import Trained
 
 STEM, HEAD = "stem.conv_stem.weight", "tail.classifier."
 

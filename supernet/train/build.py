@@ -7,8 +7,7 @@ resumed run).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -21,63 +20,18 @@ from supernet.data.load import load_data
 from supernet.errors import DeviceError, SupernetError
 from supernet.io.validate import check_types, construct
 from supernet.nn.fixed import Net
+from supernet.nn.from_timm import from_timm
+from supernet.space.presets import ofa_mbv3, ofa_proxyless
 from supernet.space.search_space import SearchSpace
 from supernet.space.single import OneArch
-from supernet.spaces import PRESETS
-from supernet.train.gate_step import GateConfig
-from supernet.train.loop import StepConfig
-from supernet.train.passes import Regularize
+from supernet.train.gates.step import GateConfig
 from supernet.train.phases import Choices, Phase, alone, build_phases
+from supernet.train.step import Regularize, StepConfig
 from supernet.train.strategies import Taught
 from supernet.train.teacher import Teacher
 
 BATCHING = ("augment", "balance")
 """Fields of a `conf/data/` file that say how images are batched, not which there are."""
-
-
-@dataclass
-class Schema:
-    """The root of the configuration; a key that is not here is an error."""
-
-    name: str = ""
-    seed: int = 0
-    device: str = "auto"
-    threads: int | None = None
-    batch_size: int = 64
-    epoch_batches: int | None = None
-    save_minutes: float = 10.0
-    evaluate: str = "phase"
-    clip_grad: float | None = None
-    micro_batches: int = 1
-    amp: str | None = None
-    sync_bn: bool = False
-    ema: float | None = None
-    regularize: dict[str, Any] = field(default_factory=dict)
-    teacher: Any = None  # OmegaConf cannot merge a group into an optional one that is null
-    optimizer: dict[str, Any] = field(default_factory=dict)
-    targets: list[dict[str, Any]] = field(default_factory=list)
-    init_from: str | None = None
-    resume: str | None = None
-    data: dict[str, Any] = field(default_factory=dict)
-    net: dict[str, Any] = field(default_factory=dict)
-    space: dict[str, Any] = field(default_factory=dict)
-    recipe: dict[str, Any] = field(default_factory=dict)
-    gates: dict[str, Any] = field(default_factory=dict)
-
-
-LATER = ("evaluate", "init_from", "net", "resume", "save_minutes", "sync_bn")
-"""Keys that runs of earlier versions have none of."""
-
-
-def check_config(config: Mapping[str, Any], where: str) -> None:
-    """Raise `SupernetError` unless `config` has the keys of `Schema`, each of its type."""
-    names = [field.name for field in fields(Schema)]
-    missing = [name for name in names if name not in config and name not in LATER]
-    if missing:
-        raise SupernetError(f"{where} lacks {', '.join(missing)}")
-    check_types(config, Schema, where)
-    if not 0 <= config["seed"] < 2**63:
-        raise SupernetError(f"{where}.seed is {config['seed']}; it must lie in 0..{2**63 - 1}")
 
 
 def build_space(fields: Mapping[str, Any]) -> SearchSpace:
@@ -182,3 +136,10 @@ def pick_device(name: str) -> torch.device:
         reason = str(error).splitlines()[0]
         raise DeviceError(f"device {name!r} cannot be used ({reason}); auto and cpu can") from error
     return device
+
+
+PRESETS: dict[str, Callable[..., SearchSpace]] = {
+    "ofa_mbv3": ofa_mbv3,
+    "ofa_proxyless": ofa_proxyless,
+    "from_timm": from_timm,
+}

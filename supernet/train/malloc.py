@@ -1,7 +1,4 @@
-"""Keeping freed memory: what glibc gives back to the kernel at each step it must fetch again.
-
-On CPUs that costs a page fault for every few kilobytes of every large activation.
-"""
+"""Keep freed memory in the process, as training reuses it at every step (glibc)."""
 
 from __future__ import annotations
 
@@ -21,3 +18,12 @@ def keep_freed_memory() -> None:
         return
     mallopt(_TRIM_THRESHOLD, 2**31 - 1)
     mallopt(_MMAP_MAX, 0)
+
+
+def trim() -> None:
+    """Give freed memory back, where the C library is glibc; elsewhere do nothing."""
+    try:
+        glibc_trim = ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError, TypeError):  # another library, or Windows
+        return
+    glibc_trim(0)

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from supernet.choose import target_name
 from supernet.nn.gates import PathGates
 from supernet.nn.supernet import SuperNet
 from supernet.space.cost import Costs, check_feasible, unit_of
@@ -78,3 +77,8 @@ def new_target(
     optimizer = torch.optim.Adam(gates.parameters(), lr=lr, betas=(0.0, 0.999))
     there = {resolution: cost.to(where) for resolution, cost in costs.items()}
     return Target(table_id, device, budget_ms, there, gates, optimizer)
+
+
+def target_name(table_id: str, budget: float, unit: str = "ms") -> str:
+    """Return the key of a table and a budget among a net's gates."""
+    return f"{table_id}@{budget:g}ms" if unit == "ms" else f"{table_id}@{budget:.9g}{unit}"

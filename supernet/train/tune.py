@@ -21,13 +21,13 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
-from supernet import training
 from supernet.errors import Diverged, SupernetError
 from supernet.io.atomic import whole, write_json, written
 from supernet.io.lock import held
-from supernet.settings import build_recipe, build_space
-from supernet.train.run import Launch, varied_by
-from supernet.trial_space import Plan, overrides_of
+from supernet.train import job as training
+from supernet.train.build import build_recipe, build_space
+from supernet.train.logger import Launch, varied_by
+from supernet.train.tune_space import Plan, overrides_of
 
 DATABASE = "study.db"
 HEARTBEAT, GRACE = 30, 120  # seconds; a trial that is silent for longer was killed

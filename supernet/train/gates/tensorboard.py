@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from supernet.nn.gates import PathGates
-from supernet.train.targets import Target
+from supernet.train.gates.target import Target
 
 
 @torch.no_grad()

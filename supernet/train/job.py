@@ -24,33 +24,34 @@ from supernet.errors import (
     shown,
 )
 from supernet.io.atomic import written
-from supernet.io.console import in_short
 from supernet.io.lock import held
 from supernet.io.validate import construct
 from supernet.latency.costs import costs_of
 from supernet.latency.table import LatencyTable
-from supernet.memory import keep_freed_memory
-from supernet.nn.count import num_params, size_of
 from supernet.nn.description import FAULTS
-from supernet.nn.fixed import Net, PlainNet
+from supernet.nn.fixed import Net
 from supernet.nn.supernet import SuperNet
 from supernet.origins import origin_of
-from supernet.ranks import Ranks, joined
-from supernet.settings import (
+from supernet.train import checkpoint
+from supernet.train.build import (
     build_optimizer,
     build_recipe,
     build_steps,
     build_teacher,
     pick_device,
 )
-from supernet.train import checkpoint
-from supernet.train.estimate import estimate_seconds
-from supernet.train.gate_step import GateConfig
-from supernet.train.loop import Position, Run, StepConfig, fit
-from supernet.train.run import UNKNOWN_LAUNCH, Launch, RunFolder, Silent, Watch
-from supernet.train.signals import Stopping
-from supernet.train.targets import Target, new_target
-from supernet.trained import Trained
+from supernet.train.describe import describe
+from supernet.train.distributed import Ranks, joined
+from supernet.train.eta import estimate_seconds
+from supernet.train.gates.step import GateConfig
+from supernet.train.gates.target import Target, new_target
+from supernet.train.interrupt import Stopping
+from supernet.train.logger import UNKNOWN_LAUNCH, Launch, RunFolder, Silent, Watch
+from supernet.train.loop import Run, fit
+from supernet.train.malloc import keep_freed_memory
+from supernet.train.position import Position
+from supernet.train.run import Trained
+from supernet.train.step import StepConfig
 
 
 def start(
@@ -233,39 +234,6 @@ def _last_good(folder: Path) -> str:
     file = folder / checkpoint.FILE
     kept = f"the weights of before are in {file}" if file.exists() else "nothing was saved yet"
     return f"{kept}; train anew with a lower optimizer.lr or recipe lr, or with clip_grad"
-
-
-def describe(net: Net, data: ImageData, console: Console) -> None:
-    """Print what the data is, and the size of the net: of its smallest and largest subnets."""
-    console.print(
-        f"data {data.name}: {len(data.train)} images for weights, {len(data.held_out)} for gates, "
-        f"{len(data.test)} for reports; {data.num_classes} classes"
-    )
-    for note in data.notes:
-        console.print(f"note: {note}")
-    console.print(summary_of(net))
-    for name, arch in reversed(net.space.ends.items()):
-        macs, params = size_of(net, arch)
-        console.print(f"  {name:<8} {macs:>13,} MACs  {params:>10,} parameters")
-
-
-def summary_of(net: Net) -> str:
-    """Return in a line what a net is."""
-    if isinstance(net, PlainNet):
-        return f"{net.title}; weights: {weights_of(net)}"
-    space = net.space
-    return (
-        f"space of {in_short(space.size)} architectures in {len(space.blocks)} blocks, "
-        f"{num_params(net):,} shared parameters"
-    )
-
-
-def weights_of(net: PlainNet) -> str:
-    """Return where the first weights of a network are from."""
-    if net.origin is None:
-        return "fresh"
-    source, classifier = next(iter(net.origin.items())), net.origin["classifier"]
-    return f"{source[0]} {source[1]}, classifier {classifier}"
 
 
 def _use_threads(config: Mapping[str, Any]) -> None:

@@ -14,12 +14,10 @@ from torch import nn
 from supernet.data.batches import Batch, train_batches
 from supernet.data.dataset import ImageData
 from supernet.nn.fixed import Net
-from supernet.ranks import ALONE, Ranks
 from supernet.space.arch import Arch
-from supernet.train.loop import StepConfig
-from supernet.train.passes import Passes
+from supernet.train.distributed import ALONE, Ranks
 from supernet.train.phases import Phase
-from supernet.train.precision import Precision
+from supernet.train.step import Passes, Precision, StepConfig
 from supernet.train.strategies import Strategy
 
 _STEPS = 3

@@ -1,0 +1,1 @@
+"""Training path gates on validation images while the weights stay frozen."""
