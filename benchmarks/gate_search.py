@@ -26,10 +26,11 @@ from common import aim, write_result
 from small_run import aims as aims_of
 from small_run import flags_of, tables, trained
 
-from supernet.choose import Aim, aim_for, pick
 from supernet.data.batches import Batch, drawn_batch
 from supernet.data.preprocess import resize
-from supernet.scored import Scored
+from supernet.search.accuracy import Scored
+from supernet.search.by_gates import pick
+from supernet.search.constraints import Aim, aim_for
 from supernet.space.arch import Arch
 from supernet.space.cost import arch_cost, cost_range
 from supernet.train.build import build_optimizer

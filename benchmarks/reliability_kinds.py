@@ -42,11 +42,10 @@ from supernet.nn.gates import PathGates
 from supernet.nn.ofa_weights import read_arch as read_ofa_arch
 from supernet.nn.supernet import SuperNet
 from supernet.origins import origin_of
-from supernet.predictor import load as load_predictor
 from supernet.report import subnets as report_subnets
 from supernet.report.tables import Tables
-from supernet.search.encoding import Encoding
-from supernet.search.genes import Genes
+from supernet.search.methods.encoding import Encoding, Genes
+from supernet.search.predictor import load as load_predictor
 from supernet.space.arch import read_arch
 from supernet.space.layers import space_keys
 from supernet.space.search_space import FixedBlock, SearchSpace, Stage

@@ -21,20 +21,19 @@ from typing import Any, TypeVar
 import numpy as np
 from common import ROOT, aim
 
-from supernet.choose import Aim, aim_for, most_likely
 from supernet.config import composed
-from supernet.finding import find
-from supernet.front import FIELDS
 from supernet.io.console import new_console
 from supernet.latency.correction import Correction
 from supernet.latency.costs import latency_costs
 from supernet.latency.table import Device, Entry, LatencyTable
-from supernet.limits import Limit
 from supernet.nn.count import macs_costs, memory_peaks, params_costs
 from supernet.nn.gates import PathGates
 from supernet.nn.supernet import SuperNet
-from supernet.search.exact import Floats
-from supernet.search.genes import Integers
+from supernet.search.by_gates import most_likely
+from supernet.search.constraints import Aim, Limit, aim_for
+from supernet.search.find import find
+from supernet.search.methods.encoding import Floats, Integers
+from supernet.search.pareto import FIELDS
 from supernet.space.cost import cost_range
 from supernet.space.layers import LayerKey, space_keys
 from supernet.space.presets import ofa_mbv3

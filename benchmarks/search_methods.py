@@ -22,16 +22,16 @@ from common import ROOT, aim, write_result
 from matplotlib.figure import Figure
 from small_run import aims, flags_of, tables, trained
 
-from supernet.choose import Aim
 from supernet.errors import SupernetError
-from supernet.finding import AUTO, METHODS, problem_of
 from supernet.io.console import new_console
-from supernet.limits import Limit
-from supernet.predictor import Predictor
-from supernet.scored import Scored
-from supernet.scoring import arch_of, file_of, fit_predictor, load_predictor
-from supernet.search import polished
-from supernet.search.problem import Evaluator
+from supernet.search.accuracy import Scored
+from supernet.search.constraints import Aim, Limit
+from supernet.search.find import AUTO, METHODS, problem_of
+from supernet.search.fit_predictor import file_of, fit_predictor, load_predictor
+from supernet.search.methods import polish as polished
+from supernet.search.methods.encoding import arch_of
+from supernet.search.methods.problem import Evaluator
+from supernet.search.predictor import Predictor
 from supernet.train.run import Trained
 
 CHECKPOINTS = (30, 100, 1_000, 10_000)

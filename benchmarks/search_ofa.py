@@ -22,16 +22,14 @@ import numpy as np
 import torch
 from common import aim, write_result
 
-from supernet.finding import problem_of
 from supernet.latency.costs import latency_costs
 from supernet.latency.import_tables import read_tables
 from supernet.latency.table import UNKNOWN, Device
-from supernet.limits import Limit
-from supernet.scoring import arch_of, genomes_of
-from supernet.search import polished
-from supernet.search.exact import Floats
-from supernet.search.genes import Integers
-from supernet.search.problem import Evaluator
+from supernet.search.constraints import Limit
+from supernet.search.find import problem_of
+from supernet.search.methods import polish as polished
+from supernet.search.methods.encoding import Floats, Integers, arch_of, genomes_of
+from supernet.search.methods.problem import Evaluator
 from supernet.space.arch import Arch
 from supernet.space.cost import CostMatrix, arch_cost
 from supernet.space.presets import ofa_mbv3

@@ -19,11 +19,11 @@ import torch
 from common import ROOT, aim, write_result
 from small_run import flags_of, tables, trained
 
-from supernet.choose import aim_for
-from supernet.finding import AUTO, find
 from supernet.io.console import new_console
 from supernet.latency.table import LatencyTable
-from supernet.scoring import file_of, fit_predictor, load_predictor
+from supernet.search.constraints import aim_for
+from supernet.search.find import AUTO, find
+from supernet.search.fit_predictor import file_of, fit_predictor, load_predictor
 from supernet.space.cost import cost_range
 from supernet.train.run import Trained
 

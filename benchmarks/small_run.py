@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from supernet.choose import Aim, aim_for
 from supernet.config import composed
 from supernet.io.console import new_console
 from supernet.latency.job import profile_to
 from supernet.latency.table import LatencyTable
+from supernet.search.constraints import Aim, aim_for
 from supernet.space.cost import cost_range
 from supernet.train import checkpoint
 from supernet.train import job as training

@@ -26,9 +26,9 @@ from supernet.space.search_space import SearchSpace, Stage
 if TYPE_CHECKING:
     from torch import nn
 
-    from supernet.choose import Candidate
     from supernet.data.preprocess import Preprocess
     from supernet.nn.supernet import SuperNet
+    from supernet.search.by_gates import Candidate
 
 # The package of algorithms is loaded before the function of its name below, so that importing
 # one of its modules later does not hide the function.
@@ -93,8 +93,8 @@ def search(
         SupernetError: if `net` has no gates for the table and a budget.
         TableError: if the table lacks layers of the space.
     """
-    from supernet.choose import choose
-    from supernet.limits import Caps
+    from supernet.search.by_gates import choose
+    from supernet.search.constraints import Caps
 
     caps = Caps(macs=max_macs, params=max_params, memory_kib=max_memory_kib)
     return choose(net, table, budget_ms, caps)

@@ -255,12 +255,13 @@ def extract(
     supernet extract runs/demo --arch found.json --table T.json --budget-ms 2.5 --out found/
     supernet extract runs/handmade --table T.json --out handmade/
     """
-    from supernet.deploy import candidate_for, measure, named_candidate, promise_of, write_subnet
+    from supernet.deploy import measure, promise_of, write_subnet
     from supernet.io.console import new_console
     from supernet.io.lock import held_beside
     from supernet.latency.table import LatencyTable
-    from supernet.limits import Caps
     from supernet.main_job import show, summary_row, title_of
+    from supernet.search.by_gates import candidate_for, named_candidate
+    from supernet.search.constraints import Caps
     from supernet.space.arch import read_arch
     from supernet.subnet import check_replaceable
     from supernet.train.run import Trained
@@ -301,10 +302,11 @@ def specialize(
     \b
     supernet specialize runs/demo --table T.json --budget-ms 5 --budget-ms 8
     """
-    from supernet.choose import aim_for, pick
     from supernet.io.console import new_console
     from supernet.latency.table import LatencyTable
-    from supernet.specialize import specialize as train_gates
+    from supernet.search.by_gates import pick
+    from supernet.search.constraints import aim_for
+    from supernet.search.specialize import specialize as train_gates
     from supernet.train.run import Trained
 
     trained, times = Trained.open(run), LatencyTable.load(table)
@@ -331,7 +333,7 @@ def predictor(
     supernet predictor runs/demo --num-archs 300
     """
     from supernet.io.console import new_console
-    from supernet.scoring import file_of, fit_predictor
+    from supernet.search.fit_predictor import file_of, fit_predictor
     from supernet.train.run import Trained
 
     console, trained = new_console(), Trained.open(run)
@@ -380,9 +382,9 @@ def search(
     supernet search runs/demo --table T.json --budget-ms 3 --budget-ms 5 --json found.json
     supernet search runs/demo --table T.json --table U.json --pareto front
     """
-    from supernet.explore import explore
     from supernet.io.console import new_console
-    from supernet.limits import Caps
+    from supernet.search.constraints import Caps
+    from supernet.search.job import explore
 
     caps = Caps(macs=max_macs, params=max_params, memory_kib=max_memory_kib)
     explore(run, table or [], budget_ms or [], method=method, pareto=pareto, out=out, caps=caps,

@@ -13,99 +13,21 @@ import torch
 from rich.console import Console
 
 from supernet.certificate import findings, head, read_certificate, write_certificate
-from supernet.choose import NO_CAPS, Candidate, aim_for, pick
 from supernet.crop import cropped
 from supernet.data.preprocess import resize
-from supernet.errors import SupernetError
 from supernet.latency import host
-from supernet.latency.costs import costs_of
 from supernet.latency.profile import measure_subnets
 from supernet.latency.table import LatencyTable
-from supernet.limits import Caps
 from supernet.nn.count import size_of
 from supernet.nn.extract import args_of, extract
 from supernet.nn.fixed import Net, PlainNet
+from supernet.search.by_gates import Candidate
 from supernet.space.arch import Arch
-from supernet.space.cost import arch_cost, check_budget
-from supernet.specialize import specialize
 from supernet.subnet import SubnetConfig, check_ours, replacing, save_subnet
 from supernet.train.bn_calibration import calibrate_on_
 from supernet.train.run import Trained
 
 PACE_WARNING = 0.03
-
-
-def candidate_for(
-    run: Trained,
-    table: LatencyTable | None,
-    budget_ms: float | None,
-    console: Console,
-    caps: Caps = NO_CAPS,
-) -> Candidate:
-    """Return the run's choice for a device and limits, training gates for it where it has none.
-
-    Gates that are trained here are kept beside the checkpoint. They are trained for the budget of
-    the table, or without one for that of the first other cost; what else is limited, the choice
-    among them keeps to. A run of one network has that alone, for whatever device.
-
-    Raises:
-        InfeasibleBudget: if no architecture meets the budget.
-        InfeasibleLimits: if none meets all limits at once.
-        SupernetError: if gates must be trained and the run's data is not there, or there is a
-            limit and nothing to choose from.
-        TableError: if the table lacks layers of the space.
-    """
-    if isinstance(run.any_net, PlainNet):
-        if budget_ms is not None or caps != NO_CAPS:
-            raise SupernetError(
-                f"{run.file} is of one network, {run.any_net.title}: there is nothing to choose "
-                "within a limit; leave budget and limits out"
-            )
-        arch = run.any_net.space.arch
-        return Candidate(arch=arch, score=0.0, predicted_ms=None, budget_ms=None)
-    aim = aim_for(run.net, table, budget_ms, caps)
-    specialize(run, [aim], console)
-    return pick(run.net.gates[aim.name], aim)
-
-
-def named_candidate(
-    run: Trained,
-    arch: Arch,
-    table: LatencyTable | None,
-    budget_ms: float | None,
-    caps: Caps = NO_CAPS,
-) -> Candidate:
-    """Return `arch` of the run as the choice for a device and limits, if it is within them.
-
-    Raises:
-        SpaceError: if it is not of the run's space.
-        SupernetError: if it exceeds a limit, or there is a budget without a table.
-        TableError: if the table lacks layers of the space.
-    """
-    net = run.net
-    net.space.check(arch)
-    if budget_ms is not None and table is None:
-        raise SupernetError("--budget-ms goes with --table")
-    predicted = None
-    if table is not None:
-        predicted = arch_cost(net.space, costs_of(net, table), arch)
-        if budget_ms is not None and predicted > check_budget(budget_ms):
-            raise SupernetError(
-                f"{arch} takes {predicted:.4g} ms by the table, more than the {budget_ms:g} ms "
-                "that are allowed: search for that budget, or leave it out"
-            )
-    shapes = {"in_chans": net.in_chans, "num_classes": net.num_classes}
-    limits = {}
-    for cap in caps.limits(net.space, **shapes):
-        cost = arch_cost(net.space, cap.costs, arch)
-        if cost > cap.most:
-            raise SupernetError(
-                f"{arch} takes {cost:.9g} {cap.unit}, more than the {cap.most:.9g} that are allowed"
-            )
-        limits[cap.unit] = (cap.most, cost)
-    return Candidate(
-        arch=arch, score=0.0, predicted_ms=predicted, budget_ms=budget_ms, limits=limits
-    )
 
 
 def write_subnet(

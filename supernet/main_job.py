@@ -15,8 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from supernet.certificate import read_certificate
-from supernet.choose import aim_for
-from supernet.deploy import candidate_for, measure, promise_of, write_subnet
+from supernet.deploy import measure, promise_of, write_subnet
 from supernet.errors import SupernetError
 from supernet.io.atomic import whole, write_json
 from supernet.io.validate import construct
@@ -27,8 +26,10 @@ from supernet.nn.fixed import PlainNet
 from supernet.origins import EARLIER
 from supernet.report import page
 from supernet.report.facts import collect
+from supernet.search.by_gates import candidate_for
+from supernet.search.constraints import aim_for
+from supernet.search.specialize import specialize
 from supernet.space.cost import cost_range
-from supernet.specialize import specialize
 from supernet.train import checkpoint
 from supernet.train import job as training
 from supernet.train.gates.step import GateConfig

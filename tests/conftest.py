@@ -16,9 +16,9 @@ from rich.console import Console
 
 from supernet import cli, main_job
 from supernet.certificate import write_certificate
-from supernet.choose import Candidate
 from supernet.deploy import promise_of, write_subnet
 from supernet.latency import host, profile
+from supernet.search.by_gates import Candidate
 from supernet.train import job as training
 from supernet.train.run import Trained
 from tests.builders import (

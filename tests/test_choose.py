@@ -10,13 +10,12 @@ from pathlib import Path
 import pytest
 
 import supernet
-from supernet.choose import aim_for
 from supernet.errors import InfeasibleLimits, SupernetError
 from supernet.latency.costs import costs_of
 from supernet.latency.table import LatencyTable
-from supernet.limits import Caps
 from supernet.nn.count import macs_costs, memory_peaks, params_costs
 from supernet.nn.supernet import SuperNet
+from supernet.search.constraints import Caps, aim_for
 from supernet.space.cost import cost_range, peak_range
 from tests.builders import middle
 from tests.conftest import Command

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from supernet.search import exact
-from supernet.search.encoding import Encoding
+from supernet.search.methods import exact
+from supernet.search.methods.encoding import Encoding
 from supernet.space.cost import CostMatrix, cost_range
 from supernet.space.search_space import SearchSpace
 from tests.builders import HAND_MADE, spaces

@@ -15,16 +15,16 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from supernet import scoring
 from supernet.certificate import read_certificate
 from supernet.errors import CheckpointError, InfeasibleBudget, SupernetError, TableError
-from supernet.explore import explore
 from supernet.latency.correction import Correction
 from supernet.latency.costs import costs_of
 from supernet.latency.table import LatencyTable
-from supernet.limits import Caps
-from supernet.scored import Scored
-from supernet.scoring import arch_of
+from supernet.search import fit_predictor as scoring
+from supernet.search.accuracy import Scored
+from supernet.search.constraints import Caps
+from supernet.search.job import explore
+from supernet.search.methods.encoding import arch_of
 from supernet.space.arch import Arch
 from supernet.space.cost import arch_cost, cost_range
 from supernet.train.run import Trained

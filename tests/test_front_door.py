@@ -21,7 +21,7 @@ def test_importing_it_is_cheap() -> None:
     fresh("import sys, supernet; assert not {'torch', 'timm', 'hydra'} & set(sys.modules)")
     modules = (
         "supernet.deploy",
-        "supernet.finding",
+        "supernet.search.find",
         "supernet.report.facts",
         "supernet.train.logger",
     )
@@ -30,8 +30,8 @@ def test_importing_it_is_cheap() -> None:
 
 
 def test_search_stays_a_function_beside_the_package_of_that_name() -> None:
-    fresh("import supernet, supernet.search.exact; assert callable(supernet.search)")
-    fresh("import supernet.search.exact, supernet; assert callable(supernet.search)")
+    fresh("import supernet, supernet.search.methods.exact; assert callable(supernet.search)")
+    fresh("import supernet.search.methods.exact, supernet; assert callable(supernet.search)")
 
 
 @pytest.mark.parametrize("name", supernet.__all__)

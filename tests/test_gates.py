@@ -13,13 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from supernet.choose import most_likely
 from supernet.data.batches import Batch
 from supernet.data.preprocess import resize
 from supernet.errors import InfeasibleBudget
 from supernet.nn.gates import PathGates
 from supernet.nn.supernet import _gated_block
-from supernet.search import exact
+from supernet.search.by_gates import most_likely
+from supernet.search.methods import exact
 from supernet.space.cost import Costs, arch_cost, cost_range
 from supernet.space.search_space import SearchSpace, Stage
 from supernet.train.gates.estimators import sized_logits

@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch import nn
 
-from supernet.choose import most_likely
 from supernet.errors import InfeasibleBudget, InfeasibleLimits, SupernetError
 from supernet.latency.costs import latency_costs
-from supernet.limits import Caps, Limit, check_limits
 from supernet.nn.count import layer_peak_bytes, macs_costs, memory_peaks, params_costs
 from supernet.nn.extract import extract
 from supernet.nn.gates import PathGates
 from supernet.nn.supernet import SuperNet
+from supernet.search.by_gates import most_likely
+from supernet.search.constraints import Caps, Limit, check_limits
 from supernet.space.cost import CostMatrix, arch_cost, peak_range
 from supernet.space.layers import LayerKey, arch_keys
 from supernet.space.search_space import SearchSpace

@@ -21,7 +21,7 @@ import supernet
 from supernet.certificate import read_certificate
 from supernet.config import composed, config_dir
 from supernet.data.preprocess import resize
-from supernet.deploy import candidate_for, promise_of, write_subnet
+from supernet.deploy import promise_of, write_subnet
 from supernet.errors import CheckpointError, SpaceError, SupernetError
 from supernet.latency import host, profile
 from supernet.latency.model import of_subnet
@@ -29,6 +29,7 @@ from supernet.nn.drop import Noise
 from supernet.nn.extract import extract
 from supernet.nn.fixed import PlainNet
 from supernet.origins import origin_of
+from supernet.search.by_gates import candidate_for
 from supernet.space.arch import Arch, Op
 from supernet.space.single import OneArch
 from supernet.subnet import load_config, load_subnet, onnx_outputs

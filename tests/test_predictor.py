@@ -7,12 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from supernet import predictor
 from supernet.errors import CheckpointError
-from supernet.predictor import Predictor
-from supernet.search.encoding import Encoding
-from supernet.search.exact import Floats
-from supernet.search.genes import Genes, Integers
+from supernet.search import predictor
+from supernet.search.methods.encoding import Encoding, Floats, Genes, Integers
+from supernet.search.predictor import Predictor
 from tests.builders import conf_space
 
 SPACE = conf_space("fashion")

@@ -17,7 +17,6 @@ from safetensors.torch import save_file
 import supernet
 from supernet import pruning
 from supernet.certificate import hashes_of, read_certificate, write_certificate
-from supernet.choose import Candidate
 from supernet.compression import compression
 from supernet.deploy import promise_of, write_subnet
 from supernet.errors import SupernetError
@@ -31,6 +30,7 @@ from supernet.nn.blocks import net_args
 from supernet.nn.extract import extract
 from supernet.nn.standalone import timm_model
 from supernet.pruning import prune
+from supernet.search.by_gates import Candidate
 from supernet.space.arch import Arch, Op
 from supernet.space.cost import arch_cost
 from supernet.space.search_space import FAMILIES

@@ -20,13 +20,13 @@ from rich.console import Console
 from timm.layers import convert_sync_batchnorm
 from torch import multiprocessing
 
-from supernet import scoring
 from supernet.data.batches import Augment, Batch
 from supernet.data.synthetic import synthetic
 from supernet.errors import SupernetError
 from supernet.nn import elastic
 from supernet.nn.extract import extract
 from supernet.nn.supernet import SuperNet
+from supernet.search import fit_predictor as scoring
 from supernet.space.arch import Arch
 from supernet.train import job as training
 from supernet.train.bn_calibration import calibrate_on_

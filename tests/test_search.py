@@ -9,17 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from supernet.choose import Aim
 from supernet.errors import InfeasibleBudget, SupernetError
-from supernet.finding import METHODS, find, problem_of
-from supernet.limits import Limit
-from supernet.scoring import arch_of, genomes_of
-from supernet.search import grid
-from supernet.search.encoding import Encoding
-from supernet.search.enumerated import all_within
-from supernet.search.exact import Floats
-from supernet.search.genes import Genes, Integers
-from supernet.search.problem import Bound, Evaluator, Problem
+from supernet.search.constraints import Aim, Limit
+from supernet.search.find import METHODS, find, problem_of
+from supernet.search.methods import grid
+from supernet.search.methods.encoding import Encoding, Floats, Genes, Integers, arch_of, genomes_of
+from supernet.search.methods.enumerate import all_within
+from supernet.search.methods.problem import Bound, Evaluator, Problem
 from supernet.space.cost import arch_cost, cost_range
 from supernet.space.search_space import SearchSpace
 from tests.builders import HAND_MADE, conf_space, random_costs, spaces

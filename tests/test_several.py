@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from supernet.search import exact, several
-from supernet.search.encoding import Encoding
-from supernet.search.exact import Cost
+from supernet.search.methods import constrained as several
+from supernet.search.methods import exact
+from supernet.search.methods.encoding import Encoding
+from supernet.search.methods.exact import Cost
 from supernet.space.search_space import SearchSpace
 from tests.builders import HAND_MADE, conf_space, spaces
 from tests.test_exact import drawn_cost, indices_of, picked, range_of

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from supernet.errors import SpaceError
-from supernet.front import FIELDS
 from supernet.report import commands
 from supernet.report.reading import Unreadable, json_files, json_of, number
 from supernet.report.records import Front, Point
 from supernet.report.tables import Tables
+from supernet.search.pareto import FIELDS
 from supernet.space.arch import Arch
 
 Rows = Sequence[Mapping[str, Any]]

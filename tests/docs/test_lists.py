@@ -8,12 +8,13 @@ from collections.abc import Iterator
 
 import yaml
 
-from supernet import certificate, exporting, predictor, subnet
-from supernet.front import FIELDS
+from supernet import certificate, exporting, subnet
 from supernet.latency import table
 from supernet.latency.board import bundle
 from supernet.latency.board import script as bundle_script
 from supernet.report import records
+from supernet.search import predictor
+from supernet.search.pareto import FIELDS
 from supernet.train import checkpoint
 from supernet.train import run as trained
 from tests.docs.pages import DOCS, ROOT

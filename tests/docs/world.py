@@ -20,11 +20,11 @@ from rich.console import Console
 from safetensors.torch import save_file
 
 from supernet.certificate import read_certificate
-from supernet.choose import Candidate
 from supernet.config import composed
 from supernet.deploy import promise_of, write_subnet
 from supernet.latency.costs import costs_of
 from supernet.latency.table import LatencyTable
+from supernet.search.by_gates import Candidate
 from supernet.space.cost import arch_cost, cost_range
 from supernet.train import job as training
 from supernet.train.run import Trained

@@ -21,12 +21,13 @@ from rich.console import Console
 from safetensors.torch import load_file
 from threadpoolctl import threadpool_limits
 
-from supernet import predictor
-from supernet.choose import Candidate, aim_for
-from supernet.deploy import candidate_for, promise_of, write_subnet
-from supernet.finding import METHODS, find
+from supernet.deploy import promise_of, write_subnet
 from supernet.latency.costs import costs_of, latency_costs
-from supernet.scoring import genes_of
+from supernet.search import predictor
+from supernet.search.by_gates import Candidate, candidate_for
+from supernet.search.constraints import aim_for
+from supernet.search.find import METHODS, find
+from supernet.search.methods.encoding import genes_of
 from supernet.space.cost import cost_range
 from supernet.train import checkpoint
 from supernet.train import job as training

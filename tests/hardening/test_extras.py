@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from supernet.errors import MissingPackage
-from supernet.finding import METHODS, problem_of
-from supernet.search.problem import Evaluator
+from supernet.search.find import METHODS, problem_of
+from supernet.search.methods.problem import Evaluator
 from tests.builders import small_space
 
 

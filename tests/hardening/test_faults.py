@@ -28,10 +28,10 @@ from rich.console import Console
 import supernet
 from supernet.config import composed
 from supernet.errors import DeviceError, SupernetError
-from supernet.front import FIELDS, write_front
 from supernet.io.atomic import whole, write_json
 from supernet.latency.resume import Kept
 from supernet.report import page
+from supernet.search.pareto import FIELDS, write_front
 from supernet.subnet import load_config
 from supernet.train import checkpoint
 from supernet.train import job as training

@@ -18,18 +18,18 @@ import pytest
 from rich.console import Console
 
 from supernet import facts
-from supernet.choose import Aim, most_likely
-from supernet.finding import find
-from supernet.front import FIELDS
 from supernet.io.console import in_short
 from supernet.latency.costs import latency_costs
 from supernet.latency.table import LatencyTable
-from supernet.limits import Limit
 from supernet.nn import blocks
 from supernet.nn.supernet import SuperNet
 from supernet.report import page
 from supernet.report.facts import collect
-from supernet.scoring import genes_of
+from supernet.search.by_gates import most_likely
+from supernet.search.constraints import Aim, Limit
+from supernet.search.find import find
+from supernet.search.methods.encoding import genes_of
+from supernet.search.pareto import FIELDS
 from supernet.space.cost import arch_cost, cost_range
 from supernet.space.layers import LayerKey
 from supernet.space.search_space import SearchSpace, Stage

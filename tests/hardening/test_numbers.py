@@ -13,16 +13,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from supernet.choose import Aim, most_likely
 from supernet.errors import InfeasibleBudget, InfeasibleLimits
-from supernet.finding import METHODS, find
 from supernet.latency.correction import Correction
 from supernet.latency.costs import latency_costs
-from supernet.limits import Limit, check_limits
 from supernet.nn.count import macs_costs, memory_peaks, module_macs, num_params, params_costs
 from supernet.nn.extract import extract
 from supernet.nn.gates import PathGates
 from supernet.nn.supernet import SuperNet
+from supernet.search.by_gates import most_likely
+from supernet.search.constraints import Aim, Limit, check_limits
+from supernet.search.find import METHODS, find
 from supernet.space.cost import CostMatrix, arch_cost
 from supernet.space.presets import ofa_mbv3
 from supernet.space.search_space import SearchSpace, Stage

@@ -14,14 +14,15 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from supernet.choose import Aim, most_likely
 from supernet.config import composed
 from supernet.errors import SupernetError
-from supernet.finding import METHODS, find
 from supernet.latency.costs import latency_costs
 from supernet.nn.count import macs_costs, module_macs
 from supernet.nn.extract import extract
 from supernet.nn.gates import PathGates
+from supernet.search.by_gates import most_likely
+from supernet.search.constraints import Aim
+from supernet.search.find import METHODS, find
 from supernet.space.cost import cost_range
 from supernet.space.search_space import SearchSpace
 from supernet.train import job as training

@@ -40,10 +40,9 @@ from supernet.latency.runtimes import get as get_runtime
 from supernet.nn.fixed import PlainNet
 from supernet.nn.ofa_weights import read_supernet
 from supernet.nn.timm_weights import read_weights
-from supernet.predictor import load as load_predictor
 from supernet.report.facts import collect
-from supernet.search.encoding import Encoding
-from supernet.search.genes import Genes
+from supernet.search.methods.encoding import Encoding, Genes
+from supernet.search.predictor import load as load_predictor
 from supernet.space.arch import Arch
 from supernet.subnet import load_config, load_subnet, onnx_outputs
 from supernet.train import checkpoint

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from supernet.front import FIELDS
 from supernet.latency.costs import costs_of
 from supernet.latency.table import LatencyTable
+from supernet.search.pareto import FIELDS
 from supernet.space.arch import Arch
 from supernet.space.cost import arch_cost
 from supernet.train.gates.target import target_name

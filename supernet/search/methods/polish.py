@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from supernet.search.bounded import Ceiling, best_bounded
-from supernet.search.enumerated import all_within
-from supernet.search.evolution import POPULATION, evolved
-from supernet.search.exact import Cost, Floats
-from supernet.search.genes import Genes, Integers
-from supernet.search.problem import Evaluator, Problem, Truths
+from supernet.search.methods.constrained import Ceiling, best_bounded
+from supernet.search.methods.encoding import Floats, Genes, Integers
+from supernet.search.methods.enumerate import all_within
+from supernet.search.methods.evolution import POPULATION, evolved
+from supernet.search.methods.exact import Cost
+from supernet.search.methods.problem import Evaluator, Problem, Truths
 
 START = 200
 GENERATIONS = 20

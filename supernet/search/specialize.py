@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 from rich.console import Console
 from torch.utils.tensorboard import SummaryWriter
 
-from supernet.choose import Aim
 from supernet.data.batches import Batch, check_balance, drawn_batch
 from supernet.data.dataset import ImageSource
 from supernet.io.atomic import written
 from supernet.io.console import progress_bar
 from supernet.io.validate import construct
+from supernet.search.constraints import Aim
 from supernet.train.gates.step import GateConfig, train_gates
 from supernet.train.gates.target import Target, new_target
 from supernet.train.gates.tensorboard import show_gates

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from supernet.choose import Aim, aim_for
 from supernet.errors import TableError
-from supernet.finding import Found, find
 from supernet.io.atomic import whole, write_text
 from supernet.latency.table import LatencyTable
 from supernet.nn.supernet import SuperNet
-from supernet.predictor import Predictor
+from supernet.search.constraints import Aim, aim_for
+from supernet.search.find import Found, find
+from supernet.search.predictor import Predictor
 from supernet.space.cost import cost_range
 
 POINTS = 24

@@ -13,7 +13,7 @@ import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 
-from supernet.search.problem import Evaluator, Problem
+from supernet.search.methods.problem import Evaluator, Problem
 
 BATCH = 8
 

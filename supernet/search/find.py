@@ -9,15 +9,14 @@ from functools import partial
 
 import numpy as np
 
-from supernet.choose import Aim
 from supernet.errors import SupernetError, needed_by
-from supernet.limits import Limit, best_within, check_limits
-from supernet.scored import Scored
-from supernet.scoring import arch_of, genes_of
-from supernet.search import evolution, grid, mnasnet, polished
-from supernet.search import random as uniform
-from supernet.search.exact import Floats
-from supernet.search.problem import Bound, Evaluator, Fitness, Problem
+from supernet.search.accuracy import Scored
+from supernet.search.constraints import Aim, Limit, best_within, check_limits
+from supernet.search.methods import evolution, grid, mnasnet
+from supernet.search.methods import polish as polished
+from supernet.search.methods import random as uniform
+from supernet.search.methods.encoding import Floats, arch_of, genes_of
+from supernet.search.methods.problem import Bound, Evaluator, Fitness, Problem
 from supernet.space.arch import Arch
 from supernet.space.cost import arch_cost
 from supernet.space.search_space import SearchSpace
@@ -37,14 +36,14 @@ class Method:
 
 def _nsga2(problem: Problem, evaluate: Evaluator, rng: np.random.Generator) -> None:
     with needed_by("method 'nsga2'", "search"):
-        from supernet.search import nsga2
+        from supernet.search.methods import nsga2
 
     nsga2.search(problem, evaluate, rng)
 
 
 def _optuna(name: str, problem: Problem, evaluate: Evaluator, rng: np.random.Generator) -> None:
     with needed_by(f"method {name!r}", "search"):
-        from supernet.search import optuna_samplers
+        from supernet.search.methods import optuna as optuna_samplers
 
     getattr(optuna_samplers, name)(problem, evaluate, rng)
 

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from supernet.search.exact import Floats
-from supernet.search.genes import Integers
-from supernet.search.problem import Problem
+from supernet.search.methods.encoding import Floats, Integers
+from supernet.search.methods.problem import Problem
 
 _ROUNDING = 1 + 1e-12
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from supernet.search.problem import Evaluator, Problem
+from supernet.search.methods.problem import Evaluator, Problem
 
 _BATCH = 64
 

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 
-from supernet import predictor
 from supernet.errors import SupernetError
 from supernet.io.console import progress_bar
 from supernet.io.lock import held_beside
 from supernet.nn.count import macs_costs
-from supernet.predictor import Predictor
-from supernet.scored import Scored
-from supernet.search.encoding import Encoding
-from supernet.search.genes import Genes, Integers
+from supernet.search import predictor
+from supernet.search.accuracy import Scored
+from supernet.search.methods.encoding import genes_of, genomes_of
+from supernet.search.predictor import Predictor
 from supernet.space.arch import Arch
 from supernet.space.cost import arch_cost
-from supernet.space.search_space import SearchSpace
 from supernet.train.distributed import joined
 from supernet.train.run import Trained
 
@@ -85,23 +82,6 @@ def load_predictor(run: Trained) -> Predictor:
 def file_of(run: Trained) -> Path:
     """Return where the run's predictor is kept."""
     return run.file.parent / FILE
-
-
-def genes_of(space: SearchSpace) -> Genes:
-    """Return the genes of a space."""
-    return Genes(Encoding.of(space), len(space.resolutions))
-
-
-def genomes_of(space: SearchSpace, archs: Sequence[Arch]) -> Integers:
-    """Return the genomes `[N, B + 1]` of architectures."""
-    rows = [(*space.encode(arch), space.resolutions.index(arch.resolution)) for arch in archs]
-    return np.array(rows, dtype=np.int64)
-
-
-def arch_of(space: SearchSpace, genome: Integers) -> Arch:
-    """Return the architecture of a genome `[B + 1]`."""
-    *columns, size = genome.tolist()
-    return space.decode(columns, space.resolutions[size])
 
 
 def spread_archs(run: Trained, count: int, rng: random.Random) -> list[Arch]:

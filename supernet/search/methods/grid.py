@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from supernet.errors import SupernetError
-from supernet.search.enumerated import all_within
-from supernet.search.problem import Evaluator, Problem
+from supernet.search.methods.enumerate import all_within
+from supernet.search.methods.problem import Evaluator, Problem
 
 
 def search(problem: Problem, evaluate: Evaluator, rng: np.random.Generator) -> None:

@@ -28,8 +28,7 @@ from supernet.errors import CheckpointError
 from supernet.io.atomic import whole
 from supernet.io.read import check_regular, parse_json
 from supernet.io.validate import construct
-from supernet.search.exact import Floats
-from supernet.search.genes import Genes, Integers
+from supernet.search.methods.encoding import Floats, Genes, Integers
 
 FORMAT, VERSION = "supernet-predictor", 2
 FOLDS = 5

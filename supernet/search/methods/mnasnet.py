@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from supernet.search.exact import Floats
-from supernet.search.problem import Evaluator, Problem
+from supernet.search.methods.encoding import Floats
+from supernet.search.methods.problem import Evaluator, Problem
 
 BATCH, RATE, DECAY = 32, 0.05, 0.9
 SOFT = -0.07

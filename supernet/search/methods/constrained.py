@@ -1,25 +1,51 @@
-"""The best architecture under several additive budgets at once, for additive scores.
-
-Exact: partial architectures are extended block by block, and one is dropped only if it cannot be
-completed within the limits, if another one scores no less at no higher cost of any kind, or if the
-Lagrangian bound says that no completion beats the best architecture known. There is no grid, so
-scores are exact to 1e-9. One budget alone is `exact.best`, whose time does not depend on the costs.
-
-Source: label setting with Lagrangian bounds, as for constrained shortest paths (Dumitrescu and
-Boland, Networks 42, 2003). Not here: maxima over blocks, which only forbid ops.
-"""
+"""The best additive score under several limits of sums and peaks, exactly."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from supernet.search import exact
-from supernet.search.encoding import Encoding
-from supernet.search.exact import Best, Cost, Floats
+from supernet.search.methods import exact
+from supernet.search.methods.encoding import Encoding, Floats
+from supernet.search.methods.exact import Best, Cost
+
+
+class Ceiling(NamedTuple):
+    """A cost and the most that an architecture may have of it; `peak`: the largest part counts."""
+
+    cost: Cost
+    most: float
+    peak: bool
+
+
+def best_bounded(
+    encoding: Encoding, scores: Floats, ceilings: Sequence[Ceiling], *, grid: int = exact.GRID
+) -> Best | None:
+    """Return the architecture of the highest total score within all ceilings, or None.
+
+    Args:
+        encoding: the space.
+        scores: `[B, O]`; minus infinity forbids an op.
+        ceilings: what must be met; none: the best of all.
+        grid: see `exact.best`; for a single sum.
+    """
+    allowed, sums = encoding.allowed, []
+    for cost, most, peak in ceilings:
+        if not peak:
+            sums.append((cost, most))
+        elif cost.fixed > most:
+            return None
+        else:
+            allowed = allowed & (cost.cell <= most)
+    if not allowed.any(axis=1).all():
+        return None
+    return best_under(dataclasses.replace(encoding, allowed=allowed), scores, sums, grid=grid)
+
 
 DUAL_STEPS = 60  # of the subgradient method; on 20 blocks of 9 ops 30 left 4 times the labels
 KEPT_PRICES = 6

@@ -1,18 +1,47 @@
-"""A space as independent integers, which every search method can draw, change and cross freely.
+"""What search algorithms see of a space: which columns each block allows, and how depth works.
 
-Gene g takes the values 0 to sizes[g] - 1: one gene a block (its op), one a stage (its depth, where
-depth is elastic by suffix), the last one the resolution. Any combination is an architecture; the
-genes of blocks that are skipped lie idle. A genome `[B + 1]` is what genes decode to: a column a
-block, then the place of the resolution. Not here: what a genome is worth or costs (`problem.py`).
+numpy only. Not here: costs, scores, weights, data.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
-from supernet.search.encoding import Encoding
-from supernet.search.exact import Floats
+from supernet.errors import SpaceError
+from supernet.space.arch import Arch
+from supernet.space.search_space import SearchSpace
+
+
+@dataclass(frozen=True, eq=False)
+class Encoding:
+    """A space as integers: an architecture is a vector `[B]` of columns; column 0 is skipped."""
+
+    allowed: NDArray[np.bool_]
+    """`[B, O]`"""
+    stages: tuple[slice, ...]
+    depths: tuple[tuple[int, ...], ...]
+    skip: str
+
+    @classmethod
+    def of(cls, space: SearchSpace) -> Encoding:
+        """Encode `space`.
+
+        Raises:
+            SpaceError: if it is tied, and so no choice block by block.
+        """
+        if space.tied:
+            raise SpaceError("a space with tied depths and expand ratios is only sampled from")
+        return cls(
+            allowed=np.array(space.allowed),
+            stages=space.stage_slices,
+            depths=tuple(stage.depths for stage in space.stages),
+            skip=space.skip,
+        )
+
 
 Integers = NDArray[np.int64]
 
@@ -105,3 +134,23 @@ class Genes:
             weights[: blocks * ops].reshape(1, blocks, ops) + sizes[:, None, None] / blocks
         )
         return found
+
+
+Floats = NDArray[np.float64]
+
+
+def genes_of(space: SearchSpace) -> Genes:
+    """Return the genes of a space."""
+    return Genes(Encoding.of(space), len(space.resolutions))
+
+
+def genomes_of(space: SearchSpace, archs: Sequence[Arch]) -> Integers:
+    """Return the genomes `[N, B + 1]` of architectures."""
+    rows = [(*space.encode(arch), space.resolutions.index(arch.resolution)) for arch in archs]
+    return np.array(rows, dtype=np.int64)
+
+
+def arch_of(space: SearchSpace, genome: Integers) -> Arch:
+    """Return the architecture of a genome `[B + 1]`."""
+    *columns, size = genome.tolist()
+    return space.decode(columns, space.resolutions[size])

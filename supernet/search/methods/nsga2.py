@@ -13,7 +13,7 @@ from pymoo.operators.mutation.pm import PolynomialMutation
 from pymoo.operators.repair.rounding import RoundingRepair
 from pymoo.operators.sampling.rnd import IntegerRandomSampling
 
-from supernet.search.problem import Evaluator, Problem
+from supernet.search.methods.problem import Evaluator, Problem
 
 POPULATION = 100
 

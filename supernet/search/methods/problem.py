@@ -13,8 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from supernet.search.exact import Floats
-from supernet.search.genes import Genes, Integers
+from supernet.search.methods.encoding import Floats, Genes, Integers
 
 Truths = NDArray[np.bool_]
 Fitness = Callable[[Integers], Floats]

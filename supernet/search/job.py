@@ -10,17 +10,16 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from supernet.choose import Aim, aim_for
-from supernet.deploy import candidate_for
 from supernet.errors import SupernetError
-from supernet.finding import AUTO, Found, find
-from supernet.front import front_of, rows_of, write_front
 from supernet.io.atomic import write_json
 from supernet.io.lock import held_beside
 from supernet.latency.table import LatencyTable
-from supernet.limits import Caps
-from supernet.scored import Scored
-from supernet.scoring import load_predictor
+from supernet.search.accuracy import Scored
+from supernet.search.by_gates import candidate_for
+from supernet.search.constraints import Aim, Caps, aim_for
+from supernet.search.find import AUTO, Found, find
+from supernet.search.fit_predictor import load_predictor
+from supernet.search.pareto import front_of, rows_of, write_front
 from supernet.train.run import Trained
 
 

@@ -15,12 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from supernet.search.encoding import Encoding
+from supernet.search.methods.encoding import Encoding, Floats
 
 GRID = 10_000
 """Steps of the grid between the cheapest architecture and the limit: 1e-4 of that span."""
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from supernet.search.genes import Integers
-from supernet.search.problem import Evaluator, Problem
+from supernet.search.methods.encoding import Integers
+from supernet.search.methods.problem import Evaluator, Problem
 
 POPULATION, PARENTS, RATE = 100, 25, 0.1
 

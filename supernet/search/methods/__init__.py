@@ -1,0 +1,1 @@
+"""Search methods: pure functions over integer genomes; numpy, no networks."""
