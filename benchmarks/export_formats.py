@@ -20,12 +20,12 @@ import torch
 from common import aim, write_result
 from small_run import flags_of, trained
 
-from supernet import export
-from supernet.certificate import read_certificate
-from supernet.compression import compression
-from supernet.deploy import write_subnet
+from supernet.deploy import export
+from supernet.deploy.certificate import read_certificate
+from supernet.deploy.compression import compression
+from supernet.deploy.export.job import export_to
+from supernet.deploy.extract import write_subnet
 from supernet.errors import DeviceError
-from supernet.exporting import export_to
 from supernet.train.run import Trained
 
 SECONDS = 4.0

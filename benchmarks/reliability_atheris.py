@@ -69,8 +69,8 @@ def _fuzz(name: str, corpus: Path, flags: list[str]) -> None:
     with atheris.instrument_imports(include=["supernet", "json"], enable_loader_override=False):
         import reliability_kinds as made
 
-        from supernet.certificate import read_certificate
         from supernet.config import composed
+        from supernet.deploy.certificate import read_certificate
         from supernet.errors import SupernetError
         from supernet.io.read import parse_json
         from supernet.latency.import_tables import read_tables

@@ -24,12 +24,13 @@ import yaml
 from hypothesis import strategies as st
 from PIL import Image
 
-from supernet.certificate import read_certificate
 from supernet.config import composed
 from supernet.data.folder import folder as image_folder
 from supernet.data.preprocess import Preprocess
+from supernet.deploy.certificate import read_certificate
+from supernet.deploy.folder import SubnetConfig, load_config, load_subnet
+from supernet.deploy.info import facts as facts_of
 from supernet.errors import SupernetError
-from supernet.facts import facts as facts_of
 from supernet.io.validate import record
 from supernet.latency.board.bundle import manifest_bytes
 from supernet.latency.board.result import import_result
@@ -49,7 +50,6 @@ from supernet.search.predictor import load as load_predictor
 from supernet.space.arch import read_arch
 from supernet.space.layers import space_keys
 from supernet.space.search_space import FixedBlock, SearchSpace, Stage
-from supernet.subnet import SubnetConfig, load_config, load_subnet
 from supernet.train import checkpoint
 from supernet.train.build import build_recipe, build_space, build_steps
 from supernet.train.run import Trained, read_gates

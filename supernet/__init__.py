@@ -120,7 +120,7 @@ def load_subnet(folder: str | Path) -> nn.Module:
     Raises:
         CheckpointError: if it is not a subnet folder, or damaged.
     """
-    from supernet.subnet import load_subnet as load_subnet_
+    from supernet.deploy.folder import load_subnet as load_subnet_
 
     return load_subnet_(folder)
 
@@ -134,7 +134,7 @@ def preprocessing(path: str | Path) -> Preprocess:
     Raises:
         CheckpointError: if `path` is none of these.
     """
-    from supernet.subnet import is_subnet, load_config
+    from supernet.deploy.folder import is_subnet, load_config
     from supernet.train.run import Trained
 
     return load_config(path).preprocess if is_subnet(path) else Trained.open(path).preprocess

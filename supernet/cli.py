@@ -255,7 +255,8 @@ def extract(
     supernet extract runs/demo --arch found.json --table T.json --budget-ms 2.5 --out found/
     supernet extract runs/handmade --table T.json --out handmade/
     """
-    from supernet.deploy import measure, promise_of, write_subnet
+    from supernet.deploy.extract import measure, promise_of, write_subnet
+    from supernet.deploy.folder import check_replaceable
     from supernet.io.console import new_console
     from supernet.io.lock import held_beside
     from supernet.latency.table import LatencyTable
@@ -263,7 +264,6 @@ def extract(
     from supernet.search.by_gates import candidate_for, named_candidate
     from supernet.search.constraints import Caps
     from supernet.space.arch import read_arch
-    from supernet.subnet import check_replaceable
     from supernet.train.run import Trained
 
     console = new_console()
@@ -445,7 +445,7 @@ def evaluate(
     supernet eval runs/demo --arch arch.json   any subnet
     supernet eval fast/                        a finished subnet folder
     """
-    from supernet.facts import scores
+    from supernet.deploy.info import scores
 
     rows = scores(path, arch)
     if as_json:
@@ -464,7 +464,7 @@ def info(
     as_json: Json = False,
 ) -> None:
     """Say what a run, a checkpoint or a subnet folder is."""
-    from supernet.facts import facts
+    from supernet.deploy.info import facts
 
     found = facts(path)
     if as_json:
@@ -481,7 +481,7 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Classify image files with a subnet, with the preprocessing that it was trained with."""
-    from supernet.predict import predictions
+    from supernet.deploy.predict import predictions
 
     for image, classes in predictions(subnet, images, top):
         if as_json:

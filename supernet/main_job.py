@@ -14,8 +14,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from supernet.certificate import read_certificate
-from supernet.deploy import measure, promise_of, write_subnet
+from supernet.deploy.certificate import read_certificate
+from supernet.deploy.extract import measure, promise_of, write_subnet
 from supernet.errors import SupernetError
 from supernet.io.atomic import whole, write_json
 from supernet.io.validate import construct

@@ -41,7 +41,7 @@ def export(
     supernet export fast/ --format openvino
     supernet export fast/ --format onnx --int8
     """
-    from supernet.exporting import export_to
+    from supernet.deploy.export.job import export_to
     from supernet.io.console import new_console
 
     console = new_console()
@@ -84,8 +84,8 @@ def verify(
     \b
     supernet verify fast/
     """
+    from supernet.deploy.verify import verify as found_again
     from supernet.io.console import new_console
-    from supernet.verify import verify as found_again
 
     console = new_console()
     verdict = found_again(
@@ -113,7 +113,7 @@ def compression(subnet: Subnet, as_json: Json = False) -> None:
     \b
     supernet compression fast/
     """
-    from supernet.compression import compression as found_out
+    from supernet.deploy.compression import compression as found_out
 
     found = found_out(subnet)
     if as_json:
@@ -162,9 +162,9 @@ def prune(
     \b
     supernet prune fast/ --budget-ms 1.5 --finetune 2 --out faster/
     """
+    from supernet.deploy.prune import prune as narrow
     from supernet.io.console import new_console
     from supernet.latency.table import LatencyTable
-    from supernet.pruning import prune as narrow
 
     place = out or subnet.with_name(f"{subnet.resolve().name}-pruned")
     times = None if table is None else LatencyTable.load(table)

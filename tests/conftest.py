@@ -15,8 +15,8 @@ from hypothesis import settings
 from rich.console import Console
 
 from supernet import cli, main_job
-from supernet.certificate import write_certificate
-from supernet.deploy import promise_of, write_subnet
+from supernet.deploy.certificate import write_certificate
+from supernet.deploy.extract import promise_of, write_subnet
 from supernet.latency import host, profile
 from supernet.search.by_gates import Candidate
 from supernet.train import job as training

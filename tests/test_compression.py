@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from supernet.certificate import read_certificate, write_certificate
-from supernet.compression import (
+from supernet.deploy.certificate import read_certificate, write_certificate
+from supernet.deploy.compression import (
     TABLE_BYTES,
     code_lengths,
     compressed,
@@ -22,9 +22,9 @@ from supernet.compression import (
     histogram,
     quantized,
 )
+from supernet.deploy.folder import load_subnet
 from supernet.nn.count import num_params
 from supernet.nn.extract import extract
-from supernet.subnet import load_subnet
 from supernet.train.run import Trained
 from tests.conftest import Command
 

@@ -13,15 +13,15 @@ import torch
 from PIL import Image
 
 import supernet
-from supernet.certificate import read_certificate
-from supernet.crop import cropped, with_kernel
-from supernet.deploy import write_subnet
+from supernet.deploy.certificate import read_certificate
+from supernet.deploy.crop import cropped, with_kernel
+from supernet.deploy.extract import write_subnet
+from supernet.deploy.folder import load_config
 from supernet.nn.blocks import net_args
 from supernet.nn.extract import extract
 from supernet.nn.standalone import timm_model
 from supernet.space.arch import Arch
 from supernet.space.search_space import FAMILIES, SearchSpace, Stage
-from supernet.subnet import load_config
 from supernet.train.run import Trained
 from tests.builders import assert_same, images, random_net, small_space, some_archs
 from tests.conftest import Command

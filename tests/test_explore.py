@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from supernet.certificate import read_certificate
+from supernet.deploy.certificate import read_certificate
 from supernet.errors import CheckpointError, InfeasibleBudget, SupernetError, TableError
 from supernet.latency.correction import Correction
 from supernet.latency.costs import costs_of

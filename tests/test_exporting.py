@@ -15,14 +15,15 @@ import onnx
 import pytest
 import torch
 
-from supernet import export, exporting
 from supernet.data.digits import digits
 from supernet.data.preprocess import resize
+from supernet.deploy import export
+from supernet.deploy.export import job as exporting
+from supernet.deploy.export.job import Exported, Row, export_to
+from supernet.deploy.folder import load_config, load_subnet
+from supernet.deploy.verify import verify
 from supernet.errors import DeviceError, SupernetError
-from supernet.exporting import Exported, Row, export_to
 from supernet.latency.plan import Session
-from supernet.subnet import load_config, load_subnet
-from supernet.verify import verify
 from tests.builders import entry
 from tests.conftest import Command
 
@@ -233,7 +234,7 @@ def test_a_missing_package_names_the_extra(
     refused: Callable[..., str], subnet: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     for module in list(sys.modules):
-        if module.split(".")[0] == EXTRA[name] or module == f"supernet.export.{name}":
+        if module.split(".")[0] == EXTRA[name] or module == f"supernet.deploy.export.{name}":
             monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, EXTRA[name], None)
     line = refused("export", subnet, "--format", name)

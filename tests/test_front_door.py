@@ -20,7 +20,7 @@ def fresh(code: str) -> None:
 def test_importing_it_is_cheap() -> None:
     fresh("import sys, supernet; assert not {'torch', 'timm', 'hydra'} & set(sys.modules)")
     modules = (
-        "supernet.deploy",
+        "supernet.deploy.extract",
         "supernet.search.find",
         "supernet.report.facts",
         "supernet.train.logger",

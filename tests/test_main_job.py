@@ -18,17 +18,18 @@ from timm.models.mobilenetv3 import MobileNetV3
 
 import supernet
 from supernet import main_job
-from supernet.certificate import read_certificate
 from supernet.config import composed
 from supernet.data.digits import digits
 from supernet.data.preprocess import resize
-from supernet.deploy import measure
+from supernet.deploy.certificate import read_certificate
+from supernet.deploy.extract import measure
+from supernet.deploy.folder import is_subnet, load_config, onnx_outputs, replacing
+from supernet.deploy.info import facts, scores
+from supernet.deploy.predict import predictions
 from supernet.errors import CheckpointError, InfeasibleBudget, SpaceError, SupernetError
-from supernet.facts import facts, scores
 from supernet.latency.costs import costs_of
 from supernet.latency.table import LatencyTable
 from supernet.nn.supernet import SuperNet
-from supernet.predict import predictions
 from supernet.search import accuracy as scored
 from supernet.search import specialize
 from supernet.search.accuracy import Scored
@@ -36,7 +37,6 @@ from supernet.search.by_gates import candidate_for
 from supernet.search.constraints import aim_for
 from supernet.space.arch import Arch
 from supernet.space.cost import arch_cost, cost_range
-from supernet.subnet import is_subnet, load_config, onnx_outputs, replacing
 from supernet.train import job as training
 from supernet.train.bn_calibration import calibrate_on_
 from supernet.train.evaluate import scores_on

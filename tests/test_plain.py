@@ -18,10 +18,11 @@ from rich.console import Console
 from safetensors.torch import save_file
 
 import supernet
-from supernet.certificate import read_certificate
 from supernet.config import composed, config_dir
 from supernet.data.preprocess import resize
-from supernet.deploy import promise_of, write_subnet
+from supernet.deploy.certificate import read_certificate
+from supernet.deploy.extract import promise_of, write_subnet
+from supernet.deploy.folder import load_config, load_subnet, onnx_outputs
 from supernet.errors import CheckpointError, SpaceError, SupernetError
 from supernet.latency import host, profile
 from supernet.latency.model import of_subnet
@@ -32,7 +33,6 @@ from supernet.origins import origin_of
 from supernet.search.by_gates import candidate_for
 from supernet.space.arch import Arch, Op
 from supernet.space.single import OneArch
-from supernet.subnet import load_config, load_subnet, onnx_outputs
 from supernet.train import checkpoint
 from supernet.train import job as training
 from supernet.train import models as origins

@@ -15,28 +15,28 @@ from rich.console import Console
 from safetensors.torch import save_file
 
 import supernet
-from supernet import pruning
-from supernet.certificate import hashes_of, read_certificate, write_certificate
-from supernet.compression import compression
-from supernet.deploy import promise_of, write_subnet
+from supernet.deploy import prune as pruning
+from supernet.deploy.certificate import hashes_of, read_certificate, write_certificate
+from supernet.deploy.compression import compression
+from supernet.deploy.extract import promise_of, write_subnet
+from supernet.deploy.folder import SubnetConfig, load_config, load_subnet, save_subnet, write_json
+from supernet.deploy.info import facts
+from supernet.deploy.prune import prune
+from supernet.deploy.prune_channels import hidden_widths, narrowed, shares_of, with_expand
+from supernet.deploy.prune_latency import predictor_of
+from supernet.deploy.verify import verify
 from supernet.errors import SupernetError
-from supernet.facts import facts
 from supernet.latency.costs import costs_of
 from supernet.latency.plan import Session
 from supernet.latency.table import LatencyTable
-from supernet.narrow import hidden_widths, narrowed, shares_of, with_expand
-from supernet.narrow_latency import predictor_of
 from supernet.nn.blocks import net_args
 from supernet.nn.extract import extract
 from supernet.nn.standalone import timm_model
-from supernet.pruning import prune
 from supernet.search.by_gates import Candidate
 from supernet.space.arch import Arch, Op
 from supernet.space.cost import arch_cost
 from supernet.space.search_space import FAMILIES
-from supernet.subnet import SubnetConfig, load_config, load_subnet, save_subnet, write_json
 from supernet.train.run import Trained
-from supernet.verify import verify
 from tests.builders import (
     HAND_MADE,
     assert_same,

@@ -12,9 +12,9 @@ import torch
 
 from supernet.config import space_of
 from supernet.data.preprocess import Preprocess
+from supernet.deploy.folder import SubnetConfig, load_subnet, save_subnet
 from supernet.nn import blocks
 from supernet.nn.standalone import timm_model
-from supernet.subnet import SubnetConfig, load_subnet, save_subnet
 
 SPACES = {  # one of each family, and a network of timm's
     "fashion": ("fashion",),

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
-from supernet import verify as module
-from supernet.certificate import hashes_of, read_certificate, write_certificate
+from supernet.deploy import verify as module
+from supernet.deploy.certificate import hashes_of, read_certificate, write_certificate
+from supernet.deploy.verify import Verdict, verify
 from supernet.errors import CheckpointError
-from supernet.verify import Verdict, verify
 from tests.conftest import Command
 
 

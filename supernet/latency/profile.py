@@ -188,7 +188,7 @@ def measure_exports(
     """Time exported files, interleaved, in a process of their own, each in its own runtime.
 
     Args:
-        exports: format (`supernet.export`), folder and input shape `[N, C, R, R]` of each.
+        exports: format (`supernet.deploy.export`), folder and input shape `[N, C, R, R]` of each.
         threads: of the runtimes.
         seconds: of timing at most; left out: 1 for each.
         seed: as in `profile`.

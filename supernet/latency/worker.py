@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from supernet import export
+from supernet.deploy import export
 from supernet.errors import SupernetError
 from supernet.latency import runtimes
 from supernet.latency.model import Model, of_keys, of_subnet

@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from supernet.certificate import CERTIFICATE
+from supernet.deploy.certificate import CERTIFICATE
 from supernet.errors import SupernetError
 from supernet.latency.table import LatencyTable
 from supernet.report import commands, curves, fronts, gates, runs, subnets

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from supernet.certificate import CERTIFICATE
+from supernet.deploy.certificate import CERTIFICATE
 from supernet.errors import SpaceError, shown
 from supernet.nn.standalone import net_of
 from supernet.report import commands

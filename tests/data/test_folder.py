@@ -17,8 +17,8 @@ from supernet.data.dataset import ImageData, Images
 from supernet.data.digits import digits
 from supernet.data.folder import folder
 from supernet.data.image_files import Files
+from supernet.deploy.info import scores
 from supernet.errors import DataError
-from supernet.facts import scores
 from supernet.train import job as training
 
 

@@ -8,7 +8,9 @@ from collections.abc import Iterator
 
 import yaml
 
-from supernet import certificate, exporting, subnet
+from supernet.deploy import certificate
+from supernet.deploy import folder as subnet
+from supernet.deploy.export import job as exporting
 from supernet.latency import table
 from supernet.latency.board import bundle
 from supernet.latency.board import script as bundle_script

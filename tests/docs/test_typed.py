@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from supernet import verify
+from supernet.deploy import verify
 from supernet.latency import profile
 from tests.conftest import Command
 from tests.docs.changes import CHANGES, ELSEWHERE, changed, elsewhere

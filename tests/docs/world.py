@@ -19,9 +19,9 @@ from PIL import Image
 from rich.console import Console
 from safetensors.torch import save_file
 
-from supernet.certificate import read_certificate
 from supernet.config import composed
-from supernet.deploy import promise_of, write_subnet
+from supernet.deploy.certificate import read_certificate
+from supernet.deploy.extract import promise_of, write_subnet
 from supernet.latency.costs import costs_of
 from supernet.latency.table import LatencyTable
 from supernet.search.by_gates import Candidate

@@ -21,7 +21,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 from threadpoolctl import threadpool_limits
 
-from supernet.deploy import promise_of, write_subnet
+from supernet.deploy.extract import promise_of, write_subnet
 from supernet.latency.costs import costs_of, latency_costs
 from supernet.search import predictor
 from supernet.search.by_gates import Candidate, candidate_for

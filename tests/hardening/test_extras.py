@@ -62,7 +62,7 @@ def test_int8_of_litert(
     without: Callable[..., None], refused: Callable[..., str], fast: Path
 ) -> None:
     pytest.importorskip("ai_edge_litert")
-    without("ai_edge_quantizer", "supernet.export.litert")
+    without("ai_edge_quantizer", "supernet.deploy.export.litert")
     line = refused("export", fast, "--format", "litert", "--int8")
     assert "error: format 'litert' --int8 needs the package 'ai_edge_quantizer'" in line
     assert line.endswith("pip install 'supernet[litert-int8]'")

@@ -27,12 +27,12 @@ from rich.console import Console
 
 import supernet
 from supernet.config import composed
+from supernet.deploy.folder import load_config
 from supernet.errors import DeviceError, SupernetError
 from supernet.io.atomic import whole, write_json
 from supernet.latency.resume import Kept
 from supernet.report import page
 from supernet.search.pareto import FIELDS, write_front
-from supernet.subnet import load_config
 from supernet.train import checkpoint
 from supernet.train import job as training
 from supernet.train.logger import RunFolder

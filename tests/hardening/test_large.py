@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from supernet import facts
+from supernet.deploy import info as facts
 from supernet.io.console import in_short
 from supernet.latency.costs import latency_costs
 from supernet.latency.table import LatencyTable

@@ -29,10 +29,11 @@ from benchmarks.reliability_kinds import (
     table,
     write_result,
 )
-from supernet.certificate import read_certificate
 from supernet.data.fashion_mnist import fashion_mnist
 from supernet.data.folder import folder as image_folder
 from supernet.data.preprocess import Preprocess, read_image
+from supernet.deploy.certificate import read_certificate
+from supernet.deploy.folder import load_config, load_subnet
 from supernet.errors import (
     CheckpointError,
     DataError,
@@ -49,7 +50,6 @@ from supernet.nn.standalone import build, net_of
 from supernet.nn.timm_weights import read_file
 from supernet.space.arch import read_arch
 from supernet.space.search_space import SearchSpace
-from supernet.subnet import load_config, load_subnet
 from supernet.train import checkpoint
 from supernet.train.run import Trained
 

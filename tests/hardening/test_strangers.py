@@ -27,10 +27,12 @@ from rich.console import Console
 
 from benchmarks.reliability_kinds import SPACE, as_json, manifest, run_content, subnet_config
 from supernet import cli
-from supernet.certificate import read_certificate
 from supernet.data.preprocess import read_image
+from supernet.deploy.certificate import read_certificate
+from supernet.deploy.folder import load_config, load_subnet, onnx_outputs
+from supernet.deploy.info import facts
+from supernet.deploy.verify import verify
 from supernet.errors import CheckpointError, DeviceError, SupernetError
-from supernet.facts import facts
 from supernet.latency.board import ssh as remote
 from supernet.latency.board.bundle import SCRIPT, script
 from supernet.latency.board.script import verified
@@ -44,12 +46,10 @@ from supernet.report.facts import collect
 from supernet.search.methods.encoding import Encoding, Genes
 from supernet.search.predictor import load as load_predictor
 from supernet.space.arch import Arch
-from supernet.subnet import load_config, load_subnet, onnx_outputs
 from supernet.train import checkpoint
 from supernet.train import job as training
 from supernet.train.build import build_data, build_optimizer
 from supernet.train.run import Trained, read_gates
-from supernet.verify import verify
 from tests.hardening.test_reading import line_of, written_subnet
 from tests.latency.sshd import Server
 

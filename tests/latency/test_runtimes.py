@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from supernet.data.preprocess import Preprocess
+from supernet.deploy.folder import SubnetConfig, save_subnet
 from supernet.errors import DeviceError
 from supernet.latency import runtimes
 from supernet.latency.model import Model, of_keys, of_subnet
@@ -26,7 +27,6 @@ from supernet.nn import blocks
 from supernet.nn.standalone import timm_model
 from supernet.space.layers import LayerKey, arch_keys
 from supernet.space.search_space import ACTIVATIONS, FAMILIES, SearchSpace
-from supernet.subnet import SubnetConfig, save_subnet
 from tests.latency.conftest import DEVICE, SHAPES, key, two_blocks
 
 ROOT = Path(__file__).parents[2]

@@ -16,9 +16,9 @@ from typing import Any, Protocol, cast
 import numpy as np
 from torch import Tensor, nn
 
+from supernet.deploy.export.quiet import quiet
+from supernet.deploy.folder import SubnetConfig
 from supernet.errors import DeviceError, needed_by
-from supernet.export.quiet import quiet
-from supernet.subnet import SubnetConfig
 
 Array = np.ndarray[Any, Any]
 Run = Callable[[Array], Array]

@@ -16,16 +16,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from supernet.certificate import read_certificate
 from supernet.data.dataset import ImageData
+from supernet.deploy.certificate import read_certificate
+from supernet.deploy.folder import SubnetConfig, load_config, load_subnet, onnx_outputs
+from supernet.deploy.images import data_for, made_up, some_of
 from supernet.errors import CheckpointError, SupernetError, shown
 from supernet.io.atomic import sha256
 from supernet.latency import host
 from supernet.latency.profile import measure_subnets
 from supernet.nn.count import module_macs, num_params
 from supernet.nn.description import FAULTS
-from supernet.subnet import SubnetConfig, load_config, load_subnet, onnx_outputs
-from supernet.subnet_images import data_for, made_up, some_of
 from supernet.train.evaluate import scores_on
 
 OUTPUT_TOLERANCE = 1e-4

@@ -8,8 +8,8 @@ from pathlib import Path
 import onnxruntime
 from torch import Tensor
 
-from supernet.export import Array, Run, Subnet, refusal
-from supernet.export.qdq import quantize
+from supernet.deploy.export import Array, Run, Subnet, refusal
+from supernet.deploy.export.qdq import quantize
 from supernet.latency.runtimes.onnxruntime import REFUSALS
 
 NO_INT8 = None

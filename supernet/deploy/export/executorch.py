@@ -21,8 +21,8 @@ from executorch.extension.pybindings import portable_lib
 from torch import Tensor, nn
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
-from supernet.export import Array, Run, Subnet, one_by_one, refusal
-from supernet.export.quiet import quiet, silent
+from supernet.deploy.export import Array, Run, Subnet, one_by_one, refusal
+from supernet.deploy.export.quiet import quiet, silent
 
 NO_INT8 = None
 LAYOUT = "NCHW"

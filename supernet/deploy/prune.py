@@ -16,25 +16,10 @@ from typing import Any
 from rich.console import Console
 from torch import nn
 
-from supernet.certificate import (
-    findings,
-    head,
-    read_certificate,
-    write_certificate,
-)
 from supernet.data.dataset import ImageData
-from supernet.errors import DeviceError, SupernetError
-from supernet.finetune import finetune_
-from supernet.io.atomic import sha256
-from supernet.io.lock import held_beside
-from supernet.latency import host
-from supernet.latency.plan import Session
-from supernet.latency.profile import measure_subnets
-from supernet.latency.table import LatencyTable
-from supernet.narrow import hidden_widths, narrowed, shares_of
-from supernet.narrow_latency import predictor_of
-from supernet.space.cost import check_budget
-from supernet.subnet import (
+from supernet.deploy.certificate import findings, head, read_certificate, write_certificate
+from supernet.deploy.finetune import finetune_
+from supernet.deploy.folder import (
     SubnetConfig,
     check_ours,
     check_replaceable,
@@ -43,7 +28,17 @@ from supernet.subnet import (
     replacing,
     save_subnet,
 )
-from supernet.subnet_images import data_for, some_of
+from supernet.deploy.images import data_for, some_of
+from supernet.deploy.prune_channels import hidden_widths, narrowed, shares_of
+from supernet.deploy.prune_latency import predictor_of
+from supernet.errors import DeviceError, SupernetError
+from supernet.io.atomic import sha256
+from supernet.io.lock import held_beside
+from supernet.latency import host
+from supernet.latency.plan import Session
+from supernet.latency.profile import measure_subnets
+from supernet.latency.table import LatencyTable
+from supernet.space.cost import check_budget
 from supernet.train.bn_calibration import calibrate_on_
 from supernet.train.evaluate import scores_on
 

@@ -14,10 +14,10 @@ from typing import Any
 from timm.models._efficientnet_builder import decode_arch_def
 from torch import nn
 
-from supernet.crop import input_sides
+from supernet.deploy.crop import input_sides
+from supernet.deploy.prune_channels import residuals
 from supernet.errors import TableError
 from supernet.latency.table import LatencyTable
-from supernet.narrow import residuals
 from supernet.nn.blocks import act_name
 from supernet.space.layers import LayerKey
 

@@ -15,17 +15,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from supernet import export
 from supernet.data.batches import eval_batches
 from supernet.data.dataset import ImageData
+from supernet.deploy import export
+from supernet.deploy.folder import check_replaceable, load_config, load_subnet, replacing
+from supernet.deploy.images import data_for, made_up, some_of
 from supernet.errors import DeviceError, SupernetError
 from supernet.io.atomic import write_json
 from supernet.io.lock import held_beside
 from supernet.io.read import read_json
 from supernet.latency import host
 from supernet.latency.profile import measure_exports
-from supernet.subnet import check_replaceable, load_config, load_subnet, replacing
-from supernet.subnet_images import data_for, made_up, some_of
 from supernet.train.evaluate import scores
 
 FORMAT, VERSION = "supernet-export", 1

@@ -13,8 +13,8 @@ import numpy as np
 import openvino
 from torch import Tensor
 
-from supernet.export import Array, Run, Subnet, refusal
-from supernet.export.qdq import quantize
+from supernet.deploy.export import Array, Run, Subnet, refusal
+from supernet.deploy.export.qdq import quantize
 
 NO_INT8 = None
 LAYOUT = "NCHW"

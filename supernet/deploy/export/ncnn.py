@@ -8,7 +8,7 @@ import ncnn
 from google.protobuf.message import DecodeError
 from torch import Tensor
 
-from supernet.export import Array, Run, Subnet, one_by_one, refusal
+from supernet.deploy.export import Array, Run, Subnet, one_by_one, refusal
 from supernet.latency.graphs.ncnn import ncnn_files
 from supernet.latency.runtimes.ncnn import network_of, output_of, version
 

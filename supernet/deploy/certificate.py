@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from supernet.data.dataset import ImageData
+from supernet.deploy.folder import SubnetConfig, onnx_outputs
 from supernet.errors import CheckpointError, shown
 from supernet.io.atomic import sha256, write_json
 from supernet.io.read import is_inside, read_json
 from supernet.nn.count import module_macs, num_params
-from supernet.subnet import SubnetConfig, onnx_outputs
 from supernet.train.evaluate import scores_on
 
 CERTIFICATE = "certificate.json"

@@ -20,9 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from supernet.certificate import read_certificate
+from supernet.deploy.certificate import read_certificate
+from supernet.deploy.folder import load_subnet
 from supernet.errors import CheckpointError
-from supernet.subnet import load_subnet
 
 LEVELS = 127
 SCALE_BYTES = FLOAT_BYTES = 4

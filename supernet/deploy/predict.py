@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from supernet.subnet import load_config, load_subnet
+from supernet.deploy.folder import load_config, load_subnet
 
 
 @torch.no_grad()

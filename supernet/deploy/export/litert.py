@@ -18,9 +18,9 @@ from google.protobuf.message import DecodeError
 from onnx.shape_inference import InferenceError
 from torch import Tensor
 
+from supernet.deploy.export import Array, Run, Subnet, one_by_one, refusal
+from supernet.deploy.export.quiet import quiet, silent
 from supernet.errors import MissingPackage, needed_by
-from supernet.export import Array, Run, Subnet, one_by_one, refusal
-from supernet.export.quiet import quiet, silent
 from supernet.latency.graphs.tflite import tflite_file
 
 NO_INT8 = None

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from supernet.certificate import findings, head, read_certificate, write_certificate
-from supernet.crop import cropped
 from supernet.data.preprocess import resize
+from supernet.deploy.certificate import findings, head, read_certificate, write_certificate
+from supernet.deploy.crop import cropped
+from supernet.deploy.folder import SubnetConfig, check_ours, replacing, save_subnet
 from supernet.latency import host
 from supernet.latency.profile import measure_subnets
 from supernet.latency.table import LatencyTable
@@ -23,7 +24,6 @@ from supernet.nn.extract import args_of, extract
 from supernet.nn.fixed import Net, PlainNet
 from supernet.search.by_gates import Candidate
 from supernet.space.arch import Arch
-from supernet.subnet import SubnetConfig, check_ours, replacing, save_subnet
 from supernet.train.bn_calibration import calibrate_on_
 from supernet.train.run import Trained
 

@@ -16,10 +16,10 @@ from torch import nn
 from supernet.data.batches import Augment, num_batches, train_batches
 from supernet.data.dataset import ImageData
 from supernet.data.preprocess import resize
+from supernet.deploy.folder import SubnetConfig
 from supernet.errors import Diverged
 from supernet.io.console import progress_bar
 from supernet.io.validate import construct
-from supernet.subnet import SubnetConfig
 from supernet.train.distillation import kl
 
 RATE, WEIGHT_DECAY, BATCH = 1e-3, 1e-2, 64

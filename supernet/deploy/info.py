@@ -6,13 +6,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from supernet.certificate import read_certificate
+from supernet.deploy.certificate import read_certificate
+from supernet.deploy.folder import is_subnet, load_config, load_subnet
 from supernet.errors import SpaceError
 from supernet.nn.count import num_params, size_of
 from supernet.nn.extract import extract
 from supernet.nn.fixed import Net, PlainNet
 from supernet.space.arch import Arch, read_arch
-from supernet.subnet import is_subnet, load_config, load_subnet
 from supernet.train.bn_calibration import calibrate_on_
 from supernet.train.build import data_of
 from supernet.train.describe import weights_of

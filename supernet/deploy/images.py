@@ -11,8 +11,8 @@ from torch import Tensor
 
 from supernet.data.dataset import ImageData, ImageSource
 from supernet.data.preprocess import resize
+from supernet.deploy.folder import SubnetConfig
 from supernet.errors import SupernetError
-from supernet.subnet import SubnetConfig
 from supernet.train.build import data_of
 
 

@@ -1,0 +1,1 @@
+"""A finished subnet: its folder and certificate, verification, export, pruning."""

@@ -1,0 +1,55 @@
+"""Start training from the network of a subnet folder (`net=subnet`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from supernet.data.dataset import ImageData
+from supernet.deploy.certificate import CERTIFICATE, read_certificate
+from supernet.deploy.folder import load_config, load_subnet
+from supernet.errors import SupernetError
+from supernet.io.atomic import sha256
+from supernet.nn.fixed import PlainNet
+from supernet.train.build import build_data
+from supernet.train.models import _begun, _built
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subnet:
+    """The network of a subnet folder, with its weights, input size and normalisation.
+
+    Args:
+        dir: the folder; its classifier is dropped where the classes differ.
+    """
+
+    dir: str
+
+    def data(self, config: Mapping[str, Any]) -> ImageData:
+        """See `Origin`."""
+        folder = load_config(self.dir)
+        data = build_data(config, size=folder.arch.resolution)
+        if data.in_chans != folder.preprocess.in_chans:
+            raise SupernetError(
+                f"net.dir: {self.dir} takes images of {folder.preprocess.in_chans} channels, and "
+                f"data {data.name} has {data.in_chans}"
+            )
+        return data.normalised_as(folder.preprocess)
+
+    def net(self, config: Mapping[str, Any], data: ImageData, console: Console) -> PlainNet:
+        """See `Origin`."""
+        folder = load_config(self.dir)
+        origin = {"subnet": self.dir, "arch_id": folder.arch_id, **_certified(Path(self.dir))}
+        made = _built({**folder.net, "num_classes": data.num_classes}, folder.arch)
+        weights = load_subnet(self.dir).state_dict()
+        return _begun(made, weights, origin, kept=folder.classes == data.classes)
+
+
+def _certified(folder: Path) -> dict[str, Any]:
+    """Return what a subnet's certificate says of where it is from."""
+    checkpoint = read_certificate(folder).get("checkpoint_sha256")
+    return {"checkpoint_sha256": checkpoint, "certificate_sha256": sha256(folder / CERTIFICATE)}
