@@ -17,7 +17,7 @@ from rich.table import Table
 from supernet.deploy.certificate import read_certificate
 from supernet.deploy.extract import measure, promise_of, write_subnet
 from supernet.errors import SupernetError
-from supernet.io.atomic import whole, write_json
+from supernet.io.atomic import write_json
 from supernet.io.validate import construct
 from supernet.latency.costs import costs_of
 from supernet.latency.job import described, profile_to
@@ -25,7 +25,8 @@ from supernet.latency.table import LatencyTable
 from supernet.nn.fixed import PlainNet
 from supernet.origins import EARLIER
 from supernet.report import page
-from supernet.report.facts import collect
+from supernet.report.collect import collect
+from supernet.report.pareto_png import draw_pareto
 from supernet.search.by_gates import candidate_for
 from supernet.search.constraints import aim_for
 from supernet.search.specialize import specialize
@@ -160,48 +161,3 @@ def show(rows: Sequence[dict[str, Any]], console: Console, title: str = SUMMARY)
 def title_of(run: Trained) -> str:
     """Return the title of a run's summary."""
     return run.any_net.title if isinstance(run.any_net, PlainNet) else SUMMARY
-
-
-def draw_pareto(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Draw accuracy against latency, one colour a device; hollow marks are predictions.
-
-    Bars show one standard error of an accuracy, from the number of test images.
-    """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(7.5, 4.5), layout="constrained")
-    for number, device in enumerate(dict.fromkeys(row["device"] for row in rows)):
-        mine = [row for row in rows if row["device"] == device]
-        colour = f"C{number}"
-        top1 = [100 * row["top1"] for row in mine]
-        errors = [
-            100 * (row["top1"] * (1 - row["top1"]) / row["test_images"]) ** 0.5 for row in mine
-        ]
-        predicted = [row["predicted_ms"] for row in mine]
-        measured = [row["measured_ms"] or row["predicted_ms"] for row in mine]
-        axes.errorbar(measured, top1, errors, fmt="o", color=colour, capsize=3, label=device)
-        axes.plot(predicted, top1, "o", color=colour, mfc="none", ms=11)
-        for row, x, y, error in zip(mine, measured, top1, errors, strict=True):
-            axes.annotate(
-                f"≤ {row['budget_ms']:g}", (x, y + error), textcoords="offset points",
-                xytext=(0, 4), ha="center", fontsize=8, color=colour,
-            )  # fmt: skip
-    axes.plot([], [], "o", color="grey", label="measured")
-    axes.plot([], [], "o", color="grey", mfc="none", ms=11, label="predicted")
-    axes.set(
-        xscale="log",
-        xlabel="latency of one image in ms (labels: budget)",
-        ylabel="top-1 on test images in %",
-        title="One supernet, a subnet for each device and budget",
-    )
-    low, high = axes.get_ylim()
-    axes.set_ylim(min(low, high - 3), high + 0.3)
-    axes.margins(x=0.12)
-    axes.grid(alpha=0.3, which="both")
-    axes.legend(fontsize=8, loc="lower right", ncols=2)
-    with whole(path) as beside:
-        figure.savefig(beside, dpi=140, format="png")
-    plt.close(figure)

@@ -31,7 +31,7 @@ def report(
     from supernet.io.atomic import write_json
     from supernet.io.lock import held_beside
     from supernet.report import page
-    from supernet.report.facts import collect
+    from supernet.report.collect import collect
 
     words = ["supernet", "report", *map(str, runs), "--out", str(out)]
     words += [] if json_out is None else ["--json", str(json_out)]

@@ -22,7 +22,7 @@ def test_importing_it_is_cheap() -> None:
     modules = (
         "supernet.deploy.extract",
         "supernet.search.find",
-        "supernet.report.facts",
+        "supernet.report.collect",
         "supernet.train.logger",
     )
     lazy = "{'sklearn', 'scipy.stats'}"

@@ -13,7 +13,7 @@ from typing import Any
 from plotly import graph_objects as go
 from plotly.subplots import make_subplots
 
-from supernet.report.records import BASELINE, Bar, Curve, Front, Gates, Run, Subnet, best_first
+from supernet.report.schema import BASELINE, Bar, Curve, Front, Gates, Run, Subnet, best_first
 
 COLOURS = ("#3b82d6", "#d9731a", "#1f9e7a", "#c45ab3", "#b58900", "#7d6be0", "#d64545", "#2797b8")
 """Of the devices; each has a contrast above 3 on white as on the dark page."""

@@ -9,8 +9,8 @@ from statistics import fmean
 from typing import Any
 
 from supernet.io.read import check_regular
-from supernet.report.reading import Unreadable
-from supernet.report.records import Curve, PhaseSpan
+from supernet.report.read import Unreadable
+from supernet.report.schema import Curve, PhaseSpan
 
 FOLDER = "tensorboard"
 WANTED = ("loss/", "held_out_top1/", "lr", "grad_norm")

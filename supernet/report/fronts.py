@@ -8,8 +8,8 @@ from typing import Any
 
 from supernet.errors import SpaceError
 from supernet.report import commands
-from supernet.report.reading import Unreadable, json_files, json_of, number
-from supernet.report.records import Front, Point
+from supernet.report.read import Unreadable, json_files, json_of, number
+from supernet.report.schema import Front, Point
 from supernet.report.tables import Tables
 from supernet.search.pareto import FIELDS
 from supernet.space.arch import Arch

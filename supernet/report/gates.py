@@ -12,8 +12,8 @@ import torch
 from supernet.errors import SupernetError
 from supernet.io.atomic import sha256
 from supernet.report import commands
-from supernet.report.reading import Unreadable
-from supernet.report.records import Gates
+from supernet.report.read import Unreadable
+from supernet.report.schema import Gates
 from supernet.report.tables import Tables
 from supernet.space.search_space import SearchSpace
 from supernet.train import checkpoint

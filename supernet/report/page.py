@@ -18,7 +18,7 @@ from plotly.offline import get_plotlyjs
 from supernet.io.atomic import write_text
 from supernet.io.console import in_short
 from supernet.report import charts
-from supernet.report.records import BASELINE, Bar, Report, Subnet, best_first
+from supernet.report.schema import BASELINE, Bar, Report, Subnet, best_first
 
 HERE = Path(__file__).parent
 MOST_DRAWN = 24

@@ -13,8 +13,8 @@ from typing import Any
 from supernet.errors import SupernetError
 from supernet.report import subnets
 from supernet.report.curves import phases_of
-from supernet.report.reading import Unreadable, group_of
-from supernet.report.records import BASELINE, SUBNET, Curve, Run
+from supernet.report.read import Unreadable, group_of
+from supernet.report.schema import BASELINE, SUBNET, Curve, Run
 from supernet.report.tables import Spaced
 from supernet.space.search_space import SearchSpace
 from supernet.train import checkpoint

@@ -10,8 +10,8 @@ from supernet.deploy.certificate import CERTIFICATE
 from supernet.errors import SpaceError, shown
 from supernet.nn.standalone import net_of
 from supernet.report import commands
-from supernet.report.reading import Unreadable, group_of, number, number_or_none, text
-from supernet.report.records import ANY_DEVICE, BASELINE, PRUNED, SUBNET, Front, Subnet
+from supernet.report.read import Unreadable, group_of, number, number_or_none, text
+from supernet.report.schema import ANY_DEVICE, BASELINE, PRUNED, SUBNET, Front, Subnet
 from supernet.report.tables import Spaced, Tables, bars_of
 from supernet.space.arch import Arch
 

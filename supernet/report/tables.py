@@ -13,8 +13,8 @@ from supernet.errors import SupernetError
 from supernet.latency.compare import facts
 from supernet.latency.table import FORMAT, LatencyTable
 from supernet.report import commands
-from supernet.report.reading import Unreadable, json_of
-from supernet.report.records import Bar, Table
+from supernet.report.read import Unreadable, json_of
+from supernet.report.schema import Bar, Table
 from supernet.space.arch import Arch
 from supernet.space.layers import space_keys
 from supernet.space.search_space import SearchSpace

@@ -14,7 +14,7 @@ from supernet.deploy.export import job as exporting
 from supernet.latency import table
 from supernet.latency.board import bundle
 from supernet.latency.board import script as bundle_script
-from supernet.report import records
+from supernet.report import schema as records
 from supernet.search import predictor
 from supernet.search.pareto import FIELDS
 from supernet.train import checkpoint

@@ -24,7 +24,7 @@ from supernet.latency.table import LatencyTable
 from supernet.nn import blocks
 from supernet.nn.supernet import SuperNet
 from supernet.report import page
-from supernet.report.facts import collect
+from supernet.report.collect import collect
 from supernet.search.by_gates import most_likely
 from supernet.search.constraints import Aim, Limit
 from supernet.search.find import find

@@ -42,7 +42,7 @@ from supernet.latency.runtimes import get as get_runtime
 from supernet.nn.fixed import PlainNet
 from supernet.nn.ofa_weights import read_supernet
 from supernet.nn.timm_weights import read_weights
-from supernet.report.facts import collect
+from supernet.report.collect import collect
 from supernet.search.methods.encoding import Encoding, Genes
 from supernet.search.predictor import load as load_predictor
 from supernet.space.arch import Arch

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from supernet.report import page
-from supernet.report.facts import collect
+from supernet.report.collect import collect
 from tests.conftest import Command
 
 webdriver = pytest.importorskip("selenium.webdriver")

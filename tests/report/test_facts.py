@@ -17,8 +17,8 @@ from supernet import cli
 from supernet.errors import SupernetError
 from supernet.latency.costs import costs_of
 from supernet.latency.table import LatencyTable
-from supernet.report.facts import collect
-from supernet.report.records import Report, best_first
+from supernet.report.collect import collect
+from supernet.report.schema import Report, best_first
 from supernet.space.arch import Arch
 from supernet.space.cost import arch_cost
 from supernet.train.run import Trained

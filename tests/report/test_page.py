@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from supernet.report import charts, page
-from supernet.report.facts import collect
-from supernet.report.records import Report
+from supernet.report.collect import collect
+from supernet.report.schema import Report
 from tests.conftest import Command, tree
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import fmean
 
-from supernet.report.records import Accuracy, Subnet, Table, Taste
+from supernet.report.schema import Accuracy, Subnet, Table, Taste
 
 
 def accuracies(found: Sequence[Subnet], tables: Sequence[Table]) -> list[Accuracy]:

@@ -18,10 +18,10 @@ from supernet.deploy.certificate import CERTIFICATE
 from supernet.errors import SupernetError
 from supernet.latency.table import LatencyTable
 from supernet.report import commands, curves, fronts, gates, runs, subnets
-from supernet.report.reading import json_files
-from supernet.report.records import BASELINE, Curve, Front, Report, Subnet, Table
+from supernet.report.read import json_files
 from supernet.report.runs import Found
-from supernet.report.summaries import accuracies, tastes
+from supernet.report.schema import BASELINE, Curve, Front, Report, Subnet, Table
+from supernet.report.summary import accuracies, tastes
 from supernet.report.tables import Spaced, Tables, is_table, record_of
 
 T = TypeVar("T")
