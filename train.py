@@ -1,6 +1,6 @@
 """Train a supernet: `python train.py experiment=demo`, `python train.py --help`."""
 
-from supernet.train_app import main
+from supernet.cli.train import main
 
 if __name__ == "__main__":
     main()

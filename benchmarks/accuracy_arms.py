@@ -14,7 +14,7 @@ from ofa.utils.my_modules import init_models
 from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 
-from supernet.config import composed
+from supernet.cli.hydra_config import composed
 from supernet.data.batches import Batch
 from supernet.nn.blocks import net_args
 from supernet.nn.extract import extract

@@ -18,9 +18,9 @@ from typing import Any
 from common import aim, write_result
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from supernet.config import composed
+from supernet.cli.demo import do_main_job
+from supernet.cli.hydra_config import composed
 from supernet.io.console import new_console
-from supernet.main_job import do_main_job
 
 QUICK = ["experiment=smoke", "data=digits"]
 

@@ -69,7 +69,7 @@ def _fuzz(name: str, corpus: Path, flags: list[str]) -> None:
     with atheris.instrument_imports(include=["supernet", "json"], enable_loader_override=False):
         import reliability_kinds as made
 
-        from supernet.config import composed
+        from supernet.cli.hydra_config import composed
         from supernet.deploy.certificate import read_certificate
         from supernet.errors import SupernetError
         from supernet.io.read import parse_json

@@ -80,7 +80,7 @@ def _import_seconds(place: Path) -> float:
     words = [
         *command(())[:1],
         "-c",
-        "import supernet.cli, supernet.train.job, supernet.deploy.extract",
+        "import supernet.cli.app, supernet.train.job, supernet.deploy.extract",
     ]
     return _seconds_of(words, place)
 

@@ -24,7 +24,8 @@ import yaml
 from hypothesis import strategies as st
 from PIL import Image
 
-from supernet.config import composed
+from supernet.cli.hydra_config import composed
+from supernet.cli.sources import origin_of
 from supernet.data.folder import folder as image_folder
 from supernet.data.preprocess import Preprocess
 from supernet.deploy.certificate import read_certificate
@@ -42,7 +43,6 @@ from supernet.nn.blocks import net_args
 from supernet.nn.gates import PathGates
 from supernet.nn.ofa_weights import read_arch as read_ofa_arch
 from supernet.nn.supernet import SuperNet
-from supernet.origins import origin_of
 from supernet.report import subnets as report_subnets
 from supernet.report.tables import Tables
 from supernet.search.methods.encoding import Encoding, Genes

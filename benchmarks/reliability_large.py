@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import numpy as np
 from common import ROOT, aim
 
-from supernet.config import composed
+from supernet.cli.hydra_config import composed
 from supernet.io.console import new_console
 from supernet.latency.correction import Correction
 from supernet.latency.costs import latency_costs

@@ -28,7 +28,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
-from supernet.config import space_of
+from supernet.cli.hydra_config import space_of
 from supernet.data.batches import Batch
 from supernet.data.preprocess import resize
 from supernet.nn.extract import extract

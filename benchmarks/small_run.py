@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from supernet.config import composed
+from supernet.cli.hydra_config import composed
 from supernet.io.console import new_console
 from supernet.latency.job import profile_to
 from supernet.latency.table import LatencyTable

@@ -23,7 +23,7 @@ import torch
 from common import ROOT, aim, write_result
 from matplotlib.figure import Figure
 
-from supernet.config import composed, plan_fields
+from supernet.cli.hydra_config import composed, plan_fields
 from supernet.io.console import new_console
 from supernet.train.tune import tune
 from supernet.train.tune_space import Plan, plan_of

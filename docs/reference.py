@@ -15,7 +15,7 @@ from typing import Any
 import typer
 
 import supernet
-from supernet.cli import app
+from supernet.cli.app import app
 
 HERE = Path(__file__).resolve().parent
 NOTE = "<!-- made by `python docs/reference.py` -->"

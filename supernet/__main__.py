@@ -1,5 +1,5 @@
 """`python -m supernet` is the command `supernet`."""
 
-from supernet.cli import main
+from supernet.cli.app import main
 
 main()

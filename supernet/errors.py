@@ -5,12 +5,9 @@ At the command line every `SupernetError` becomes one line and exit code 2, neve
 
 from __future__ import annotations
 
-import sys
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from decimal import ROUND_CEILING, Context
-from io import TextIOWrapper
 
 KILLED_WORKER = "a process that reads images was killed, for want of memory perhaps"
 
@@ -108,39 +105,6 @@ def needed_by(what: str, extra: str | None) -> Iterator[None]:
             f"{what} needs the package {error.name!r}, which is not installed: "
             f"pip install {package}"
         ) from error
-
-
-@contextmanager
-def reported() -> Iterator[None]:
-    """Show expected errors as one line on stderr and exit with code 2; 130 after Ctrl-C.
-
-    What is printed may hold names of files that are no text; they are shown escaped. A full disk is
-    met by TensorBoard's thread as well: its traceback is held back, as this thread raises the same
-    error when it next writes or closes.
-    """
-    if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
-    before = threading.excepthook
-    threading.excepthook = lambda args: None if _is_expected(args.exc_value) else before(args)
-    try:
-        yield
-    except (SupernetError, OSError, RuntimeError) as error:
-        if not _is_expected(error):
-            raise
-        text = str(error)
-        if is_killed_worker(error):
-            text = f"{KILLED_WORKER} ({text}); give the same command again"
-        print(f"supernet: error: {' '.join(text.split())}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except KeyboardInterrupt as error:
-        print(": ".join(["supernet: interrupted", *map(str, error.args)]), file=sys.stderr)
-        raise SystemExit(130) from None
-    finally:
-        threading.excepthook = before
-
-
-def _is_expected(error: BaseException | None) -> bool:
-    return isinstance(error, (SupernetError, OSError)) or is_killed_worker(error)
 
 
 def is_killed_worker(error: BaseException | None) -> bool:

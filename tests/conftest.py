@@ -14,7 +14,8 @@ import torch
 from hypothesis import settings
 from rich.console import Console
 
-from supernet import cli, main_job
+from supernet.cli import app as cli
+from supernet.cli import demo as main_job
 from supernet.deploy.certificate import write_certificate
 from supernet.deploy.extract import promise_of, write_subnet
 from supernet.latency import host, profile

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 import supernet
+from supernet.cli.errors import reported
 from supernet.deploy.folder import load_config
-from supernet.errors import SpaceError, reported
+from supernet.errors import SpaceError
 from supernet.latency.table import LatencyTable
 from supernet.train import checkpoint
 from tests.builders import TINY, MainJob, made_up_table, small_space

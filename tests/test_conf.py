@@ -11,11 +11,11 @@ import pytest
 import yaml
 from rich.console import Console
 
-from supernet.config import OF_ALL_PHASES, composed, config_dir
+from supernet.cli.hydra_config import OF_ALL_PHASES, composed, config_dir
+from supernet.cli.sources import KINDS, origin_of
 from supernet.data.load import NAMES
 from supernet.errors import SupernetError
 from supernet.nn.supernet import SuperNet
-from supernet.origins import KINDS, origin_of
 from supernet.space.search_space import SearchSpace
 from supernet.train import job as training
 from supernet.train.build import (
@@ -340,7 +340,7 @@ def test_a_typo_in_a_file_is_one_line(
     conf = tmp_path / "conf"
     shutil.copytree(CONF, conf)
     (conf / "experiment" / "typo.yaml").write_text(f"# @package _global_\n{line}\n")
-    monkeypatch.setattr("supernet.config.config_dir", lambda: conf)
+    monkeypatch.setattr("supernet.cli.hydra_config.config_dir", lambda: conf)
     assert TYPOS[line] in refused(tmp_path / "run", "experiment=typo")
 
 

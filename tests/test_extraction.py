@@ -9,7 +9,7 @@ from timm.models.efficientnet import EfficientNet
 from timm.models.mobilenetv3 import MobileNetV3
 
 import supernet
-from supernet.config import config_dir
+from supernet.cli.hydra_config import config_dir
 from supernet.errors import SpaceError
 from supernet.nn.count import num_params
 from supernet.nn.extract import extract

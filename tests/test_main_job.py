@@ -17,8 +17,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from timm.models.mobilenetv3 import MobileNetV3
 
 import supernet
-from supernet import main_job
-from supernet.config import composed
+from supernet.cli import demo as main_job
+from supernet.cli.hydra_config import composed
 from supernet.data.digits import digits
 from supernet.data.preprocess import resize
 from supernet.deploy.certificate import read_certificate

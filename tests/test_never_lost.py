@@ -20,7 +20,7 @@ from PIL import Image
 from rich.console import Console
 from torch import nn
 
-from supernet.config import composed
+from supernet.cli.hydra_config import composed
 from supernet.data.batches import drawn_batch, train_batches
 from supernet.data.synthetic import synthetic
 from supernet.errors import CheckpointError, Diverged, SupernetError

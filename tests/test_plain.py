@@ -18,7 +18,8 @@ from rich.console import Console
 from safetensors.torch import save_file
 
 import supernet
-from supernet.config import composed, config_dir
+from supernet.cli.hydra_config import composed, config_dir
+from supernet.cli.sources import origin_of
 from supernet.data.preprocess import resize
 from supernet.deploy.certificate import read_certificate
 from supernet.deploy.extract import promise_of, write_subnet
@@ -29,7 +30,6 @@ from supernet.latency.model import of_subnet
 from supernet.nn.drop import Noise
 from supernet.nn.extract import extract
 from supernet.nn.fixed import PlainNet
-from supernet.origins import origin_of
 from supernet.search.by_gates import candidate_for
 from supernet.space.arch import Arch, Op
 from supernet.space.single import OneArch
@@ -138,7 +138,7 @@ def test_which_recipe_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     shutil.copytree(config_dir(), conf)
     own = "# @package _global_\ndefaults:\n  - override /recipe: compound\n"
     (conf / "experiment" / "own.yaml").write_text(own)
-    monkeypatch.setattr("supernet.config.config_dir", lambda: conf)
+    monkeypatch.setattr("supernet.cli.hydra_config.config_dir", lambda: conf)
     assert phases("experiment=own") == ["largest", "compound"]
     assert len(phases("experiment=own", "recipe=progressive")) == 4
     rates = {

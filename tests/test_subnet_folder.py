@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from supernet.config import space_of
+from supernet.cli.hydra_config import space_of
 from supernet.data.preprocess import Preprocess
 from supernet.deploy.folder import SubnetConfig, load_subnet, save_subnet
 from supernet.nn import blocks

@@ -17,7 +17,7 @@ import torch
 from rich.console import Console
 from safetensors.torch import save_file
 
-from supernet.config import composed
+from supernet.cli.hydra_config import composed
 from supernet.data.augment import mix, rand_augment
 from supernet.data.batches import Augment, Batch, train_batches
 from supernet.data.synthetic import synthetic

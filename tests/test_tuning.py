@@ -15,7 +15,7 @@ import pytest
 import yaml
 from rich.console import Console
 
-from supernet.config import composed, config_dir, plan_fields
+from supernet.cli.hydra_config import composed, config_dir, plan_fields
 from supernet.errors import SupernetError
 from supernet.train.tune import tune
 from supernet.train.tune_space import Plan, overrides_of, plan_of, space_of

@@ -15,10 +15,10 @@ import torch
 from rich.console import Console
 from safetensors.torch import save_file
 
-from supernet.config import composed
+from supernet.cli.hydra_config import composed
+from supernet.cli.sources import origin_of
 from supernet.errors import CheckpointError, SpaceError, SupernetError
 from supernet.nn.supernet import SuperNet
-from supernet.origins import origin_of
 from supernet.train import job as training
 from supernet.train.build import build_space
 from supernet.train.run import Trained

@@ -12,6 +12,7 @@ import torch
 from rich.console import Console
 from timm.layers import convert_sync_batchnorm
 
+from supernet.cli.sources import origin_of
 from supernet.data.batches import train_batches
 from supernet.data.dataset import ImageData
 from supernet.errors import (
@@ -31,7 +32,6 @@ from supernet.latency.table import LatencyTable
 from supernet.nn.description import FAULTS
 from supernet.nn.fixed import Net
 from supernet.nn.supernet import SuperNet
-from supernet.origins import origin_of
 from supernet.train import checkpoint
 from supernet.train.build import (
     build_optimizer,

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from supernet.config import composed
+from supernet.cli.hydra_config import composed
 from supernet.data.dataset import ImageData, Images
 from supernet.data.digits import digits
 from supernet.data.folder import folder

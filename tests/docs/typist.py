@@ -13,8 +13,8 @@ from typing import Any
 
 import typer
 
-from supernet import cli
-from supernet.config import composed
+from supernet.cli import app as cli
+from supernet.cli.hydra_config import composed
 from tests.conftest import Command, Result
 from tests.docs.changes import EXTRAS, changed, elsewhere
 from tests.docs.pages import ROOT, Shown

@@ -19,7 +19,7 @@ from PIL import Image
 from rich.console import Console
 from safetensors.torch import save_file
 
-from supernet.config import composed
+from supernet.cli.hydra_config import composed
 from supernet.deploy.certificate import read_certificate
 from supernet.deploy.extract import promise_of, write_subnet
 from supernet.latency.costs import costs_of

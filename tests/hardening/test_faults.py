@@ -26,7 +26,7 @@ from PIL import Image
 from rich.console import Console
 
 import supernet
-from supernet.config import composed
+from supernet.cli.hydra_config import composed
 from supernet.deploy.folder import load_config
 from supernet.errors import DeviceError, SupernetError
 from supernet.io.atomic import whole, write_json

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from supernet.config import composed
+from supernet.cli.hydra_config import composed
 from supernet.errors import SupernetError
 from supernet.latency.costs import latency_costs
 from supernet.nn.count import macs_costs, module_macs

@@ -29,19 +29,13 @@ from benchmarks.reliability_kinds import (
     table,
     write_result,
 )
+from supernet.cli.errors import reported
 from supernet.data.fashion_mnist import fashion_mnist
 from supernet.data.folder import folder as image_folder
 from supernet.data.preprocess import Preprocess, read_image
 from supernet.deploy.certificate import read_certificate
 from supernet.deploy.folder import load_config, load_subnet
-from supernet.errors import (
-    CheckpointError,
-    DataError,
-    SpaceError,
-    SupernetError,
-    TableError,
-    reported,
-)
+from supernet.errors import CheckpointError, DataError, SpaceError, SupernetError, TableError
 from supernet.io.read import read_bytes, read_json, read_yaml
 from supernet.io.tensors import load_tensors
 from supernet.latency.table import LatencyTable

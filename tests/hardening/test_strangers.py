@@ -26,7 +26,7 @@ from onnx import TensorProto, helper
 from rich.console import Console
 
 from benchmarks.reliability_kinds import SPACE, as_json, manifest, run_content, subnet_config
-from supernet import cli
+from supernet.cli import app as cli
 from supernet.data.preprocess import read_image
 from supernet.deploy.certificate import read_certificate
 from supernet.deploy.folder import load_config, load_subnet, onnx_outputs

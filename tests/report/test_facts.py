@@ -13,7 +13,7 @@ import pytest
 import torch
 import typer
 
-from supernet import cli
+from supernet.cli import app as cli
 from supernet.errors import SupernetError
 from supernet.latency.costs import costs_of
 from supernet.latency.table import LatencyTable

@@ -15,8 +15,9 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from supernet.config import composed, config_dir, plain, register, space_of_run
-from supernet.errors import SupernetError, reported
+from supernet.cli.errors import reported
+from supernet.cli.hydra_config import composed, config_dir, plain, register, space_of_run
+from supernet.errors import SupernetError
 from supernet.io.console import new_console
 
 FLAGS_WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--info", "-i", "--experimental-rerun")

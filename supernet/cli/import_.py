@@ -42,7 +42,7 @@ def ofa(
     supernet import ofa FILE --out runs/ofa --data data=folder --data data.root=IMAGENET
     supernet import ofa net.config --run runs/ofa --out arch.json
     """
-    from supernet.config import composed
+    from supernet.cli.hydra_config import composed
     from supernet.io.atomic import write_json
     from supernet.io.console import in_short
     from supernet.nn.ofa_weights import read_arch, read_supernet

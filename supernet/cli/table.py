@@ -70,7 +70,7 @@ def check(
     supernet table check T.json --space runs/demo
     supernet table check T224.json --space ofa_mbv3 --resolution 224
     """
-    from supernet.config import space_of
+    from supernet.cli.hydra_config import space_of
     from supernet.latency.compare import wanted
     from supernet.latency.costs import latency_costs
     from supernet.space.cost import cost_range

@@ -14,6 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from supernet.cli.sources import EARLIER
 from supernet.deploy.certificate import read_certificate
 from supernet.deploy.extract import measure, promise_of, write_subnet
 from supernet.errors import SupernetError
@@ -23,7 +24,6 @@ from supernet.latency.costs import costs_of
 from supernet.latency.job import described, profile_to
 from supernet.latency.table import LatencyTable
 from supernet.nn.fixed import PlainNet
-from supernet.origins import EARLIER
 from supernet.report import page
 from supernet.report.collect import collect
 from supernet.report.pareto_png import draw_pareto

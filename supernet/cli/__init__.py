@@ -1,0 +1,1 @@
+"""The commands and Hydra: the only place that knows typer, hydra and omegaconf."""

@@ -1,0 +1,119 @@
+"""The commands `profile` and `bundle`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from supernet.cli.flags import positive
+from supernet.cli.table import Settings
+
+
+def profile(
+    of: Annotated[str, typer.Argument(help="A run, a checkpoint, or a space of conf/space/.")],
+    out: Annotated[Path, typer.Option(help="The table to write.")],
+    settings: Settings = None,
+    runtime: Annotated[
+        str,
+        typer.Option(help="onnxruntime, onnxruntime-int8, openvino, ncnn, litert or torch."),
+    ] = "onnxruntime",
+    provider: Annotated[
+        str, typer.Option(help="What the runtime runs on, such as cpu, gpu or cuda.")
+    ] = "cpu",
+    threads: Annotated[int, typer.Option(min=1, help="Threads of the runtime.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, help="Images in a run.")] = 1,
+    resolution: Annotated[
+        list[int] | None, typer.Option(help="Only this input size; may be repeated.")
+    ] = None,
+    in_chans: Annotated[int, typer.Option(min=1, help="Image channels, where OF is a space.")] = 3,
+    num_classes: Annotated[int, typer.Option(min=1, help="Classes, where OF is a space.")] = 1000,
+    processes: Annotated[
+        int, typer.Option(min=1, help="How many time everything, one after the other.")
+    ] = 3,
+    seconds: Annotated[
+        float | None,
+        typer.Option(
+            callback=positive, help="Upper limit of timing in each; default 0.15 a layer."
+        ),
+    ] = None,
+    host: Annotated[
+        str | None, typer.Option(help="A board to time over ssh, such as user@board.")
+    ] = None,
+    python: Annotated[str, typer.Option(help="The Python of the board.")] = "python3",
+    ssh_config: Annotated[
+        Path | None, typer.Option(help="Used in place of ~/.ssh/config.", dir_okay=False)
+    ] = None,
+) -> None:
+    """Time every layer of a space, here or on a board, and write its latency table.
+
+    Stopped in whatever way, the same command goes on from what it has.
+
+    \b
+    supernet profile runs/demo --runtime onnxruntime --out T.json
+    supernet profile ofa_mbv3 --resolution 224 --threads 2 --out T.json
+    supernet profile from_timm space.model=mobilenetv3_large_100 --out T.json
+    supernet profile runs/demo --host user@board --out board.json
+    """
+    from supernet.cli.hydra_config import space_of
+    from supernet.io.console import new_console
+    from supernet.latency.board.ssh import Board
+    from supernet.latency.job import described, profile_board_to, profile_to
+
+    space, in_chans, num_classes = space_of(of, in_chans, num_classes, settings or ())
+    console = new_console()
+    options: dict[str, Any] = {
+        "runtime": runtime, "provider": provider, "threads": threads, "batch": batch,
+        "resolutions": resolution or None, "in_chans": in_chans, "num_classes": num_classes,
+        "processes": processes, "seconds": seconds, "console": console,
+    }  # fmt: skip
+    if host is None:
+        table = profile_to(out, space, **options)
+    else:
+        board = Board(host=host, python=python, ssh_config=ssh_config)
+        table = profile_board_to(out, space, board, **options)
+    console.print(described(out, table))
+
+
+def bundle(
+    space: Annotated[str, typer.Option(help="A run, a checkpoint, or a space of conf/space/.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    settings: Settings = None,
+    runtime: Annotated[
+        str, typer.Option(help="Of the board: onnxruntime, onnxruntime-int8, openvino.")
+    ] = "onnxruntime",
+    batch: Annotated[int, typer.Option(min=1, help="Images in a run.")] = 1,
+    resolution: Annotated[
+        list[int] | None, typer.Option(help="Only this input size; may be repeated.")
+    ] = None,
+    in_chans: Annotated[int, typer.Option(min=1, help="Image channels, for a bare space.")] = 3,
+    num_classes: Annotated[int, typer.Option(min=1, help="Classes, for a bare space.")] = 1000,
+    seconds: Annotated[
+        float | None,
+        typer.Option(callback=positive, help="Upper limit of timing; default 0.15 a layer."),
+    ] = None,
+) -> None:
+    """Write what a board without torch needs to be timed: models and one script.
+
+    \b
+    supernet bundle --space runs/demo --out bundle/
+    python3 bundle/profile_board.py                 on the board: Python 3.8, numpy, the runtime
+    supernet table import result.json --out board.json
+    """
+    from supernet.cli.hydra_config import space_of
+    from supernet.io.lock import held_beside
+    from supernet.latency.board.bundle import SCRIPT, write_bundle
+    from supernet.latency.plan import plan_for
+
+    whole, in_chans, num_classes = space_of(space, in_chans, num_classes, settings or ())
+    plan = plan_for(
+        whole, in_chans=in_chans, num_classes=num_classes, resolutions=resolution or None
+    )
+    with held_beside(out):
+        sha256 = write_bundle(out, plan, runtime=runtime, batch=batch, seconds=seconds)
+    size = sum(file.stat().st_size for file in out.rglob("*")) / 1e6
+    print(
+        f"{out}: bundle {sha256[:12]}, {len(plan.layers)} layers and {len(plan.nets)} whole nets "
+        f"for {runtime}, {size:.1f} MB; on the board: python3 {out.name}/{SCRIPT}"
+    )

@@ -1,0 +1,187 @@
+"""The commands `extract`, `specialize`, `predictor` and `search`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from supernet.cli.flags import RunPath
+
+
+def extract(
+    run: RunPath,
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    table: Annotated[Path | None, typer.Option(help="Latency table of the device.")] = None,
+    budget_ms: Annotated[
+        float | None, typer.Option(help="Upper limit of latency in milliseconds.")
+    ] = None,
+    arch: Annotated[
+        Path | None,
+        typer.Option(
+            help="Not the gates' choice, but this arch.json, or what search --json wrote."
+        ),
+    ] = None,
+    max_macs: Annotated[
+        float | None, typer.Option(help="Most multiply-adds for an image, each 1 MAC; 20e6 does.")
+    ] = None,
+    max_params: Annotated[float | None, typer.Option(help="Most parameters.")] = None,
+    max_memory_kib: Annotated[
+        float | None, typer.Option(help="Most activation memory in KiB (one image, float32).")
+    ] = None,
+    crop_kernels: Annotated[
+        bool,
+        typer.Option(
+            "--crop-kernels", help="Leave out the taps of kernels that only meet padding; exact."
+        ),
+    ] = False,
+) -> None:
+    """Cut out the subnet for a device and a budget: model, ONNX, arch and certificate.
+
+    Of a run of one network (net=timm, net=subnet) it writes and measures that; no budget, then.
+
+    Uses the run's gates for that table and budget; where it has none, trains them on the run's
+    held-out images (weights stay as they are) and keeps them. Measures the result if the table is
+    of this machine.
+
+    \b
+    supernet extract runs/demo --table T.json --budget-ms 2.5 --out fast/
+    supernet extract runs/demo --max-macs 2e6 --max-memory-kib 64 --out small/
+    supernet extract runs/demo --arch found.json --table T.json --budget-ms 2.5 --out found/
+    supernet extract runs/handmade --table T.json --out handmade/
+    """
+    from supernet.cli.demo import show, summary_row, title_of
+    from supernet.deploy.extract import measure, promise_of, write_subnet
+    from supernet.deploy.folder import check_replaceable
+    from supernet.io.console import new_console
+    from supernet.io.lock import held_beside
+    from supernet.latency.table import LatencyTable
+    from supernet.search.by_gates import candidate_for, named_candidate
+    from supernet.search.constraints import Caps
+    from supernet.space.arch import read_arch
+    from supernet.train.run import Trained
+
+    console = new_console()
+    check_replaceable(out)
+    caps = Caps(macs=max_macs, params=max_params, memory_kib=max_memory_kib)
+    times = None if table is None else LatencyTable.load(table)
+    trained = Trained.open(run)
+    with held_beside(out):
+        if arch is None:
+            candidate = candidate_for(trained, times, budget_ms, console, caps=caps)
+        else:
+            table_id = None if times is None else times.id
+            given = read_arch(arch, table_id=table_id, budget_ms=budget_ms)
+            candidate = named_candidate(trained, given, times, budget_ms, caps=caps)
+        promise = promise_of(times, candidate)
+        write_subnet(trained, candidate.arch, out, promise=promise, crop_kernels=crop_kernels)
+        if times is not None:
+            measure([out], times, console)
+    show([summary_row(out)], console, title_of(trained))
+    for unit, (limit, cost) in candidate.limits.items():
+        console.print(f"{cost:.9g} of at most {limit:.9g} {unit}")
+    console.print(f"{candidate.arch}\n{out}")
+
+
+def specialize(
+    run: RunPath,
+    table: Annotated[Path, typer.Option(help="Latency table of the device.")],
+    budget_ms: Annotated[
+        list[float], typer.Option(help="Limit of latency in milliseconds; may be repeated.")
+    ],
+) -> None:
+    """Train gates for a device and one or more budgets, on frozen weights, and keep them.
+
+    All budgets learn from the same passes. `supernet extract` uses what is kept.
+
+    \b
+    supernet specialize runs/demo --table T.json --budget-ms 5 --budget-ms 8
+    """
+    from supernet.io.console import new_console
+    from supernet.latency.table import LatencyTable
+    from supernet.search.by_gates import pick
+    from supernet.search.constraints import aim_for
+    from supernet.search.specialize import specialize as train_gates
+    from supernet.train.run import Trained
+
+    trained, times = Trained.open(run), LatencyTable.load(table)
+    aims = [aim_for(trained.net, times, budget) for budget in budget_ms]
+    console = new_console()
+    new = {target.name for target in train_gates(trained, aims, console)}
+    for aim in aims:
+        chosen = pick(trained.net.gates[aim.name], aim)
+        console.print(
+            f"{aim.text}: {'trained' if aim.name in new else 'there already'}; "
+            f"{chosen.predicted_ms:.4g} ms  {chosen.arch}"
+        )
+
+
+def predictor(
+    run: RunPath,
+    num_archs: Annotated[int, typer.Option(min=20, help="Architectures to score.")] = 300,
+) -> None:
+    """Fit an accuracy predictor: score architectures on held-out images, and keep the model.
+
+    Stopped in whatever way, the same command goes on from the scores it has.
+
+    \b
+    supernet predictor runs/demo --num-archs 300
+    """
+    from supernet.io.console import new_console
+    from supernet.search.fit_predictor import file_of, fit_predictor
+    from supernet.train.run import Trained
+
+    console, trained = new_console(), Trained.open(run)
+    fitted = fit_predictor(trained, num_archs, console)
+    errors = ", ".join(f"{name} {100 * error:.2f}" for name, error in fitted.compared.items())
+    console.print(f"cross-validated error in points of top-1: {errors}")
+    console.print(
+        f"{file_of(trained)}: {fitted.kind} on {fitted.num_archs} architectures, error "
+        f"{100 * fitted.rmse:.2f} points, Kendall tau {fitted.tau:.2f}"
+    )
+
+
+def search(
+    run: RunPath,
+    table: Annotated[
+        list[Path] | None, typer.Option(help="Latency table; may be repeated.")
+    ] = None,
+    budget_ms: Annotated[
+        list[float] | None, typer.Option(help="Limit in milliseconds; may be repeated.")
+    ] = None,
+    method: Annotated[
+        str,
+        typer.Option(
+            help="auto, gates, exact, evolution, nsga2, mnasnet, mnasnet-soft, tpe, gp, "
+            "random or grid."
+        ),
+    ] = "auto",
+    pareto: Annotated[
+        Path | None,
+        typer.Option(help="Write the whole front of each table to PARETO.json, .csv, .png."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--json", help="Write the results to this file.")
+    ] = None,
+    max_macs: Annotated[float | None, typer.Option(help="Most multiply-adds for an image.")] = None,
+    max_params: Annotated[float | None, typer.Option(help="Most parameters.")] = None,
+    max_memory_kib: Annotated[float | None, typer.Option(help="Most activation memory.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the method.")] = 0,
+) -> None:
+    """Find the best subnet for each table and budget by the run's accuracy predictor.
+
+    The five best by prediction are scored on held-out images, and the best of them wins.
+
+    \b
+    supernet predictor runs/demo
+    supernet search runs/demo --table T.json --budget-ms 3 --budget-ms 5 --json found.json
+    supernet search runs/demo --table T.json --table U.json --pareto front
+    """
+    from supernet.io.console import new_console
+    from supernet.search.constraints import Caps
+    from supernet.search.job import explore
+
+    caps = Caps(macs=max_macs, params=max_params, memory_kib=max_memory_kib)
+    explore(run, table or [], budget_ms or [], method=method, pareto=pareto, out=out, caps=caps,
+               seed=seed, console=new_console())  # fmt: skip
