@@ -72,15 +72,16 @@ CHANGES: tuple[tuple[str, str, str], ...] = (
 
 ELSEWHERE: tuple[tuple[str, str], ...] = (
     (r"^make (demo|test)$", "installs: CI is `make test`; what `supernet demo` does is done in "
-     "miniature by tests/test_main_job.py, at length by its slow test"),
+     "miniature by tests/cli/test_demo.py, at length by its slow test"),
     (r"^make test-oldest$", "an environment of its own, kept in benchmarks/supply/oldest.json"),
     (r"^python docs/reference\.py$", "writes the reference: test_the_reference_is_fresh"),
-    (r"^python benchmarks/\w+\.py ", "in short form: tests/test_benchmarks.py"),
-    (r"^torchrun ", "several processes: tests/test_ranks.py"),
-    (r"^python train\.py -m hydra/launcher=", "tests/test_launchers.py"),
+    (r"^python benchmarks/\w+\.py ", "in short form: tests/benchmarks/test_benchmarks.py"),
+    (r"^torchrun ", "several processes: tests/train/test_distributed.py"),
+    (r"^python train\.py -m hydra/launcher=", "tests/cli/test_launchers.py"),
     (r"^python3 -m pip install numpy onnxruntime$",
-     "the package index: a slow test of tests/latency/test_board_cli.py"),
-    (r"^tensorboard --logdir ", "a server that never ends; tests/test_board.py reads the files"),
+     "the package index: a slow test of tests/latency/board/test_board_commands.py"),
+    (r"^tensorboard --logdir ", 
+     "a server that never ends; tests/train/test_tensorboard.py reads the files"),
 )  # fmt: skip
 """What is not typed by this test, and what runs it."""
 

@@ -31,8 +31,8 @@ from supernet.train.run import Trained
 from tests.builders import DEVICE, made_up_table
 from tests.docs.changes import QUICK, changed
 from tests.docs.pages import ROOT
-from tests.interop.test_tables import OFA, PROXYLESS, timings, written
-from tests.test_tuning import FIELDS
+from tests.latency.test_import_tables import OFA, PROXYLESS, timings, written
+from tests.train.test_tune import FIELDS
 
 DIGITS = {"in_chans": 1, "num_classes": 10}
 _BUDGET = re.compile(r"(budget[-_]ms[ =])([\d.]+)")

@@ -39,7 +39,7 @@ from supernet.train.logger import RunFolder
 from supernet.train.run import Trained
 from tests.builders import TINY, tiny_config, tiny_table
 from tests.conftest import Command, tree
-from tests.test_loop import same
+from tests.train.test_loop import same
 
 ROOT = Path(supernet.__file__).resolve().parent.parent
 QUIET = Console(file=StringIO())

@@ -23,7 +23,7 @@ from supernet.space.presets import ofa_mbv3
 from supernet.train.run import Trained
 from tests.builders import randomise_
 from tests.conftest import Command
-from tests.interop.test_anchors import NETS, published
+from tests.latency.test_anchors import NETS, published
 
 NETWORKS = {
     "OFAMobileNetV3": (1.0, 1.2),

@@ -30,9 +30,9 @@ from supernet.train.interrupt import Stopping
 from supernet.train.logger import RunFolder
 from supernet.train.run import Trained
 from tests.builders import TINY, tiny_config
-from tests.test_loop import same
+from tests.train.test_loop import same
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 QUIET = Console(file=StringIO())
 OFTEN = "save_minutes=0.0001"
 

@@ -43,7 +43,7 @@ from supernet.train.phases import Phase
 from supernet.train.run import Trained
 from tests.builders import DEVICE, TINY, randomise_, tiny_space, tiny_table
 from tests.conftest import Command
-from tests.test_loop import Stop, same
+from tests.train.test_loop import Stop, same
 
 CONSOLE = Console(file=io.StringIO())
 HAND_MADE = ("mobilenetv1_100", "mobilenetv2_035", "mobilenetv3_small_050", "mnasnet_small")

@@ -27,7 +27,7 @@ from supernet.latency.plan import Session
 from tests.builders import entry
 from tests.conftest import Command
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 EXTRA = {"openvino": "openvino", "ncnn": "ncnn", "litert": "ai_edge_litert",
          "executorch": "executorch"}  # fmt: skip
 FORMATS = ["onnx", *(pytest.param(name, marks=pytest.mark.runtimes) for name in EXTRA)]

@@ -22,7 +22,7 @@ from tests.conftest import Command
 
 COMMANDS = ("train", "demo", "profile", "bundle", "table", "extract", "eval", "info", "predict",
             "export", "verify", "compression", "prune")  # fmt: skip
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -130,7 +130,7 @@ def test_info_and_eval_of_a_run(command: Command, run: Path) -> None:
 
 
 def test_prediction(command: Command, subnet: Path, place: Path) -> None:
-    from tests.test_main_job import digit_file
+    from tests.cli.test_demo import digit_file
 
     files = [digit_file(place, number)[0] for number in (0, 1)]
     result = command("predict", subnet, *files, "--top", "2")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 ANCHORS = Path(os.environ.get("SUPERNET_ANCHORS", ROOT.parent / "shared" / "anchors"))
 FIELDS = {"question", "hardware", "versions", "commit", "command", "date", "aims", "data"}
 TOOLS = ("common", "readme", "accuracy_arms", "by_the_clock", "throughput_worker",

@@ -13,7 +13,7 @@ from supernet.search.methods.encoding import Encoding
 from supernet.search.methods.exact import Cost
 from supernet.space.search_space import SearchSpace
 from tests.builders import HAND_MADE, conf_space, spaces
-from tests.test_exact import drawn_cost, indices_of, picked, range_of
+from tests.search.methods.test_exact import drawn_cost, indices_of, picked, range_of
 
 seeds = st.integers(0, 2**32)
 

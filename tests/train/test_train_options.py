@@ -347,7 +347,7 @@ def test_two_processes_train_one_net(tmp_path: Path) -> None:
         port = free.getsockname()[1]
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2",
-         "--master-port", str(port), str(Path(__file__).parents[1] / "train.py"), *words],
+         "--master-port", str(port), str(Path(__file__).resolve().parents[2] / "train.py"), *words],
         cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
