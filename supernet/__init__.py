@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING
 
 from supernet.errors import InfeasibleBudget, InfeasibleLimits, SupernetError
 from supernet.latency.table import LatencyTable
-from supernet.nn.timm_hook import register_with_timm
 from supernet.space.arch import Arch, Op
 from supernet.space.search_space import SearchSpace, Stage
 
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
 # The package of algorithms is loaded before the function of its name below, so that importing
 # one of its modules later does not hide the function.
 import_module("supernet.search")
-register_with_timm()
 
 __version__ = metadata.version("supernet")
 __all__ = [

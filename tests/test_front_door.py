@@ -19,6 +19,7 @@ def fresh(code: str) -> None:
 
 def test_importing_it_is_cheap() -> None:
     fresh("import sys, supernet; assert not {'torch', 'timm', 'hydra'} & set(sys.modules)")
+    fresh("import sys; path = [*sys.meta_path]; import supernet; assert sys.meta_path == path")
     modules = (
         "supernet.deploy.extract",
         "supernet.search.find",

@@ -38,8 +38,7 @@ from supernet.io.read import MAX_ONNX, read_bytes, read_json
 from supernet.io.validate import construct
 from supernet.nn import standalone
 from supernet.nn.description import check_net, check_self_contained, load_net
-from supernet.nn.standalone import net_of
-from supernet.nn.timm_hook import ENTRY_POINT
+from supernet.nn.standalone import ENTRY_POINT, net_of
 from supernet.space.arch import Arch
 
 FORMAT, VERSION = "supernet-subnet", 2

@@ -24,8 +24,7 @@ from torch import nn
 
 from supernet.errors import CheckpointError, shown
 from supernet.io.read import check_regular
-from supernet.nn.standalone import build
-from supernet.nn.timm_hook import ENTRY_POINT
+from supernet.nn.standalone import ENTRY_POINT, build
 from supernet.space.arch import MAX_WIDTH
 from supernet.space.search_space import ACTIVATIONS, FAMILIES, MAX_BLOCKS
 

@@ -23,6 +23,9 @@ from timm.models.efficientnet import EfficientNet
 from timm.models.mobilenetv3 import MobileNetV3
 from torch import nn
 
+ENTRY_POINT = "supernet_subnet"
+"""Architecture that `config.json` names for an extracted subnet, also in timm's registry."""
+
 
 def timm_kwargs(net: dict[str, Any]) -> dict[str, Any]:
     """Return the arguments of timm's class for `net`, plain data."""
@@ -48,7 +51,7 @@ def timm_model(net: dict[str, Any]) -> MobileNetV3 | EfficientNet:
 def net_of(config: dict[str, Any]) -> dict[str, Any]:
     """Return the plain data in `config` from which `build` makes the network."""
     args = config["model_args"]
-    if "net" in args or config["architecture"] == "supernet_subnet":
+    if "net" in args or config["architecture"] == ENTRY_POINT:
         return dict(args["net"])
     name, classes = config["architecture"], config["num_classes"]
     return {"family": "timm", "name": name, "num_classes": classes, **args}

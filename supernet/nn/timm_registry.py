@@ -1,7 +1,10 @@
-"""Subnet folders as timm sees them: `timm.create_model("local-dir:DIR", pretrained=True)`.
+"""Subnet folders in timm's registry.
 
-Importing this registers the entry point that their `config.json` names (`with_timm.py` sees to
-that). `features_only=True` gives feature maps, for detection and segmentation.
+    import supernet.nn.timm_registry
+    model = timm.create_model("local-dir:DIR", pretrained=True)
+
+Importing this module registers the entry point that their `config.json` names. `features_only=True`
+gives feature maps, for detection and segmentation.
 """
 
 from __future__ import annotations
@@ -16,15 +19,13 @@ from timm.models.mobilenetv3 import _create_mnv3
 from torch import nn
 
 from supernet.errors import SupernetError
-from supernet.nn.timm_hook import ENTRY_POINT
+from supernet.nn.description import check_net
+from supernet.nn.standalone import ENTRY_POINT, timm_kwargs
 
 
 @register_model  # type: ignore[untyped-decorator]
 def supernet_subnet(pretrained: bool = False, *, net: dict[str, Any], **kwargs: Any) -> nn.Module:
     """Build a subnet from the plain data `net`, which may be a stranger's."""
-    from supernet.nn.description import check_net
-    from supernet.nn.standalone import timm_kwargs
-
     check_net(net)
     if kwargs.get("features_only"):  # timm's default is five maps, as many as it halves ImageNet
         maps = 1 + sum("_s2_" in stage[0] for stage in net["block_strings"])

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 import supernet
+import supernet.nn.timm_registry  # registers subnet folders with timm
 from supernet.deploy.certificate import read_certificate
 from supernet.deploy.crop import cropped, with_kernel
 from supernet.deploy.extract import write_subnet

@@ -15,6 +15,7 @@ from rich.console import Console
 from safetensors.torch import save_file
 
 import supernet
+import supernet.nn.timm_registry  # registers subnet folders with timm
 from supernet.deploy import prune as pruning
 from supernet.deploy.certificate import hashes_of, read_certificate, write_certificate
 from supernet.deploy.compression import compression

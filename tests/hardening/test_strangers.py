@@ -25,6 +25,7 @@ import torch
 from onnx import TensorProto, helper
 from rich.console import Console
 
+import supernet.nn.timm_registry  # noqa: F401  (registers subnet folders with timm)
 from benchmarks.reliability_kinds import SPACE, as_json, manifest, run_content, subnet_config
 from supernet.cli import app as cli
 from supernet.data.preprocess import read_image

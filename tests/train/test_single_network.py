@@ -18,6 +18,7 @@ from rich.console import Console
 from safetensors.torch import save_file
 
 import supernet
+import supernet.nn.timm_registry  # registers subnet folders with timm
 from supernet.cli.hydra_config import composed, config_dir
 from supernet.cli.sources import origin_of
 from supernet.data.preprocess import resize
