@@ -26,6 +26,7 @@ from supernet.deploy.compression import compression
 from supernet.deploy.export.job import export_to
 from supernet.deploy.extract import write_subnet
 from supernet.errors import DeviceError
+from supernet.latency import runtimes
 from supernet.train.run import Trained
 
 SECONDS = 4.0
@@ -67,7 +68,11 @@ def measure(run: Trained, folder: Path, seconds: float, out: Path) -> None:
             skipped[name] = str(error).replace(str(folder), "")
             print(f"skipped: {skipped[name]}")
             continue
-        found[name] = {**exported.to_dict(), "runtime_version": chosen.version(), "notes": notes}
+        found[name] = {
+            **exported.to_dict(),
+            "runtime_version": runtimes.get(chosen.RUNTIME).version(),
+            "notes": notes,
+        }
         found[name].pop("place")
         file.write_text(json.dumps(found[name]), encoding="utf-8")
         for row in exported.rows:

@@ -177,7 +177,7 @@ def measure_subnets(
 
 
 def measure_exports(
-    exports: Sequence[tuple[str, Path, Sequence[int]]],
+    files: Sequence[tuple[str, Path, Sequence[int]]],
     *,
     threads: int = 1,
     seconds: float | None = None,
@@ -188,7 +188,7 @@ def measure_exports(
     """Time exported files, interleaved, in a process of their own, each in its own runtime.
 
     Args:
-        exports: format (`supernet.deploy.export`), folder and input shape `[N, C, R, R]` of each.
+        files: id of the runtime, file and input shape `[N, C, R, R]` of each.
         threads: of the runtimes.
         seconds: of timing at most; left out: 1 for each.
         seed: as in `profile`.
@@ -198,8 +198,8 @@ def measure_exports(
     Raises:
         DeviceError: if a runtime is not there or refuses its files, or there are too few cores.
     """
-    specs = [{"format": name, "export": str(place.resolve()), "shape": list(shape)}
-             for name, place, shape in exports]  # fmt: skip
+    specs = [{"runtime": runtime, "file": str(file.resolve()), "shape": list(shape)}
+             for runtime, file, shape in files]  # fmt: skip
     reference, *timings = _measure(
         specs,
         runtime="onnxruntime",  # of the reference model
@@ -236,7 +236,7 @@ def _measure(
 ) -> list[Entry]:
     """Return the timings of the reference model and of `models`."""
     host.check_threads(threads)
-    environment = runtimes.get(runtime).environment()
+    environment = runtimes.get(runtime).ENVIRONMENT
     provider = runtimes.provider_of(runtime, provider)
     rounds = [] if kept is None else kept.rounds(number)
     if kept is None or not kept.is_done(number):

@@ -3,8 +3,8 @@
 Timing happens in a fresh child, so that threads, memory allocation and whatever else the caller
 has done to the process play no part. The request, one JSON object on stdin: `runtime`, `threads`,
 `provider`, `batch`, `seconds`, `seed`, `rounds` (what an interrupted process timed before) and
-`models`, a list of `{"keys": [...]}` (a chain of layers), `{"subnet": folder}` and `{"export":
-folder, "format", "shape"}` (files of a format, each in its own runtime). The answer: lines
+`models`, a list of `{"keys": [...]}` (a chain of layers), `{"subnet": folder}` and `{"file",
+"runtime", "shape"}` (an exported file, in a runtime of its own). The answer: lines
 `{"event": "load" | "time", "share": 0..1}` and `{"event": "round", "round"}`, then one
 `{"event": "done"}` or `{"event": "error", "message"}`.
 
@@ -25,7 +25,6 @@ from typing import Any
 
 import numpy as np
 
-from supernet.deploy import export
 from supernet.errors import SupernetError
 from supernet.latency import runtimes
 from supernet.latency.model import Model, of_keys, of_subnet
@@ -46,13 +45,13 @@ def answer(request: dict[str, Any], tell: Tell) -> None:
     runtime, batch = runtimes.get(request["runtime"]), request["batch"]
     threads, provider = request["threads"], request["provider"]
     models: list[Model | dict[str, Any]] = [of_keys([REFERENCE], batch=1)]
-    models += [s if "export" in s else _model(s, batch) for s in request["models"]]
+    models += [s if "file" in s else _model(s, batch) for s in request["models"]]
     runners: list[Callable[[], object]] = []
     for number, model in enumerate(models, start=1):
         if isinstance(model, Model):
             runners.append(runtime.load(model, threads=threads, provider=provider).run)
         else:
-            runners.append(_export_runner(model, threads))
+            runners.append(_file_runner(model, threads))
         tell({"event": "load", "share": number / len(models)})
     del models
     gc.collect()
@@ -76,9 +75,9 @@ def _model(spec: dict[str, Any], batch: int) -> Model:
     return of_keys([LayerKey(**key) for key in spec["keys"]], batch=batch)
 
 
-def _export_runner(spec: dict[str, Any], threads: int) -> Callable[[], object]:
-    """Return what runs exported files on an image of unit variance, its way in and out included."""
-    run = export.get(spec["format"]).load(Path(spec["export"]), threads=threads)
+def _file_runner(spec: dict[str, Any], threads: int) -> Callable[[], object]:
+    """Return a run of an exported file on an image of unit variance, copies in and out included."""
+    run = runtimes.get(spec["runtime"]).load_file(Path(spec["file"]), threads=threads)
     image = np.random.default_rng(0).standard_normal(spec["shape"], dtype=np.float32)
     return lambda: run(image)
 

@@ -23,6 +23,7 @@ from supernet.deploy.export.job import Exported, Row, export_to
 from supernet.deploy.folder import load_config, load_subnet
 from supernet.deploy.verify import verify
 from supernet.errors import DeviceError, SupernetError
+from supernet.latency import runtimes
 from supernet.latency.plan import Session
 from tests.builders import entry
 from tests.conftest import Command
@@ -45,12 +46,17 @@ def no_timing(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is timed is told in `test_it_is_really_timed`."""
     monkeypatch.setattr(
         exporting, "measure_exports",
-        lambda exports, **_: Session(entry(1), tuple(entry(2) for _ in exports)),
+        lambda files, **_: Session(entry(1), tuple(entry(2) for _ in files)),
     )  # fmt: skip
 
 
 def files(folder: Path) -> set[str]:
     return {file.name for file in folder.iterdir()}
+
+
+def runner(name: str, folder: Path) -> runtimes.Run:
+    chosen = export.get(name)
+    return runtimes.get(chosen.RUNTIME).load_file(folder / chosen.FILE, threads=1)
 
 
 def needs(name: str) -> None:
@@ -71,7 +77,7 @@ def test_it_computes_what_pytorch_does(subnet: Path, name: str) -> None:
     config, model = load_config(subnet), load_subnet(subnet)
     pixels = digits().test.pixels[:3]
     x = resize(config.preprocess.normalise(pixels), config.arch.resolution)
-    run = export.get(name).load(subnet / name, threads=1)
+    run = runner(name, subnet / name)
     for count in (1, 3):
         with torch.no_grad():
             want = model(x[:count])
@@ -114,7 +120,7 @@ def test_int8_of_onnx_has_int8_weights_and_takes_any_batch(subnet: Path) -> None
     kinds = {weight.data_type for weight in graph.initializer}
     assert onnx.TensorProto.INT8 in kinds
     assert {node.op_type for node in graph.node} >= {"QuantizeLinear", "DequantizeLinear"}
-    run = export.get("onnx").load(subnet / "onnx-int8", threads=1)
+    run = runner("onnx", subnet / "onnx-int8")
     size = load_config(subnet).arch.resolution
     assert run(np.zeros((5, 1, size, size), np.float32)).shape == (5, 10)
 
@@ -243,21 +249,21 @@ def test_a_missing_package_names_the_extra(
 
 def test_every_extra_is_in_the_project() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert {*export.EXTRAS.values(), "litert-int8"} <= set(project["optional-dependencies"])
+    assert {*runtimes.OPTIONAL, "litert-int8"} <= set(project["optional-dependencies"])
 
 
 @pytest.mark.usefixtures("no_timing")
 def test_another_result_than_pytorchs_is_not_written(
     subnet: Path, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = export.get("onnx")
-    load = module.load
+    module = runtimes.get("onnxruntime")
+    load_file = module.load_file
 
-    def wrong(place: Path, *, threads: int) -> export.Run:
-        run = load(place, threads=threads)
+    def wrong(path: Path, *, threads: int) -> runtimes.Run:
+        run = load_file(path, threads=threads)
         return lambda images: run(images) + np.float32(1)
 
-    monkeypatch.setattr(module, "load", wrong)
+    monkeypatch.setattr(module, "load_file", wrong)
     with pytest.raises(DeviceError, match="computes something else than PyTorch"):
         export_to(subnet, "onnx", out=place / "out")
     assert sorted(path.name for path in place.iterdir()) == ["fast"]

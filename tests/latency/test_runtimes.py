@@ -96,7 +96,8 @@ def _assert_equal(module: Runtime, model: Model, threads: int = 1) -> None:
 
 
 def test_runtimes_are_the_files_of_the_folder() -> None:
-    assert set(runtimes.available()) == {*HERE, *runtimes.OPTIONAL}
+    assert set(runtimes.available()) == {*HERE, *EXTRA, "executorch"}
+    assert set(runtimes.OPTIONAL) == {*EXTRA, "executorch"}
 
 
 def test_an_optional_runtime_has_an_extra() -> None:
@@ -111,7 +112,7 @@ def test_a_runtime_says_what_it_is(runtime: str, monkeypatch: pytest.MonkeyPatch
     assert runtime.endswith("int8") == (module.PRECISION == "int8")
     assert module.version()[0].isdigit()
     assert "cpu" in module.providers()
-    assert all(isinstance(v, str) for pair in module.environment().items() for v in pair)
+    assert all(isinstance(v, str) for pair in module.ENVIRONMENT.items() for v in pair)
 
 
 @pytest.mark.parametrize("layer", KEYS, ids=str)
@@ -212,6 +213,35 @@ def test_a_refused_model_is_named(runtime: str, monkeypatch: pytest.MonkeyPatch)
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("runtime", ["onnxruntime", "onnxruntime-int8"])
+def test_a_file_of_any_batch_is_run(runtime: str, saved_subnet: Path) -> None:
+    """Other runtimes' own files are written and run in `tests/deploy/test_export.py`."""
+    run = runtimes.get(runtime).load_file(saved_subnet / "model.onnx", threads=1)
+    model = of_subnet(saved_subnet, batch=3)
+    with torch.no_grad():
+        expected = model.module(torch.from_numpy(model.example()))
+    torch.testing.assert_close(torch.from_numpy(run(model.example())), expected)
+
+
+def test_a_refused_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"no protobuf")
+    with pytest.raises(DeviceError, match=r"onnxruntime refuses .*model\.onnx: "):
+        runtimes.get("onnxruntime").load_file(tmp_path / "model.onnx", threads=1)
+
+
+def test_a_runtime_without_files_of_its_own_says_so(tmp_path: Path) -> None:
+    with pytest.raises(DeviceError, match="'torch' does not run exported files"):
+        runtimes.get("torch").load_file(tmp_path / "model.pt2", threads=1)
+
+
+@pytest.mark.runtimes
+def test_executorch_only_runs_files() -> None:
+    pytest.importorskip("executorch")
+    options = {"threads": 1, "provider": "cpu"}
+    with pytest.raises(DeviceError, match="'executorch' only runs exported files"):
+        runtimes.get("executorch").load(of_keys([LAYER], batch=1), **options)
+
+
 @pytest.mark.parametrize("given", ["cpu", "CPU", "CPUExecutionProvider"])
 def test_a_provider_is_known_by_its_short_and_its_long_name(given: str) -> None:
     assert runtimes.provider_of("onnxruntime", given) == "cpu"
@@ -259,7 +289,7 @@ print(min(after - before for before, after in zip(counts[2:], counts[3:])))
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="settings of glibc")
 def test_torchs_activations_stay_in_the_process() -> None:
-    environment = {**os.environ, **runtimes.get("torch").environment(), "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, **runtimes.get("torch").ENVIRONMENT, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", FAULTS]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     # with glibc's defaults 18,000 in every run; a kernel that reclaims memory may disturb some

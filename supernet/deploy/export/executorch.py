@@ -6,7 +6,6 @@ channel, activations int8, input and output float32.
 
 from __future__ import annotations
 
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -17,26 +16,20 @@ from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
     get_symmetric_quantization_config,
 )
 from executorch.exir import to_edge_transform_and_lower
-from executorch.extension.pybindings import portable_lib
 from torch import Tensor, nn
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
-from supernet.deploy.export import Array, Run, Subnet, one_by_one, refusal
-from supernet.deploy.export.quiet import quiet, silent
+from supernet.deploy.export import Subnet
+from supernet.io.quiet import quiet
+from supernet.latency.runtimes import refusal
 
 NO_INT8 = None
 LAYOUT = "NCHW"
-_FILE = "model.pte"
+RUNTIME, FILE = "executorch", "model.pte"
 _BATCH = 32
 
 
-def version() -> str:
-    """Return the version of ExecuTorch."""
-    return metadata.version("executorch")
-
-
 def write(subnet: Subnet, place: Path, calibration: Tensor | None) -> None:
-    """Write `model.pte`."""
     image = (torch.zeros(1, *subnet.image_shape),)
     with quiet():
         try:
@@ -48,7 +41,7 @@ def write(subnet: Subnet, place: Path, calibration: Tensor | None) -> None:
             content = lowered.to_executorch().buffer
         except (RuntimeError, ValueError, TypeError) as error:
             raise refusal("executorch", subnet.folder, error) from error
-    (place / _FILE).write_bytes(content)
+    (place / FILE).write_bytes(content)
 
 
 def _quantized(model: nn.Module, images: Tensor) -> nn.Module:
@@ -62,19 +55,3 @@ def _quantized(model: nn.Module, images: Tensor) -> nn.Module:
     for batch in images.split(_BATCH):
         prepared(batch)
     return convert_pt2e(prepared)
-
-
-def load(place: Path, *, threads: int) -> Run:
-    """Load the file; the number of threads is one for the whole process."""
-    with silent():
-        portable_lib._unsafe_reset_threadpool(threads)
-        try:
-            module = portable_lib._load_for_executorch(str(place / _FILE))
-        except RuntimeError as error:
-            raise refusal("executorch", place, error) from error
-
-    def run(image: Array) -> Array:
-        (logits,) = module.forward((torch.from_numpy(image).contiguous(),))
-        return logits.numpy()
-
-    return one_by_one(run)

@@ -1,6 +1,6 @@
 """The command `export`: a subnet in another format, compared with PyTorch, scored and timed.
 
-Not here: how a format is written and run (`export/`).
+Not here: how a format is written, how its files are run.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from supernet.errors import DeviceError, SupernetError
 from supernet.io.atomic import write_json
 from supernet.io.lock import held_beside
 from supernet.io.read import read_json
-from supernet.latency import host
+from supernet.latency import host, runtimes
 from supernet.latency.profile import measure_exports
 from supernet.train.evaluate import scores
 
@@ -169,8 +169,10 @@ def _found(
         images, of = some_of(data.test, subnet.config, COMPARED_IMAGES), "test images"
     want = subnet.model(images)
     computed: dict[str, tuple[float, float | None]] = {}
+    chosen = export.get(name)
+    runtime = runtimes.get(chosen.RUNTIME)
     for precision, place in places.items():
-        run = export.get(name).load(place, threads=threads)
+        run = runtime.load_file(place / chosen.FILE, threads=threads)
         difference = _difference(run, images, want)
         limit = TOLERANCE * max(1.0, float(want.abs().max()))
         if precision == "fp32" and not difference <= limit:
@@ -181,7 +183,8 @@ def _found(
         computed[precision] = difference, _top1(_Runs(run), subnet, data)
     shape = (1, *subnet.image_shape)
     session = measure_exports(
-        [(name, place, shape) for place in places.values()], threads=threads, seconds=seconds,
+        [(chosen.RUNTIME, place / chosen.FILE, shape) for place in places.values()],
+        threads=threads, seconds=seconds,
         on_warning=lambda text: on_note(f"warning: {text}"),
     )  # fmt: skip
     rows = tuple(
@@ -194,7 +197,7 @@ def _found(
     return {"images": f"{len(images)} {of}", "torch_top1": torch_top1, "rows": rows}
 
 
-def _difference(run: export.Run, images: Tensor, want: Tensor) -> float:
+def _difference(run: runtimes.Run, images: Tensor, want: Tensor) -> float:
     return float((torch.from_numpy(run(images.numpy())) - want).abs().max())
 
 
@@ -210,7 +213,7 @@ def _top1(model: nn.Module, subnet: export.Subnet, data: ImageData | None) -> fl
 class _Runs(nn.Module):
     """What runs exported files, as a network that is scored."""
 
-    def __init__(self, run: export.Run) -> None:
+    def __init__(self, run: runtimes.Run) -> None:
         super().__init__()
         self._run = run
 
@@ -232,7 +235,7 @@ def _paper(subnet: export.Subnet, chosen: export.Format, exported: Exported) -> 
         "kind": FORMAT,
         "version": VERSION,
         "tool_version": metadata.version("supernet"),
-        "runtime_version": chosen.version(),
+        "runtime_version": runtimes.get(chosen.RUNTIME).version(),
         "arch_id": subnet.config.arch.id,
         "input": {
             "layout": chosen.LAYOUT,

@@ -25,7 +25,7 @@ from onnxruntime.quantization import (
 )
 from torch import Tensor
 
-from supernet.deploy.export.quiet import quiet
+from supernet.io.quiet import quiet
 
 _BATCH = 32
 

@@ -1,7 +1,8 @@
-"""The runtimes a device is timed under, one module each; the module's name is the id.
+"""Runtimes that models are timed on, one module each; the module's name is the id.
 
 `-` in an id is `_` in the module's name. A new runtime is a new file here that offers what
-`Runtime` lists. Not here: timing (`timing.py`), the process it happens in (`worker.py`).
+`Runtime` lists, and a name in `OPTIONAL` if an extra brings its package. Bundles carry this file
+and some runtimes to boards, so they are Python 3.8. Not here: timing, the process it happens in.
 """
 
 from __future__ import annotations
@@ -10,44 +11,62 @@ import importlib
 import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 
 from supernet.errors import DeviceError, needed_by
-from supernet.latency.model import Model
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from supernet.latency.model import Model
+
+    Array = np.ndarray[Any, Any]
+    Run = Callable[[Array], Array]
+
+OPTIONAL = ("executorch", "litert", "ncnn", "openvino")
+"""Runtimes whose package comes with the extra of the same name in `pyproject.toml`."""
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model that is ready: `run` it once, and see what the last run gave."""
+    """A model with its input in place: `run` it once, `output` is the last run's result."""
 
     run: Callable[[], object]
-    output: Callable[[], np.ndarray[Any, Any]]
-
-
-OPTIONAL = ("litert", "ncnn", "openvino")  # each has an extra of its name in pyproject.toml
+    output: Callable[[], Array]
 
 
 class Runtime(Protocol):
-    """What a module in this folder offers."""
+    """The interface of a module in this folder."""
 
     PRECISION: str
+
+    ENVIRONMENT: dict[str, str]
+    """Environment variables that the timing process must start with."""
 
     def version(self) -> str:
         """Return the version of the package that runs the model."""
 
-    def environment(self) -> dict[str, str]:
-        """Return the environment variables that the timing process must start with."""
-
     def providers(self) -> tuple[str, ...]:
-        """Return what it can run on here, in small letters; "cpu" is among them."""
+        """Return the devices it can run on here, in small letters; "cpu" is among them."""
 
     def load(self, model: Model, *, threads: int, provider: str) -> Loaded:
         """Make `model` ready to run on `model.example()`; it ran once already.
 
         Raises:
-            DeviceError: if the runtime refuses the model.
+            DeviceError: if the runtime refuses the model, or only loads files.
+        """
+
+    def load_file(self, path: Path, *, threads: int) -> Run:
+        """Return a function from images `[N, C, R, R]`, float32, to logits `[N, classes]`.
+
+        Args:
+            path: a file in the runtime's own format; a second one may lie beside it.
+            threads: of the runtime, which runs on the CPU.
+
+        Raises:
+            DeviceError: if the runtime refuses the file, or only loads models.
         """
 
 
@@ -80,7 +99,7 @@ def provider_of(runtime: str, provider: str) -> str:
         DeviceError: if there is no such runtime, or it cannot run on `provider` here.
     """
     known = get(runtime).providers()
-    name = provider.lower().removesuffix("executionprovider")
+    name = provider.lower().replace("executionprovider", "")
     if name not in known:
         raise DeviceError(
             f"runtime {runtime!r} cannot run on {provider!r} here; it can on: {', '.join(known)}"
@@ -88,6 +107,11 @@ def provider_of(runtime: str, provider: str) -> str:
     return name
 
 
-def refusal(runtime: str, model: Model, error: Exception) -> DeviceError:
-    """Return one line that says which model `runtime` refuses, and why."""
-    return DeviceError(f"{runtime} refuses {model.name}: {' '.join(str(error).split())}")
+def refusal(runtime: str, model: object, error: Exception) -> DeviceError:
+    """Return one line that says which model or file `runtime` refuses, and why."""
+    return DeviceError(f"{runtime} refuses {model}: {' '.join(str(error).split())[:300]}")
+
+
+def one_by_one(run: Run) -> Run:
+    """Return a function that runs images one after the other, for files that take one image."""
+    return lambda images: np.concatenate([run(images[i : i + 1]) for i in range(len(images))])

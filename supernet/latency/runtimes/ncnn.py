@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ncnn
 import numpy as np
@@ -17,25 +17,22 @@ from google.protobuf.message import DecodeError
 from supernet.errors import DeviceError
 from supernet.latency.graphs.ncnn import ncnn_files
 from supernet.latency.model import Model
-from supernet.latency.runtimes import Loaded, refusal
+from supernet.latency.runtimes import Loaded, one_by_one, refusal
+
+if TYPE_CHECKING:
+    from supernet.latency.runtimes import Array, Run
 
 PRECISION = "fp32"
+ENVIRONMENT: dict[str, str] = {}
 _AS_IT_IS, _PLAIN = 1, 0  # how an output is handed out
 _SAME = "7767517\n2 2\nInput i 0 1 in0\nBinaryOp same 1 1 in0 out0 0=0 1=1 2=0.0\n"
 
 
 def version() -> str:
-    """Return the version of ncnn."""
     return str(ncnn.__version__)
 
 
-def environment() -> dict[str, str]:
-    """Return nothing: all settings belong to a network."""
-    return {}
-
-
 def providers() -> tuple[str, ...]:
-    """Return the CPU alone."""
     return ("cpu",)
 
 
@@ -47,18 +44,34 @@ def load(model: Model, *, threads: int, provider: str) -> Loaded:
     try:
         text, weights = ncnn_files(model.onnx)
     except (DecodeError, ValueError, KeyError, IndexError) as error:
-        raise refusal("ncnn", model, error) from error
-    net = network_of(text, weights, threads)
+        raise refusal("ncnn", model.name, error) from error
+    net = _network(text, weights, threads)
     image = model.example()[0]
     x = ncnn.Mat(image).clone()  # a Mat alone does not keep the array alive
     if model.keys and model.keys[0].kind != "stem":
-        x = _extract(network_of(_SAME, b"", threads), x, _AS_IT_IS)
+        x = _extract(_network(_SAME, b"", threads), x, _AS_IT_IS)
     if net is None or _extract(net, x, _PLAIN) is None:
-        raise refusal("ncnn", model, RuntimeError(f"cannot run it on {shape}"))
+        raise refusal("ncnn", model.name, RuntimeError(f"cannot run it on {shape}"))
     return Loaded(lambda: _extract(net, x, _AS_IT_IS), lambda: _array(_extract(net, x, _PLAIN)))
 
 
-def network_of(text: str, weights: bytes, threads: int) -> Any:
+def load_file(path: Path, *, threads: int) -> Run:
+    """Load a `.param` file, and the `.bin` file beside it; ncnn has no batches."""
+    weights = path.with_suffix(".bin").read_bytes()
+    net = _network(path.read_text(encoding="utf-8"), weights, threads)
+    if net is None:
+        raise refusal("ncnn", path, RuntimeError("it cannot read the files"))
+
+    def run(image: Array) -> Array:
+        y = _extract(net, ncnn.Mat(image[0]).clone(), _PLAIN)
+        if y is None:
+            raise refusal("ncnn", path, RuntimeError(f"it cannot run on {image.shape}"))
+        return _array(y)
+
+    return one_by_one(run)
+
+
+def _network(text: str, weights: bytes, threads: int) -> Any:
     """Return the network, or None if ncnn cannot read it."""
     net = ncnn.Net()
     net.opt.num_threads = threads
@@ -73,12 +86,6 @@ def network_of(text: str, weights: bytes, threads: int) -> Any:
     return net
 
 
-def output_of(net: Any, x: Any) -> np.ndarray[Any, Any] | None:
-    """Return a copy of what `net` gives for the Mat `x`, with the batch that ncnn has not."""
-    y = _extract(net, x, _PLAIN)
-    return None if y is None else _array(y)
-
-
 def _extract(net: Any, x: Any, how: int) -> Any:
     """Run the network; None if it fails."""
     extractor = net.create_extractor()
@@ -87,7 +94,7 @@ def _extract(net: Any, x: Any, how: int) -> Any:
     return y if status == 0 else None
 
 
-def _array(mat: Any) -> np.ndarray[Any, Any]:
+def _array(mat: Any) -> Array:
     """Return a copy with the batch that ncnn has not."""
     array = np.array(mat)
     return array if array.ndim == 2 else array[None]

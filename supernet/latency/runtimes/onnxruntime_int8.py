@@ -32,10 +32,17 @@ from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
 from supernet.latency.model import Model
 from supernet.latency.runtimes import Loaded, refusal
-from supernet.latency.runtimes.onnxruntime import REFUSALS, environment, providers, start, version
+from supernet.latency.runtimes.onnxruntime import (
+    ENVIRONMENT,
+    REFUSALS,
+    load_file,
+    providers,
+    start,
+    version,
+)
 from supernet.space.layers import BLOCKS
 
-__all__ = ["PRECISION", "environment", "load", "providers", "version"]
+__all__ = ["ENVIRONMENT", "PRECISION", "load", "load_file", "providers", "version"]
 
 PRECISION = "int8"
 _TO_NHWC, _TO_NCHW = (0, 2, 3, 1), (0, 3, 1, 2)
@@ -57,7 +64,7 @@ def load(model: Model, *, threads: int, provider: str) -> Loaded:
     try:
         loaded = start(made.content, made.x, threads=threads, provider=provider)
     except REFUSALS as error:
-        raise refusal("onnxruntime-int8", model, error) from error
+        raise refusal("onnxruntime-int8", model.name, error) from error
     if made.output is None:
         return loaded
     scale, zero = made.output
@@ -80,7 +87,7 @@ def prepared(model: Model) -> Prepared:
         output = _give_int8(proto) if after else None
         return Prepared(proto.SerializeToString(), x, output)
     except (*REFUSALS, DecodeError, InferenceError) as error:
-        raise refusal("onnxruntime-int8", model, error) from error
+        raise refusal("onnxruntime-int8", model.name, error) from error
 
 
 def quantized(model: bytes, x: _Array, *, output_too: bool) -> ModelProto:

@@ -6,30 +6,32 @@ and 15 % less time than NCHW (Xeon with AVX-512, one thread, torch 2.14).
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import torch
 
+from supernet.errors import DeviceError
 from supernet.latency.model import Model
 from supernet.latency.runtimes import Loaded, refusal
 
+if TYPE_CHECKING:
+    from supernet.latency.runtimes import Run
+
 PRECISION = "fp32"
+ENVIRONMENT = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
+"""Keep glibc from giving activations back to the kernel after each run.
+
+The largest net of `ofa_mbv3` at 160 px, four images, met 4,769 page faults a run and took 62 ms;
+with this none, and 52 to 54 ms. Other C libraries do not look at these variables.
+"""
 
 
 def version() -> str:
-    """Return the version of PyTorch."""
     return str(torch.__version__)
 
 
-def environment() -> dict[str, str]:
-    """Keep glibc from giving activations back to the kernel after each run.
-
-    The largest net of `ofa_mbv3` at 160 px, four images, met 4,769 page faults a run and took
-    62 ms; with this none, and 52 to 54 ms. Other C libraries do not look at these variables.
-    """
-    return {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
-
-
 def providers() -> tuple[str, ...]:
-    """Return the CPU alone."""
     return ("cpu",)
 
 
@@ -46,5 +48,10 @@ def load(model: Model, *, threads: int, provider: str) -> Loaded:
     try:
         run()
     except RuntimeError as error:
-        raise refusal("torch", model, error) from error
+        raise refusal("torch", model.name, error) from error
     return Loaded(run, lambda: run().numpy())
+
+
+def load_file(path: Path, *, threads: int) -> Run:
+    """Raise `DeviceError`."""
+    raise DeviceError(f"runtime 'torch' does not run exported files, such as {path}")
