@@ -18,9 +18,9 @@ from typing import Any
 from common import aim, write_result
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from supernet.cli.console import ConsoleReporter
 from supernet.cli.demo import do_main_job
 from supernet.cli.hydra_config import composed
-from supernet.io.console import new_console
 
 QUICK = ["experiment=smoke", "data=digits"]
 
@@ -37,9 +37,9 @@ def main() -> None:
     config = composed([*overrides, f"threads={flags.threads}"])
     if flags.quick:
         with tempfile.TemporaryDirectory() as folder:
-            report(do_main_job(config, Path(folder) / "run", new_console()), {}, flags.json)
+            report(do_main_job(config, Path(folder) / "run", ConsoleReporter()), {}, flags.json)
         return
-    rows = do_main_job(config, flags.run, new_console())
+    rows = do_main_job(config, flags.run, ConsoleReporter())
     report(rows, training_facts(flags.run), flags.json)
 
 

@@ -21,8 +21,8 @@ from typing import Any, TypeVar
 import numpy as np
 from common import ROOT, aim
 
+from supernet.cli.console import ConsoleReporter
 from supernet.cli.hydra_config import composed
-from supernet.io.console import new_console
 from supernet.latency.correction import Correction
 from supernet.latency.costs import latency_costs
 from supernet.latency.table import Device, Entry, LatencyTable
@@ -151,7 +151,9 @@ def of_front(folder: Path, count: int, timed: Timed) -> float:
     """A run with a searched front of `count` points; return the size of its page in MiB."""
     run = folder / "run"
     shutil.rmtree(run, ignore_errors=True)
-    training.start(composed(["experiment=smoke", "data=digits", "threads=1"]), run, new_console())
+    training.start(
+        composed(["experiment=smoke", "data=digits", "threads=1"]), run, ConsoleReporter()
+    )
     net, rng = Trained.open(run).net, random.Random(0)
     table = made_up(net.space, in_chans=net.in_chans, num_classes=net.num_classes)
     table.save(run / "tables" / "T.json")

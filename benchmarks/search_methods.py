@@ -22,8 +22,8 @@ from common import ROOT, aim, write_result
 from matplotlib.figure import Figure
 from small_run import aims, flags_of, tables, trained
 
+from supernet.cli.console import ConsoleReporter
 from supernet.errors import SupernetError
-from supernet.io.console import new_console
 from supernet.search.accuracy import Scored
 from supernet.search.constraints import Aim, Limit
 from supernet.search.find import AUTO, METHODS, problem_of
@@ -59,7 +59,7 @@ def measure(
 ) -> None:  # fmt: skip
     """Search with every method and score what each holds at the checkpoints."""
     if not file_of(run).exists():
-        fit_predictor(run, num_archs, new_console())
+        fit_predictor(run, num_archs, ConsoleReporter())
     predictor, scored = load_predictor(run), Scored(run)
     equal = EQUAL if EQUAL in checkpoints else checkpoints[-1]
     wanted = aims(run, tables(run, seconds=seconds)[0])

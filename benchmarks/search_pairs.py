@@ -19,7 +19,7 @@ import torch
 from common import ROOT, aim, write_result
 from small_run import flags_of, tables, trained
 
-from supernet.io.console import new_console
+from supernet.cli.console import ConsoleReporter
 from supernet.latency.table import LatencyTable
 from supernet.search.constraints import aim_for
 from supernet.search.find import AUTO, find
@@ -55,7 +55,7 @@ def own_tables(run: Trained) -> list[Path]:
 def measure(run: Trained, paths: list[Path], budgets: int, num_archs: int, out: Path) -> None:
     """Search every pair, and note when each was done."""
     if not file_of(run).exists():
-        fit_predictor(run, num_archs, new_console())
+        fit_predictor(run, num_archs, ConsoleReporter())
     predictor, space = load_predictor(run), run.net.space
     start = time.perf_counter()
     pairs = []

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from supernet.cli.console import ConsoleReporter
 from supernet.cli.hydra_config import composed
-from supernet.io.console import new_console
 from supernet.latency.job import profile_to
 from supernet.latency.table import LatencyTable
 from supernet.search.constraints import Aim, aim_for
@@ -37,9 +37,9 @@ def trained(folder: Path | None, *, quick: bool = False) -> Trained:
         experiment = "smoke" if quick else "fashion_small"
         config = composed([f"experiment={experiment}", *(["data=digits"] if quick else [])])
         if (folder / checkpoint.FILE).exists():
-            training.resume(folder, new_console())
+            training.resume(folder, ConsoleReporter())
         else:
-            training.start(config, folder, new_console())
+            training.start(config, folder, ConsoleReporter())
     return Trained.open(folder)
 
 
@@ -50,7 +50,7 @@ def tables(run: Trained, *, seconds: float | None = None) -> list[LatencyTable]:
         path = run.file.parent / "tables" / f"{runtime}.json"
         if not path.exists():
             profile_to(
-                path, run.net.space, runtime=runtime, console=new_console(), seconds=seconds,
+                path, run.net.space, runtime=runtime, reporter=ConsoleReporter(), seconds=seconds,
                 in_chans=run.net.in_chans, num_classes=run.net.num_classes,
             )  # fmt: skip
         found.append(LatencyTable.load(path))

@@ -23,8 +23,8 @@ import torch
 from common import ROOT, aim, write_result
 from matplotlib.figure import Figure
 
+from supernet.cli.console import ConsoleReporter
 from supernet.cli.hydra_config import composed, plan_fields
-from supernet.io.console import new_console
 from supernet.train.tune import tune
 from supernet.train.tune_space import Plan, plan_of
 
@@ -89,7 +89,7 @@ def studied(plan: Plan, folder: Path, name: str, seed: int, seconds: float) -> d
     torch.set_num_threads(1)
     sampler, pruner = METHODS[name]
     plan = replace(plan, sampler=sampler, pruner=pruner, seed=100 * seed)
-    found = tune(plan, composed, folder / f"{name} {seed}", new_console(), seconds=seconds)
+    found = tune(plan, composed, folder / f"{name} {seed}", ConsoleReporter(), seconds=seconds)
     return {"method": name, "seed": seed, "count": found["count"], "best": curve(found["trials"])}
 
 

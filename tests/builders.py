@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,8 +11,10 @@ from typing import Any
 
 import torch
 from hypothesis import strategies as st
+from rich.console import Console
 from torch import Tensor, nn
 
+from supernet.cli.console import ConsoleReporter
 from supernet.cli.hydra_config import composed
 from supernet.latency.correction import Correction
 from supernet.latency.table import Device, Entry, LatencyTable
@@ -22,6 +25,20 @@ from supernet.space.cost import CostMatrix
 from supernet.space.layers import LayerKey, space_keys
 from supernet.space.search_space import BLOCK_KINDS, FAMILIES, FixedBlock, SearchSpace, Stage
 from supernet.train.build import build_space
+
+
+class TextReporter(ConsoleReporter):
+    """Keeps in `text` what it is told."""
+
+    def __init__(self, width: int = 200) -> None:
+        self.file = io.StringIO()
+        super().__init__(Console(file=self.file, width=width))
+
+    @property
+    def text(self) -> str:
+        """All that was told so far."""
+        return self.file.getvalue()
+
 
 # ---- spaces ------------------------------------------------------------------------------------
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -12,12 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import settings
-from rich.console import Console
 
 from supernet.cli import app as cli
 from supernet.cli import demo as main_job
 from supernet.deploy.certificate import write_certificate
 from supernet.deploy.extract import promise_of, write_subnet
+from supernet.io.reporter import SILENT
 from supernet.latency import host, profile
 from supernet.search.by_gates import Candidate
 from supernet.train import job as training
@@ -25,6 +24,7 @@ from supernet.train.run import Trained
 from tests.builders import (
     DEVICE,
     MainJob,
+    TextReporter,
     digits_config,
     made_up_table,
     tiny_config,
@@ -41,15 +41,15 @@ def _one_thread() -> None:
 
 
 @pytest.fixture
-def console() -> Console:
-    return Console(file=io.StringIO(), width=200)
+def reporter() -> TextReporter:
+    return TextReporter()
 
 
 @pytest.fixture(scope="session")
 def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of the tiny configuration; read it, never write to it."""
     folder = tmp_path_factory.mktemp("trained") / "run"
-    training.start(tiny_config(), folder, Console(file=io.StringIO()))
+    training.start(tiny_config(), folder, SILENT)
     return folder
 
 
@@ -57,21 +57,21 @@ def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def main_job_done(tmp_path_factory: pytest.TempPathFactory) -> MainJob:
     """The main job on digits in miniature, with one device; read it, never write to it."""
     folder = tmp_path_factory.mktemp("main_job") / "run"
-    console = Console(file=io.StringIO(), width=120)
+    reporter = TextReporter(width=120)
     config = digits_config()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(main_job, "RUNTIMES", ("onnxruntime",))
         patch.setattr(profile, "LAYER_SECONDS", 0.01)
         patch.setattr(profile, "SUBNET_SECONDS", 0.2)
-        rows = main_job.do_main_job(config, folder, console)
-    return MainJob(folder, config, rows, console.file.getvalue())
+        rows = main_job.do_main_job(config, folder, reporter)
+    return MainJob(folder, config, rows, reporter.text)
 
 
 @pytest.fixture(scope="session")
 def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that learnt the digits somewhat; read it, never write to it."""
     folder = tmp_path_factory.mktemp("digits") / "run"
-    training.start(digits_config(), folder, Console(file=io.StringIO()))
+    training.start(digits_config(), folder, SILENT)
     return folder
 
 

@@ -87,15 +87,15 @@ def demo(
 
     About five minutes on two cores. Started again, it goes on where it stopped.
     """
+    from supernet.cli.console import ConsoleReporter
     from supernet.cli.demo import do_main_job
     from supernet.cli.hydra_config import composed
-    from supernet.io.console import new_console
     from supernet.io.lock import held_beside
     from supernet.train.logger import Launch
 
     launch = Launch(command=shlex.join(["supernet", "demo", "--out", str(out)]))
     with held_beside(out):
-        do_main_job(composed(["experiment=demo"]), out, new_console(), launch)
+        do_main_job(composed(["experiment=demo"]), out, ConsoleReporter(), launch)
 
 
 def tune(
@@ -121,21 +121,21 @@ def tune(
     supernet tune digits
     supernet tune mine.yaml --sampler tpe --pruner hyperband --trials 100
     """
+    from supernet.cli.console import ConsoleReporter
     from supernet.cli.hydra_config import composed, plan_fields
-    from supernet.io.console import new_console
     from supernet.train.tune_space import plan_of
 
     with needed_by("supernet tune", "tune"):
         from supernet.train.tune import tune as run_trials
     given = {"trials": trials, "sampler": sampler, "pruner": pruner, "seed": seed}
     fields = plan_fields(plan) | {name: v for name, v in given.items() if v is not None}
-    folder, console = out or Path("runs/tune") / Path(plan).stem, new_console()
-    found = run_trials(plan_of(fields, plan), composed, folder, console, storage=storage)
+    folder, reporter = out or Path("runs/tune") / Path(plan).stem, ConsoleReporter()
+    found = run_trials(plan_of(fields, plan), composed, folder, reporter, storage=storage)
     counts = ", ".join(f"{count} {name}" for name, count in found["count"].items())
-    console.print(f"{counts}; {folder}/tune.json")
+    reporter.note(f"{counts}; {folder}/tune.json")
     if found["best"] is not None:
         words = " ".join([*found["overrides"], *found["best"]["overrides"]])
-        console.print(f"best {100 * found['best']['top1']:.2f} %: supernet train {words}")
+        reporter.note(f"best {100 * found['best']['top1']:.2f} %: supernet train {words}")
 
 
 app.command(

@@ -14,11 +14,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from supernet.cli.console import ConsoleReporter
 from supernet.cli.sources import EARLIER
 from supernet.deploy.certificate import read_certificate
 from supernet.deploy.extract import measure, promise_of, write_subnet
 from supernet.errors import SupernetError
 from supernet.io.atomic import write_json
+from supernet.io.reporter import Reporter
 from supernet.io.validate import construct
 from supernet.latency.costs import costs_of
 from supernet.latency.job import described, profile_to
@@ -46,36 +48,36 @@ SHARES = (0.15, 0.4, 0.8)
 
 
 def do_main_job(
-    config: dict[str, Any], folder: Path, console: Console, launch: Launch = UNKNOWN_LAUNCH
+    config: dict[str, Any], folder: Path, reporter: ConsoleReporter, launch: Launch = UNKNOWN_LAUNCH
 ) -> list[dict[str, Any]]:
     """Do the main job in `folder` and return its summary; what is done already is kept."""
-    _title(console, "1. train one supernet")
+    _title(reporter, "1. train one supernet")
     if (folder / checkpoint.FILE).exists():
         _check_same(config, folder)
-        training.resume(folder, console)
+        training.resume(folder, reporter)
     else:
-        training.start(config, folder, console, launch=launch)
+        training.start(config, folder, reporter, launch=launch)
     run = Trained.open(folder)
-    _title(console, "2. profile two devices")
-    tables = [_table(run, folder, runtime, console) for runtime in RUNTIMES]
-    _title(console, "3. a subnet for each budget, without retraining")
+    _title(reporter, "2. profile two devices")
+    tables = [_table(run, folder, runtime, reporter) for runtime in RUNTIMES]
+    _title(reporter, "3. a subnet for each budget, without retraining")
     rows: list[dict[str, Any]] = []
     budgets = [_budgets(run, table) for table in tables]
     aims = [aim_for(run.net, t, ms) for t, each in zip(tables, budgets, strict=True) for ms in each]
-    specialize(run, aims, console, construct(GateConfig, config["gates"], "gates"))
+    specialize(run, aims, reporter, construct(GateConfig, config["gates"], "gates"))
     for table, each in zip(tables, budgets, strict=True):
-        rows += _deploy(run, table, each, folder, console)
+        rows += _deploy(run, table, each, folder, reporter)
     write_json(folder / "summary.json", rows)
     draw_pareto(rows, folder / "pareto.png")
     show_subnets(folder / "tensorboard" / "subnets", rows)
     page.write(collect([folder], shlex.join(["supernet", "report", str(folder)])), folder / REPORT)
-    show(rows, console)
-    console.print(f"{folder}/summary.json, {folder}/pareto.png, {folder}/{REPORT}")
+    show(rows, reporter.console)
+    reporter.note(f"{folder}/summary.json, {folder}/pareto.png, {folder}/{REPORT}")
     return rows
 
 
-def _title(console: Console, text: str) -> None:
-    console.rule(text, align="left")
+def _title(reporter: ConsoleReporter, text: str) -> None:
+    reporter.console.rule(text, align="left")
 
 
 def _check_same(config: dict[str, Any], folder: Path) -> None:
@@ -89,7 +91,7 @@ def _check_same(config: dict[str, Any], folder: Path) -> None:
         )
 
 
-def _table(run: Trained, folder: Path, runtime: str, console: Console) -> LatencyTable:
+def _table(run: Trained, folder: Path, runtime: str, reporter: Reporter) -> LatencyTable:
     """Profile this machine under `runtime`, unless the run has that table already."""
     path = folder / "tables" / f"{runtime}.json"
     if path.exists():
@@ -99,12 +101,12 @@ def _table(run: Trained, folder: Path, runtime: str, console: Console) -> Latenc
             path,
             run.net.space,
             runtime=runtime,
-            console=console,
+            reporter=reporter,
             processes=PROCESSES,
             in_chans=run.net.in_chans,
             num_classes=run.net.num_classes,
         )
-    console.print(described(path, table))
+    reporter.note(described(path, table))
     return table
 
 
@@ -115,16 +117,16 @@ def _budgets(run: Trained, table: LatencyTable) -> list[float]:
 
 
 def _deploy(
-    run: Trained, table: LatencyTable, budgets: Sequence[float], folder: Path, console: Console
+    run: Trained, table: LatencyTable, budgets: Sequence[float], folder: Path, reporter: Reporter
 ) -> list[dict[str, Any]]:
     """Extract and measure a subnet for each budget of one device."""
     folders = []
     for budget in budgets:
-        candidate = candidate_for(run, table, budget, console)
+        candidate = candidate_for(run, table, budget, reporter)
         out = folder / "subnets" / f"{table.device.runtime}-{budget:g}ms"
         write_subnet(run, candidate.arch, out, promise=promise_of(table, candidate))
         folders.append(out)
-    measure(folders, table, console)
+    measure(folders, table, reporter)
     return [summary_row(out) for out in folders]
 
 

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from supernet.io.reporter import SILENT
+
 Subnet = Annotated[Path, typer.Argument(help="A subnet folder.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 
@@ -41,13 +43,13 @@ def export(
     supernet export fast/ --format openvino
     supernet export fast/ --format onnx --int8
     """
+    from supernet.cli.console import ConsoleReporter
     from supernet.deploy.export.job import export_to
-    from supernet.io.console import new_console
 
-    console = new_console()
+    reporter = SILENT if as_json else ConsoleReporter()
     exported = export_to(
         subnet, form, int8=int8, out=out, threads=threads,
-        on_note=lambda text: None if as_json else console.print(text),
+        reporter=reporter,
     )  # fmt: skip
     if as_json:
         print(json.dumps(exported.to_dict(), indent=2))
@@ -84,13 +86,13 @@ def verify(
     \b
     supernet verify fast/
     """
+    from supernet.cli.console import ConsoleReporter
     from supernet.deploy.verify import verify as found_again
-    from supernet.io.console import new_console
 
-    console = new_console()
+    reporter = SILENT if as_json else ConsoleReporter()
     verdict = found_again(
         subnet,
-        on_warning=lambda text: None if as_json else console.print(f"warning: {text}"),
+        reporter=reporter,
         programs=programs,
     )
     if as_json:
@@ -162,11 +164,11 @@ def prune(
     \b
     supernet prune fast/ --budget-ms 1.5 --finetune 2 --out faster/
     """
+    from supernet.cli.console import ConsoleReporter
     from supernet.deploy.prune import prune as narrow
-    from supernet.io.console import new_console
     from supernet.latency.table import LatencyTable
 
     place = out or subnet.with_name(f"{subnet.resolve().name}-pruned")
     times = None if table is None else LatencyTable.load(table)
-    narrow(subnet, place, budget_ms, new_console(), table=times, finetune=finetune)
+    narrow(subnet, place, budget_ms, ConsoleReporter(), table=times, finetune=finetune)
     print(place)

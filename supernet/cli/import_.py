@@ -44,7 +44,7 @@ def ofa(
     """
     from supernet.cli.hydra_config import composed
     from supernet.io.atomic import write_json
-    from supernet.io.console import in_short
+    from supernet.io.reporter import in_short
     from supernet.nn.ofa_weights import read_arch, read_supernet
     from supernet.train.build import data_of
     from supernet.train.import_run import keep

@@ -56,24 +56,24 @@ def profile(
     supernet profile from_timm space.model=mobilenetv3_large_100 --out T.json
     supernet profile runs/demo --host user@board --out board.json
     """
+    from supernet.cli.console import ConsoleReporter
     from supernet.cli.hydra_config import space_of
-    from supernet.io.console import new_console
     from supernet.latency.board.ssh import Board
     from supernet.latency.job import described, profile_board_to, profile_to
 
     space, in_chans, num_classes = space_of(of, in_chans, num_classes, settings or ())
-    console = new_console()
+    reporter = ConsoleReporter()
     options: dict[str, Any] = {
         "runtime": runtime, "provider": provider, "threads": threads, "batch": batch,
         "resolutions": resolution or None, "in_chans": in_chans, "num_classes": num_classes,
-        "processes": processes, "seconds": seconds, "console": console,
+        "processes": processes, "seconds": seconds, "reporter": reporter,
     }  # fmt: skip
     if host is None:
         table = profile_to(out, space, **options)
     else:
         board = Board(host=host, python=python, ssh_config=ssh_config)
         table = profile_board_to(out, space, board, **options)
-    console.print(described(out, table))
+    reporter.note(described(out, table))
 
 
 def bundle(

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from supernet.cli.flags import RunPath
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def extract(
@@ -51,10 +55,10 @@ def extract(
     supernet extract runs/demo --arch found.json --table T.json --budget-ms 2.5 --out found/
     supernet extract runs/handmade --table T.json --out handmade/
     """
+    from supernet.cli.console import ConsoleReporter
     from supernet.cli.demo import show, summary_row, title_of
     from supernet.deploy.extract import measure, promise_of, write_subnet
     from supernet.deploy.folder import check_replaceable
-    from supernet.io.console import new_console
     from supernet.io.lock import held_beside
     from supernet.latency.table import LatencyTable
     from supernet.search.by_gates import candidate_for, named_candidate
@@ -62,14 +66,14 @@ def extract(
     from supernet.space.arch import read_arch
     from supernet.train.run import Trained
 
-    console = new_console()
+    reporter = ConsoleReporter()
     check_replaceable(out)
     caps = Caps(macs=max_macs, params=max_params, memory_kib=max_memory_kib)
     times = None if table is None else LatencyTable.load(table)
     trained = Trained.open(run)
     with held_beside(out):
         if arch is None:
-            candidate = candidate_for(trained, times, budget_ms, console, caps=caps)
+            candidate = candidate_for(trained, times, budget_ms, reporter, caps=caps)
         else:
             table_id = None if times is None else times.id
             given = read_arch(arch, table_id=table_id, budget_ms=budget_ms)
@@ -77,11 +81,11 @@ def extract(
         promise = promise_of(times, candidate)
         write_subnet(trained, candidate.arch, out, promise=promise, crop_kernels=crop_kernels)
         if times is not None:
-            measure([out], times, console)
-    show([summary_row(out)], console, title_of(trained))
+            measure([out], times, reporter)
+    show([summary_row(out)], reporter.console, title_of(trained))
     for unit, (limit, cost) in candidate.limits.items():
-        console.print(f"{cost:.9g} of at most {limit:.9g} {unit}")
-    console.print(f"{candidate.arch}\n{out}")
+        reporter.note(f"{cost:.9g} of at most {limit:.9g} {unit}")
+    reporter.note(f"{candidate.arch}\n{out}")
 
 
 def specialize(
@@ -98,7 +102,7 @@ def specialize(
     \b
     supernet specialize runs/demo --table T.json --budget-ms 5 --budget-ms 8
     """
-    from supernet.io.console import new_console
+    from supernet.cli.console import ConsoleReporter
     from supernet.latency.table import LatencyTable
     from supernet.search.by_gates import pick
     from supernet.search.constraints import aim_for
@@ -107,11 +111,11 @@ def specialize(
 
     trained, times = Trained.open(run), LatencyTable.load(table)
     aims = [aim_for(trained.net, times, budget) for budget in budget_ms]
-    console = new_console()
-    new = {target.name for target in train_gates(trained, aims, console)}
+    reporter = ConsoleReporter()
+    new = {target.name for target in train_gates(trained, aims, reporter)}
     for aim in aims:
         chosen = pick(trained.net.gates[aim.name], aim)
-        console.print(
+        reporter.note(
             f"{aim.text}: {'trained' if aim.name in new else 'there already'}; "
             f"{chosen.predicted_ms:.4g} ms  {chosen.arch}"
         )
@@ -128,15 +132,15 @@ def predictor(
     \b
     supernet predictor runs/demo --num-archs 300
     """
-    from supernet.io.console import new_console
+    from supernet.cli.console import ConsoleReporter
     from supernet.search.fit_predictor import file_of, fit_predictor
     from supernet.train.run import Trained
 
-    console, trained = new_console(), Trained.open(run)
-    fitted = fit_predictor(trained, num_archs, console)
+    reporter, trained = ConsoleReporter(), Trained.open(run)
+    fitted = fit_predictor(trained, num_archs, reporter)
     errors = ", ".join(f"{name} {100 * error:.2f}" for name, error in fitted.compared.items())
-    console.print(f"cross-validated error in points of top-1: {errors}")
-    console.print(
+    reporter.note(f"cross-validated error in points of top-1: {errors}")
+    reporter.note(
         f"{file_of(trained)}: {fitted.kind} on {fitted.num_archs} architectures, error "
         f"{100 * fitted.rmse:.2f} points, Kendall tau {fitted.tau:.2f}"
     )
@@ -178,10 +182,38 @@ def search(
     supernet search runs/demo --table T.json --budget-ms 3 --budget-ms 5 --json found.json
     supernet search runs/demo --table T.json --table U.json --pareto front
     """
-    from supernet.io.console import new_console
+    from supernet.cli.console import ConsoleReporter
     from supernet.search.constraints import Caps
     from supernet.search.job import explore
 
     caps = Caps(macs=max_macs, params=max_params, memory_kib=max_memory_kib)
-    explore(run, table or [], budget_ms or [], method=method, pareto=pareto, out=out, caps=caps,
-               seed=seed, console=new_console())  # fmt: skip
+    reporter = ConsoleReporter()
+    rows = explore(
+        run, table or [], budget_ms or [], method=method, pareto=pareto, out=out, caps=caps,
+        seed=seed, reporter=reporter,
+    )  # fmt: skip
+    if rows:
+        _show_found(rows, reporter.console)
+
+
+def _show_found(rows: Sequence[dict[str, Any]], console: Console) -> None:
+    from rich.table import Table
+
+    table = Table()
+    for name in ("device", "budget ms", "predicted ms", "predicted top-1", "held-out top-1", "s"):
+        table.add_column(name, justify="left" if name == "device" else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(
+            row["device"], *(_number(row[name]) for name in ("budget_ms", "predicted_ms")),
+            *(_percent(row[name]) for name in ("predicted_top1", "held_out_top1")),
+            f"{row['seconds']:.2f}",
+        )  # fmt: skip
+    console.print(table)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.2f} %"

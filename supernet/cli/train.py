@@ -15,10 +15,10 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from supernet.cli.console import ConsoleReporter
 from supernet.cli.errors import reported
 from supernet.cli.hydra_config import composed, config_dir, plain, register, space_of_run
 from supernet.errors import SupernetError
-from supernet.io.console import new_console
 
 FLAGS_WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--info", "-i", "--experimental-rerun")
 
@@ -67,9 +67,9 @@ def _job(config: DictConfig, default_space: dict[str, Any]) -> None:
 
     with reported():
         values = plain(config)
-        console = new_console()
+        reporter = ConsoleReporter()
         if values["resume"]:
-            training.resume(Path(values["resume"]), console)
+            training.resume(Path(values["resume"]), reporter)
             return
         if values["init_from"] and not _names_space(values, default_space):
             values["space"] = space_of_run(values["init_from"])
@@ -80,8 +80,8 @@ def _job(config: DictConfig, default_space: dict[str, Any]) -> None:
             folder /= str(HydraConfig.get().job.num)
             varied = varied_by(words)
         launch = Launch(command=shlex.join(["supernet", "train", *words]), varied=varied)
-        training.start(values, folder, console, launch=launch)
-        console.print(f"done: supernet info {folder}")
+        training.start(values, folder, reporter, launch=launch)
+        reporter.note(f"done: supernet info {folder}")
 
 
 def _names_space(values: dict[str, Any], default: dict[str, Any]) -> bool:

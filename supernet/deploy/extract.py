@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from supernet.data.preprocess import resize
 from supernet.deploy.certificate import findings, head, read_certificate, write_certificate
 from supernet.deploy.crop import cropped
 from supernet.deploy.folder import SubnetConfig, check_ours, replacing, save_subnet
+from supernet.io.reporter import Reporter
 from supernet.latency import host
 from supernet.latency.profile import measure_subnets
 from supernet.latency.table import LatencyTable
@@ -121,7 +121,7 @@ def promise_of(table: LatencyTable | None, candidate: Candidate) -> dict[str, An
     }
 
 
-def measure(folders: Sequence[Path], table: LatencyTable, console: Console) -> None:
+def measure(folders: Sequence[Path], table: LatencyTable, reporter: Reporter) -> None:
     """Time finished subnets as their table was timed, interleaved, and note it in their papers.
 
     On another processor than the table's nothing is measured: a time from here would say
@@ -130,18 +130,18 @@ def measure(folders: Sequence[Path], table: LatencyTable, console: Console) -> N
     """
     device = table.device
     if device.cpu != host.cpu():
-        console.print(
+        reporter.note(
             f"not measured: the table is of {device.machine} ({device.cpu}), this is {host.cpu()}"
         )
         return
     session = measure_subnets(
         folders, runtime=device.runtime, threads=device.threads, batch=device.batch,
         provider=device.provider,
-        on_warning=lambda text: console.print(f"warning: {text}"),
+        on_warning=reporter.warn,
     )  # fmt: skip
     pace = session.reference.median_ms / table.reference_ms
     if abs(pace - 1) > PACE_WARNING:
-        console.print(
+        reporter.note(
             f"note: the reference model takes {pace:.2f} times as long as when the table was made "
             f"({table.created}); so may the subnets"
         )

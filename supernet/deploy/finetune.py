@@ -10,7 +10,6 @@ import math
 
 import torch
 import torch.nn.functional as F
-from rich.console import Console
 from torch import nn
 
 from supernet.data.batches import Augment, num_batches, train_batches
@@ -18,7 +17,7 @@ from supernet.data.dataset import ImageData
 from supernet.data.preprocess import resize
 from supernet.deploy.folder import SubnetConfig
 from supernet.errors import Diverged
-from supernet.io.console import progress_bar
+from supernet.io.reporter import Reporter
 from supernet.io.validate import construct
 from supernet.train.distillation import kl
 
@@ -31,7 +30,7 @@ def finetune_(
     data: ImageData,
     config: SubnetConfig,
     epochs: int,
-    console: Console,
+    reporter: Reporter,
 ) -> None:
     """Train `model` for `epochs` on the training images, and leave it in evaluation mode.
 
@@ -45,8 +44,7 @@ def finetune_(
     steps, step = epochs * num_batches(data.train, BATCH), 0
     device, size = next(model.parameters()).device, config.arch.resolution
     teacher.eval()
-    with progress_bar(console) as progress:
-        task = progress.add_task("fine-tuning", total=steps)
+    with reporter.progress("fine-tuning", steps) as progress:
         for epoch in range(epochs):
             batches = train_batches(
                 data.train, config.preprocess, batch_size=BATCH, augment=augment,
@@ -66,5 +64,5 @@ def finetune_(
                 loss.backward()
                 optimizer.step()
                 step += 1
-                progress.update(task, completed=step)
+                progress.update(step)
     model.eval()

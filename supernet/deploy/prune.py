@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from torch import nn
 
 from supernet.data.dataset import ImageData
@@ -34,6 +33,7 @@ from supernet.deploy.prune_latency import predictor_of
 from supernet.errors import DeviceError, SupernetError
 from supernet.io.atomic import sha256
 from supernet.io.lock import held_beside
+from supernet.io.reporter import Reporter
 from supernet.latency import host
 from supernet.latency.plan import Session
 from supernet.latency.profile import measure_subnets
@@ -55,7 +55,7 @@ class _Plans:
     widths: tuple[tuple[int, ...], ...]
     """hidden channels of each, from the fewest to all"""
     device: dict[str, Any]
-    console: Console
+    reporter: Reporter
     predict: Callable[[Sequence[int]], float] | None
     """milliseconds by hidden channels; None measures here"""
     reference_ms: float | None = None
@@ -68,9 +68,7 @@ class _Plans:
 
     def time(self, folders: Sequence[Path]) -> Session:
         """Time subnet folders on this machine."""
-        return measure_subnets(
-            folders, **self.device, on_warning=lambda text: self.console.print(f"warning: {text}")
-        )
+        return measure_subnets(folders, **self.device, on_warning=self.reporter.warn)
 
     def cost(self, number: int) -> float:
         """Return the milliseconds of network `number`."""
@@ -82,7 +80,7 @@ class _Plans:
         measured = session.timings[0].median_ms
         if self.reference_ms is not None:
             measured *= self.reference_ms / session.reference.median_ms
-        self.console.print(f"{sum(self.widths[number])} of {sum(self.widths[-1])} hidden channels: "
+        self.reporter.note(f"{sum(self.widths[number])} of {sum(self.widths[-1])} hidden channels: "
                            f"{measured:.4g} ms")  # fmt: skip
         return measured
 
@@ -91,7 +89,7 @@ def prune(
     folder: Path,
     out: Path,
     budget_ms: float,
-    console: Console,
+    reporter: Reporter,
     *,
     table: LatencyTable | None = None,
     finetune: int = 0,
@@ -106,7 +104,7 @@ def prune(
         folder: a subnet folder; it stays as it is.
         out: written whole or not at all; a subnet that is there is replaced.
         budget_ms: in milliseconds.
-        console: gets what is measured.
+        reporter: gets what is measured.
         table: says the runtime, its threads, provider and batch.
         finetune: epochs of training afterwards.
 
@@ -131,13 +129,13 @@ def prune(
     whole = tuple(hidden_widths(model))
     widths = {tuple(shares_of(whole, share / 100)): None for share in range(1, 101)}
     device = {name: paper[name] for name in _DEVICE}
-    plans = _Plans(model, config, tuple(widths), device, console, predict)
+    plans = _Plans(model, config, tuple(widths), device, reporter, predict)
     with held_beside(out):
         chosen = _largest_within(plans, folder, budget_ms)
         with replacing(out) as beside:
             _write_pruned(plans, chosen, beside, data, paper, finetune, folder, budget_ms)
             certificate = read_certificate(beside)
-    console.print(
+    reporter.note(
         f"top-1 {100 * certificate['pruned']['top1_before']:.2f} % before, "
         f"{100 * certificate['top1']:.2f} % after on {certificate['test_images']} images; "
         f"{_said(certificate)}, budget {budget_ms:g} ms"
@@ -247,7 +245,7 @@ def _write_pruned(
     size, preprocess = config.arch.resolution, config.preprocess
     calibrate_on_(model, data.train, preprocess, size)
     if epochs:
-        finetune_(model, plans.model, data, config, epochs, plans.console)
+        finetune_(model, plans.model, data, config, epochs, plans.reporter)
         calibrate_on_(model, data.train, preprocess, size)
     save_subnet(beside, model.eval(), config)
     found = findings(beside, model, config, data, some_of(data.test, config, 64))

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from supernet.data.dataset import ImageData
 from supernet.deploy.certificate import CERTIFICATE, read_certificate
 from supernet.deploy.folder import load_config, load_subnet
 from supernet.errors import SupernetError
 from supernet.io.atomic import sha256
+from supernet.io.reporter import Reporter
 from supernet.nn.fixed import PlainNet
 from supernet.train.build import build_data
 from supernet.train.models import _begun, _built
@@ -40,7 +39,7 @@ class Subnet:
             )
         return data.normalised_as(folder.preprocess)
 
-    def net(self, config: Mapping[str, Any], data: ImageData, console: Console) -> PlainNet:
+    def net(self, config: Mapping[str, Any], data: ImageData, reporter: Reporter) -> PlainNet:
         """See `Origin`."""
         folder = load_config(self.dir)
         origin = {"subnet": self.dir, "arch_id": folder.arch_id, **_certified(Path(self.dir))}

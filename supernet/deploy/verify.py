@@ -8,7 +8,6 @@ only; the time that the reference model takes tells how much of a difference is 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from supernet.deploy.folder import SubnetConfig, load_config, load_subnet, onnx_
 from supernet.deploy.images import data_for, made_up, some_of
 from supernet.errors import CheckpointError, SupernetError, shown
 from supernet.io.atomic import sha256
+from supernet.io.reporter import Reporter
 from supernet.latency import host
 from supernet.latency.profile import measure_subnets
 from supernet.nn.count import module_macs, num_params
@@ -76,7 +76,7 @@ class Verdict:
 def verify(
     folder: Path,
     *,
-    on_warning: Callable[[str], None],
+    reporter: Reporter,
     seconds: float | None = None,
     programs: bool = False,
 ) -> Verdict:
@@ -84,7 +84,7 @@ def verify(
 
     Args:
         folder: a subnet's; whoever made it need not be trusted.
-        on_warning: gets sentences for the user.
+        reporter: told of warnings.
         seconds: of timing, at most.
         programs: run `model.pt2` as well. Torch runs whatever such a file holds, so that is for
             folders of people whom one trusts.
@@ -109,7 +109,7 @@ def verify(
             _size(model, config, paper),
             _outputs(folder, model, config, data, programs),
             _accuracy(model, config, data, paper),
-            _latency(folder, paper, on_warning, seconds),
+            _latency(folder, paper, reporter, seconds),
         )
     except SupernetError:
         raise
@@ -182,7 +182,7 @@ def _accuracy(
 def _latency(
     folder: Path,
     paper: dict[str, Any],
-    on_warning: Callable[[str], None],
+    reporter: Reporter,
     seconds: float | None,
 ) -> Check:
     """Compare the time now with the one then, or where there is none with the budget."""
@@ -193,7 +193,7 @@ def _latency(
         return Check("latency", None, f"it is of {paper['cpu']}, this is {host.cpu()}")
     session = measure_subnets(
         [folder], runtime=runtime, threads=paper["threads"], batch=paper["batch"],
-        provider=paper["provider"], seconds=seconds, on_warning=on_warning,
+        provider=paper["provider"], seconds=seconds, on_warning=reporter.warn,
     )  # fmt: skip
     (timing,) = session.timings
     text = f"{timing.median_ms:.4g} ms now, budget {_ms(budget)}"

@@ -1,1 +1,1 @@
-"""Files in and out: written whole, read within limits, locked; the console."""
+"""Files in and out: written whole, read within limits, locked; the reporter."""

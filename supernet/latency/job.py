@@ -6,12 +6,9 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import Progress
-
 from supernet.errors import DeviceError
-from supernet.io.console import progress_bar
 from supernet.io.lock import held_beside
+from supernet.io.reporter import Progress, Reporter
 from supernet.latency import runtimes
 from supernet.latency.board.ssh import Board, profile_on
 from supernet.latency.plan import plan_for
@@ -26,7 +23,7 @@ def profile_to(
     *,
     runtime: str,
     provider: str = "cpu",
-    console: Console,
+    reporter: Reporter,
     **options: Any,
 ) -> LatencyTable:
     """Profile this machine (`options` as for `latency.profile.profile`) and write the table.
@@ -37,14 +34,14 @@ def profile_to(
     _check_place(path)
     partial = path.with_name(f"{path.name}.partial")
     with held_beside(path):
-        with progress_bar(console) as progress:
+        with reporter.progress(f"{runtime}: start", 100) as progress:
             table = profile(
                 space,
                 runtime=runtime,
                 provider=provider,
                 partial=partial,
                 on_progress=_shown(progress, runtime),
-                on_warning=lambda text: console.print(f"warning: {text}"),
+                on_warning=reporter.warn,
                 **options,
             )
         table.save(path)
@@ -60,34 +57,34 @@ def profile_board_to(
     in_chans: int,
     num_classes: int,
     resolutions: Collection[int] | None,
-    console: Console,
+    reporter: Reporter,
     **options: Any,
 ) -> LatencyTable:
     """Profile `board` (`options` as for `latency.remote.profile_on`) and write the table."""
     _check_place(path)
     plan = plan_for(space, in_chans=in_chans, num_classes=num_classes, resolutions=resolutions)
     with held_beside(path):
-        with progress_bar(console) as progress:
+        with reporter.progress(f"{board.host}: start", 100) as progress:
             show = _shown(progress, board.host)
             table, warnings = profile_on(
                 board, plan, on_step=lambda step, share, left_seconds: show(step, share), **options
             )
         for warning in warnings:
-            console.print(f"warning: {warning}")
+            reporter.warn(warning)
         table.save(path)
     return table
 
 
 def _shown(progress: Progress, name: str) -> Callable[[str, float], None]:
     """Return what shows the share done of one phase after the other, each with its own clock."""
-    task, phase = progress.add_task(f"{name}: start", total=100), ""
+    phase = ""
 
     def show(now: str, share: float) -> None:
         nonlocal phase
         if now != phase:
-            progress.reset(task, description=f"{name}: {now}")
+            progress.restart(f"{name}: {now}")
             phase = now
-        progress.update(task, completed=round(100 * share))
+        progress.update(round(100 * share))
 
     return show
 

@@ -16,7 +16,7 @@ import jinja2
 from plotly.offline import get_plotlyjs
 
 from supernet.io.atomic import write_text
-from supernet.io.console import in_short
+from supernet.io.reporter import in_short
 from supernet.report import charts
 from supernet.report.schema import BASELINE, Bar, Report, Subnet, best_first
 

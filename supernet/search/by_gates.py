@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from rich.console import Console
 
 from supernet.errors import SupernetError
+from supernet.io.reporter import Reporter
 from supernet.latency.costs import costs_of
 from supernet.latency.table import LatencyTable
 from supernet.nn.fixed import PlainNet
@@ -121,7 +121,7 @@ def candidate_for(
     run: Trained,
     table: LatencyTable | None,
     budget_ms: float | None,
-    console: Console,
+    reporter: Reporter,
     caps: Caps = NO_CAPS,
 ) -> Candidate:
     """Return the run's choice for a device and limits, training gates for it where it has none.
@@ -146,7 +146,7 @@ def candidate_for(
         arch = run.any_net.space.arch
         return Candidate(arch=arch, score=0.0, predicted_ms=None, budget_ms=None)
     aim = aim_for(run.net, table, budget_ms, caps)
-    specialize(run, [aim], console)
+    specialize(run, [aim], reporter)
     return pick(run.net.gates[aim.name], aim)
 
 

@@ -7,11 +7,10 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 
 from supernet.errors import SupernetError
-from supernet.io.console import progress_bar
 from supernet.io.lock import held_beside
+from supernet.io.reporter import Reporter
 from supernet.nn.count import macs_costs
 from supernet.search import predictor
 from supernet.search.accuracy import Scored
@@ -27,7 +26,7 @@ LEAST = 20
 _POOL = 20
 
 
-def fit_predictor(run: Trained, num_archs: int, console: Console, *, seed: int = 0) -> Predictor:
+def fit_predictor(run: Trained, num_archs: int, reporter: Reporter, *, seed: int = 0) -> Predictor:
     """Score `num_archs` architectures of `run` on held-out images, fit, and keep the predictor.
 
     Scores are kept one by one, so that a stop loses at most one. Under `torchrun` each process
@@ -49,11 +48,10 @@ def fit_predictor(run: Trained, num_archs: int, console: Console, *, seed: int =
     archs = spread_archs(run, num_archs, random.Random(seed))
     with joined() as ranks, held_beside(scored.file) if ranks.first else nullcontext():
         own = archs[ranks.rank :: ranks.count]
-        with progress_bar(console) as progress:
-            task = progress.add_task("scoring", total=len(own))
-            for arch in own:
+        with reporter.progress("scoring", len(own)) as progress:
+            for number, arch in enumerate(own, start=1):
                 scored.top1(arch)
-                progress.advance(task)
+                progress.update(number)
         ranks.wait()
         known = Scored(run) if ranks.count > 1 else scored  # the others' are in the file as well
         top1 = np.array([known.top1(arch) for arch in archs])

@@ -7,12 +7,10 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from supernet.errors import SupernetError
 from supernet.io.atomic import write_json
 from supernet.io.lock import held_beside
+from supernet.io.reporter import Reporter
 from supernet.latency.table import LatencyTable
 from supernet.search.accuracy import Scored
 from supernet.search.by_gates import candidate_for
@@ -25,7 +23,7 @@ from supernet.train.run import Trained
 
 def explore(
     path: Path, tables: Sequence[Path], budgets: Sequence[float], *, method: str,
-    pareto: Path | None, out: Path | None, caps: Caps, seed: int, console: Console,
+    pareto: Path | None, out: Path | None, caps: Caps, seed: int, reporter: Reporter,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Search a run and return plain data of what was found.
 
@@ -51,14 +49,12 @@ def explore(
 
     def found(aim: Aim) -> Found:
         if method == "gates" or predictor is None:
-            return _by_gates(run, aim, caps, scored, console)
+            return _by_gates(run, aim, caps, scored, reporter)
         return find(aim, net.space, predictor, method=method, seed=seed, scored=scored,
                     model=predictor.additive)  # fmt: skip
 
     with held_beside(scored.file) if aims else nullcontext():
         rows = [_row(aim, found(aim)) for aim in aims]
-    if rows:
-        _show(rows, console)
     if out is not None:
         write_json(out, rows)
     if pareto is not None and predictor is not None:
@@ -69,12 +65,12 @@ def explore(
                 front_of(net, table, predictor, method=_by_prediction(method), seed=seed)
             )
         ]
-        console.print(", ".join(map(str, write_front(fronts, pareto))))
+        reporter.note(", ".join(map(str, write_front(fronts, pareto))))
     return rows
 
 
-def _by_gates(run: Trained, aim: Aim, caps: Caps, scored: Scored, console: Console) -> Found:
-    chosen = candidate_for(run, aim.table, aim.budget if aim.table else None, console, caps)
+def _by_gates(run: Trained, aim: Aim, caps: Caps, scored: Scored, reporter: Reporter) -> Found:
+    chosen = candidate_for(run, aim.table, aim.budget if aim.table else None, reporter, caps)
     return Found(arch=chosen.arch, predicted_top1=None, held_out_top1=scored.top1(chosen.arch),
                  predicted_ms=chosen.predicted_ms, budget_ms=chosen.budget_ms, seconds=0.0,
                  evaluations=0)  # fmt: skip
@@ -88,24 +84,3 @@ def _row(aim: Aim, found: Found) -> dict[str, Any]:
     fields = {name: value for name, value in vars(found).items() if name != "arch"}
     return {"device": aim.device, "table_id": aim.table_id, **fields, "arch_id": found.arch.id,
             "arch": found.arch.to_dict()}  # fmt: skip
-
-
-def _show(rows: Sequence[dict[str, Any]], console: Console) -> None:
-    table = Table()
-    for name in ("device", "budget ms", "predicted ms", "predicted top-1", "held-out top-1", "s"):
-        table.add_column(name, justify="left" if name == "device" else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(
-            row["device"], *(_number(row[name]) for name in ("budget_ms", "predicted_ms")),
-            *(_percent(row[name]) for name in ("predicted_top1", "held_out_top1")),
-            f"{row['seconds']:.2f}",
-        )  # fmt: skip
-    console.print(table)
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4g}"
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.2f} %"

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from rich.console import Console
 from torch.utils.tensorboard import SummaryWriter
 
 from supernet.data.batches import Batch, check_balance, drawn_batch
 from supernet.data.dataset import ImageSource
 from supernet.io.atomic import written
-from supernet.io.console import progress_bar
+from supernet.io.reporter import Reporter
 from supernet.io.validate import construct
 from supernet.search.constraints import Aim
 from supernet.train.gates.step import GateConfig, train_gates
@@ -22,7 +21,7 @@ PICTURES = 5
 
 
 def specialize(
-    run: Trained, aims: Sequence[Aim], console: Console, config: GateConfig | None = None
+    run: Trained, aims: Sequence[Aim], reporter: Reporter, config: GateConfig | None = None
 ) -> list[Target]:
     """Train gates for those of `aims` that the run has none for, all on the same images.
 
@@ -31,7 +30,7 @@ def specialize(
     Args:
         run: whose weights and held-out images are used; the weights stay as they are.
         aims: devices and budgets.
-        console: for progress.
+        reporter: for progress.
         config: how gates are trained; left out: as the run's configuration says.
 
     Raises:
@@ -53,7 +52,7 @@ def specialize(
     held_out = run.data.held_out
     names = [aim.text for aim in missing.values()]
     title = f"gates for {names[0] if len(names) == 1 else f'{len(names)} targets'}"
-    batches = _shown(_batches(run, held_out, config), console, config.steps, title)
+    batches = _shown(_batches(run, held_out, config), reporter, config.steps, title)
     every = max(1, config.steps // PICTURES)
     place = run.file.parent / "tensorboard" / "specialize"
     with written(place), SummaryWriter(str(place)) as writer:
@@ -83,9 +82,8 @@ def _batches(run: Trained, held_out: ImageSource, config: GateConfig) -> Iterato
         )  # fmt: skip
 
 
-def _shown(batches: Iterator[Batch], console: Console, total: int, title: str) -> Iterator[Batch]:
-    with progress_bar(console) as progress:
-        task = progress.add_task(title, total=total)
-        for batch in batches:
+def _shown(batches: Iterator[Batch], reporter: Reporter, total: int, title: str) -> Iterator[Batch]:
+    with reporter.progress(title, total) as progress:
+        for number, batch in enumerate(batches, start=1):
             yield batch
-            progress.advance(task)
+            progress.update(number)

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from rich.console import Console
-
 from supernet.data.dataset import ImageData
-from supernet.io.console import in_short
+from supernet.io.reporter import Reporter, in_short
 from supernet.nn.count import num_params, size_of
 from supernet.nn.fixed import Net, PlainNet
 
 
-def describe(net: Net, data: ImageData, console: Console) -> None:
+def describe(net: Net, data: ImageData, reporter: Reporter) -> None:
     """Print what the data is, and the size of the net: of its smallest and largest subnets."""
-    console.print(
+    reporter.note(
         f"data {data.name}: {len(data.train)} images for weights, {len(data.held_out)} for gates, "
         f"{len(data.test)} for reports; {data.num_classes} classes"
     )
     for note in data.notes:
-        console.print(f"note: {note}")
-    console.print(summary_of(net))
+        reporter.note(f"note: {note}")
+    reporter.note(summary_of(net))
     for name, arch in reversed(net.space.ends.items()):
         macs, params = size_of(net, arch)
-        console.print(f"  {name:<8} {macs:>13,} MACs  {params:>10,} parameters")
+        reporter.note(f"  {name:<8} {macs:>13,} MACs  {params:>10,} parameters")
 
 
 def summary_of(net: Net) -> str:

@@ -5,11 +5,9 @@ Not here: how foreign weights are read (`interop/`).
 
 from __future__ import annotations
 
-from rich.console import Console
-
 from supernet.data.dataset import ImageData
 from supernet.errors import CheckpointError, SpaceError, SupernetError
-from supernet.io.console import in_short
+from supernet.io.reporter import Reporter, in_short
 from supernet.nn.supernet import SuperNet
 from supernet.nn.timm_weights import fill_, for_channels, read_weights
 from supernet.train.run import Trained
@@ -18,7 +16,7 @@ STEM, HEAD = "stem.conv_stem.weight", "tail.classifier."
 
 
 def warm_start_(
-    net: SuperNet, data: ImageData, *, init: str | None, run: str | None, console: Console
+    net: SuperNet, data: ImageData, *, init: str | None, run: str | None, reporter: Reporter
 ) -> None:
     """Fill a fresh supernet with weights, and say what was taken.
 
@@ -27,7 +25,7 @@ def warm_start_(
         data: what will be trained on.
         init: `timm:NAME` or a file, whose network the largest subnet becomes.
         run: a run of the same space.
-        console: gets the report.
+        reporter: gets the report.
 
     Raises:
         SupernetError: if both are given, or the weights cannot be used.
@@ -35,10 +33,10 @@ def warm_start_(
     if init is not None and run is not None:
         raise SupernetError("net.init and init_from both name weights to start from; leave out one")
     if run is not None:
-        console.print(_fill_from_run_(net, run, data))
+        reporter.note(_fill_from_run_(net, run, data))
     if init is not None:
         try:
-            console.print(str(fill_(net, read_weights(init), init)))
+            reporter.note(str(fill_(net, read_weights(init), init)))
         except SupernetError as error:
             raise CheckpointError(f"net.init: {error}") from error
         net.sort_channels_()  # theirs lie in no order, and narrow ops keep the first ones

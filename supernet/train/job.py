@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from timm.layers import convert_sync_batchnorm
 
 from supernet.cli.sources import origin_of
@@ -26,6 +25,7 @@ from supernet.errors import (
 )
 from supernet.io.atomic import written
 from supernet.io.lock import held
+from supernet.io.reporter import Reporter
 from supernet.io.validate import construct
 from supernet.latency.costs import costs_of
 from supernet.latency.table import LatencyTable
@@ -57,7 +57,7 @@ from supernet.train.step import StepConfig
 def start(
     config: Mapping[str, Any],
     folder: Path,
-    console: Console,
+    reporter: Reporter,
     *,
     watch: Watch | None = None,
     launch: Launch = UNKNOWN_LAUNCH,
@@ -78,11 +78,11 @@ def start(
         origin = origin_of(config)
         data = origin.data(config)
         torch.manual_seed(int(config["seed"]))
-        net = origin.net(config, data, console)
-        _train(net, config, data, folder, console, Position(), {}, ranks, launch, watch)
+        net = origin.net(config, data, reporter)
+        _train(net, config, data, folder, reporter, Position(), {}, ranks, launch, watch)
 
 
-def resume(path: Path, console: Console) -> None:
+def resume(path: Path, reporter: Reporter) -> None:
     """Go on with the run in the folder `path` from its last checkpoint; the result is the same.
 
     Raises:
@@ -95,7 +95,7 @@ def resume(path: Path, console: Console) -> None:
         raise CheckpointError(f"{run.file}: lacks the position of training ({error})") from error
     phases, _ = build_recipe(run.config, run.any_net.space)
     if position.phase >= len(phases):
-        console.print(f"{run.file.parent} is trained to its end already")
+        reporter.note(f"{run.file.parent} is trained to its end already")
         return
     if "scaler" not in run.content:
         raise CheckpointError(
@@ -116,7 +116,15 @@ def resume(path: Path, console: Console) -> None:
             command=str(run.content.get("command", "")), varied=run.content.get("varied", {})
         )
         _train(
-            run.any_net, run.config, run.data, folder, console, position, run.content, ranks, launch
+            run.any_net,
+            run.config,
+            run.data,
+            folder,
+            reporter,
+            position,
+            run.content,
+            ranks,
+            launch,
         )
 
 
@@ -125,7 +133,7 @@ def _train(
     config: Mapping[str, Any],
     data: ImageData,
     folder: Path,
-    console: Console,
+    reporter: Reporter,
     position: Position,
     state: Mapping[str, Any],
     ranks: Ranks,
@@ -159,11 +167,11 @@ def _train(
         except FAULTS as error:
             raise CheckpointError(f"{folder} cannot go on: {shown(error, 300)}") from error
     num_steps = steps.per_epoch(data) * sum(phase.epochs for phase in phases)
-    describe(net, data, console)
+    describe(net, data, reporter)
     left = estimate_seconds(net, phases, strategy, data, steps, teacher=teacher, ranks=ranks)
     left *= (num_steps - position.step) / num_steps
     parts = "1 phase" if len(phases) == 1 else f"{len(phases)} phases"
-    console.print(
+    reporter.note(
         f"training {num_steps - position.step} steps in {parts}, about "
         f"{left / 60:.1f} min on {device}, {ranks.count} x {torch.get_num_threads()} threads, "
         f"into {folder}"
@@ -183,7 +191,7 @@ def _train(
             if ranks.first:
                 run = kept = RunFolder(
                     folder, meta=meta, num_steps=num_steps, first_step=position.step,
-                    save_minutes=_save_minutes(config), stop=stop, console=console,
+                    save_minutes=_save_minutes(config), stop=stop, reporter=reporter,
                     watch=watch, varied=launch.varied,
                 )  # fmt: skip
                 if position == Position():

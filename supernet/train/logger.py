@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import torch
-from rich.console import Console
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from supernet.data.preprocess import Preprocess
 from supernet.io.atomic import write_json, written
-from supernet.io.console import in_short, progress_bar
+from supernet.io.reporter import Reporter, in_short
 from supernet.train import checkpoint
 from supernet.train.gates.target import Target
 from supernet.train.gates.tensorboard import show_gates
@@ -109,7 +109,7 @@ class RunFolder:
         first_step: where a resumed training starts.
         save_minutes: how long may pass between two checkpoints.
         stop: whether training was asked to end.
-        console: where progress is shown.
+        reporter: where progress is shown.
         watch: called with the accuracies whenever there are some.
         varied: settings that set it apart in a sweep, for TensorBoard.
     """
@@ -123,25 +123,26 @@ class RunFolder:
         first_step: int,
         save_minutes: float,
         stop: Stopping,
-        console: Console,
+        reporter: Reporter,
         watch: Watch | None = None,
         varied: Mapping[str, str] | None = None,
     ) -> None:
         self.watch, self.varied = watch, varied
         self.phase = ""
         self.top1: tuple[int, Mapping[str, float]] = (0, {})
-        self.folder, self.meta, self.console = folder, meta, console
+        self.folder, self.meta, self.reporter = folder, meta, reporter
         self.save_minutes, self.stop = save_minutes, stop
         self.saved = time.monotonic()
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "config.json", meta["config"])
         self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step or None)
-        self.progress = progress_bar(console)
-        self.task = self.progress.add_task("training", total=num_steps, completed=first_step)
+        self.num_steps, self.first_step = num_steps, first_step
+        self.shown = ExitStack()
 
     def __enter__(self) -> RunFolder:
-        """Show the progress bar."""
-        self.progress.start()
+        """Show the progress."""
+        self.progress = self.shown.enter_context(self.reporter.progress("training", self.num_steps))
+        self.progress.update(self.first_step)
         return self
 
     def __exit__(
@@ -150,8 +151,8 @@ class RunFolder:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Stop the progress bar and flush TensorBoard."""
-        self.progress.stop()
+        """End the progress and flush TensorBoard."""
+        self.shown.close()
         if error is None and self.varied and self.top1[1]:
             step, top1 = self.top1
             show_settings(self.writer, self.varied, top1, step)
@@ -170,7 +171,7 @@ class RunFolder:
             self.writer.add_scalar(name, value, step)
         loss = metrics.get("loss/random", metrics.get("loss/largest", float("nan")))
         text = f"{phase.name:<8} loss {loss:.3f}"
-        self.progress.update(self.task, advance=1, description=text)
+        self.progress.update(step + 1, text)
 
     def gates_moved(self, targets: Sequence[Target], step: int) -> None:
         """Show the gates in TensorBoard."""
@@ -195,7 +196,7 @@ class RunFolder:
             self.writer.add_scalar(f"held_out_top1/{name}", value, step)
         if last:
             parts = ", ".join(f"{name} {100 * value:.1f} %" for name, value in top1.items())
-            self.console.print(f"phase {phase.name} done: held-out top-1 {parts}")
+            self.reporter.note(f"phase {phase.name} done: held-out top-1 {parts}")
         self.top1 = step, top1
         if self.watch is not None:
             self.watch(top1)

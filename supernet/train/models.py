@@ -14,13 +14,13 @@ from typing import Any, Protocol
 
 import timm
 import torch
-from rich.console import Console
 from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 
 from supernet.data.dataset import ImageData
 from supernet.errors import CheckpointError, SupernetError
 from supernet.io.atomic import sha256
+from supernet.io.reporter import Reporter
 from supernet.nn.fixed import Net, PlainNet
 from supernet.nn.supernet import SuperNet
 from supernet.nn.timm_registry import check_known
@@ -37,8 +37,8 @@ class Origin(Protocol):
         """Load the images of the run `config`."""
         ...
 
-    def net(self, config: Mapping[str, Any], data: ImageData, console: Console) -> Net:
-        """Build the network for `data`; `console` gets what is told of its first weights."""
+    def net(self, config: Mapping[str, Any], data: ImageData, reporter: Reporter) -> Net:
+        """Build the network for `data`; `reporter` gets what is told of its first weights."""
         ...
 
 
@@ -56,11 +56,11 @@ class Supernet:
         """See `Origin`."""
         return build_data(config, size=max(build_space(config["space"]).resolutions))
 
-    def net(self, config: Mapping[str, Any], data: ImageData, console: Console) -> SuperNet:
+    def net(self, config: Mapping[str, Any], data: ImageData, reporter: Reporter) -> SuperNet:
         """See `Origin`."""
         net = SuperNet(build_space(config["space"]), data.num_classes, data.in_chans)
         run = config.get("init_from")  # configurations of earlier versions have none
-        warm_start_(net, data, init=self.init, run=run, console=console)
+        warm_start_(net, data, init=self.init, run=run, reporter=reporter)
         return net
 
 
@@ -96,7 +96,7 @@ class Timm:
         """See `Origin`."""
         return build_data(config, size=self.size(config))
 
-    def net(self, config: Mapping[str, Any], data: ImageData, console: Console) -> PlainNet:
+    def net(self, config: Mapping[str, Any], data: ImageData, reporter: Reporter) -> PlainNet:
         """See `Origin`."""
         size, timms = self.size(config), get_pretrained_cfg(self.name, allow_unregistered=True)
         fixed = {"img_size": size} if timms is not None and timms.fixed_input_size else {}

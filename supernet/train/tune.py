@@ -12,18 +12,17 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from io import StringIO
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
-from rich.console import Console
 
 from supernet.errors import Diverged, SupernetError
 from supernet.io.atomic import whole, write_json, written
 from supernet.io.lock import held
+from supernet.io.reporter import SILENT, Reporter
 from supernet.train import job as training
 from supernet.train.build import build_recipe, build_space
 from supernet.train.logger import Launch, varied_by
@@ -41,7 +40,7 @@ def tune(
     plan: Plan,
     compose: Compose,
     folder: Path,
-    console: Console,
+    reporter: Reporter,
     *,
     storage: str | None = None,
     seconds: float | None = None,
@@ -52,7 +51,7 @@ def tune(
         plan: what to vary.
         compose: from Hydra overrides to a configuration.
         folder: of the trials' runs, the database and the results.
-        console: where each trial's end is told.
+        reporter: where each trial's end is told.
         storage: an Optuna storage URL; left out: SQLite in `folder`.
         seconds: after which no further trial begins.
 
@@ -63,14 +62,14 @@ def tune(
     with written(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with held(folder) if storage is None else nullcontext():
-        return _tuned(plan, compose, folder, console, storage, seconds)
+        return _tuned(plan, compose, folder, reporter, storage, seconds)
 
 
 def _tuned(
     plan: Plan,
     compose: Compose,
     folder: Path,
-    console: Console,
+    reporter: Reporter,
     storage: str | None,
     seconds: float | None,
 ) -> dict[str, Any]:
@@ -79,7 +78,7 @@ def _tuned(
     phases, _ = build_recipe(config, build_space(config["space"]))
     study = _study(plan, folder, storage, sum(phase.epochs for phase in phases))
     missing = plan.trials - _num_ended(study)
-    console.print(f"{max(missing, 0)} of {plan.trials} trials to go, {study.study_name}")
+    reporter.note(f"{max(missing, 0)} of {plan.trials} trials to go, {study.study_name}")
 
     def objective(trial: optuna.Trial) -> float:
         try:
@@ -102,7 +101,7 @@ def _tuned(
             trial.set_user_attr("seconds", time.monotonic() - start)
 
     def after(study: optuna.Study, trial: FrozenTrial) -> None:
-        console.print(_line(trial, study))
+        reporter.note(_line(trial, study))
         late = seconds is not None and time.monotonic() - begun >= seconds
         if late or _num_ended(study) >= plan.trials:
             study.stop()
@@ -182,7 +181,7 @@ def _trained(trial: optuna.Trial, config: dict[str, Any], folder: Path, launch: 
         if trial.should_prune():
             raise optuna.TrialPruned
 
-    training.start(config, folder / f"trial_{trial.number}", Console(file=StringIO()), watch=watch,
+    training.start(config, folder / f"trial_{trial.number}", SILENT, watch=watch,
                    launch=launch)  # fmt: skip
     return reports[-1]
 

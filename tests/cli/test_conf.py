@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 import yaml
-from rich.console import Console
 
 from supernet.cli.hydra_config import OF_ALL_PHASES, composed, config_dir
 from supernet.cli.sources import KINDS, origin_of
 from supernet.data.load import NAMES
 from supernet.errors import SupernetError
+from supernet.io.reporter import SILENT
 from supernet.nn.supernet import SuperNet
 from supernet.space.search_space import SearchSpace
 from supernet.train import job as training
@@ -164,7 +164,7 @@ def test_options_have_no_unused_files() -> None:
 def refused(folder: Path, *overrides: str) -> str:
     """Return the message of a training that does not start, and check that it left nothing."""
     with pytest.raises(SupernetError) as error:
-        training.start(composed([*TINY, *overrides]), folder, Console(quiet=True))
+        training.start(composed([*TINY, *overrides]), folder, SILENT)
     assert not folder.exists(), "nothing is written before everything is checked"
     return " ".join(str(error.value).split())
 

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from rich.console import Console
 from sklearn.datasets import load_digits
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from timm.models.mobilenetv3 import MobileNetV3
@@ -42,7 +41,7 @@ from supernet.train.bn_calibration import calibrate_on_
 from supernet.train.evaluate import scores_on
 from supernet.train.gates.target import target_name
 from supernet.train.run import Trained
-from tests.builders import MainJob, made_up_table, middle
+from tests.builders import MainJob, TextReporter, made_up_table, middle
 
 FIELDS = {"device", "runtime", "budget_ms", "predicted_ms", "measured_ms", "top1", "macs", "params",
           "arch", "path"}  # fmt: skip
@@ -89,16 +88,16 @@ def test_the_summary_has_a_line_a_budget(main_job_done: MainJob) -> None:
 
 
 def test_what_is_done_is_kept(main_job_done: MainJob, monkeypatch: pytest.MonkeyPatch,
-                              console: Console) -> None:  # fmt: skip
+                              reporter: TextReporter) -> None:  # fmt: skip
     folder = main_job_done.folder
     with pytest.raises(SupernetError, match="holds a run with other settings"):
-        main_job.do_main_job({**main_job_done.config, "seed": 1}, folder, console)
+        main_job.do_main_job({**main_job_done.config, "seed": 1}, folder, reporter)
     monkeypatch.setattr(training, "_train", lambda *_: pytest.fail("it trains again"))
     monkeypatch.setattr(main_job, "profile_to", lambda *_, **__: pytest.fail("it profiles again"))
     monkeypatch.setattr(main_job, "RUNTIMES", ("onnxruntime",))
     monkeypatch.setattr(main_job, "_deploy", lambda *_: main_job_done.rows)
-    main_job.do_main_job(main_job_done.config, folder, console)
-    assert "trained to its end already" in console.file.getvalue()
+    main_job.do_main_job(main_job_done.config, folder, reporter)
+    assert "trained to its end already" in reporter.text
 
 
 # ---- the subnets -------------------------------------------------------------------------------
@@ -195,7 +194,7 @@ def test_gates_are_trained_once(
     main_job_done: MainJob,
     table: LatencyTable,
     tmp_path: Path,
-    console: Console,
+    reporter: TextReporter,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     copied = tmp_path / "run"
@@ -206,18 +205,18 @@ def test_gates_are_trained_once(
     ends = cost_range(run.net.space, costs_of(run.net, table))
     budget = middle(ends, 0.3)
     before = {name: tensor.clone() for name, tensor in run.net.state_dict().items()}
-    first = candidate_for(run, table, budget, console)
+    first = candidate_for(run, table, budget, reporter)
     torch.testing.assert_close(run.net.state_dict(), before, rtol=0, atol=0)
     assert first.predicted_ms <= budget
     assert not run.net.training
     monkeypatch.setattr(specialize, "train_gates", lambda *_, **__: pytest.fail("it trains again"))
-    assert candidate_for(run, table, budget, console) == first
-    assert candidate_for(Trained.open(copied), table, budget, console) == first
+    assert candidate_for(run, table, budget, reporter) == first
+    assert candidate_for(Trained.open(copied), table, budget, reporter) == first
     assert supernet.search(supernet.load(copied), table, budget) == [first]
 
 
 def test_budgets_that_come_later_share_one_training(
-    main_job_done: MainJob, table: LatencyTable, tmp_path: Path, console: Console
+    main_job_done: MainJob, table: LatencyTable, tmp_path: Path, reporter: TextReporter
 ) -> None:
     copied = tmp_path / "run"
     copied.mkdir()
@@ -225,9 +224,9 @@ def test_budgets_that_come_later_share_one_training(
     run = Trained.open(copied)
     ends = cost_range(run.net.space, costs_of(run.net, table))
     aims = [aim_for(run.net, table, middle(ends, share)) for share in (0.3, 0.6)]
-    targets = specialize.specialize(run, [*aims, aims[0]], console)
+    targets = specialize.specialize(run, [*aims, aims[0]], reporter)
     assert [target.name for target in targets] == [aim.name for aim in aims]
-    assert specialize.specialize(run, aims, console) == [], "there already"
+    assert specialize.specialize(run, aims, reporter) == [], "there already"
     kept = Trained.open(copied)
     for target in targets:
         torch.testing.assert_close(
@@ -416,14 +415,14 @@ def test_other_peoples_folders_are_not_replaced(tmp_path: Path, subnets: list[Pa
 
 
 def test_nothing_is_measured_on_another_machine(
-    subnets: list[Path], run: Trained, tmp_path: Path, console: Console
+    subnets: list[Path], run: Trained, tmp_path: Path, reporter: TextReporter
 ) -> None:
     folder = tmp_path / "subnet"
     shutil.copytree(subnets[0], folder)
     paper = read_certificate(folder)
     foreign = made_up_table(run.net.space, in_chans=1, num_classes=10)
-    measure([folder], foreign, console)
-    assert "not measured: the table is of nowhere (made up)" in console.file.getvalue()
+    measure([folder], foreign, reporter)
+    assert "not measured: the table is of nowhere (made up)" in reporter.text
     assert read_certificate(folder) == paper
 
 
@@ -431,10 +430,10 @@ def test_nothing_is_measured_on_another_machine(
 
 
 @pytest.mark.slow
-def test_the_demo_holds_what_it_promises(tmp_path: Path, console: Console) -> None:
+def test_the_demo_holds_what_it_promises(tmp_path: Path, reporter: TextReporter) -> None:
     """`supernet demo` as it is: about four minutes."""
     folder = tmp_path / "demo"
-    rows = main_job.do_main_job(composed(["experiment=demo"]), folder, console)
+    rows = main_job.do_main_job(composed(["experiment=demo"]), folder, reporter)
     torch.set_num_threads(1)
     assert len(rows) == 6
     for runtime in ("onnxruntime", "torch"):

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from rich.console import Console
 
 from supernet.cli.hydra_config import composed
 from supernet.data.dataset import ImageData, Images
@@ -19,6 +18,7 @@ from supernet.data.folder import folder
 from supernet.data.image_files import Files
 from supernet.deploy.info import scores
 from supernet.errors import DataError
+from supernet.io.reporter import SILENT
 from supernet.train import job as training
 
 
@@ -55,15 +55,15 @@ def test_png_files_train_to_the_very_accuracy_of_tensors(
         data, train=by_class(data.train), held_out=by_class(data.held_out), test=by_class(data.test)
     )
     write_digits(ordered, tmp_path / "png")
-    console = Console(quiet=True)
+    reporter = SILENT
     files = composed(
         ["experiment=smoke", "data=folder", f"data.root={tmp_path / 'png'}", "data.size=8",
          "data.workers=0", "data.augment.pad=1", "data.augment.flip=false", "threads=1"]
     )  # fmt: skip
-    training.start(files, tmp_path / "files", console)
+    training.start(files, tmp_path / "files", reporter)
     monkeypatch.setattr("supernet.train.models.build_data", lambda config, size: ordered)
     training.start(
-        composed(["experiment=smoke", "data=digits", "threads=1"]), tmp_path / "tensors", console
+        composed(["experiment=smoke", "data=digits", "threads=1"]), tmp_path / "tensors", reporter
     )
     monkeypatch.setattr("supernet.train.run.build_data", lambda config, size: ordered)
     expected = scores(tmp_path / "tensors", None)

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import timm
 import torch
-from rich.console import Console
 from safetensors.torch import save_file
 
 import supernet
@@ -40,6 +39,7 @@ from supernet.space.search_space import FAMILIES
 from supernet.train.run import Trained
 from tests.builders import (
     HAND_MADE,
+    TextReporter,
     assert_same,
     entry,
     images,
@@ -199,18 +199,20 @@ def test_a_pruned_subnet_meets_its_budget_and_rebuilds(
 
 
 def test_no_wider_share_meets_the_budget(subnet: Path, device: list[float],
-                                         console: Console) -> None:  # fmt: skip
+                                         reporter: TextReporter) -> None:  # fmt: skip
     whole = hidden(subnet)
     budget = 0.5 * sum(whole) / 100
-    prune(subnet, Path("o"), budget, console)
+    prune(subnet, Path("o"), budget, reporter)
     sums = {sum(shares_of(whole, share / 100)) for share in range(1, 101)}
     assert sum(hidden(Path("o"))) == max(total for total in sums if total / 100 <= budget)
 
 
 @pytest.mark.slow
-def test_fine_tuning_helps(subnet: Path, device: list[float], console: Console) -> None:
+def test_fine_tuning_helps(subnet: Path, device: list[float], reporter: TextReporter) -> None:
     budget = 0.4 * sum(hidden(subnet)) / 100
-    top1 = [prune(subnet, Path("o"), budget, console, finetune=epochs)["top1"] for epochs in (0, 3)]
+    top1 = [
+        prune(subnet, Path("o"), budget, reporter, finetune=epochs)["top1"] for epochs in (0, 3)
+    ]
     assert top1[1] > top1[0]
 
 
@@ -249,7 +251,7 @@ def test_without_images_nothing_is_pruned(refused: Callable[..., str], subnet: P
     assert "images of the subnet" in refused("prune", subnet, "--budget-ms", 0.1)
 
 
-def test_a_lucky_reading_does_not_count(subnet: Path, device: list[float], console: Console,
+def test_a_lucky_reading_does_not_count(subnet: Path, device: list[float], reporter: TextReporter,
                                         monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
     """The network that the bisection ends with is measured again, and left if it is too slow."""
     true, lucky = pruning.measure_subnets, [True]
@@ -264,7 +266,7 @@ def test_a_lucky_reading_does_not_count(subnet: Path, device: list[float], conso
         return found
 
     monkeypatch.setattr(pruning, "measure_subnets", session)
-    paper = prune(subnet, Path("o"), budget, console)
+    paper = prune(subnet, Path("o"), budget, reporter)
     assert not lucky, "there was one"
     assert paper["measured_ms"] <= budget
 
@@ -297,13 +299,13 @@ def test_by_a_table_of_another_device_it_is_predicted(
     assert paper["pruned"]["latency"] == "predicted"
 
 
-def test_a_negative_number_of_epochs(subnet: Path, console: Console) -> None:
+def test_a_negative_number_of_epochs(subnet: Path, reporter: TextReporter) -> None:
     with pytest.raises(SupernetError, match="0 is the least"):
-        prune(subnet, Path("o"), 1.0, console, finetune=-1)
+        prune(subnet, Path("o"), 1.0, reporter, finetune=-1)
 
 
 @pytest.mark.slow
-def test_it_really_measures(subnet: Path, console: Console) -> None:
+def test_it_really_measures(subnet: Path, reporter: TextReporter) -> None:
     with pytest.raises(SupernetError, match=r"feasible budgets lie between 0\.\d+ and 0\.\d+ ms"):
-        prune(subnet, Path("o"), 1e-9, console)
+        prune(subnet, Path("o"), 1e-9, reporter)
     assert not Path("o").exists()

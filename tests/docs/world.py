@@ -16,12 +16,12 @@ import torch
 import yaml
 from ofa.imagenet_classification.elastic_nn.networks import OFAMobileNetV3
 from PIL import Image
-from rich.console import Console
 from safetensors.torch import save_file
 
 from supernet.cli.hydra_config import composed
 from supernet.deploy.certificate import read_certificate
 from supernet.deploy.extract import promise_of, write_subnet
+from supernet.io.reporter import SILENT
 from supernet.latency.costs import costs_of
 from supernet.latency.table import LatencyTable
 from supernet.search.by_gates import Candidate
@@ -40,7 +40,7 @@ _BUDGET = re.compile(r"(budget[-_]ms[ =])([\d.]+)")
 
 def build(top: Path) -> None:
     """Make all that pages speak of as if it were there."""
-    quiet = Console(quiet=True)
+    quiet = SILENT
     words = changed("supernet train data=digits space=tiny").split()[2:]
     training.start(composed(words), top / "runs" / "mine", quiet)
     for name in ("demo", "a", "b"):

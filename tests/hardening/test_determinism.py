@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from rich.console import Console
 from safetensors.torch import load_file
 from threadpoolctl import threadpool_limits
 
 from supernet.deploy.extract import promise_of, write_subnet
+from supernet.io.reporter import SILENT
 from supernet.latency.costs import costs_of, latency_costs
 from supernet.search import predictor
 from supernet.search.by_gates import Candidate, candidate_for
@@ -74,7 +74,7 @@ def trained(folder: Path, count: int) -> Path:
     budget = middle(cost_range(space, latency_costs(table, space, **SHAPES)))
     targets = [{"table": str(folder / "T.json"), "budget_ms": budget}]
     with working_on(count):
-        training.start({**config, "targets": targets, "threads": count}, run, Console(quiet=True))
+        training.start({**config, "targets": targets, "threads": count}, run, SILENT)
     return run
 
 
@@ -118,7 +118,7 @@ def test_subnet_and_gates_of_a_run_are_the_same_bits(runs: dict[int, Path], tmp_
         run = Trained.open(shutil.copytree(runs[1], copy / "run"))
         table = made_up_table(run.net.space, seed=1, **SHAPES)
         budget = middle(cost_range(run.net.space, costs_of(run.net, table)), 0.4)
-        chosen = candidate_for(run, table, budget, Console(quiet=True))
+        chosen = candidate_for(run, table, budget, SILENT)
         promise = promise_of(table, chosen)
         write_subnet(run, chosen.arch, copy / "out", promise=promise)
         (weights,) = (load_file(file) for file in (copy / "out").glob("*.safetensors"))

@@ -15,7 +15,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from io import StringIO
 from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
@@ -23,13 +22,13 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from rich.console import Console
 
 import supernet
 from supernet.cli.hydra_config import composed
 from supernet.deploy.folder import load_config
 from supernet.errors import DeviceError, SupernetError
 from supernet.io.atomic import whole, write_json
+from supernet.io.reporter import SILENT
 from supernet.latency.resume import Kept
 from supernet.report import page
 from supernet.search.pareto import FIELDS, write_front
@@ -42,7 +41,7 @@ from tests.conftest import Command, tree
 from tests.train.test_loop import same
 
 ROOT = Path(supernet.__file__).resolve().parent.parent
-QUIET = Console(file=StringIO())
+QUIET = SILENT
 OFTEN = "save_minutes=0.0001"
 WORDS = [word for word in TINY if not word.startswith("name=")]
 

@@ -15,10 +15,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from supernet.deploy import info as facts
-from supernet.io.console import in_short
+from supernet.io.reporter import in_short
 from supernet.latency.costs import latency_costs
 from supernet.latency.table import LatencyTable
 from supernet.nn import blocks
@@ -36,6 +35,7 @@ from supernet.space.search_space import SearchSpace, Stage
 from supernet.train import job as training
 from supernet.train.run import Trained
 from tests.builders import (
+    TextReporter,
     entry,
     made_up_table,
     middle,
@@ -187,7 +187,7 @@ def test_a_space_beyond_floats_is_encoded_and_searched() -> None:
 
 @pytest.mark.slow
 def test_a_run_beyond_floats_is_trained_looked_at_and_reported(
-    tmp_path: Path, console: Console
+    tmp_path: Path, reporter: TextReporter
 ) -> None:
     folder, space = tmp_path / "run", beyond_floats()
     config = tiny_config(
@@ -200,12 +200,12 @@ def test_a_run_beyond_floats_is_trained_looked_at_and_reported(
         "kernel_sizes": space.kernel_sizes, "expand_ratios": space.expand_ratios,
         "resolutions": space.resolutions,
     }  # fmt: skip
-    training.start(config, folder, console)
+    training.start(config, folder, reporter)
     run = Trained.open(folder)
     assert run.net.space.size > 10**308
     assert json.loads(json.dumps(facts.facts(folder)))["architectures"] == run.net.space.size
     said = f"{in_short(run.net.space.size)} architectures"
-    assert said in console.file.getvalue()
+    assert said in reporter.text
     assert said in page.render(collect([folder], "supernet report run"))
 
 

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from rich.console import Console
 
 from supernet.cli.hydra_config import composed
 from supernet.errors import SupernetError
+from supernet.io.reporter import SILENT
 from supernet.latency.costs import latency_costs
 from supernet.nn.count import macs_costs, module_macs
 from supernet.nn.extract import extract
@@ -45,7 +45,7 @@ ONE_ARCH = (
 
 
 def train(folder: Path, *overrides: str) -> Trained:
-    training.start(tiny_config(*SHORT, *overrides), folder, Console(quiet=True))
+    training.start(tiny_config(*SHORT, *overrides), folder, SILENT)
     return Trained.open(folder)
 
 
@@ -134,7 +134,7 @@ def test_photos_that_are_not_square_are_trained_on_and_classified(
         ["experiment=smoke", "data=folder", "data.root=photos", "data.workers=0", "device=cpu",
          "threads=1", "batch_size=4", "recipe=largest_first", *words, "space.resolutions=[33]"]
     )  # fmt: skip
-    training.start(config, Path("run"), Console(quiet=True))
+    training.start(config, Path("run"), SILENT)
     result = command("extract", "run", "--max-macs", 1e12, "--out", "net")
     assert result.code == 0, result
     photos = [f"photos/train/dark/{number}.png" for number in range(5)]

@@ -23,7 +23,6 @@ import pytest
 import timm
 import torch
 from onnx import TensorProto, helper
-from rich.console import Console
 
 import supernet.nn.timm_registry  # noqa: F401  (registers subnet folders with timm)
 from benchmarks.reliability_kinds import SPACE, as_json, manifest, run_content, subnet_config
@@ -34,6 +33,7 @@ from supernet.deploy.folder import load_config, load_subnet, onnx_outputs
 from supernet.deploy.info import facts
 from supernet.deploy.verify import verify
 from supernet.errors import CheckpointError, DeviceError, SupernetError
+from supernet.io.reporter import SILENT
 from supernet.latency.board import ssh as remote
 from supernet.latency.board.bundle import SCRIPT, script
 from supernet.latency.board.script import verified
@@ -195,7 +195,7 @@ def test_a_target_in_a_run_is_never_instantiated(
         for use in (
             lambda run=run: build_data(run.config, size=16),
             lambda run=run: build_optimizer(run.config, run.any_net),
-            lambda file=file: training.resume(file.parent, Console(file=io.StringIO())),
+            lambda file=file: training.resume(file.parent, SILENT),
         ):
             try:
                 use()

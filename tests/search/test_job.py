@@ -8,15 +8,14 @@ import json
 import random
 import shutil
 from collections.abc import Callable
-from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from supernet.deploy.certificate import read_certificate
 from supernet.errors import CheckpointError, InfeasibleBudget, SupernetError, TableError
+from supernet.io.reporter import SILENT
 from supernet.latency.correction import Correction
 from supernet.latency.costs import costs_of
 from supernet.latency.table import LatencyTable
@@ -31,7 +30,7 @@ from supernet.train.run import Trained
 from tests.builders import MainJob, made_up_table, middle
 from tests.conftest import Command
 
-QUIET = Console(file=StringIO())
+QUIET = SILENT
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +44,7 @@ def folder(main_job_done: MainJob, tmp_path_factory: pytest.TempPathFactory) -> 
 
 def search(folder: Path, **changes: object) -> list[dict[str, object]]:
     options: dict[str, object] = {
-        "method": "auto", "pareto": None, "out": None, "caps": Caps(), "seed": 0, "console": QUIET,
+        "method": "auto", "pareto": None, "out": None, "caps": Caps(), "seed": 0, "reporter": QUIET,
     }  # fmt: skip
     tables = changes.pop("tables", [folder / "tables" / "onnxruntime.json"])
     budgets = changes.pop("budgets", [])

@@ -9,20 +9,19 @@ import socket
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import astuple
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from rich.console import Console
 from timm.layers import convert_sync_batchnorm
 from torch import multiprocessing
 
 from supernet.data.batches import Augment, Batch
 from supernet.data.synthetic import synthetic
 from supernet.errors import SupernetError
+from supernet.io.reporter import SILENT
 from supernet.nn import elastic
 from supernet.nn.extract import extract
 from supernet.nn.supernet import SuperNet
@@ -103,7 +102,7 @@ def _child(rank: int, port: int, folder: Path, run: Path) -> None:
         found["any"] = [ranks.any(False), ranks.any(ranks.rank == 1)]
     torch.save(found, folder / f"{rank}.pt")
     os.environ["MASTER_PORT"] = str(port)
-    scoring.fit_predictor(Trained.open(run), 24, Console(file=StringIO()))
+    scoring.fit_predictor(Trained.open(run), 24, SILENT)
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +146,7 @@ def test_processes_share_the_architectures_of_a_predictor(both: tuple[Path, list
     lines = (both[0] / "run" / "scores.jsonl").read_text().split("\n")
     assert len([line for line in lines if line]) == 24, "each was scored once"
     kept = scoring.load_predictor(run)
-    again = scoring.fit_predictor(run, 24, Console(file=StringIO()))
+    again = scoring.fit_predictor(run, 24, SILENT)
     for name, value in again.model.items():
         np.testing.assert_allclose(kept.model[name], value)
 
@@ -180,4 +179,4 @@ def test_blocks_normalise_by_all_images_where_their_norms_are_synchronised(
 def test_synchronised_norms_want_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "joined", lambda: nullcontext(Ranks(0, 2)))
     with pytest.raises(SupernetError, match="sync_bn=true wants GPUs, and this trains on cpu"):
-        training.start(tiny_config("sync_bn=true"), tmp_path / "run", Console(file=StringIO()))
+        training.start(tiny_config("sync_bn=true"), tmp_path / "run", SILENT)

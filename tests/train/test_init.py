@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
 from collections.abc import Callable
@@ -12,17 +11,17 @@ from typing import Any
 import pytest
 import timm
 import torch
-from rich.console import Console
 from safetensors.torch import save_file
 
 from supernet.cli.hydra_config import composed
 from supernet.cli.sources import origin_of
 from supernet.errors import CheckpointError, SpaceError, SupernetError
+from supernet.io.reporter import SILENT
 from supernet.nn.supernet import SuperNet
 from supernet.train import job as training
 from supernet.train.build import build_space
 from supernet.train.run import Trained
-from tests.builders import TINY, assert_same, images, randomise_, tiny_config
+from tests.builders import TINY, TextReporter, assert_same, images, randomise_, tiny_config
 from tests.conftest import Command
 
 SMALL = (
@@ -36,19 +35,14 @@ SMALL = (
 )
 
 
-def built(config: dict[str, Any], console: Console) -> SuperNet:
+def built(config: dict[str, Any], reporter: TextReporter) -> SuperNet:
     """Build the net of a new run as `training.start` does."""
     origin = origin_of(config)
     data = origin.data(config)
     torch.manual_seed(int(config["seed"]))
-    net = origin.net(config, data, console)
+    net = origin.net(config, data, reporter)
     assert isinstance(net, SuperNet)
     return net
-
-
-def said(console: Console) -> str:
-    assert isinstance(console.file, io.StringIO)
-    return console.file.getvalue()
 
 
 @pytest.fixture
@@ -62,14 +56,14 @@ def weights(tmp_path: Path) -> tuple[Path, Any]:
 # ---- net.init ----------------------------------------------------------------------------------
 
 
-def test_a_run_starts_from_a_file(weights: tuple[Path, Any], console: Console) -> None:
+def test_a_run_starts_from_a_file(weights: tuple[Path, Any], reporter: TextReporter) -> None:
     file, model = weights
-    net = built(composed([*SMALL, f"net.init={file}"]), console)
+    net = built(composed([*SMALL, f"net.init={file}"]), reporter)
     x = images(net, 32)
     with torch.no_grad():
         assert_same(net.eval()(x, net.space.largest()), model(x), tolerance=1e-5)
-    assert "tensors taken" in said(console)
-    assert "largest subnet from" in said(console)
+    assert "tensors taken" in reporter.text
+    assert "largest subnet from" in reporter.text
     projections = [block.timm.conv_pwl.weight for block in net.blocks if block.spec.kind == "ir"]
     assert len(projections) > 5
     for weight in projections:
@@ -78,17 +72,17 @@ def test_a_run_starts_from_a_file(weights: tuple[Path, Any], console: Console) -
 
 
 def test_a_training_from_a_file_says_so_and_resumes_without_it(
-    weights: tuple[Path, Any], tmp_path: Path, console: Console
+    weights: tuple[Path, Any], tmp_path: Path, reporter: TextReporter
 ) -> None:
     file, _ = weights
     folder = tmp_path / "run"
     config = composed([*SMALL, f"net.init={file}", "epoch_batches=1"])
-    training.start(config, folder, console)
-    assert "tensors taken" in said(console)
+    training.start(config, folder, reporter)
+    assert "tensors taken" in reporter.text
     file.unlink()
     assert Trained.open(folder).net.space == build_space(config["space"])
-    training.resume(folder, console)
-    assert "trained to its end" in said(console)
+    training.resume(folder, reporter)
+    assert "trained to its end" in reporter.text
     assert json.loads((folder / "config.json").read_text())["net"]["init"] == str(file)
 
 
@@ -107,77 +101,79 @@ def test_a_training_from_a_file_says_so_and_resumes_without_it(
 def test_what_cannot_be_used_is_one_line(words: list[str], message: str, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     with pytest.raises(SupernetError, match=message) as error:
-        training.start(composed([*TINY, *words]), folder, Console(quiet=True))
+        training.start(composed([*TINY, *words]), folder, SILENT)
     assert "\n" not in str(error.value)
     assert not folder.exists()
 
 
-def test_a_configuration_of_before_has_no_net(console: Console) -> None:
+def test_a_configuration_of_before_has_no_net(reporter: TextReporter) -> None:
     config = tiny_config()
     del config["net"], config["init_from"]
-    plain = built(tiny_config(), console)
-    torch.testing.assert_close(built(config, console).state_dict(), plain.state_dict())
-    assert said(console) == ""
+    plain = built(tiny_config(), reporter)
+    torch.testing.assert_close(built(config, reporter).state_dict(), plain.state_dict())
+    assert reporter.text == ""
 
 
 # ---- init_from ---------------------------------------------------------------------------------
 
 
-def test_the_same_classes_keep_the_head(trained_run: Path, console: Console) -> None:
-    net = built(tiny_config(f"init_from={trained_run}"), console)
+def test_the_same_classes_keep_the_head(trained_run: Path, reporter: TextReporter) -> None:
+    net = built(tiny_config(f"init_from={trained_run}"), reporter)
     torch.testing.assert_close(net.state_dict(), Trained.open(trained_run).net.state_dict())
-    assert "head" not in said(console)
+    assert "head" not in reporter.text
 
 
-def test_other_classes_get_a_new_head(trained_run: Path, console: Console) -> None:
+def test_other_classes_get_a_new_head(trained_run: Path, reporter: TextReporter) -> None:
     config = tiny_config(f"init_from={trained_run}", "data.num_classes=6")
-    net, before = built(config, console), Trained.open(trained_run).net
+    net, before = built(config, reporter), Trained.open(trained_run).net
     mine, theirs = (part.state_dict() for part in (net, before))
     kept = [name for name in mine if not name.startswith("tail.classifier")]
     assert all(torch.equal(mine[name], theirs[name]) for name in kept)
     arch = net.space.largest()
     assert net(images(net, arch.resolution), arch).shape == (2, 6)
-    assert "a new head for 6 classes in place of 4" in said(console)
+    assert "a new head for 6 classes in place of 4" in reporter.text
 
 
-def test_grey_images_after_colour(trained_run: Path, console: Console) -> None:
+def test_grey_images_after_colour(trained_run: Path, reporter: TextReporter) -> None:
     config = tiny_config(f"init_from={trained_run}", "data.in_chans=1")
-    net, before = built(config, console).eval(), Trained.open(trained_run).net
+    net, before = built(config, reporter).eval(), Trained.open(trained_run).net
     arch = net.space.largest()
     x = images(net, arch.resolution)
     with torch.no_grad():
         assert_same(net(x, arch), before(x.expand(-1, 3, -1, -1), arch), tolerance=1e-5)
-    assert "the stem turned from 3 to 1 image channels" in said(console)
+    assert "the stem turned from 3 to 1 image channels" in reporter.text
 
 
 def test_fine_tuning_resumes_without_the_run_it_came_from(
-    trained_run: Path, tmp_path: Path, console: Console
+    trained_run: Path, tmp_path: Path, reporter: TextReporter
 ) -> None:
     old, folder = tmp_path / "old", tmp_path / "new"
     shutil.copytree(trained_run, old)
     config = tiny_config(f"init_from={old}", "data.num_classes=6", "recipe.phases.all.epochs=1")
-    training.start(config, folder, console)
+    training.start(config, folder, reporter)
     shutil.rmtree(old)
     new = Trained.open(folder)
     assert new.net.num_classes == 6
     assert new.config["init_from"] == str(old)
-    training.resume(folder, console)
-    assert "trained to its end" in said(console)
+    training.resume(folder, reporter)
+    assert "trained to its end" in reporter.text
 
 
-def test_a_run_of_another_space_is_named(trained_run: Path, console: Console) -> None:
+def test_a_run_of_another_space_is_named(trained_run: Path, reporter: TextReporter) -> None:
     config = tiny_config(f"init_from={trained_run}", "space.kernel_sizes=[3]")
     with pytest.raises(SpaceError, match=r"is a run of another space of .*leave `space` out"):
-        built(config, console)
+        built(config, reporter)
 
 
-def test_a_damaged_run_is_one_line(trained_run: Path, tmp_path: Path, console: Console) -> None:
+def test_a_damaged_run_is_one_line(
+    trained_run: Path, tmp_path: Path, reporter: TextReporter
+) -> None:
     folder = tmp_path / "damaged"
     folder.mkdir()
     content = (trained_run / "checkpoint.pt").read_bytes()
     (folder / "checkpoint.pt").write_bytes(content[: len(content) // 2])
     with pytest.raises(CheckpointError, match=r"init_from: .*damaged") as error:
-        built(tiny_config(f"init_from={folder}"), console)
+        built(tiny_config(f"init_from={folder}"), reporter)
     assert "\n" not in str(error.value)
 
 

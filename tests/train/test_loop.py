@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 import torch
-from rich.console import Console
 
 from supernet.data.batches import Augment, Batch
 from supernet.data.preprocess import resize
 from supernet.data.synthetic import synthetic
 from supernet.errors import CheckpointError, InfeasibleBudget, SupernetError, TableError
+from supernet.io.reporter import SILENT
 from supernet.latency.costs import latency_costs
 from supernet.nn.supernet import SuperNet
 from supernet.space.arch import Arch
@@ -35,7 +35,7 @@ from supernet.train.phases import Phase
 from supernet.train.position import Position, epochs, epochs_before, gates_move
 from supernet.train.step import Passes, Precision, StepConfig
 from supernet.train.strategies import SubnetSampler, Taught
-from tests.builders import middle, small_space, tiny_config, tiny_space, tiny_table
+from tests.builders import TextReporter, middle, small_space, tiny_config, tiny_space, tiny_table
 
 SPACE = small_space()
 
@@ -363,14 +363,14 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def undisturbed(config: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
-    training.start(config, folder, Console(quiet=True))
+    training.start(config, folder, SILENT)
     return checkpoint.read(folder)
 
 
 def test_training_twice_gives_the_same_bits(
-    config: dict[str, Any], undisturbed: dict[str, Any], tmp_path: Path, console: Console
+    config: dict[str, Any], undisturbed: dict[str, Any], tmp_path: Path, reporter: TextReporter
 ) -> None:
-    training.start(config, tmp_path / "run", console)
+    training.start(config, tmp_path / "run", reporter)
     same(checkpoint.read(tmp_path / "run"), undisturbed)
 
 
@@ -379,7 +379,7 @@ def test_resuming_gives_the_same_bits(
     config: dict[str, Any],
     undisturbed: dict[str, Any],
     tmp_path: Path,
-    console: Console,
+    reporter: TextReporter,
     monkeypatch: pytest.MonkeyPatch,
     stops: list[int],
 ) -> None:
@@ -395,17 +395,17 @@ def test_resuming_gives_the_same_bits(
 
     monkeypatch.setattr(RunFolder, "log", stopping)
     with pytest.raises(Stop):
-        training.start(config, folder, console)
+        training.start(config, folder, reporter)
     for _ in stops[1:]:
         with pytest.raises(Stop):
-            training.resume(folder, console)
+            training.resume(folder, reporter)
     before = checkpoint.read(folder)
     assert before["position"]["step"] < undisturbed["position"]["step"]
-    training.resume(folder, console)
+    training.resume(folder, reporter)
     assert not left
     same(checkpoint.read(folder), undisturbed)
-    training.resume(folder, console)
-    assert "is trained to its end already" in console.file.getvalue()
+    training.resume(folder, reporter)
+    assert "is trained to its end already" in reporter.text
 
 
 def test_the_checkpoint_knows_where_training_is(undisturbed: dict[str, Any]) -> None:
@@ -414,41 +414,41 @@ def test_the_checkpoint_knows_where_training_is(undisturbed: dict[str, Any]) -> 
     assert all(name.endswith("ms") for name in undisturbed["gates"])
 
 
-def test_a_run_is_not_overwritten(trained_run: Path, console: Console) -> None:
+def test_a_run_is_not_overwritten(trained_run: Path, reporter: TextReporter) -> None:
     before = (trained_run / checkpoint.FILE).read_bytes()
     with pytest.raises(SupernetError, match=r"holds a run already; go on with resume="):
-        training.start(tiny_config(), trained_run, console)
+        training.start(tiny_config(), trained_run, reporter)
     assert (trained_run / checkpoint.FILE).read_bytes() == before
 
 
 def test_resuming_needs_the_position_and_the_tables(
-    config: dict[str, Any], undisturbed: dict[str, Any], tmp_path: Path, console: Console
+    config: dict[str, Any], undisturbed: dict[str, Any], tmp_path: Path, reporter: TextReporter
 ) -> None:
     file = tmp_path / checkpoint.FILE
     for where in (None, {"epoch": 1, "hour": 2}, 5):
         checkpoint.save(file, {**undisturbed, "position": where})
         with pytest.raises(CheckpointError, match="lacks the position of training"):
-            training.resume(tmp_path, console)
+            training.resume(tmp_path, reporter)
     start = {"phase": 0, "epoch": 1, "step": 3}
     other = tiny_table(seed=9)
     other.save(tmp_path / "other.json")
     moved = {**config, "targets": [{**config["targets"][0], "table": str(tmp_path / "other.json")}]}
     checkpoint.save(file, {**undisturbed, "position": start, "config": moved})
     with pytest.raises(CheckpointError, match=r"no gates .*a table of its targets changed"):
-        training.resume(tmp_path, console)
+        training.resume(tmp_path, reporter)
     gone = {**config, "targets": [{**config["targets"][0], "table": str(tmp_path / "gone.json")}]}
     checkpoint.save(file, {**undisturbed, "position": start, "config": gone})
     with pytest.raises(TableError, match=r"gone\.json: cannot be read"):
-        training.resume(tmp_path, console)
+        training.resume(tmp_path, reporter)
 
 
 def test_a_target_out_of_reach_is_refused_before_training(
-    config: dict[str, Any], tmp_path: Path, console: Console
+    config: dict[str, Any], tmp_path: Path, reporter: TextReporter
 ) -> None:
     table = config["targets"][0]["table"]
     bad = {**config, "targets": [{"table": table, "budget_ms": 1e-6}]}
     with pytest.raises(InfeasibleBudget, match="feasible budgets lie between"):
-        training.start(bad, tmp_path / "run", console)
+        training.start(bad, tmp_path / "run", reporter)
     assert not (tmp_path / "run").exists()
 
 

@@ -10,20 +10,19 @@ import subprocess
 import sys
 import threading
 import time
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from PIL import Image
-from rich.console import Console
 from torch import nn
 
 from supernet.cli.hydra_config import composed
 from supernet.data.batches import drawn_batch, train_batches
 from supernet.data.synthetic import synthetic
 from supernet.errors import CheckpointError, Diverged, SupernetError
+from supernet.io.reporter import SILENT
 from supernet.train import checkpoint
 from supernet.train import job as training
 from supernet.train.interrupt import Stopping
@@ -33,7 +32,7 @@ from tests.builders import TINY, tiny_config
 from tests.train.test_loop import same
 
 ROOT = Path(__file__).resolve().parents[2]
-QUIET = Console(file=StringIO())
+QUIET = SILENT
 OFTEN = "save_minutes=0.0001"
 
 

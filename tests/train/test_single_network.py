@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
 import sys
@@ -14,7 +13,6 @@ from typing import Any
 import pytest
 import timm
 import torch
-from rich.console import Console
 from safetensors.torch import save_file
 
 import supernet
@@ -26,6 +24,7 @@ from supernet.deploy.certificate import read_certificate
 from supernet.deploy.extract import promise_of, write_subnet
 from supernet.deploy.folder import load_config, load_subnet, onnx_outputs
 from supernet.errors import CheckpointError, SpaceError, SupernetError
+from supernet.io.reporter import SILENT
 from supernet.latency import host, profile
 from supernet.latency.model import of_subnet
 from supernet.nn.drop import Noise
@@ -42,11 +41,10 @@ from supernet.train.evaluate import scores_on
 from supernet.train.logger import RunFolder
 from supernet.train.phases import Phase
 from supernet.train.run import Trained
-from tests.builders import DEVICE, TINY, randomise_, tiny_space, tiny_table
+from tests.builders import DEVICE, TINY, TextReporter, randomise_, tiny_space, tiny_table
 from tests.conftest import Command
 from tests.train.test_loop import Stop, same
 
-CONSOLE = Console(file=io.StringIO())
 HAND_MADE = ("mobilenetv1_100", "mobilenetv2_035", "mobilenetv3_small_050", "mnasnet_small")
 QUICK = ("net=timm", "net.name=mobilenetv3_small_050", "net.resolution=16", "data=synthetic",
          "data.per_class=8", "data.size=8", "batch_size=12", "threads=1", "device=cpu", "name=one",
@@ -163,7 +161,7 @@ def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
          "recipe.phases.all.epochs=6", "recipe.phases.all.warmup_steps=10", "threads=1",
          "recipe.phases.all.lr=1e-2", "device=cpu", "name=digits"]
     )  # fmt: skip
-    training.start(config, folder, Console(quiet=True))
+    training.start(config, folder, SILENT)
     return folder
 
 
@@ -175,7 +173,7 @@ def digits_folder(digits_run: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 def written(run: Path, out: Path) -> Path:
     trained = Trained.open(run)
-    chosen = candidate_for(trained, None, None, Console(quiet=True))
+    chosen = candidate_for(trained, None, None, SILENT)
     write_subnet(trained, chosen.arch, out, promise=promise_of(None, chosen))
     return out
 
@@ -193,7 +191,7 @@ OPTIONS = ["ema=0.9", "regularize.dropout=0.2", "clip_grad=1.0", "micro_batches=
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
-    training.start(composed([*QUICK, *OPTIONS]), folder, Console(quiet=True))
+    training.start(composed([*QUICK, *OPTIONS]), folder, SILENT)
     return checkpoint.read(folder)
 
 
@@ -202,7 +200,7 @@ def test_resuming_gives_the_same_bits(
     stops: list[int], undisturbed: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With all that has a state; stopped after any step, and saved after every one."""
-    quiet, config = Console(quiet=True), composed([*QUICK, *OPTIONS])
+    quiet, config = SILENT, composed([*QUICK, *OPTIONS])
     log, left, folder = RunFolder.log, list(stops), tmp_path / "run"
 
     def stopping(self: RunFolder, step: int, phase: Phase, metrics: dict[str, float]) -> None:
@@ -223,12 +221,12 @@ def test_resuming_gives_the_same_bits(
     same(checkpoint.read(folder), undisturbed)
 
 
-def test_it_is_reported_as_supernets_are(tmp_path: Path, console: Console) -> None:
+def test_it_is_reported_as_supernets_are(tmp_path: Path, reporter: TextReporter) -> None:
     seen: list[dict[str, float]] = []
     config = composed([*QUICK, "evaluate=epoch"])
-    training.start(config, tmp_path / "run", console, watch=lambda top1: seen.append(dict(top1)))
+    training.start(config, tmp_path / "run", reporter, watch=lambda top1: seen.append(dict(top1)))
     assert [set(top1) for top1 in seen] == [{"network"}] * 3
-    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    printed = reporter.text
     assert "timm's mobilenetv3_small_050 at 16 px; weights: fresh" in printed
     assert "phase all done: held-out top-1 network" in printed
     assert "subnet" not in printed
@@ -239,13 +237,13 @@ def test_the_size_is_the_largest_of_the_space_unless_it_is_given() -> None:
     for given, want in (([], 24), (["net.resolution=32"], 32), (["space.resolutions=[8,12]"], 12)):
         config = composed([*words, *given])
         origin = origin_of(config)
-        assert origin.net(config, origin.data(config), CONSOLE).space.resolutions == (want,)
+        assert origin.net(config, origin.data(config), SILENT).space.resolutions == (want,)
 
 
 def test_a_teacher_may_teach_it(tmp_path: Path) -> None:
     torch.save(timm.create_model("resnet18", num_classes=4).state_dict(), tmp_path / "T.pt")
     teacher = f"teacher={{model: resnet18, weights: {tmp_path / 'T.pt'}}}"
-    training.start(composed([*QUICK, teacher]), tmp_path / "run", Console(quiet=True))
+    training.start(composed([*QUICK, teacher]), tmp_path / "run", SILENT)
     assert checkpoint.read(tmp_path / "run")["position"]["phase"] == 1
 
 
@@ -256,7 +254,7 @@ def made(*words: str) -> PlainNet:
     config = composed([*QUICK, *words])
     origin = origin_of(config)
     torch.manual_seed(0)
-    net = origin.net(config, origin.data(config), CONSOLE)
+    net = origin.net(config, origin.data(config), SILENT)
     assert isinstance(net, PlainNet)
     return net
 
@@ -411,7 +409,7 @@ def test_it_begins_where_the_subnet_ended(fast: Path) -> None:
     config = composed([*ON, f"net.dir={fast}", "seed=3"])
     origin, folder = origin_of(config), load_config(fast)
     data = origin.data(config)
-    net = origin.net(config, data, CONSOLE)
+    net = origin.net(config, data, SILENT)
     assert isinstance(net, PlainNet)
     net.eval()
     assert (data.preprocess.mean, data.preprocess.std) == (
@@ -428,7 +426,7 @@ def test_it_begins_where_the_subnet_ended(fast: Path) -> None:
 
 def test_it_ends_as_a_folder_that_says_where_it_is_from(fast: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    training.start(composed([*ON, f"net.dir={fast}"]), run, Console(quiet=True))
+    training.start(composed([*ON, f"net.dir={fast}"]), run, SILENT)
     again = written(run, tmp_path / "again")
     old, new = read_certificate(fast), read_certificate(again)
     assert new["arch_id"] == old["arch_id"]
@@ -457,7 +455,7 @@ def test_it_resumes_without_the_folder(
         fast_copy.mkdir(exist_ok=True)
         (fast_copy / file.name).write_bytes(file.read_bytes())
     config = composed([*ON, f"net.dir={fast_copy}", "save_minutes=1e-9", "seed=3"])
-    quiet, log = Console(quiet=True), RunFolder.log
+    quiet, log = SILENT, RunFolder.log
     training.start(config, tmp_path / "whole", quiet)
 
     def stopping(self: RunFolder, step: int, *rest: Any) -> None:
@@ -477,12 +475,12 @@ def test_it_resumes_without_the_folder(
 def test_other_classes_get_a_new_classifier(fast: Path, tmp_path: Path) -> None:
     config = composed([*ON, f"net.dir={fast}", "data.num_classes=6"])
     origin = origin_of(config)
-    net = origin.net(config, origin.data(config), CONSOLE)
+    net = origin.net(config, origin.data(config), SILENT)
     assert isinstance(net, PlainNet)
     old, new = load_subnet(fast).state_dict(), net.model.state_dict()
     assert new["classifier.weight"].shape[0] == 6
     assert all(torch.equal(old[n], new[n]) for n in old if not n.startswith("classifier."))
-    training.start(config, tmp_path / "run", Console(quiet=True))
+    training.start(config, tmp_path / "run", SILENT)
     again = written(tmp_path / "run", tmp_path / "again")
     assert len(load_config(again).classes) == 6
     assert read_certificate(again)["origin"]["classifier"] == "new"
@@ -493,7 +491,7 @@ def test_other_classes_get_a_new_classifier(fast: Path, tmp_path: Path) -> None:
         (renamed / file.name).write_bytes(file.read_bytes())
     (renamed / "config.json").write_text(json.dumps({**data, "classes": [*"wxyz"]}))
     config = composed([*ON, f"net.dir={renamed}"])
-    net = origin_of(config).net(config, origin.data(config), CONSOLE)
+    net = origin_of(config).net(config, origin.data(config), SILENT)
     assert isinstance(net, PlainNet)
     assert net.origin is not None
     assert net.origin["classifier"] == "new", "as many, but other ones"
@@ -502,7 +500,7 @@ def test_other_classes_get_a_new_classifier(fast: Path, tmp_path: Path) -> None:
 def test_a_hand_made_network_may_be_trained_on(digits_folder: Path) -> None:
     config = composed(["net=subnet", f"net.dir={digits_folder}", "data=digits"])
     origin = origin_of(config)
-    net = origin.net(config, origin.data(config), CONSOLE)
+    net = origin.net(config, origin.data(config), SILENT)
     assert isinstance(net, PlainNet)
     x = torch.rand(2, 1, 16, 16)
     torch.testing.assert_close(net.eval()(x, net.space.arch), load_subnet(digits_folder)(x))
@@ -526,8 +524,8 @@ def test_a_run_that_does_not_know_the_choice_is_a_supernets(
     with monkeypatch.context() as patch:
         patch.setattr(RunFolder, "log", stopping)
         with pytest.raises(Stop):
-            training.start(config, tmp_path / "run", Console(quiet=True))
-    training.resume(tmp_path / "run", Console(quiet=True))
+            training.start(config, tmp_path / "run", SILENT)
+    training.resume(tmp_path / "run", SILENT)
     same(checkpoint.read(tmp_path / "run")["model"], checkpoint.read(trained_run)["model"])
 
 
@@ -585,7 +583,7 @@ def test_a_folder_without_its_certificate_is_refused(fast: Path, tmp_path: Path)
     config = composed([*ON, f"net.dir={tmp_path}"])
     origin = origin_of(config)
     with pytest.raises(CheckpointError, match=r"certificate\.json"):
-        origin.net(config, origin.data(config), CONSOLE)
+        origin.net(config, origin.data(config), SILENT)
 
 
 @pytest.mark.parametrize(

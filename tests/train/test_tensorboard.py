@@ -5,14 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from supernet.train import checkpoint
 from supernet.train import job as training
 from supernet.train.logger import Launch, show_subnets, varied_by
 from supernet.train.run import Trained
-from tests.builders import tiny_config
+from tests.builders import TextReporter, tiny_config
 from tests.report.conftest import certificate
 
 
@@ -38,20 +37,20 @@ def test_losses_phases_and_images_are_shown(trained_run: Path) -> None:
     assert min(event.step for event in log.Scalars("loss/random")) == begins > 0
 
 
-def test_the_smallest_subnet_has_a_loss_of_its_own(tmp_path: Path, console: Console) -> None:
+def test_the_smallest_subnet_has_a_loss_of_its_own(tmp_path: Path, reporter: TextReporter) -> None:
     config = tiny_config("recipe.phases.all.smallest=true")
-    training.start(config, tmp_path / "run", console)
+    training.start(config, tmp_path / "run", reporter)
     log = events(tmp_path / "run" / "tensorboard")
     assert {"loss/largest", "loss/smallest", "loss/random"} <= set(log.Tags()["scalars"])
 
 
 def test_a_run_of_a_sweep_shows_its_settings_and_keeps_its_command(
-    tmp_path: Path, console: Console
+    tmp_path: Path, reporter: TextReporter
 ) -> None:
     words = ["seed=3", "+data.augment.mixup=0.2", "recipe=random"]
     launch = Launch(command="supernet train seed=3", varied=varied_by(words))
     assert launch.varied == {"seed": "3", "data.augment.mixup": "0.2", "recipe": "random"}
-    training.start(tiny_config(), tmp_path / "run", console, launch=launch)
+    training.start(tiny_config(), tmp_path / "run", reporter, launch=launch)
     log = events(tmp_path / "run" / "tensorboard")
     assert {"sweep/largest", "sweep/smallest"} <= set(log.Tags()["scalars"])
     assert "_hparams_/session_start_info" in log.summary_metadata

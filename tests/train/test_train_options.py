@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import timm
 import torch
-from rich.console import Console
 from safetensors.torch import save_file
 
 from supernet.cli.hydra_config import composed
@@ -22,6 +21,7 @@ from supernet.data.augment import mix, rand_augment
 from supernet.data.batches import Augment, Batch, train_batches
 from supernet.data.synthetic import synthetic
 from supernet.errors import DataError, SupernetError
+from supernet.io.reporter import SILENT
 from supernet.nn.drop import Noise
 from supernet.nn.gates import PathGates
 from supernet.nn.supernet import SuperNet
@@ -39,9 +39,9 @@ CPU = torch.device("cpu")
 
 def weights_of(config: dict[str, Any], folder: Path, stop_at: int | None = None) -> dict[str, Any]:
     """Train, if asked stopped after so many epochs and resumed; return the checkpoint."""
-    console = Console(quiet=True)
+    reporter = SILENT
     if stop_at is None:
-        training.start(config, folder, console)
+        training.start(config, folder, reporter)
         return checkpoint.read(folder)
     save, count = checkpoint.save, 0
 
@@ -55,8 +55,8 @@ def weights_of(config: dict[str, Any], folder: Path, stop_at: int | None = None)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(checkpoint, "save", stopping)
         with pytest.raises(KeyboardInterrupt):
-            training.start(config, folder, console)
-    training.resume(folder, console)
+            training.start(config, folder, reporter)
+    training.resume(folder, reporter)
     return checkpoint.read(folder)
 
 

@@ -6,20 +6,19 @@ import json
 import subprocess
 import sys
 import time
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
 import yaml
-from rich.console import Console
 
 from supernet.cli.hydra_config import composed, config_dir, plan_fields
 from supernet.errors import SupernetError
+from supernet.io.reporter import SILENT
 from supernet.train.tune import tune
 from supernet.train.tune_space import Plan, overrides_of, plan_of, space_of
-from tests.builders import TINY
+from tests.builders import TINY, TextReporter
 
 RATES = {"low": 1e-3, "high": 1e-1, "log": True, "sets": ["recipe.phases.all.lr"]}
 SEARCH: dict[str, Any] = {
@@ -39,9 +38,9 @@ def plan(**changes: Any) -> Plan:
 
 
 def run(folder: Path, **changes: Any) -> tuple[dict[str, Any], str]:
-    console = Console(file=StringIO(), width=200)
-    found = tune(plan(**changes), composed, folder, console)
-    return found, console.file.getvalue()  # type: ignore[attr-defined]
+    reporter = TextReporter()
+    found = tune(plan(**changes), composed, folder, reporter)
+    return found, reporter.text
 
 
 def test_names_of_a_choice_are_there_when_it_is_taken() -> None:
@@ -102,7 +101,7 @@ def test_bad_files_and_storages_are_one_line(tmp_path: Path) -> None:
         with pytest.raises(SupernetError, match=r"bad\.yaml"):
             plan_fields(str(tmp_path / "bad.yaml"))
     with pytest.raises(SupernetError, match="storage nope://x"):
-        tune(plan(), composed, tmp_path / "t", Console(file=StringIO()), storage="nope://x")
+        tune(plan(), composed, tmp_path / "t", SILENT, storage="nope://x")
     with pytest.raises(SupernetError, match="configuration"):
         run(tmp_path / "u", overrides=["data=nope"])
 

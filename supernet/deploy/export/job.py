@@ -6,7 +6,6 @@ Not here: how a format is written, how its files are run.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -24,6 +23,7 @@ from supernet.errors import DeviceError, SupernetError
 from supernet.io.atomic import write_json
 from supernet.io.lock import held_beside
 from supernet.io.read import read_json
+from supernet.io.reporter import SILENT, Reporter
 from supernet.latency import host, runtimes
 from supernet.latency.profile import measure_exports
 from supernet.train.evaluate import scores
@@ -97,7 +97,7 @@ def export_to(
     out: Path | None = None,
     threads: int = 1,
     seconds: float | None = None,
-    on_note: Callable[[str], None] = lambda text: None,
+    reporter: Reporter = SILENT,
 ) -> Exported:
     """Write the subnet in `folder` in the format `name`, once it has been compared and timed.
 
@@ -108,7 +108,7 @@ def export_to(
         out: where to; left out: a folder in `folder`.
         threads: of the runtime that times.
         seconds: of timing, at most.
-        on_note: gets sentences for the user.
+        reporter: told of notes and warnings.
 
     Raises:
         CheckpointError: if `folder` is not a subnet's.
@@ -124,7 +124,7 @@ def export_to(
     chosen = export.get(name)
     if int8 and chosen.NO_INT8 is not None:
         raise DeviceError(f"format {name!r} has no int8: {chosen.NO_INT8}")
-    data = _data(subnet, int8, on_note)
+    data = _data(subnet, int8, reporter)
     calibration = None
     if int8 and data is not None:
         calibration = some_of(data.train, subnet.config, CALIBRATION_IMAGES)
@@ -136,19 +136,21 @@ def export_to(
         places = {"fp32": Path(temporary) if int8 else to} | ({"int8": to} if int8 else {})
         for precision, there in places.items():
             chosen.write(subnet, there, calibration if precision == "int8" else None)
-        found = _found(subnet, name, places, data, threads, seconds, on_note)
+        found = _found(subnet, name, places, data, threads, seconds, reporter)
         exported = Exported(place=place, format=name, **found)
         write_json(to / PAPER, _paper(subnet, chosen, exported))
     return exported
 
 
-def _data(subnet: export.Subnet, int8: bool, on_note: Callable[[str], None]) -> ImageData | None:
+def _data(subnet: export.Subnet, int8: bool, reporter: Reporter) -> ImageData | None:
     try:
         return data_for(subnet.config)
     except SupernetError as error:
         if int8:
             raise SupernetError(f"int8 needs images to find its ranges, but {error}") from error
-        on_note(f"note: {error}: outputs are compared on made-up images, and nothing is scored")
+        reporter.note(
+            f"note: {error}: outputs are compared on made-up images, and nothing is scored"
+        )
         return None
 
 
@@ -160,7 +162,7 @@ def _found(
     data: ImageData | None,
     threads: int,
     seconds: float | None,
-    on_note: Callable[[str], None],
+    reporter: Reporter,
 ) -> dict[str, Any]:
     """Compare, score and time the files in `places`."""
     if data is None:
@@ -185,7 +187,7 @@ def _found(
     session = measure_exports(
         [(chosen.RUNTIME, place / chosen.FILE, shape) for place in places.values()],
         threads=threads, seconds=seconds,
-        on_warning=lambda text: on_note(f"warning: {text}"),
+        on_warning=reporter.warn,
     )  # fmt: skip
     rows = tuple(
         Row(precision=precision, bytes=_bytes(places[precision]), largest_difference=difference,

@@ -1,0 +1,65 @@
+"""Show notes, warnings and progress on the terminal, with rich."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich import progress as rich_progress
+from rich.console import Console
+
+from supernet.io.reporter import Progress, Reporter
+
+
+def new_console() -> Console:
+    """Return a console; where the output is no terminal, lines may be 120 wide.
+
+    Of the processes of one training only the first shows something.
+    """
+    quiet = os.environ.get("RANK", "0") != "0"
+    console = Console(highlight=False, quiet=quiet)
+    return console if console.is_terminal else Console(highlight=False, width=120, quiet=quiet)
+
+
+class ConsoleReporter(Reporter):
+    """Shows notes, warnings and progress bars on `console`."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or new_console()
+
+    def note(self, text: str) -> None:
+        """Print the text."""
+        self.console.print(text)
+
+    def warn(self, text: str) -> None:
+        """Print the text as a warning."""
+        self.console.print(f"warning: {text}")
+
+    @contextmanager
+    def progress(self, text: str, total: float) -> Iterator[Progress]:
+        """Show a bar with steps done, time gone and time left."""
+        bars = rich_progress.Progress(
+            rich_progress.TextColumn("{task.description}"),
+            rich_progress.BarColumn(bar_width=24),
+            rich_progress.MofNCompleteColumn(),
+            rich_progress.TimeElapsedColumn(),
+            rich_progress.TextColumn("left"),
+            rich_progress.TimeRemainingColumn(),
+            console=self.console,
+        )
+        with bars:
+            yield _Bar(bars, bars.add_task(text, total=total))
+
+
+class _Bar(Progress):
+    def __init__(self, bars: rich_progress.Progress, task: rich_progress.TaskID) -> None:
+        self._bars, self._task = bars, task
+
+    def update(self, done: float, text: str | None = None) -> None:
+        """Move the bar."""
+        self._bars.update(self._task, completed=done, description=text)
+
+    def restart(self, text: str) -> None:
+        """Empty the bar and start its clock anew."""
+        self._bars.reset(self._task, description=text)
