@@ -1,7 +1,4 @@
-"""Losses: distillation between subnets, and what latency adds for gates.
-
-Not here: which subnets teach which (`train/strategies.py`).
-"""
+"""Losses of the weights: cross-entropy with smoothed labels, and distillation between subnets."""
 
 from __future__ import annotations
 
