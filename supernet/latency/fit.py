@@ -19,6 +19,7 @@ from supernet.latency.correction import Correction
 from supernet.space.layers import LayerKey
 
 _COMPLEXITY = 0.05  # how much better, relatively, a further term must make the error
+_LEAST_SCALE = 0.1  # noise alone can fit a scale of 0, and overheads are divided by it
 
 Floats = NDArray[np.float64]
 
@@ -35,7 +36,8 @@ class NetTiming:
 def fit_correction(nets: Sequence[NetTiming], *, least_ms: float) -> Correction:
     """Fit the terms that pay on whole nets.
 
-    Least squares of relative errors; no term but `run_ms` may be negative. Of all choices of terms
+    Least squares of relative errors; no term but `run_ms` may be negative, and the scale is at
+    least a tenth. Of all choices of terms
     the one with the least leave-one-out error is taken; each further term must better it by a
     twentieth.
 
@@ -89,7 +91,7 @@ def _fit(
     """Return all five factors, zero where a term is not chosen."""
     columns = list(choice)
     relative = terms[:, columns] / truth[:, None]
-    lowest = np.array([-np.inf if column == 4 else 0.0 for column in columns])
+    lowest = np.array([_LEAST_SCALE, 0.0, 0.0, 0.0, -np.inf])[columns]
     found = scipy.optimize.lsq_linear(relative, np.ones(len(truth)), (lowest, highest[columns])).x
     factors = dict(zip(columns, found.tolist(), strict=True))
     return tuple(factors.get(number, 0.0) for number in range(5))

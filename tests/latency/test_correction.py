@@ -73,6 +73,14 @@ def test_a_single_net_gives_a_scale_and_no_error() -> None:
     assert fit_correction(once, least_ms=0.05).tau_twice is None
 
 
+def test_times_that_layers_do_not_explain_give_no_endless_overheads() -> None:
+    """A table takes terms up to 1e15; a scale of 0 made them larger."""
+    nets = [replace(net, measured_ms=(1e3 - net.raw_ms,)) for net in nets_of(Correction())]
+    fit = fit_correction(nets, least_ms=0.05)
+    assert fit.scale >= 0.1
+    assert max(fit.overhead_ms, fit.edge_ms, fit.weights_ms, abs(fit.run_ms)) < 1e6
+
+
 def test_each_term_has_its_place() -> None:
     def key(kind: str, **changes: object) -> LayerKey:
         fields = {"in_size": 8, "in_channels": 10, "out_channels": 20, "family": "mobilenetv3"}
