@@ -11,12 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from supernet.cli.console import ConsoleReporter
 from supernet.cli.sources import EARLIER
-from supernet.deploy.certificate import read_certificate
+from supernet.cli.summary import show, summary_row
 from supernet.deploy.extract import measure, promise_of, write_subnet
 from supernet.errors import SupernetError
 from supernet.io.atomic import write_json
@@ -25,7 +22,6 @@ from supernet.io.validate import construct
 from supernet.latency.costs import costs_of
 from supernet.latency.job import described, profile_to
 from supernet.latency.table import LatencyTable
-from supernet.nn.fixed import PlainNet
 from supernet.report import page
 from supernet.report.collect import collect
 from supernet.report.pareto_png import draw_pareto
@@ -41,7 +37,6 @@ from supernet.train.run import Trained
 
 RUNTIMES = ("onnxruntime", "torch")
 PROCESSES = 3
-SUMMARY = "without retraining, from one supernet"
 REPORT = "report.html"
 SHARES = (0.15, 0.4, 0.8)
 """Where the three budgets lie between the fastest and the slowest subnet of a device."""
@@ -128,38 +123,3 @@ def _deploy(
         folders.append(out)
     measure(folders, table, reporter)
     return [summary_row(out) for out in folders]
-
-
-def summary_row(folder: Path) -> dict[str, Any]:
-    """Return a subnet's line of `summary.json`."""
-    certificate = read_certificate(folder)
-    names = ("device", "runtime", "budget_ms", "predicted_ms", "measured_ms", "top1",
-             "test_images", "macs", "params", "arch")  # fmt: skip
-    return {**{name: certificate[name] for name in names}, "path": folder.as_posix()}
-
-
-def show(rows: Sequence[dict[str, Any]], console: Console, title: str = SUMMARY) -> None:
-    """Print the summary as one table."""
-    table = Table(title=title)
-    for name in ("device", "budget ms", "predicted ms", "measured ms", "error", "top-1", "MACs",
-                 "params"):  # fmt: skip
-        table.add_column(name, justify="left" if name == "device" else "right", no_wrap=True)
-    for row in rows:
-        measured, predicted = row["measured_ms"], row["predicted_ms"]
-        off = None if measured is None or predicted is None else predicted / measured - 1
-        table.add_row(
-            row["device"] or "any",
-            "-" if row["budget_ms"] is None else f"{row['budget_ms']:g}",
-            "-" if predicted is None else f"{predicted:.3f}",
-            "-" if measured is None else f"{measured:.3f}",
-            "-" if off is None else f"{100 * off:+.1f} %",
-            f"{100 * row['top1']:.1f} %",
-            f"{row['macs'] / 1e6:.2f} M",
-            f"{row['params'] / 1e3:.0f} k",
-        )
-    console.print(table)
-
-
-def title_of(run: Trained) -> str:
-    """Return the title of a run's summary."""
-    return run.any_net.title if isinstance(run.any_net, PlainNet) else SUMMARY

@@ -56,9 +56,10 @@ def extract(
     supernet extract runs/handmade --table T.json --out handmade/
     """
     from supernet.cli.console import ConsoleReporter
-    from supernet.cli.demo import show, summary_row, title_of
+    from supernet.cli.summary import show, summary_row, title_of
     from supernet.deploy.extract import measure, promise_of, write_subnet
-    from supernet.deploy.folder import check_replaceable
+    from supernet.deploy.folder import is_subnet
+    from supernet.io.atomic import check_replaceable
     from supernet.io.lock import held_beside
     from supernet.latency.table import LatencyTable
     from supernet.search.by_gates import candidate_for, named_candidate
@@ -67,7 +68,7 @@ def extract(
     from supernet.train.run import Trained
 
     reporter = ConsoleReporter()
-    check_replaceable(out)
+    check_replaceable(out, is_subnet, "a subnet")
     caps = Caps(macs=max_macs, params=max_params, memory_kib=max_memory_kib)
     times = None if table is None else LatencyTable.load(table)
     trained = Trained.open(run)

@@ -14,7 +14,8 @@ import torch
 from supernet.data.preprocess import resize
 from supernet.deploy.certificate import findings, head, read_certificate, write_certificate
 from supernet.deploy.crop import cropped
-from supernet.deploy.folder import SubnetConfig, check_ours, replacing, save_subnet
+from supernet.deploy.folder import SubnetConfig, check_ours, is_subnet, save_subnet
+from supernet.io.atomic import replacing
 from supernet.io.reporter import Reporter
 from supernet.latency import host
 from supernet.latency.profile import measure_subnets
@@ -66,7 +67,7 @@ def write_subnet(
     )
     largest = net.space.largest()
     macs, params = size_of(net, largest)
-    with replacing(folder) as beside:
+    with replacing(folder, is_subnet, "a subnet") as beside:
         save_subnet(beside, model, config)
         certificate = {
             **head(),

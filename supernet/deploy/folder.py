@@ -16,11 +16,8 @@ Not here: how a subnet comes to be (`deploy.py`).
 from __future__ import annotations
 
 import io
-import logging
 import shutil
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +30,8 @@ from torch import Tensor, nn
 
 from supernet.data.preprocess import Preprocess
 from supernet.errors import CheckpointError, SupernetError, shown
-from supernet.io.atomic import whole, write_json
+from supernet.io.atomic import write_json
+from supernet.io.quiet import quiet
 from supernet.io.read import MAX_ONNX, read_bytes, read_json
 from supernet.io.validate import construct
 from supernet.nn import standalone
@@ -201,8 +199,7 @@ def export(model: nn.Module, folder: Path, config: SubnetConfig) -> None:
     """Write `model` as `model.pt2` and `model.onnx`, with a free batch size."""
     size = config.arch.resolution
     image = torch.zeros(2, config.preprocess.in_chans, size, size)
-    with warnings.catch_warnings(), _quiet("torch.onnx", "onnxscript"):
-        warnings.simplefilter("ignore")  # the exporter warns about its own insides
+    with quiet():
         batch = ({0: torch.export.Dim("batch", min=1)},)
         program = torch.export.export(model.eval(), (image,), dynamic_shapes=batch)
         archive = io.BytesIO()
@@ -238,40 +235,3 @@ def onnx_outputs(path: Path, images: Tensor) -> Tensor:
     except Exception as error:  # of ONNX Runtime many kinds
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise CheckpointError(f"{path}: ONNX Runtime cannot run it ({reason})") from error
-
-
-@contextmanager
-def replacing(
-    folder: Path, is_one: Callable[[Path], bool] = is_subnet, kind: str = "a subnet"
-) -> Iterator[Path]:
-    """Give a folder to fill that takes the place of `folder` when all went well.
-
-    Raises:
-        SupernetError: if `folder` holds something that is not of this `kind`.
-    """
-    check_replaceable(folder, is_one, kind)
-    with whole(folder) as beside:
-        beside.mkdir()
-        yield beside
-
-
-def check_replaceable(
-    folder: Path, is_one: Callable[[Path], bool] = is_subnet, kind: str = "a subnet"
-) -> None:
-    """Raise `SupernetError` if `folder` holds something that is not of this `kind`."""
-    if folder.exists() and not is_one(folder) and (folder.is_file() or any(folder.iterdir())):
-        raise SupernetError(
-            f"{folder} exists and is not {kind} folder; name another --out, or remove it"
-        )
-
-
-@contextmanager
-def _quiet(*loggers: str) -> Iterator[None]:
-    levels = {name: logging.getLogger(name).level for name in loggers}
-    for name in loggers:
-        logging.getLogger(name).setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)

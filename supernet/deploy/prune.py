@@ -21,17 +21,16 @@ from supernet.deploy.finetune import finetune_
 from supernet.deploy.folder import (
     SubnetConfig,
     check_ours,
-    check_replaceable,
+    is_subnet,
     load_config,
     load_subnet,
-    replacing,
     save_subnet,
 )
 from supernet.deploy.images import data_for, some_of
 from supernet.deploy.prune_channels import hidden_widths, narrowed, shares_of
 from supernet.deploy.prune_latency import predictor_of
 from supernet.errors import DeviceError, SupernetError
-from supernet.io.atomic import sha256
+from supernet.io.atomic import check_replaceable, replacing, sha256
 from supernet.io.lock import held_beside
 from supernet.io.reporter import Reporter
 from supernet.latency import host
@@ -120,7 +119,7 @@ def prune(
         raise SupernetError(f"finetune is {finetune} epochs; 0 is the least")
     if out.resolve() == folder.resolve():
         raise SupernetError(f"{out} is the subnet that is pruned; name another --out")
-    check_replaceable(out)
+    check_replaceable(out, is_subnet, "a subnet")
     paper, config, model = read_certificate(folder), load_config(folder), load_subnet(folder)
     check_ours(config.net, "prune")
     predict = _predictor(folder, model, config, paper, table)
@@ -132,7 +131,7 @@ def prune(
     plans = _Plans(model, config, tuple(widths), device, reporter, predict)
     with held_beside(out):
         chosen = _largest_within(plans, folder, budget_ms)
-        with replacing(out) as beside:
+        with replacing(out, is_subnet, "a subnet") as beside:
             _write_pruned(plans, chosen, beside, data, paper, finetune, folder, budget_ms)
             certificate = read_certificate(beside)
     reporter.note(

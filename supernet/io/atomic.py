@@ -12,7 +12,7 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,27 @@ def written(path: Path, *, again: str = AGAIN) -> Iterator[None]:
         raise SupernetError(
             f"{path} cannot be written ({error.strerror}); what was there before stays: {mend}"
         ) from error
+
+
+@contextmanager
+def replacing(folder: Path, is_one: Callable[[Path], bool], kind: str) -> Iterator[Path]:
+    """Give an empty folder to fill, which takes the place of `folder` when all went well.
+
+    Raises:
+        SupernetError: if `folder` holds something that is not of this `kind`, such as `a subnet`.
+    """
+    check_replaceable(folder, is_one, kind)
+    with whole(folder) as beside:
+        beside.mkdir()
+        yield beside
+
+
+def check_replaceable(folder: Path, is_one: Callable[[Path], bool], kind: str) -> None:
+    """Raise `SupernetError` if `folder` holds something that is not of this `kind`."""
+    if folder.exists() and not is_one(folder) and (folder.is_file() or any(folder.iterdir())):
+        raise SupernetError(
+            f"{folder} exists and is not {kind} folder; name another --out, or remove it"
+        )
 
 
 def write_json(path: Path, data: Any) -> None:

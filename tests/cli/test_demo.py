@@ -22,7 +22,7 @@ from supernet.data.digits import digits
 from supernet.data.preprocess import resize
 from supernet.deploy.certificate import read_certificate
 from supernet.deploy.extract import measure
-from supernet.deploy.folder import is_subnet, load_config, onnx_outputs, replacing
+from supernet.deploy.folder import is_subnet, load_config, onnx_outputs
 from supernet.deploy.info import facts, scores
 from supernet.deploy.predict import predictions
 from supernet.errors import CheckpointError, InfeasibleBudget, SpaceError, SupernetError
@@ -379,39 +379,6 @@ def test_an_edited_configuration_is_refused(
     (folder / "config.json").write_text(json.dumps({**data, **change}))
     with pytest.raises(CheckpointError, match="subnet"):
         supernet.load_subnet(folder)
-
-
-def test_other_peoples_folders_are_not_replaced(tmp_path: Path, subnets: list[Path]) -> None:
-    thesis = tmp_path / "thesis"
-    thesis.mkdir()
-    (thesis / "chapter.tex").write_text("mine")
-    with (
-        pytest.raises(SupernetError, match="exists and is not a subnet folder"),
-        replacing(thesis),
-    ):
-        pytest.fail("it must not come this far")
-    assert (thesis / "chapter.tex").read_text() == "mine"
-    with pytest.raises(SupernetError, match="exists and is not"), replacing(thesis / "chapter.tex"):
-        pytest.fail("it must not come this far")
-
-    old = tmp_path / "old"
-    shutil.copytree(subnets[0], old)
-
-    def fail_halfway() -> None:
-        with replacing(old) as beside:
-            (beside / "config.json").write_text("half")
-            raise RuntimeError("the disk is gone")
-
-    with pytest.raises(RuntimeError, match="the disk is gone"):
-        fail_halfway()
-    assert load_config(old) == load_config(subnets[0]), "the old one stays"
-    with replacing(old) as beside:
-        (beside / "config.json").write_text("new")
-    assert (old / "config.json").read_text() == "new"
-    with replacing(tmp_path / "a" / "b") as beside:
-        (beside / "x").write_text("x")
-    assert (tmp_path / "a" / "b" / "x").exists()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "old", "thesis"]
 
 
 def test_nothing_is_measured_on_another_machine(

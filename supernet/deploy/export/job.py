@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from supernet.data.batches import eval_batches
 from supernet.data.dataset import ImageData
 from supernet.deploy import export
-from supernet.deploy.folder import check_replaceable, load_config, load_subnet, replacing
+from supernet.deploy.folder import load_config, load_subnet
 from supernet.deploy.images import data_for, made_up, some_of
 from supernet.errors import DeviceError, SupernetError
-from supernet.io.atomic import write_json
+from supernet.io.atomic import check_replaceable, replacing, write_json
 from supernet.io.lock import held_beside
 from supernet.io.read import read_json
 from supernet.io.reporter import SILENT, Reporter
