@@ -28,7 +28,7 @@ test-oldest:
 	$(VENV)-oldest/bin/python -m pip install --quiet uv
 	$(VENV)-oldest/bin/uv pip install --python $(VENV)-oldest --resolution lowest-direct \
 	    -e '.[test,bench]'
-	$(THREADS) $(VENV)-oldest/bin/python benchmarks/reliability_supply.py oldest -n 2
+	$(THREADS) $(VENV)-oldest/bin/python -m benchmarks.reliability.supply oldest -n 2
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check --fix .

@@ -35,7 +35,7 @@ def write_result(out: Path, *, question: str, aims: Sequence[dict[str, Any]], da
             **{name: metadata.version(name) for name in PACKAGES},
         },
         "commit": commit(),
-        "command": " ".join(["python", *_arguments()]),
+        "command": " ".join(["python", "-m", module(), *sys.argv[1:]]),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "aims": list(aims),
         "data": data,
@@ -53,9 +53,12 @@ def commit() -> str:
     return _git("rev-parse", "HEAD") + ("+changes" if _git("status", "--porcelain") else "")
 
 
-def _arguments() -> list[str]:
-    script, *rest = sys.argv
-    return [os.path.relpath(script, ROOT), *rest]
+def module() -> str:
+    """Return the dotted name of the benchmark that this process was started with."""
+    spec = sys.modules["__main__"].__spec__
+    if spec is None:
+        raise SystemExit("start a benchmark as a module, python -m benchmarks.FOLDER.NAME")
+    return spec.name.removesuffix(".__main__")
 
 
 def _memory_gib() -> float:

@@ -1,7 +1,7 @@
 """The main job: one training, two devices, three budgets each, a table, a picture.
 
-`supernet demo` does it on the digits, `benchmarks/fashion_mnist.py` on Fashion-MNIST. The run is
-an ordinary one: every step is what the other commands do.
+`supernet demo` does it on the digits, `benchmarks/latency/fashion_mnist.py` on Fashion-MNIST. The
+run is an ordinary one: every step is what the other commands do.
 """
 
 from __future__ import annotations

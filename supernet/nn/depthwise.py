@@ -4,7 +4,7 @@ On small maps the libraries' gradient of a depthwise kernel takes far longer tha
 convolution. There it is computed here as what it is: for every channel the products of all
 input positions with all output positions, summed over the images (one batched matrix product),
 of which each tap of the kernel adds up those that lie its own offset apart.
-`benchmarks/train_throughput.py` times a whole step, and keeps the profile of it.
+`benchmarks/throughput/train.py` times a whole step, and keeps the profile of it.
 
 Not here: which kernel an op has (`elastic.py`).
 """

@@ -10,20 +10,25 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.results_page import pages, rendered
+
 ROOT = Path(__file__).resolve().parents[2]
 ANCHORS = Path(os.environ.get("SUPERNET_ANCHORS", ROOT.parent / "shared" / "anchors"))
 FIELDS = {"question", "hardware", "versions", "commit", "command", "date", "aims", "data"}
-TOOLS = ("common", "readme", "accuracy_arms", "by_the_clock", "throughput_worker",
-         "small_run")  # fmt: skip
 SCRIPTS = sorted(
     path
-    for path in (ROOT / "benchmarks").glob("*.py")
-    if path.stem not in TOOLS and not path.stem.startswith("reliability_")
-)  # parts of reliability.py
+    for path in (ROOT / "benchmarks").glob("*/*.py")
+    if "write_result(" in path.read_text(encoding="utf-8")
+)
+
+
+def named(script: Path) -> str:
+    """Return the name of a script as `python -m` takes it."""
+    return ".".join(script.relative_to(ROOT).with_suffix("").parts).removesuffix(".__main__")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("script", SCRIPTS, ids=named)
 def test_quick_form_writes_a_result(script: Path, tmp_path: Path) -> None:
     out = tmp_path / "result.json"
     words: list[str] = []
@@ -33,7 +38,7 @@ def test_quick_form_writes_a_result(script: Path, tmp_path: Path) -> None:
         words = ["--tables", str(ANCHORS / "ofa/note10")]
         words += ["--predictor", str(ANCHORS / "ofa/acc_predictor.pth")]
     done = subprocess.run(
-        [sys.executable, str(script), "--quick", "--json", str(out), *words],
+        [sys.executable, "-m", named(script), "--quick", "--json", str(out), *words],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -43,6 +48,7 @@ def test_quick_form_writes_a_result(script: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
     result = json.loads(out.read_text(encoding="utf-8"))
     assert set(result) == FIELDS
+    assert result["command"].startswith(f"python -m {named(script)} --quick ")
     assert all(set(aim) == {"name", "aim", "value", "met"} for aim in result["aims"])
 
 
@@ -54,8 +60,5 @@ def test_results_are_whole_and_name_no_path_of_a_machine() -> None:
         assert str(ROOT) not in text, file
 
 
-def test_pages_show_the_figures_of_the_result_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    from readme import pages, rendered
-
-    assert rendered(pages()) == pages(), "run: python benchmarks/readme.py"
+def test_pages_show_the_figures_of_the_result_files() -> None:
+    assert rendered(pages()) == pages(), "run: python -m benchmarks.results_page"

@@ -73,9 +73,9 @@ CHANGES: tuple[tuple[str, str, str], ...] = (
 ELSEWHERE: tuple[tuple[str, str], ...] = (
     (r"^make (demo|test)$", "installs: CI is `make test`; what `supernet demo` does is done in "
      "miniature by tests/cli/test_demo.py, at length by its slow test"),
-    (r"^make test-oldest$", "an environment of its own, kept in benchmarks/supply/oldest.json"),
+    (r"^make test-oldest$", "an environment of its own; its outcome is in results/supply"),
     (r"^python docs/reference\.py$", "writes the reference: test_the_reference_is_fresh"),
-    (r"^python benchmarks/\w+\.py ", "in short form: tests/benchmarks/test_benchmarks.py"),
+    (r"^python -m benchmarks\.", "in short form: tests/benchmarks/test_benchmarks.py"),
     (r"^torchrun ", "several processes: tests/train/test_distributed.py"),
     (r"^python train\.py -m hydra/launcher=", "tests/cli/test_launchers.py"),
     (r"^python3 -m pip install numpy onnxruntime$",

@@ -104,6 +104,8 @@ def check_elsewhere(line: str) -> None:
         after = words[words.index("train.py") + 1 :]
         composed([word for word in after if "=" in word and not word.startswith("hydra")
                   and "," not in word])  # fmt: skip
+    elif words[0] == "-m":
+        assert importlib.util.find_spec(words[1]) is not None, line
     elif program == "python":
         assert (ROOT / words[0]).is_file(), line
 

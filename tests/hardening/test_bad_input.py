@@ -1,4 +1,4 @@
-"""Bad input of eight kinds, drawn by hypothesis; `benchmarks/reliability_cases.py` draws 3,060."""
+"""Bad input of eight kinds, drawn by hypothesis; `benchmarks/reliability/cases.py` draws 3,060."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from benchmarks.reliability_kinds import Kind, accepted_or_one_line, kinds
 from supernet.errors import SupernetError
+from tests.hardening.bad_input import Kind, accepted_or_one_line, kinds
 
 NUMBER = 17
 EXAMPLES = {"overrides": 12, "checkpoint": 15, "images": 15}

@@ -1,6 +1,6 @@
 """Large inputs: a table of 50,000 entries, 200 blocks, more architectures than a float can count.
 
-What is asserted are counts of work and results; `benchmarks/reliability_large.py` measures seconds.
+What is asserted are counts of work and results; `benchmarks/reliability/large.py` measures seconds.
 """
 
 from __future__ import annotations

@@ -19,16 +19,6 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from benchmarks.reliability_kinds import (
-    SPACE,
-    as_json,
-    bundle_result,
-    certificate,
-    run_content,
-    subnet_config,
-    table,
-    write_result,
-)
 from supernet.cli.errors import reported
 from supernet.data.fashion_mnist import fashion_mnist
 from supernet.data.folder import folder as image_folder
@@ -46,6 +36,16 @@ from supernet.space.arch import read_arch
 from supernet.space.search_space import SearchSpace
 from supernet.train import checkpoint
 from supernet.train.run import Trained
+from tests.hardening.bad_input import (
+    SPACE,
+    as_json,
+    bundle_result,
+    certificate,
+    run_content,
+    subnet_config,
+    table,
+    write_result,
+)
 
 
 def line_of(read: Callable[[], Any], kind: type[SupernetError] = SupernetError) -> str:

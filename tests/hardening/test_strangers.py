@@ -25,7 +25,6 @@ import torch
 from onnx import TensorProto, helper
 
 import supernet.nn.timm_registry  # noqa: F401  (registers subnet folders with timm)
-from benchmarks.reliability_kinds import SPACE, as_json, manifest, run_content, subnet_config
 from supernet.cli import app as cli
 from supernet.data.preprocess import read_image
 from supernet.deploy.certificate import read_certificate
@@ -51,6 +50,7 @@ from supernet.train import checkpoint
 from supernet.train import job as training
 from supernet.train.build import build_data, build_optimizer
 from supernet.train.run import Trained, read_gates
+from tests.hardening.bad_input import SPACE, as_json, manifest, run_content, subnet_config
 from tests.hardening.test_reading import line_of, written_subnet
 from tests.latency.sshd import Server
 

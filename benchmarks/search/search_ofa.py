@@ -1,6 +1,6 @@
 """Once-for-all's own search problem, beside its own search, on one core.
 
-    python benchmarks/search_ofa.py --tables DIR --predictor FILE --json OUT
+    python -m benchmarks.search.search_ofa --tables DIR --predictor FILE --json OUT
 
 The tables are the authors' of a Samsung Note10 (`160_lookup_table.yaml` and so on), the predictor
 is theirs (`acc_predictor.pth`); neither is part of this repository. A search returns the
@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import aim, write_result
 
+from benchmarks.common import aim, write_result
 from supernet.latency.costs import latency_costs
 from supernet.latency.import_tables import read_tables
 from supernet.latency.table import UNKNOWN, Device

@@ -1,4 +1,4 @@
-"""The arms of `accuracy_fashion.py`: ours by recipe, once-for-all's own layers, nets alone."""
+"""The arms of `fashion.py`: ours by recipe, once-for-all's own layers, nets alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One side of `train_throughput.py` in a process of its own: build a net, do steps when asked."""
+"""Worker process of `train.py` for one side: build a network, run steps on request."""
 
 from __future__ import annotations
 

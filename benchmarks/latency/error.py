@@ -1,6 +1,6 @@
 """Do a table's milliseconds come true for nets it has not seen?
 
-    python benchmarks/latency_error.py --runtime onnxruntime --json OUT
+    python -m benchmarks.latency.error --runtime onnxruntime --json OUT
 
 Once-for-all's MobileNetV3 space at width 1.0 and 160 px. The table is profiled as `supernet
 profile` does it, its correction fitted on ten whole nets; then forty other nets, spread over the
@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import aim, write_result
 from scipy.stats import kendalltau
 
+from benchmarks.common import aim, write_result
 from supernet.latency import runtimes
 from supernet.latency.model import of_keys
 from supernet.latency.plan import plan_for, sample_nets

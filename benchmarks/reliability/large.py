@@ -1,6 +1,6 @@
 """How long do large inputs take? A table of 50,000 layers, 200 blocks, a front of 1,000 points.
 
-Used by `reliability.py`; by itself: `python benchmarks/reliability_large.py FOLDER [--quick]`.
+By itself: `python -m benchmarks.reliability.large FOLDER [--quick]`.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from common import ROOT, aim
 
+from benchmarks.common import ROOT, aim
 from supernet.cli.console import ConsoleReporter
 from supernet.cli.hydra_config import composed
 from supernet.latency.correction import Correction

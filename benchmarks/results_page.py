@@ -1,4 +1,4 @@
-"""Put the figures of the result files into README.md and docs/: `python benchmarks/readme.py`.
+"""Put the figures of the result files into the pages: `python -m benchmarks.results_page`.
 
 Each block stands between `<!-- NAME:begin -->` and `<!-- NAME:end -->`, where NAME.json, or
 NAME_*.json, are result files; nothing outside the blocks changes.
@@ -14,6 +14,21 @@ from statistics import fmean
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+MODULES = {
+    "accuracy_fashion": "accuracy.fashion",
+    "export_formats": "latency.export_formats",
+    "fashion_mnist": "latency.fashion_mnist",
+    "gate_search": "search.gates",
+    "latency_error": "latency.error",
+    "reliability": "reliability",
+    "scale": "throughput.scale",
+    "search_methods": "search.methods",
+    "search_ofa": "search.search_ofa",
+    "search_pairs": "search.pairs",
+    "train_throughput": "throughput.train",
+    "tune": "search.tune",
+}
+"""Where the scripts lie now that result files name by their former paths, `benchmarks/NAME.py`."""
 PAGES = ("README.md", "docs/reliability.md")
 
 
@@ -263,8 +278,17 @@ def rendered(texts: dict[str, str]) -> dict[str, str]:
 
 def _provenance(result: dict[str, Any]) -> str:
     return (
-        f"`{result['command']}`, {result['date'][:10]}, {result['hardware']}, torch "
+        f"`{_command(result)}`, {result['date'][:10]}, {result['hardware']}, torch "
         f"{result['versions']['torch']}, ONNX Runtime {result['versions']['onnxruntime']}"
+    )
+
+
+def _command(result: dict[str, Any]) -> str:
+    """Return a result's command as it is typed today; older ones name a script by its path."""
+    return re.sub(
+        r"^python benchmarks/(\w+)\.py",
+        lambda old: f"python -m benchmarks.{MODULES[old[1]]}",
+        result["command"],
     )
 
 

@@ -1,9 +1,9 @@
 """Does anything break, lose work or mislead: kills, full disks, odd inputs, size, memory?
 
-    python benchmarks/reliability.py --json benchmarks/results/reliability.json
-    python benchmarks/reliability.py --json OUT --part kills       one part anew
+    python -m benchmarks.reliability --json benchmarks/results/reliability.json
+    python -m benchmarks.reliability --json OUT --part kills       one part anew
 
-Each part is a module `reliability_PART.py` with `measure(folder, *, quick) -> {"aims", "data"}`.
+Each part is a module of this folder with `measure(folder, *, quick) -> {"aims", "data"}`.
 What a part found is kept in `runs/reliability/PART.json`, so parts may run at different times; the
 result is made of all that are kept, and says of which commit each is.
 """
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import importlib.util
 import json
 import tempfile
 import time
@@ -20,12 +19,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from common import aim, commit, write_result
-
+from benchmarks.common import aim, commit, write_result
 from supernet.io.atomic import write_json
 
 KEPT = Path("runs/reliability")
-PARTS = ("kills", "faults", "cases", "atheris", "large", "memory", "supply")
+PARTS = ("kills", "faults", "cases", "large", "memory", "supply")
 
 
 def main() -> None:
@@ -55,13 +53,11 @@ def main() -> None:
 
 def run(part: str, out: Path, *, quick: bool) -> None:
     """Run a part and keep what it found."""
-    name = f"reliability_{part}"
-    if importlib.util.find_spec(name) is None:
-        print(f"{part}: there is no {name}.py")
-        return
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        found: dict[str, Any] = importlib.import_module(name).measure(Path(folder), quick=quick)
+        found: dict[str, Any] = importlib.import_module(f"benchmarks.reliability.{part}").measure(
+            Path(folder), quick=quick
+        )
     facts = {"commit": commit(), "date": datetime.now(UTC).isoformat(timespec="seconds"),
              "seconds": time.perf_counter() - start}  # fmt: skip
     write_json(out, {**facts, "aims": found["aims"], "data": found["data"]})

@@ -1,7 +1,7 @@
-"""Bad input of eight kinds: valid documents, what is done to them, and who reads them.
+"""Bad input of eight kinds: valid documents, changes to them, and the function that reads each.
 
-Shared by `reliability_cases.py`, which counts, and `tests/hardening/`. A reader may succeed or
-raise one `SupernetError` of one line that names the file; anything else is a fault.
+Shared by the tests of this folder and `benchmarks/reliability/cases.py`, which counts. A reader
+may succeed or raise one `SupernetError` of one line that names the file; anything else is a fault.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """How many cases of bad input end in a traceback, and how long the slowest takes?
 
 Structure-aware changes of valid files and damage to their bytes, drawn by hypothesis, the same in
-every run (`reliability_kinds.py`). A part of `reliability.py`.
+every run (`tests/hardening/bad_input.py`).
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-import common
 from hypothesis import HealthCheck, given, settings
-from reliability_kinds import Kind, accepted_or_one_line, kinds
+
+from benchmarks import common
+from tests.hardening.bad_input import Kind, accepted_or_one_line, kinds
 
 CASES, QUICK = 180, 4
 """Of each of seventeen readers."""

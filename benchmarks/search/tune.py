@@ -1,6 +1,6 @@
 """Which sampler and pruner find good settings in the least time, on handwritten digits?
 
-    python benchmarks/tune.py --json benchmarks/results/tune.json
+    python -m benchmarks.search.tune --json benchmarks/results/tune.json
 
 The plan `conf/tune/digits.yaml` with trainings of four epochs, so that the models behind tpe and gp
 see more than their ten random trials, for as many seconds as each is given, three seeds: random,
@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import ROOT, aim, write_result
 from matplotlib.figure import Figure
 
+from benchmarks.common import ROOT, aim, write_result
 from supernet.cli.console import ConsoleReporter
 from supernet.cli.hydra_config import composed, plan_fields
 from supernet.train.tune import tune

@@ -1,6 +1,6 @@
 """Which search method finds the best subnet of a trained supernet, for as many evaluations?
 
-    python benchmarks/search_methods.py --json benchmarks/results/search_methods.json
+    python -m benchmarks.search.methods --json benchmarks/results/search_methods.json
 
 One table, three budgets, three seeds. An evaluation is a question to the run's accuracy predictor;
 what a method holds for the best after so many of them is extracted, calibrated and scored on the
@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import ROOT, aim, write_result
 from matplotlib.figure import Figure
-from small_run import aims, flags_of, tables, trained
 
+from benchmarks.common import ROOT, aim, write_result
+from benchmarks.small_run import aims, flags_of, tables, trained
 from supernet.cli.console import ConsoleReporter
 from supernet.errors import SupernetError
 from supernet.search.accuracy import Scored

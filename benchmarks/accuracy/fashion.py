@@ -1,7 +1,7 @@
 """Is a subnet of one supernet as good as that network trained alone, for the same time?
 
-    python benchmarks/accuracy_fashion.py --json benchmarks/results/accuracy_fashion.json
-    python benchmarks/accuracy_fashion.py --arm sandwich --arm random
+    python -m benchmarks.accuracy.fashion --json benchmarks/results/accuracy_fashion.json
+    python -m benchmarks.accuracy.fashion --arm sandwich --arm random
 
 Fashion-MNIST at 32 px, once-for-all's MobileNetV3 space at width 0.25; every arm trains for the
 same minutes by the clock, on two cores, and is scored on the 10,000 test images without
@@ -25,11 +25,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from accuracy_arms import OURS, SPACE, Alone, OnceForAll, Ours, archs
-from by_the_clock import train
-from common import ROOT, aim, write_result
 from matplotlib.figure import Figure
 
+from benchmarks.accuracy.arms import OURS, SPACE, Alone, OnceForAll, Ours, archs
+from benchmarks.accuracy.by_the_clock import train
+from benchmarks.common import ROOT, aim, module, write_result
 from supernet.data.dataset import ImageData, Images
 from supernet.data.load import load_data
 from supernet.nn.count import macs_costs
@@ -81,7 +81,7 @@ def start(arm: str, words: list[str]) -> None:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     count = PROCESSES.get(arm, 2)
-    words = [sys.executable, *sys.argv, *words, "--arm", arm]
+    words = [sys.executable, "-m", module(), *sys.argv[1:], *words, "--arm", arm]
     children = []
     for rank in range(count):
         place = {"RANK": str(rank), "WORLD_SIZE": str(count)}

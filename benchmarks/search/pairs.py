@@ -1,6 +1,6 @@
 """How long do searches for many pairs of a table and a budget take, on a run with a predictor?
 
-    python benchmarks/search_pairs.py --json benchmarks/results/search_pairs.json
+    python -m benchmarks.search.pairs --json benchmarks/results/search_pairs.json
 
 Five tables of the run's space, twenty budgets each, from each device's fastest architecture to its
 slowest, in shuffled order. What is timed begins with the tables' files; the run and its predictor
@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import ROOT, aim, write_result
-from small_run import flags_of, tables, trained
 
+from benchmarks.common import ROOT, aim, write_result
+from benchmarks.small_run import flags_of, tables, trained
 from supernet.cli.console import ConsoleReporter
 from supernet.latency.table import LatencyTable
 from supernet.search.constraints import aim_for

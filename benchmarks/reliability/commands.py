@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import ROOT
 from safetensors.numpy import load_file
 
+from benchmarks.common import ROOT
 from supernet.errors import SupernetError
 from supernet.io.atomic import sha256
 from supernet.latency.costs import costs_of

@@ -1,12 +1,12 @@
 """The versions that the suite was run with, oldest and newest, and what is shipped.
 
     make test-oldest                                   in an environment of its own
-    python benchmarks/reliability_supply.py newest     in this one
-    python benchmarks/reliability_supply.py wheel      in an empty one that it makes
+    python -m benchmarks.reliability.supply newest     in this one
+    python -m benchmarks.reliability.supply wheel      in an empty one that it makes
 
-The first two run the default suite and keep in `benchmarks/supply/` which versions those were and
-how many tests passed; the third installs the wheel and keeps what its demo did in an empty folder.
-`measure` puts that beside the lists of wheel and sdist.
+The first two run the default suite and keep in `benchmarks/results/supply/` which versions those
+were and how many tests passed; the third installs the wheel and keeps what its demo did in an empty
+folder. `measure` puts that beside the lists of wheel and sdist.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from common import ROOT, aim
+from benchmarks.common import ROOT, aim, module
 
-KEPT = ROOT / "benchmarks" / "supply"
+KEPT = ROOT / "benchmarks" / "results" / "supply"
 NAMES = ("oldest", "newest")
 
 
@@ -156,5 +156,5 @@ if __name__ == "__main__":
     if sys.argv[1:] == ["wheel"]:
         sys.exit(run_wheel())
     if sys.argv[1:2] not in ([name] for name in NAMES):
-        sys.exit(f"usage: {Path(sys.argv[0]).name} {' | '.join(NAMES)} [words for pytest] | wheel")
+        sys.exit(f"usage: {module()} {' | '.join(NAMES)} [words for pytest] | wheel")
     sys.exit(run_suite(sys.argv[1], sys.argv[2:]))

@@ -1,6 +1,6 @@
 """From Fashion-MNIST to six measured subnets: accuracy, predicted and measured milliseconds.
 
-    python benchmarks/fashion_mnist.py --json benchmarks/results/fashion_mnist.json
+    python -m benchmarks.latency.fashion_mnist --json benchmarks/results/fashion_mnist.json
 
 Trains `experiment=fashion_mnist` into --run if it is not there (20 minutes of one core), or goes
 on where that training stopped; then profiles two devices and extracts three subnets for each.
@@ -15,9 +15,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from common import aim, write_result
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from benchmarks.common import aim, write_result
 from supernet.cli.console import ConsoleReporter
 from supernet.cli.demo import do_main_job
 from supernet.cli.hydra_config import composed

@@ -1,6 +1,6 @@
 """Does a hundred times kill -9 at random moments change what a command ends with?
 
-A part of `reliability.py`. A command and all its processes are killed, started again as the
+A command and all its processes are killed, started again as the
 documentation says, and what it ends with is compared with an undisturbed run: bits where the work
 is deterministic, the same keys where it is timed, and no other file than there. Moments are drawn
 by a seed on the clock of the processor, so that a busy machine does not shift them: most from the
@@ -20,8 +20,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from common import aim
-from reliability_commands import (
+from benchmarks.common import aim
+from benchmarks.reliability.commands import (
     Case,
     again,
     command,

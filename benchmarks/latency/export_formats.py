@@ -1,6 +1,6 @@
 """What does a subnet weigh, compute and take in each export format, in float32 and int8?
 
-    python benchmarks/export_formats.py --json benchmarks/results/export_formats.json
+    python -m benchmarks.latency.export_formats --json benchmarks/results/export_formats.json
 
 The smallest subnet of the small Fashion-MNIST run through every format of `supernet export`, on one
 thread. A format whose packages are missing is named as skipped. What is found is kept beside the
@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import aim, write_result
-from small_run import flags_of, trained
 
+from benchmarks.common import aim, write_result
+from benchmarks.small_run import flags_of, trained
 from supernet.deploy import export
 from supernet.deploy.certificate import read_certificate
 from supernet.deploy.compression import compression

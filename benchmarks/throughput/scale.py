@@ -1,6 +1,6 @@
 """How many images a second do one and two processes train, beside plain DDP of a static net?
 
-    python benchmarks/scale.py --json benchmarks/results/scale.json
+    python -m benchmarks.throughput.scale --json benchmarks/results/scale.json
 
 The space `fashion` at 28 px, batches of 128 in all, on two cores: one process with two threads, or
 two with one each. A step of ours trains the largest, the smallest and a drawn subnet; a step of
@@ -23,11 +23,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import aim, write_result
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
+from benchmarks.common import aim, module, write_result
 from supernet.cli.hydra_config import space_of
 from supernet.data.batches import Batch
 from supernet.data.preprocess import resize
@@ -70,7 +70,7 @@ def start(kind: str, count: int, out: Path, *, quick: bool) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    words = [sys.executable, __file__, "--worker", kind, "--json", str(out)]
+    words = [sys.executable, "-m", module(), "--worker", kind, "--json", str(out)]
     words += ["--quick"] if quick else []
     threads = str(CORES // count)
     children = []

@@ -1,7 +1,7 @@
 """Do gates find as good a subnet as fifty random ones, from far fewer images?
 
-    python benchmarks/gate_search.py --json benchmarks/results/gate_search.json
-    python benchmarks/gate_search.py --run runs/fashion_mnist --json OUT
+    python -m benchmarks.search.gates --json benchmarks/results/gate_search.json
+    python -m benchmarks.search.gates --run runs/fashion_mnist --json OUT
 
 Two devices, three budgets each. Gates of all six targets train in one run on the same images, on
 frozen weights. Their choices and the best of fifty random architectures within each budget, picked
@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import aim, write_result
-from small_run import aims as aims_of
-from small_run import flags_of, tables, trained
 
+from benchmarks.common import aim, write_result
+from benchmarks.small_run import aims as aims_of
+from benchmarks.small_run import flags_of, tables, trained
 from supernet.data.batches import Batch, drawn_batch
 from supernet.data.preprocess import resize
 from supernet.search.accuracy import Scored

@@ -2,7 +2,7 @@
 
 Samples are kept in a file as they are taken. Time is that of the processor in the training's
 processes, so that a training that is stopped for a while, or shares its core, is measured as long
-as any other. Used by `reliability.py`; by itself: `python benchmarks/reliability_memory.py FOLDER`.
+as any other. By itself: `python -m benchmarks.reliability.memory FOLDER`.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from common import ROOT, aim, commit
 from matplotlib.figure import Figure
 
+from benchmarks.common import ROOT, aim, commit
 from supernet.latency import host
 
 COMMAND = (

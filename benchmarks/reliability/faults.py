@@ -1,6 +1,6 @@
 """Does every command say in a line that the disk is full or read-only, and go on afterwards?
 
-A part of `reliability.py`. Files may grow to one byte less than each file that the command writes
+Files may grow to one byte less than each file that the command writes
 (RLIMIT_FSIZE), so that each write fails once; then a tmpfs is too small, and the place is
 read-only (where mounting is allowed). Each time: exit code 2, one line that names a place, nothing
 half-written, what was there before is whole. Without the limit the command ends as undisturbed.
@@ -17,8 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from common import aim
-from reliability_commands import (
+from benchmarks.common import aim
+from benchmarks.reliability.commands import (
     RUN,
     Case,
     again,

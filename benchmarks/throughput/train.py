@@ -1,6 +1,6 @@
 """How fast is a training step of a shared net, beside once-for-all's own package?
 
-    python benchmarks/train_throughput.py --json benchmarks/results/train_throughput.json
+    python -m benchmarks.throughput.train --json benchmarks/results/train_throughput.json
 
 Forward and backward of the same subnets of once-for-all's MobileNetV3 space (width 1.0, batch 64,
 10 classes), one thread. Each side has a process of its own, and they take turns; a ratio is the
@@ -22,9 +22,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from common import aim, write_result
-from throughput_worker import BATCH, space_at, work
 
+from benchmarks.common import aim, write_result
+from benchmarks.throughput.worker import BATCH, space_at, work
 from supernet.data.preprocess import resize
 from supernet.nn.extract import extract
 from supernet.nn.supernet import SuperNet
