@@ -8,6 +8,7 @@ from pathlib import Path
 from supernet.cli.console import ConsoleReporter
 from supernet.cli.hydra_config import composed
 from supernet.latency.job import profile_to
+from supernet.latency.request import TimingRequest
 from supernet.latency.table import LatencyTable
 from supernet.search.constraints import Aim, aim_for
 from supernet.space.cost import cost_range
@@ -50,8 +51,9 @@ def tables(run: Trained, *, seconds: float | None = None) -> list[LatencyTable]:
         path = run.file.parent / "tables" / f"{runtime}.json"
         if not path.exists():
             profile_to(
-                path, run.net.space, runtime=runtime, reporter=ConsoleReporter(), seconds=seconds,
-                in_chans=run.net.in_chans, num_classes=run.net.num_classes,
+                path, run.net.space, TimingRequest(runtime=runtime, seconds=seconds),
+                reporter=ConsoleReporter(), in_chans=run.net.in_chans,
+                num_classes=run.net.num_classes,
             )  # fmt: skip
         found.append(LatencyTable.load(path))
     return found

@@ -14,6 +14,7 @@ import itertools
 import random
 import statistics
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from supernet.latency import runtimes
 from supernet.latency.model import of_keys
 from supernet.latency.plan import plan_for, sample_nets
 from supernet.latency.profile import profile, time_chains
+from supernet.latency.request import TimingRequest
 from supernet.space.presets import ofa_mbv3
 
 RESOLUTION, NUM_NETS, PROCESSES = 160, 40, 3
@@ -42,10 +44,10 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a part of the space; never quoted")
     flags = parser.parse_args()
     space, count = ofa_mbv3(resolutions=(RESOLUTION,)), NUM_NETS
-    options: dict[str, Any] = {"runtime": flags.runtime, "on_warning": print}
+    request = TimingRequest(runtime=flags.runtime, processes=PROCESSES)
     if flags.quick:
         space = space.restrict(kernel_sizes=1, expand_ratios=1)
-        count, options["seconds"] = 4, 0.5
+        count, request = 4, replace(request, seconds=0.5)
 
     plan = plan_for(space, **SHAPES)
     start = time.perf_counter()
@@ -54,15 +56,17 @@ def main() -> None:
     build_seconds = time.perf_counter() - start
 
     phases = _Phases()
-    table = profile(space, processes=PROCESSES, on_progress=phases.note, **SHAPES, **options)
+    table = profile(space, request, on_progress=phases.note, on_warning=print, **SHAPES)
     nets = [
         net
         for net in sample_nets(space, 4 * count, rng=random.Random(7), **SHAPES)
         if net not in plan.nets
     ]
     nets = [nets[round(place)] for place in np.linspace(0, len(nets) - 1, count)]
-    options.setdefault("seconds", NET_SECONDS * len(nets))
-    sessions = [time_chains(nets, seed=100 + number, **options) for number in range(PROCESSES)]
+    request = replace(request.limited(len(nets), NET_SECONDS), seed=100)
+    sessions = [
+        time_chains(nets, request, number=number, on_warning=print) for number in range(PROCESSES)
+    ]
     times = np.array([[t.median_ms for t in session.timings] for session in sessions])
     report(table, nets, times, build_seconds, phases.seconds["time"], flags.runtime, flags.json)
 

@@ -21,6 +21,7 @@ from supernet.io.reporter import Reporter
 from supernet.io.validate import construct
 from supernet.latency.costs import costs_of
 from supernet.latency.job import described, profile_to
+from supernet.latency.request import TimingRequest
 from supernet.latency.table import LatencyTable
 from supernet.report import page
 from supernet.report.collect import collect
@@ -95,9 +96,8 @@ def _table(run: Trained, folder: Path, runtime: str, reporter: Reporter) -> Late
         table = profile_to(
             path,
             run.net.space,
-            runtime=runtime,
+            TimingRequest(runtime=runtime, processes=PROCESSES),
             reporter=reporter,
-            processes=PROCESSES,
             in_chans=run.net.in_chans,
             num_classes=run.net.num_classes,
         )

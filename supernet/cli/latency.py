@@ -60,19 +60,19 @@ def profile(
     from supernet.cli.hydra_config import space_of
     from supernet.latency.board.ssh import Board
     from supernet.latency.job import described, profile_board_to, profile_to
+    from supernet.latency.request import TimingRequest
 
     space, in_chans, num_classes = space_of(of, in_chans, num_classes, settings or ())
     reporter = ConsoleReporter()
-    options: dict[str, Any] = {
-        "runtime": runtime, "provider": provider, "threads": threads, "batch": batch,
-        "resolutions": resolution or None, "in_chans": in_chans, "num_classes": num_classes,
-        "processes": processes, "seconds": seconds, "reporter": reporter,
-    }  # fmt: skip
+    request = TimingRequest(runtime=runtime, provider=provider, threads=threads, batch=batch,
+                            processes=processes, seconds=seconds)  # fmt: skip
+    options: dict[str, Any] = {"resolutions": resolution or None, "in_chans": in_chans,
+                               "num_classes": num_classes, "reporter": reporter}  # fmt: skip
     if host is None:
-        table = profile_to(out, space, **options)
+        table = profile_to(out, space, request, **options)
     else:
         board = Board(host=host, python=python, ssh_config=ssh_config)
-        table = profile_board_to(out, space, board, **options)
+        table = profile_board_to(out, space, board, request, **options)
     reporter.note(described(out, table))
 
 
@@ -105,13 +105,15 @@ def bundle(
     from supernet.io.lock import held_beside
     from supernet.latency.board.bundle import SCRIPT, write_bundle
     from supernet.latency.plan import plan_for
+    from supernet.latency.request import TimingRequest
 
     whole, in_chans, num_classes = space_of(space, in_chans, num_classes, settings or ())
     plan = plan_for(
         whole, in_chans=in_chans, num_classes=num_classes, resolutions=resolution or None
     )
     with held_beside(out):
-        sha256 = write_bundle(out, plan, runtime=runtime, batch=batch, seconds=seconds)
+        request = TimingRequest(runtime=runtime, batch=batch, seconds=seconds)
+        sha256 = write_bundle(out, plan, request)
     size = sum(file.stat().st_size for file in out.rglob("*")) / 1e6
     print(
         f"{out}: bundle {sha256[:12]}, {len(plan.layers)} layers and {len(plan.nets)} whole nets "

@@ -19,6 +19,7 @@ from supernet.io.atomic import replacing
 from supernet.io.reporter import Reporter
 from supernet.latency import host
 from supernet.latency.profile import measure_subnets
+from supernet.latency.request import TimingRequest
 from supernet.latency.table import LatencyTable
 from supernet.nn.count import size_of
 from supernet.nn.extract import args_of, extract
@@ -135,11 +136,7 @@ def measure(folders: Sequence[Path], table: LatencyTable, reporter: Reporter) ->
             f"not measured: the table is of {device.machine} ({device.cpu}), this is {host.cpu()}"
         )
         return
-    session = measure_subnets(
-        folders, runtime=device.runtime, threads=device.threads, batch=device.batch,
-        provider=device.provider,
-        on_warning=reporter.warn,
-    )  # fmt: skip
+    session = measure_subnets(folders, TimingRequest.like(device), on_warning=reporter.warn)
     pace = session.reference.median_ms / table.reference_ms
     if abs(pace - 1) > PACE_WARNING:
         reporter.note(

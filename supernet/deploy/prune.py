@@ -36,6 +36,7 @@ from supernet.io.reporter import Reporter
 from supernet.latency import host
 from supernet.latency.plan import Session
 from supernet.latency.profile import measure_subnets
+from supernet.latency.request import TimingRequest
 from supernet.latency.table import LatencyTable
 from supernet.space.cost import check_budget
 from supernet.train.bn_calibration import calibrate_on_
@@ -53,7 +54,7 @@ class _Plans:
     config: SubnetConfig
     widths: tuple[tuple[int, ...], ...]
     """hidden channels of each, from the fewest to all"""
-    device: dict[str, Any]
+    request: TimingRequest
     reporter: Reporter
     predict: Callable[[Sequence[int]], float] | None
     """milliseconds by hidden channels; None measures here"""
@@ -67,7 +68,7 @@ class _Plans:
 
     def time(self, folders: Sequence[Path]) -> Session:
         """Time subnet folders on this machine."""
-        return measure_subnets(folders, **self.device, on_warning=self.reporter.warn)
+        return measure_subnets(folders, self.request, on_warning=self.reporter.warn)
 
     def cost(self, number: int) -> float:
         """Return the milliseconds of network `number`."""
@@ -127,8 +128,8 @@ def prune(
     data = data_for(config)
     whole = tuple(hidden_widths(model))
     widths = {tuple(shares_of(whole, share / 100)): None for share in range(1, 101)}
-    device = {name: paper[name] for name in _DEVICE}
-    plans = _Plans(model, config, tuple(widths), device, reporter, predict)
+    request = TimingRequest(**{name: paper[name] for name in _DEVICE})
+    plans = _Plans(model, config, tuple(widths), request, reporter, predict)
     with held_beside(out):
         chosen = _largest_within(plans, folder, budget_ms)
         with replacing(out, is_subnet, "a subnet") as beside:

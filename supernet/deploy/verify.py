@@ -24,6 +24,7 @@ from supernet.io.atomic import sha256
 from supernet.io.reporter import Reporter
 from supernet.latency import host
 from supernet.latency.profile import measure_subnets
+from supernet.latency.request import TimingRequest
 from supernet.nn.count import module_macs, num_params
 from supernet.nn.description import FAULTS
 from supernet.train.evaluate import scores_on
@@ -191,10 +192,9 @@ def _latency(
         return Check("latency", None, "none is promised")
     if paper["cpu"] != host.cpu():
         return Check("latency", None, f"it is of {paper['cpu']}, this is {host.cpu()}")
-    session = measure_subnets(
-        [folder], runtime=runtime, threads=paper["threads"], batch=paper["batch"],
-        provider=paper["provider"], seconds=seconds, on_warning=reporter.warn,
-    )  # fmt: skip
+    request = TimingRequest(runtime=runtime, threads=paper["threads"], batch=paper["batch"],
+                            provider=paper["provider"], seconds=seconds)  # fmt: skip
+    session = measure_subnets([folder], request, on_warning=reporter.warn)
     (timing,) = session.timings
     text = f"{timing.median_ms:.4g} ms now, budget {_ms(budget)}"
     if then is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from supernet.latency import runtimes
 from supernet.latency.board.ssh import Board, profile_on
 from supernet.latency.plan import plan_for
 from supernet.latency.profile import profile
+from supernet.latency.request import TimingRequest
 from supernet.latency.table import LatencyTable
 from supernet.space.search_space import SearchSpace
 
@@ -20,29 +21,27 @@ from supernet.space.search_space import SearchSpace
 def profile_to(
     path: Path,
     space: SearchSpace,
+    request: TimingRequest,
     *,
-    runtime: str,
-    provider: str = "cpu",
     reporter: Reporter,
-    **options: Any,
+    **shapes: Any,
 ) -> LatencyTable:
-    """Profile this machine (`options` as for `latency.profile.profile`) and write the table.
+    """Profile this machine (`shapes` as for `latency.profile.profile`) and write the table.
 
-    What is timed is kept beside it, in `NAME.partial`, until the table is whole.
+    Finished rounds are kept beside it, in `NAME.partial`, until the table is whole.
     """
-    runtimes.provider_of(runtime, provider)  # refused before anything is made or shown
+    runtimes.provider_of(request.runtime, request.provider)  # refuse before anything is made
     _check_place(path)
     partial = path.with_name(f"{path.name}.partial")
     with held_beside(path):
-        with reporter.progress(f"{runtime}: start", 100) as progress:
+        with reporter.progress(f"{request.runtime}: start", 100) as progress:
             table = profile(
                 space,
-                runtime=runtime,
-                provider=provider,
+                request,
                 partial=partial,
-                on_progress=_shown(progress, runtime),
+                on_progress=_shown(progress, request.runtime),
                 on_warning=reporter.warn,
-                **options,
+                **shapes,
             )
         table.save(path)
         partial.unlink()
@@ -53,21 +52,19 @@ def profile_board_to(
     path: Path,
     space: SearchSpace,
     board: Board,
+    request: TimingRequest,
     *,
-    in_chans: int,
-    num_classes: int,
-    resolutions: Collection[int] | None,
     reporter: Reporter,
-    **options: Any,
+    **shapes: Any,
 ) -> LatencyTable:
-    """Profile `board` (`options` as for `latency.remote.profile_on`) and write the table."""
+    """Profile `board` (`shapes` as for `latency.plan.plan_for`) and write the table."""
     _check_place(path)
-    plan = plan_for(space, in_chans=in_chans, num_classes=num_classes, resolutions=resolutions)
+    plan = plan_for(space, **shapes)
     with held_beside(path):
         with reporter.progress(f"{board.host}: start", 100) as progress:
             show = _shown(progress, board.host)
             table, warnings = profile_on(
-                board, plan, on_step=lambda step, share, left_seconds: show(step, share), **options
+                board, plan, request, on_step=lambda step, share, left: show(step, share)
             )
         for warning in warnings:
             reporter.warn(warning)

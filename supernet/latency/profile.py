@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from supernet.errors import CheckpointError, DeviceError
+from supernet.errors import CheckpointError
 from supernet.latency import host, runtimes
 from supernet.latency.client import OnProgress, ask_worker
 from supernet.latency.plan import Chain, Plan, Session, plan_for, table_of, unsettled_warning
+from supernet.latency.request import LAYER_SECONDS, SUBNET_SECONDS, TimingRequest
 from supernet.latency.resume import Kept, read_round
 from supernet.latency.table import Device, Entry, LatencyTable
 from supernet.latency.timing import timings_of
@@ -28,24 +28,16 @@ from supernet.space.search_space import SearchSpace
 
 OnWarning = Callable[[str], None]
 
-LAYER_SECONDS = 0.15  # of timing per model: 182 layers took 20 s to converge (ONNX Runtime)
-SUBNET_SECONDS = 1.0
 SUBNET_FILES = ("model.onnx", "config.json", "model.safetensors")
 
 
 def profile(
     space: SearchSpace,
+    request: TimingRequest,
     *,
-    runtime: str,
     in_chans: int,
     num_classes: int,
     resolutions: Collection[int] | None = None,
-    threads: int = 1,
-    batch: int = 1,
-    provider: str = "cpu",
-    processes: int = 1,
-    seconds: float | None = None,
-    seed: int = 0,
     partial: Path | None = None,
     on_progress: OnProgress = lambda phase, share: None,
     on_warning: OnWarning = lambda message: None,
@@ -54,19 +46,12 @@ def profile(
 
     Args:
         space: whose layers are timed, each distinct one once.
-        runtime: id of one of `runtimes.available()`.
+        request: how.
         in_chans: channels of the images.
         num_classes: outputs of the classifier.
         resolutions: some of the space's, in pixels; left out: all.
-        threads: of the runtime.
-        batch: images in a run.
-        provider: what the runtime runs on, one of `runtimes.get(runtime).providers()`.
-        processes: how many time everything, one after the other; entries are their means.
-        seconds: of timing in each process, at most, once each model was visited 9 times; left
-            out: 0.15 a model.
-        seed: of the order of visits and the choice of nets.
-        partial: a file that keeps what is timed, so that the same call goes on after a stop; the
-            caller removes it once the table is kept. Left out: a stop loses everything.
+        partial: the resume file: it holds finished rounds, so that the same call goes on after a
+            stop; the caller removes it once the table is kept. Left out: a stop loses everything.
         on_progress: gets the phase, "load" or "time", and the share of it done, 0..1.
         on_warning: gets a sentence if the machine is busy or timings did not converge.
 
@@ -75,27 +60,29 @@ def profile(
             `partial` is of another profile.
         SpaceError: if a resolution is not of the space.
     """
-    if batch < 1 or processes < 1:
-        raise DeviceError(f"batch is {batch}, processes {processes}; they must be 1 or more")
-    if seconds is not None and not 0 < seconds < math.inf:
-        raise DeviceError(f"seconds is {seconds}; it must be a positive number")
     plan = plan_for(
-        space, in_chans=in_chans, num_classes=num_classes, resolutions=resolutions, seed=seed
+        space,
+        in_chans=in_chans,
+        num_classes=num_classes,
+        resolutions=resolutions,
+        seed=request.seed,
     )
-    host.check_threads(threads)
-    device = _device(runtime, threads, batch, provider)
+    host.check_threads(request.threads)
+    device = _device(request)
     load = host.load_average()
-    header = _header(plan, device, seconds, seed)
+    header = _header(plan, device, request)
     with nullcontext() if partial is None else Kept(partial, header) as kept:
         sessions = [
             time_chains(
-                plan.chains, runtime=runtime, threads=threads, batch=batch, provider=provider,
-                seconds=seconds, seed=seed + number, kept=kept, number=number,
-                on_progress=_part(on_progress, number, processes),
+                plan.chains,
+                request,
+                kept=kept,
+                number=number,
+                on_progress=_part(on_progress, number, request.processes),
                 on_warning=on_warning if number == 0 else lambda message: None,
             )
-            for number in range(processes)
-        ]  # fmt: skip
+            for number in range(request.processes)
+        ]
     table = table_of(plan, sessions, device=device, load_average=load)
     unsettled = unsettled_warning(list(table.entries.values()))
     if unsettled is not None:
@@ -105,54 +92,32 @@ def profile(
 
 def time_chains(
     chains: Sequence[Chain],
+    request: TimingRequest,
     *,
-    runtime: str,
-    threads: int = 1,
-    batch: int = 1,
-    provider: str = "cpu",
-    seconds: float | None = None,
-    seed: int = 0,
     kept: Kept | None = None,
     number: int = 0,
     on_progress: OnProgress = lambda phase, share: None,
     on_warning: OnWarning = lambda message: None,
 ) -> Session:
-    """Time chains of layers in one fresh process; arguments as in `profile`.
+    """Time chains of layers in one fresh process, `number` of those that the request asks for.
 
     `kept` holds what process `number` timed before it was stopped, and takes what it times now.
     """
-    reference, *timings = _measure(
-        [{"keys": [key.to_dict() for key in chain]} for chain in chains],
-        runtime=runtime,
-        threads=threads,
-        batch=batch,
-        provider=provider,
-        seconds=LAYER_SECONDS * len(chains) if seconds is None else seconds,
-        seed=seed,
-        kept=kept,
-        number=number,
-        on_progress=on_progress,
-        on_warning=on_warning,
-    )
-    return Session(reference, tuple(timings))
+    models = [{"keys": [key.to_dict() for key in chain]} for chain in chains]
+    request = replace(request.limited(len(chains), LAYER_SECONDS), seed=request.seed + number)
+    return _measure(models, request, kept, number, on_progress, on_warning)
 
 
 def measure_subnets(
     folders: Sequence[str | os.PathLike[str]],
+    request: TimingRequest,
     *,
-    runtime: str,
-    threads: int = 1,
-    batch: int = 1,
-    provider: str = "cpu",
-    seconds: float | None = None,
-    seed: int = 0,
     on_progress: OnProgress = lambda phase, share: None,
     on_warning: OnWarning = lambda message: None,
 ) -> Session:
-    """Time finished subnets, interleaved, in a process of their own; arguments as in `profile`.
+    """Time finished subnets, interleaved, in a process of their own.
 
-    A folder holds `model.onnx`, `config.json` and `model.safetensors`. `seconds` left out: 1 a
-    subnet.
+    A folder holds `model.onnx`, `config.json` and `model.safetensors`.
 
     Raises:
         CheckpointError: if one of the files is missing.
@@ -162,26 +127,14 @@ def measure_subnets(
     missing = [str(p / name) for p in paths for name in SUBNET_FILES if not (p / name).is_file()]
     if missing:
         raise CheckpointError(f"not a subnet folder: {', '.join(missing)} is missing")
-    reference, *timings = _measure(
-        [{"subnet": str(path)} for path in paths],
-        runtime=runtime,
-        threads=threads,
-        batch=batch,
-        provider=provider,
-        seconds=SUBNET_SECONDS * len(paths) if seconds is None else seconds,
-        seed=seed,
-        on_progress=on_progress,
-        on_warning=on_warning,
-    )
-    return _session(reference, timings, on_warning)
+    models = [{"subnet": str(path)} for path in paths]
+    return _measure_whole(models, request, on_progress, on_warning)
 
 
 def measure_exports(
     files: Sequence[tuple[str, Path, Sequence[int]]],
+    request: TimingRequest,
     *,
-    threads: int = 1,
-    seconds: float | None = None,
-    seed: int = 0,
     on_progress: OnProgress = lambda phase, share: None,
     on_warning: OnWarning = lambda message: None,
 ) -> Session:
@@ -189,58 +142,50 @@ def measure_exports(
 
     Args:
         files: id of the runtime, file and input shape `[N, C, R, R]` of each.
-        threads: of the runtimes.
-        seconds: of timing at most; left out: 1 for each.
-        seed: as in `profile`.
+        request: its runtime is the reference model's.
         on_progress: as in `profile`.
         on_warning: as in `profile`.
 
     Raises:
         DeviceError: if a runtime is not there or refuses its files, or there are too few cores.
     """
-    specs = [{"runtime": runtime, "file": str(file.resolve()), "shape": list(shape)}
-             for runtime, file, shape in files]  # fmt: skip
-    reference, *timings = _measure(
-        specs,
-        runtime="onnxruntime",  # of the reference model
-        threads=threads,
-        batch=1,
-        provider="cpu",
-        seconds=SUBNET_SECONDS * len(specs) if seconds is None else seconds,
-        seed=seed,
-        on_progress=on_progress,
-        on_warning=on_warning,
-    )
-    return _session(reference, timings, on_warning)
+    models = [
+        {"runtime": runtime, "file": str(file.resolve()), "shape": list(shape)}
+        for runtime, file, shape in files
+    ]
+    return _measure_whole(models, request, on_progress, on_warning)
 
 
-def _session(reference: Entry, timings: list[Entry], on_warning: OnWarning) -> Session:
-    """Return a session, and say what in it did not settle."""
-    unsettled = unsettled_warning(timings)
+def _measure_whole(
+    models: list[dict[str, Any]],
+    request: TimingRequest,
+    on_progress: OnProgress,
+    on_warning: OnWarning,
+) -> Session:
+    """Time whole networks, and warn of timings that did not converge."""
+    request = request.limited(len(models), SUBNET_SECONDS)
+    session = _measure(models, request, None, 0, on_progress, on_warning)
+    unsettled = unsettled_warning(session.timings)
     if unsettled is not None:
         on_warning(unsettled)
-    return Session(reference, tuple(timings))
+    return session
 
 
 def _measure(
     models: list[dict[str, Any]],
-    *,
-    runtime: str,
-    threads: int,
-    provider: str,
-    kept: Kept | None = None,
-    number: int = 0,
+    request: TimingRequest,
+    kept: Kept | None,
+    number: int,
     on_progress: OnProgress,
     on_warning: OnWarning,
-    **request: Any,
-) -> list[Entry]:
+) -> Session:
     """Return the timings of the reference model and of `models`."""
-    host.check_threads(threads)
-    environment = runtimes.get(runtime).ENVIRONMENT
-    provider = runtimes.provider_of(runtime, provider)
+    host.check_threads(request.threads)
+    environment = runtimes.get(request.runtime).ENVIRONMENT
+    provider = runtimes.provider_of(request.runtime, request.provider)
     rounds = [] if kept is None else kept.rounds(number)
     if kept is None or not kept.is_done(number):
-        busy = host.busy_warning(host.busy_cores(), threads)
+        busy = host.busy_warning(host.busy_cores(), request.threads)
         if busy is not None:
             on_warning(busy)
 
@@ -249,9 +194,9 @@ def _measure(
             if kept is not None:
                 kept.add({"session": number, "round": finished})
 
-        asked = {"runtime": runtime, "threads": threads, "provider": provider, "models": models}
+        asked = asdict(replace(request, provider=provider))
         ask_worker(
-            {**asked, **request, "rounds": list(rounds)},
+            {**asked, "models": models, "rounds": list(rounds)},
             environment=environment,
             on_round=note,
             on_progress=on_progress,
@@ -259,7 +204,8 @@ def _measure(
         if kept is not None:
             kept.add({"session": number, "done": True})
     timings = timings_of(len(models) + 1, [read_round(finished) for finished in rounds])
-    return [Entry(**asdict(timing)) for timing in timings]
+    reference, *rest = (Entry(**asdict(timing)) for timing in timings)
+    return Session(reference, tuple(rest))
 
 
 def _part(on_progress: OnProgress, number: int, processes: int) -> OnProgress:
@@ -271,26 +217,26 @@ def _part(on_progress: OnProgress, number: int, processes: int) -> OnProgress:
     return shown
 
 
-def _header(plan: Plan, device: Device, seconds: float | None, seed: int) -> dict[str, Any]:
-    """Return what a partial file must agree in."""
+def _header(plan: Plan, device: Device, request: TimingRequest) -> dict[str, Any]:
+    """Return the header that a resume file must have."""
     text = json.dumps(plan.to_dict(), sort_keys=True)
     return {
         "plan_sha256": hashlib.sha256(text.encode()).hexdigest(),
         "device": asdict(device),
-        "seconds": seconds,
-        "seed": seed,
+        "seconds": request.seconds,
+        "seed": request.seed,
     }
 
 
-def _device(runtime: str, threads: int, batch: int, provider: str) -> Device:
-    module = runtimes.get(runtime)
+def _device(request: TimingRequest) -> Device:
+    module = runtimes.get(request.runtime)
     return Device(
         machine=host.machine(),
         cpu=host.cpu(),
-        runtime=runtime,
+        runtime=request.runtime,
         runtime_version=module.version(),
-        threads=threads,
+        threads=request.threads,
         precision=module.PRECISION,
-        batch=batch,
-        provider=runtimes.provider_of(runtime, provider),
+        batch=request.batch,
+        provider=runtimes.provider_of(request.runtime, request.provider),
     )

@@ -46,7 +46,7 @@ def no_timing(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is timed is told in `test_it_is_really_timed`."""
     monkeypatch.setattr(
         exporting, "measure_exports",
-        lambda files, **_: Session(entry(1), tuple(entry(2) for _ in files)),
+        lambda files, *_, **__: Session(entry(1), tuple(entry(2) for _ in files)),
     )  # fmt: skip
 
 

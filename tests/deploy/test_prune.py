@@ -28,6 +28,7 @@ from supernet.deploy.verify import verify
 from supernet.errors import SupernetError
 from supernet.latency.costs import costs_of
 from supernet.latency.plan import Session
+from supernet.latency.request import TimingRequest
 from supernet.latency.table import LatencyTable
 from supernet.nn.blocks import net_args
 from supernet.nn.extract import extract
@@ -141,8 +142,8 @@ def device(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """A made-up device: a millisecond for every hundred hidden channels; returns its readings."""
     readings: list[float] = []
 
-    def session(folders: Sequence[Path], **options: Any) -> Session:
-        assert options["runtime"] == "onnxruntime"
+    def session(folders: Sequence[Path], request: TimingRequest, **options: Any) -> Session:
+        assert request == TimingRequest()
         times = [sum(hidden_widths(load_subnet(folder))) / 100 for folder in folders]
         readings.extend(times)
         return Session(entry(0.1), tuple(entry(ms) for ms in times))
@@ -257,8 +258,8 @@ def test_a_lucky_reading_does_not_count(subnet: Path, device: list[float], repor
     true, lucky = pruning.measure_subnets, [True]
     budget = 0.5 * sum(hidden(subnet)) / 100
 
-    def session(folders: Sequence[Path], **options: Any) -> Session:
-        found = true(folders, **options)
+    def session(folders: Sequence[Path], *request: Any, **options: Any) -> Session:
+        found = true(folders, *request, **options)
         ms = found.timings[0].median_ms
         if len(folders) == 1 and lucky and budget < ms < 1.3 * budget:
             lucky.clear()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,13 @@ import pytest
 from supernet.errors import CheckpointError, DeviceError, SpaceError
 from supernet.latency.client import ask_worker
 from supernet.latency.profile import measure_subnets, profile
+from supernet.latency.request import TimingRequest
 from supernet.latency.table import LatencyTable
 from supernet.space.layers import space_keys
 from supernet.space.search_space import SearchSpace
-from tests.latency.conftest import SHAPES, write_subnet
+from tests.latency.conftest import DEVICE, SHAPES, write_subnet
+
+TORCH = TimingRequest(runtime="torch")
 
 
 def _assert_sound(table: LatencyTable, space: SearchSpace, runtime: str) -> None:
@@ -35,8 +39,7 @@ def test_a_profile_covers_the_space(small_space: SearchSpace, runtime: str) -> N
     seen: list[tuple[str, float]] = []
     table = profile(
         small_space,
-        runtime=runtime,
-        seconds=1,
+        TimingRequest(runtime=runtime, seconds=1),
         on_progress=lambda *progress: seen.append(progress),
         **SHAPES,
     )
@@ -66,15 +69,14 @@ def test_a_stopped_profile_goes_on_from_what_it_has(
         return sum("round" in line and line["session"] == 1 for line in lines)
 
     monkeypatch.setattr("supernet.latency.profile.ask_worker", stopping)
-    options: dict[str, Any] = {
-        "runtime": "onnxruntime", "processes": 2, "seconds": 0.1, "partial": partial, **SHAPES,
-    }  # fmt: skip
+    request = TimingRequest(processes=2, seconds=0.1)
+    options: dict[str, Any] = {"partial": partial, **SHAPES}
     with pytest.raises(KeyboardInterrupt):
-        profile(small_space, **options)
+        profile(small_space, request, **options)
     assert count() == 3
     with pytest.raises(DeviceError, match=r"of a run with other seed"):
-        profile(small_space, seed=1, **options)
-    table = profile(small_space, **options)
+        profile(small_space, dataclasses.replace(request, seed=1), **options)
+    table = profile(small_space, request, **options)
     assert [len(request["rounds"]) for request in timed] == [0, 0, 3]
     partial.unlink()  # its caller does, once the table is written
     assert table.correction.tau_twice is not None
@@ -86,7 +88,8 @@ def test_a_stopped_profile_goes_on_from_what_it_has(
 def test_finished_subnets_are_timed(tmp_path: Path, small_space: SearchSpace, runtime: str) -> None:
     folders = [write_subnet(tmp_path / name, small_space) for name in "ab"]
     warnings: list[str] = []
-    session = measure_subnets(folders, runtime=runtime, seconds=0.2, on_warning=warnings.append)
+    request = TimingRequest(runtime=runtime, seconds=0.2)
+    session = measure_subnets(folders, request, on_warning=warnings.append)
     assert len(session.timings) == 2
     timed = [session.reference, *session.timings]
     assert all(t.median_ms > 0 and t.visits >= 9 for t in timed)
@@ -96,24 +99,49 @@ def test_finished_subnets_are_timed(tmp_path: Path, small_space: SearchSpace, ru
 def test_the_batch_of_an_onnx_file_is_checked(tmp_path: Path, small_space: SearchSpace) -> None:
     folder = write_subnet(tmp_path / "a", small_space, batch=2)
     with pytest.raises(DeviceError, match=r"takes batches of 2; asked to time batches of 1"):
-        measure_subnets([folder], runtime="onnxruntime")
+        measure_subnets([folder], TimingRequest())
 
 
 def test_a_missing_file_is_named(tmp_path: Path, small_space: SearchSpace) -> None:
     folder = write_subnet(tmp_path / "a", small_space)
     (folder / "config.json").unlink()
     with pytest.raises(CheckpointError, match=r"config\.json is missing"):
-        measure_subnets([folder], runtime="onnxruntime")
+        measure_subnets([folder], TimingRequest())
 
 
 def test_bad_arguments_are_refused_before_anything_starts(small_space: SearchSpace) -> None:
     with pytest.raises(SpaceError, match=r"\[20\]"):
-        profile(small_space, runtime="torch", resolutions=(8, 20), **SHAPES)
+        profile(small_space, TORCH, resolutions=(8, 20), **SHAPES)
     with pytest.raises(SpaceError, match="resolutions"):
-        profile(small_space, runtime="torch", resolutions=(), **SHAPES)
+        profile(small_space, TORCH, resolutions=(), **SHAPES)
     with pytest.raises(DeviceError, match="no runtime"):
-        profile(small_space, runtime="none", **SHAPES)
+        profile(small_space, TimingRequest(runtime="none"), **SHAPES)
     with pytest.raises(DeviceError, match="threads"):
-        profile(small_space, runtime="torch", threads=10_000, **SHAPES)
+        profile(small_space, TimingRequest(threads=10_000), **SHAPES)
     with pytest.raises(DeviceError, match="no runtime"):
-        measure_subnets([], runtime="none")
+        measure_subnets([], TimingRequest(runtime="none"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"batch": 0}, "batch is 0, processes 1; they must be 1 or more"),
+        ({"processes": 0}, "batch is 1, processes 0"),
+        ({"seconds": 0.0}, "seconds is 0.0; it must be a positive number"),
+        ({"seconds": float("inf")}, "seconds is inf"),
+        ({"seconds": float("nan")}, "seconds is nan"),
+    ],
+)
+def test_a_request_that_makes_no_sense_is_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(DeviceError, match=message):
+        TimingRequest(**fields)
+
+
+def test_a_request_is_limited_once() -> None:
+    assert TimingRequest().limited(4, 0.5).seconds == 2.0
+    assert TimingRequest(seconds=1.0).limited(4, 0.5).seconds == 1.0
+
+
+def test_a_request_is_like_a_device() -> None:
+    device = dataclasses.replace(DEVICE, threads=2, batch=3, provider="cuda")
+    assert TimingRequest.like(device) == TimingRequest(threads=2, batch=3, provider="cuda")

@@ -26,6 +26,7 @@ from supernet.io.read import read_json
 from supernet.io.reporter import SILENT, Reporter
 from supernet.latency import host, runtimes
 from supernet.latency.profile import measure_exports
+from supernet.latency.request import TimingRequest
 from supernet.train.evaluate import scores
 
 FORMAT, VERSION = "supernet-export", 1
@@ -186,7 +187,7 @@ def _found(
     shape = (1, *subnet.image_shape)
     session = measure_exports(
         [(chosen.RUNTIME, place / chosen.FILE, shape) for place in places.values()],
-        threads=threads, seconds=seconds,
+        TimingRequest(threads=threads, seconds=seconds),
         on_warning=reporter.warn,
     )  # fmt: skip
     rows = tuple(

@@ -32,7 +32,7 @@ from supernet.latency import resume as kept
 from supernet.latency.board import script as bundle_script
 from supernet.latency.model import of_keys
 from supernet.latency.plan import Plan, tool_version
-from supernet.latency.profile import LAYER_SECONDS
+from supernet.latency.request import LAYER_SECONDS, TimingRequest
 from supernet.latency.runtimes import onnxruntime_int8
 from supernet.latency.worker import REFERENCE
 
@@ -49,32 +49,21 @@ class DeviceError(ValueError):
 '''
 
 
-def write_bundle(
-    out: Path,
-    plan: Plan,
-    *,
-    runtime: str,
-    batch: int = 1,
-    seconds: float | None = None,
-    seed: int = 0,
-) -> str:
+def write_bundle(out: Path, plan: Plan, request: TimingRequest) -> str:
     """Write the bundle of `plan` to the folder `out` and return the manifest's sha256.
 
-    The same plan gives the same bytes. `seconds` of timing, at most, in each process; left out:
-    0.15 a model.
+    The same plan gives the same bytes. Threads, provider and processes are the board's business.
 
     Raises:
-        DeviceError: if there are no bundles for `runtime`, or `out` holds something else.
+        DeviceError: if there are no bundles for the runtime, or `out` holds something else.
     """
-    if runtime not in RUNTIMES:
-        raise DeviceError(f"bundles are for {', '.join(RUNTIMES)}; not for {runtime!r}")
-    if batch < 1:
-        raise DeviceError(f"batch is {batch}; it must be 1 or more")
+    if request.runtime not in RUNTIMES:
+        raise DeviceError(f"bundles are for {', '.join(RUNTIMES)}; not for {request.runtime!r}")
     if out.exists() and not is_bundle(out) and (out.is_file() or any(out.iterdir())):
         raise DeviceError(f"{out} exists and is no bundle; name another --out, or remove it")
     with whole(out) as beside:
         beside.mkdir()
-        return _write(beside, plan, runtime, batch, seconds, seed)
+        return _write(beside, plan, request.limited(len(plan.chains), LAYER_SECONDS))
 
 
 def is_bundle(folder: Path) -> bool:
@@ -117,18 +106,17 @@ def _parts(module: ModuleType) -> tuple[str, list[str], str]:
     return "".join(lines[: first.end_lineno]), imports, "".join(lines[first.end_lineno :])
 
 
-def _write(
-    folder: Path, plan: Plan, runtime: str, batch: int, seconds: float | None, seed: int
-) -> str:
+def _write(folder: Path, plan: Plan, request: TimingRequest) -> str:
     (folder / "models").mkdir()
-    chains = [((REFERENCE,), 1), *((chain, batch) for chain in plan.chains)]
+    precision = RUNTIMES[request.runtime]
+    chains = [((REFERENCE,), 1), *((chain, request.batch) for chain in plan.chains)]
     weights, models, protos = _SharedWeights(), [], []
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(0)
         for number, (chain, size) in enumerate(chains):
             model = of_keys(chain, batch=size)
             content, shape = model.onnx, model.input_shape
-            if RUNTIMES[runtime] == "int8":
+            if precision == "int8":
                 prepared = onnxruntime_int8.prepared(model)
                 content, shape = prepared.content, prepared.x.shape
             file = f"models/{number:04d}.onnx"
@@ -144,13 +132,9 @@ def _write(
         "format": FORMAT,
         "version": VERSION,
         "tool_version": tool_version(),
-        "runtime": runtime,
-        "precision": RUNTIMES[runtime],
-        "request": {
-            "batch": batch,
-            "seconds": LAYER_SECONDS * len(plan.chains) if seconds is None else seconds,
-            "seed": seed,
-        },
+        "runtime": request.runtime,
+        "precision": precision,
+        "request": {name: getattr(request, name) for name in ("batch", "seconds", "seed")},
         "plan": plan.to_dict(),
         "models": models,
         "files": _hashes(folder, names),

@@ -29,6 +29,7 @@ from supernet.latency.board.bundle import SCRIPT, write_bundle
 from supernet.latency.board.result import import_result
 from supernet.latency.board.script import package_of
 from supernet.latency.plan import Plan
+from supernet.latency.request import TimingRequest
 from supernet.latency.table import LatencyTable
 
 T = TypeVar("T")
@@ -113,14 +114,8 @@ class Board:
 def profile_on(
     board: Board,
     plan: Plan,
+    request: TimingRequest,
     *,
-    runtime: str,
-    batch: int = 1,
-    threads: int = 1,
-    provider: str = "cpu",
-    processes: int = 3,
-    seconds: float | None = None,
-    seed: int = 0,
     on_step: OnStep = lambda step, share, left_seconds: None,
 ) -> tuple[LatencyTable, list[str]]:
     """Return the table of `board`, and the warnings of the script that ran there.
@@ -133,14 +128,13 @@ def profile_on(
         DeviceError: if the board cannot be reached, lacks something, or the connection is lost.
         TableError: if what it answers is no result of this bundle.
     """
-    options = [f"--threads={threads}", f"--provider={provider}", f"--processes={processes}"]
+    names = ("threads", "provider", "processes")
+    options = [f"--{name}={getattr(request, name)}" for name in names]
     name = f"result-{hashlib.sha256(' '.join(options).encode()).hexdigest()[:8]}.json"
     with tempfile.TemporaryDirectory() as made, _Connection(board) as connection:
         folder, result = Path(made) / "bundle", Path(made) / name
-        sha256 = write_bundle(
-            folder, plan, runtime=runtime, batch=batch, seconds=seconds, seed=seed
-        )
-        there = _ask(connection, sha256, package_of(runtime), name)
+        sha256 = write_bundle(folder, plan, request)
+        there = _ask(connection, sha256, package_of(request.runtime), name)
         target = there["folder"]
         if not there["whole"]:
             _copy(connection, folder, target, on_step)

@@ -28,6 +28,7 @@ from supernet.latency.board import script as bundle_script
 from supernet.latency.board.result import import_result
 from supernet.latency.model import of_keys
 from supernet.latency.plan import Plan, plan_for
+from supernet.latency.request import TimingRequest
 from supernet.space.layers import space_keys
 from supernet.space.search_space import SearchSpace
 from tests.latency.conftest import SHAPES
@@ -48,7 +49,7 @@ def plan(space: SearchSpace) -> Plan:
 
 @pytest.fixture
 def made(plan: Plan, tmp_path: Path) -> Path:
-    bundle.write_bundle(tmp_path / "bundle", plan, runtime="onnxruntime")
+    bundle.write_bundle(tmp_path / "bundle", plan, TimingRequest())
     return tmp_path / "bundle"
 
 
@@ -87,7 +88,7 @@ def test_other_runtimes_give_tables_of_theirs(
 ) -> None:
     pytest.importorskip(bundle_script.package_of(runtime))
     folder = tmp_path / "bundle"
-    bundle.write_bundle(folder, plan, runtime=runtime)
+    bundle.write_bundle(folder, plan, TimingRequest(runtime=runtime))
     done = _run(Path(sys.executable), folder, *QUICK)
     assert done.returncode == 0, done.stderr
     table, _ = import_result(tmp_path / "result.json", folder)
@@ -284,7 +285,7 @@ def test_python_3_8_itself_reads_the_script(made: Path) -> None:
 
 def test_the_same_plan_gives_the_same_bundle(made: Path, plan: Plan, tmp_path: Path) -> None:
     again = tmp_path / "again"
-    sha256 = bundle.write_bundle(again, plan, runtime="onnxruntime")
+    sha256 = bundle.write_bundle(again, plan, TimingRequest())
     assert (made / "manifest.sha256").read_text() == f"{sha256}  manifest.json\n"
     files = sorted(path.relative_to(made) for path in made.rglob("*") if path.is_file())
     named = {*json.loads((made / "manifest.json").read_bytes())["files"]}
@@ -391,14 +392,12 @@ def test_bound_arrays_stay_alive(
 
 def test_bundles_are_refused_where_they_make_no_sense(plan: Plan, tmp_path: Path) -> None:
     with pytest.raises(DeviceError, match="bundles are for onnxruntime"):
-        bundle.write_bundle(tmp_path / "b", plan, runtime="torch")
-    with pytest.raises(DeviceError, match="batch is 0"):
-        bundle.write_bundle(tmp_path / "b", plan, runtime="onnxruntime", batch=0)
+        bundle.write_bundle(tmp_path / "b", plan, TimingRequest(runtime="torch"))
     assert not list(tmp_path.iterdir())
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "thesis.txt").write_text("mine")
     with pytest.raises(DeviceError, match="is no bundle"):
-        bundle.write_bundle(tmp_path / "b", plan, runtime="onnxruntime")
+        bundle.write_bundle(tmp_path / "b", plan, TimingRequest())
     assert [path.name for path in tmp_path.rglob("*")] == ["b", "thesis.txt"]
 
 
@@ -453,7 +452,7 @@ def test_a_result_of_another_bundle_is_refused(
     result: dict[str, Any], plan: Plan, tmp_path: Path
 ) -> None:
     path = _save(tmp_path / "r.json", result)
-    bundle.write_bundle(tmp_path / "other", plan, runtime="onnxruntime", batch=2)
+    bundle.write_bundle(tmp_path / "other", plan, TimingRequest(batch=2))
     with pytest.raises(TableError, match="of another bundle"):
         import_result(path, tmp_path / "other")
     with pytest.raises(TableError, match="is no bundle"):

@@ -11,6 +11,7 @@ from supernet.errors import DeviceError, TableError
 from supernet.latency.board import ssh as remote
 from supernet.latency.board.ssh import Board, profile_on
 from supernet.latency.plan import Plan, plan_for
+from supernet.latency.request import TimingRequest
 from supernet.space.layers import space_keys
 from supernet.space.search_space import SearchSpace
 from tests.latency.conftest import SHAPES
@@ -27,13 +28,13 @@ def _board(server: Server, python: Path | str) -> Board:
     return Board(host="board", python=str(python), ssh_config=server.config)
 
 
-QUICK = {"runtime": "onnxruntime", "processes": 2, "seconds": 0.1}
+QUICK = TimingRequest(processes=2, seconds=0.1)
 
 
 def test_a_board_is_profiled(server: Server, plan: Plan, board_python: Path) -> None:
     seen: list[tuple[str, float, float | None]] = []
     table, warnings = profile_on(
-        _board(server, board_python), plan, on_step=lambda *step: seen.append(step), **QUICK
+        _board(server, board_python), plan, QUICK, on_step=lambda *step: seen.append(step)
     )
     table.require(plan.layers)
     assert table.correction.nets == len(plan.nets)
@@ -57,7 +58,7 @@ def test_a_dropped_connection_costs_a_round(server: Server, plan: Plan, board_py
 
     board = _board(server, board_python)
     with pytest.raises(DeviceError, match=r"connection to board was lost.*it goes on"):
-        profile_on(board, plan, on_step=cut, **QUICK)
+        profile_on(board, plan, QUICK, on_step=cut)
     (kept,) = (server.home / ".cache" / "supernet").glob("*/result-*.partial")
     before = kept.read_bytes()
     assert before.count(b'"round"') >= 3
@@ -66,7 +67,7 @@ def test_a_dropped_connection_costs_a_round(server: Server, plan: Plan, board_py
     def look(step: str, share: float, left: float | None) -> None:
         seen.append((step, kept.read_bytes() if kept.exists() else b""))
 
-    table, _ = profile_on(board, plan, on_step=look, **QUICK)
+    table, _ = profile_on(board, plan, QUICK, on_step=look)
     assert {step for step, _ in seen} == {"time"}
     assert all(content.startswith(before) for _, content in seen[:-1])
     table.require(plan.layers)
@@ -81,7 +82,7 @@ def _left_there(server: Server, board: Board, plan: Plan) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(remote, "import_result", lost)
         with pytest.raises(DeviceError, match="power"):
-            profile_on(board, plan, **QUICK)
+            profile_on(board, plan, QUICK)
     (result,) = (server.home / ".cache" / "supernet").glob("*/result-*.json")
     return result
 
@@ -92,7 +93,7 @@ def test_a_finished_result_is_fetched_without_timing_again(
     board = _board(server, board_python)
     result = _left_there(server, board, plan)
     seen: list[str] = []
-    profile_on(board, plan, on_step=lambda *step: seen.append(step[0]), **QUICK)
+    profile_on(board, plan, QUICK, on_step=lambda *step: seen.append(step[0]))
     assert not seen
     assert not result.exists()
 
@@ -102,7 +103,7 @@ def test_a_changed_result_is_refused(server: Server, plan: Plan, board_python: P
     result = _left_there(server, board, plan)
     result.write_text(result.read_text().replace('"python": "3', '"python": "4'))
     with pytest.raises(TableError, match=r"board:.*result-.*does not have the sha256.*remove it"):
-        profile_on(board, plan, **QUICK)
+        profile_on(board, plan, QUICK)
 
 
 def test_a_damaged_bundle_is_copied_again(server: Server, plan: Plan, board_python: Path) -> None:
@@ -112,11 +113,11 @@ def test_a_damaged_bundle_is_copied_again(server: Server, plan: Plan, board_pyth
 
     board = _board(server, board_python)
     with pytest.raises(KeyboardInterrupt):
-        profile_on(board, plan, on_step=interrupt, **QUICK)
+        profile_on(board, plan, QUICK, on_step=interrupt)
     (model,) = (server.home / ".cache" / "supernet").glob("*/models/0001.onnx")
     model.write_bytes(b"x")
     seen: list[str] = []
-    profile_on(board, plan, on_step=lambda *step: seen.append(step[0]), **QUICK)
+    profile_on(board, plan, QUICK, on_step=lambda *step: seen.append(step[0]))
     assert "copy" in seen
 
 
@@ -124,23 +125,23 @@ def test_what_the_board_lacks_is_said(
     server: Server, plan: Plan, bare_python: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(DeviceError, match=r"board lacks numpy and onnxruntime: run there .* -m"):
-        profile_on(_board(server, bare_python), plan, **QUICK)
+        profile_on(_board(server, bare_python), plan, QUICK)
     with pytest.raises(DeviceError, match="board cannot run 'nopython': install it there"):
-        profile_on(_board(server, "nopython"), plan, **QUICK)
+        profile_on(_board(server, "nopython"), plan, QUICK)
     with pytest.raises(DeviceError, match="'echo' on board does not answer as a Python does"):
-        profile_on(_board(server, "echo"), plan, **QUICK)
+        profile_on(_board(server, "echo"), plan, QUICK)
     old = tmp_path / "old"
     old.write_text(f"#!/bin/sh\nexec {bare_python} -c 'import sys; sys.version_info = (3, 7, 9);"
                    f" sys.argv.pop(1); exec(sys.argv.pop(1))' \"$@\"\n")  # fmt: skip
     old.chmod(0o755)
     with pytest.raises(DeviceError, match=r"is Python 3\.7\.9; 3\.8 or newer is needed"):
-        profile_on(_board(server, old), plan, **QUICK)
+        profile_on(_board(server, old), plan, QUICK)
     assert not list(server.home.iterdir())
 
 
 def test_an_error_of_the_script_is_one_line(server: Server, plan: Plan, board_python: Path) -> None:
     with pytest.raises(DeviceError, match=r"^on board: 10000 threads asked for"):
-        profile_on(_board(server, board_python), plan, threads=10_000, **QUICK)
+        profile_on(_board(server, board_python), plan, dataclasses.replace(QUICK, threads=10_000))
 
 
 def test_a_board_out_of_reach_is_said(
@@ -149,20 +150,21 @@ def test_a_board_out_of_reach_is_said(
     board = _board(server, board_python)
     (server.folder / "authorized").write_text("")
     with pytest.raises(DeviceError, match=r"cannot connect to board: .*Permission denied.*`ssh "):
-        profile_on(board, plan, **QUICK)
+        profile_on(board, plan, QUICK)
     (server.folder / "known").write_text("")
     with pytest.raises(DeviceError, match=r"cannot connect to board: Host key verification failed"):
-        profile_on(board, plan, **QUICK)
+        profile_on(board, plan, QUICK)
     server.process.kill()
     server.process.wait()
     with pytest.raises(DeviceError, match=r"cannot connect to board: .*Connection refused"):
-        profile_on(board, plan, **QUICK)
+        profile_on(board, plan, QUICK)
 
 
 def test_words_are_not_run_by_a_shell(server: Server, plan: Plan, tmp_path: Path) -> None:
     python = f"python3; touch {tmp_path}/a; $(touch {tmp_path}/b) `touch {tmp_path}/c`"
+    request = dataclasses.replace(QUICK, provider=f"; touch {tmp_path}/d")
     with pytest.raises(DeviceError, match="cannot run"):
-        profile_on(_board(server, python), plan, provider=f"; touch {tmp_path}/d", **QUICK)
+        profile_on(_board(server, python), plan, request)
     assert not [name for name in "abcd" if (tmp_path / name).exists()]
 
 
@@ -177,7 +179,7 @@ def test_a_machine_without_ssh_is_told_so(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(DeviceError, match="ssh is not installed on this machine"):
-        profile_on(Board(host="board"), plan, **QUICK)
+        profile_on(Board(host="board"), plan, QUICK)
 
 
 def test_the_space_is_covered(small_space: SearchSpace, plan: Plan) -> None:
