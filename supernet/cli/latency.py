@@ -98,7 +98,7 @@ def bundle(
 
     \b
     supernet bundle --space runs/demo --out bundle/
-    python3 bundle/profile_board.py                 on the board: Python 3.8, numpy, the runtime
+    python3 bundle/profile_board.pyz                on the board: Python 3.8, numpy, the runtime
     supernet table import result.json --out board.json
     """
     from supernet.cli.hydra_config import space_of

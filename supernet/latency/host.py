@@ -1,6 +1,6 @@
 """The machine that timing happens on: its names, its cores, whether it is busy.
 
-Standard library only, and Python 3.8: bundles carry this file's text to boards (`bundle.py`).
+Standard library only, and Python 3.8: bundles carry this file to boards.
 Linux and macOS.
 """
 

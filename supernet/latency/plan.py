@@ -27,6 +27,18 @@ from supernet.space.search_space import SearchSpace
 NUM_NETS = 10  # whole nets that the correction is fitted on
 _POOL = 256
 
+REFERENCE = LayerKey(
+    kind="block",
+    family="mobilenetv3",
+    in_size=14,
+    in_channels=40,
+    out_channels=40,
+    kernel_size=5,
+    expand_ratio=3.0,
+    act="relu",
+)
+"""The layer that every timing is divided by."""
+
 Chain = tuple[LayerKey, ...]
 
 

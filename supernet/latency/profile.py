@@ -10,24 +10,28 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from supernet.errors import CheckpointError
 from supernet.latency import host, runtimes
-from supernet.latency.client import OnProgress, ask_worker
 from supernet.latency.plan import Chain, Plan, Session, plan_for, table_of, unsettled_warning
+from supernet.latency.process import time_in_child
 from supernet.latency.request import LAYER_SECONDS, SUBNET_SECONDS, TimingRequest
-from supernet.latency.resume import Kept, read_round
+from supernet.latency.resume import Kept
 from supernet.latency.table import Device, Entry, LatencyTable
-from supernet.latency.timing import timings_of
 from supernet.space.search_space import SearchSpace
+
+if TYPE_CHECKING:
+    from supernet.latency.process import OnProgress
 
 OnWarning = Callable[[str], None]
 
+_ROOT = str(Path(__file__).parents[2])
 SUBNET_FILES = ("model.onnx", "config.json", "model.safetensors")
 
 
@@ -181,29 +185,21 @@ def _measure(
 ) -> Session:
     """Return the timings of the reference model and of `models`."""
     host.check_threads(request.threads)
-    environment = runtimes.get(request.runtime).ENVIRONMENT
     provider = runtimes.provider_of(request.runtime, request.provider)
-    rounds = [] if kept is None else kept.rounds(number)
     if kept is None or not kept.is_done(number):
         busy = host.busy_warning(host.busy_cores(), request.threads)
         if busy is not None:
             on_warning(busy)
-
-        def note(finished: dict[str, Any]) -> None:
-            rounds.append(finished)
-            if kept is not None:
-                kept.add({"session": number, "round": finished})
-
-        asked = asdict(replace(request, provider=provider))
-        ask_worker(
-            {**asked, "models": models, "rounds": list(rounds)},
-            environment=environment,
-            on_round=note,
-            on_progress=on_progress,
-        )
-        if kept is not None:
-            kept.add({"session": number, "done": True})
-    timings = timings_of(len(models) + 1, [read_round(finished) for finished in rounds])
+    path = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), _ROOT)))
+    timings = time_in_child(
+        [sys.executable, "-m", "supernet.latency.worker"],
+        {**asdict(replace(request, provider=provider)), "models": models},
+        len(models) + 1,
+        environment={"PYTHONPATH": path, **runtimes.get(request.runtime).ENVIRONMENT},
+        kept=kept,
+        number=number,
+        on_progress=on_progress,
+    )
     reference, *rest = (Entry(**asdict(timing)) for timing in timings)
     return Session(reference, tuple(rest))
 

@@ -59,4 +59,4 @@ class TimingRequest:
 
     def limited(self, count: int, each: float) -> TimingRequest:
         """Return a request with a limit: its own, or `each` seconds for `count` models."""
-        return self if self.seconds is not None else replace(self, seconds=each * count)
+        return self if self.seconds is not None else replace(self, seconds=each * max(count, 1))

@@ -1,6 +1,6 @@
 """What is timed so far, in a file: a stop in whatever way costs a round of visits, not a run.
 
-Standard library only, and Python 3.8: bundles carry this file's text to boards (`bundle.py`). The
+Standard library only, and Python 3.8: bundles carry this file to boards. The
 file is JSON lines, a header and then a line for each finished round and each ended process.
 """
 

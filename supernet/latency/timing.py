@@ -1,6 +1,6 @@
 """How models are timed so that drift of the machine cancels: one pure function.
 
-Standard library only, and Python 3.8: bundles carry this file's text to boards (`bundle.py`). A
+Standard library only, and Python 3.8: bundles carry this file to boards. A
 clock and an `rng` come in as arguments. Not here: what a model is, where it runs (`worker.py`),
 what is done with the figures (`profile.py`).
 

@@ -42,7 +42,7 @@ CHANGES: tuple[tuple[str, str, str], ...] = (
     (r"^supernet profile (.*)", r"supernet profile \1 --processes 1 --seconds 0.1",
      "a rough table in seconds"),
     (r"^supernet bundle (.*)", r"supernet bundle \1 --seconds 0.1", "a rough table in seconds"),
-    (r"^(python3 bundle/profile_board\.py)", r"\1 --processes 1", "one process, not three"),
+    (r"^(python3 bundle/profile_board\.pyz)", r"\1 --processes 1", "one process, not three"),
     (r"^(supernet (?:profile|bundle) .*)\b(ofa_mbv3|from_timm)\b",
      r"\1\2 space.resolutions=[32] space.kernel_sizes=[3] space.expand_ratios=[3]",
      "few layers, on small images"),

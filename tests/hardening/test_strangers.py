@@ -386,7 +386,7 @@ def test_a_bundle_names_no_package_to_import(tmp_path: Path, runtime: Any) -> No
 
 def test_the_script_of_a_bundle_says_so_in_a_line(tmp_path: Path) -> None:
     folder = _bundle(tmp_path / "bundle", {"files": {"../secret": SUM}})
-    (folder / SCRIPT).write_text(script())
+    (folder / SCRIPT).write_bytes(script())
     done = subprocess.run(
         [sys.executable, folder / SCRIPT], cwd=tmp_path, capture_output=True, text=True, check=False
     )

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from supernet.errors import CheckpointError, DeviceError, SpaceError
-from supernet.latency.client import ask_worker
+from supernet.latency.process import ask
 from supernet.latency.profile import measure_subnets, profile
 from supernet.latency.request import TimingRequest
 from supernet.latency.table import LatencyTable
@@ -54,7 +54,7 @@ def test_a_stopped_profile_goes_on_from_what_it_has(
     """Stopped in its second process; neither the first nor the second's rounds are timed again."""
     partial, timed = tmp_path / "T.json.partial", list[dict[str, Any]]()
 
-    def stopping(request: dict[str, Any], *, on_round: Any, **options: Any) -> None:
+    def stopping(command: Any, request: Any, *, on_round: Any, **options: Any) -> None:
         timed.append(request)
 
         def counted(finished: dict[str, Any]) -> None:
@@ -62,13 +62,13 @@ def test_a_stopped_profile_goes_on_from_what_it_has(
             if len(timed) == 2 and len(request["rounds"]) + count() == 3:
                 raise KeyboardInterrupt
 
-        ask_worker(request, on_round=counted, **options)
+        ask(command, request, on_round=counted, **options)
 
     def count() -> int:
         lines = [json.loads(line) for line in partial.read_text().splitlines()[1:]]
         return sum("round" in line and line["session"] == 1 for line in lines)
 
-    monkeypatch.setattr("supernet.latency.profile.ask_worker", stopping)
+    monkeypatch.setattr("supernet.latency.process.ask", stopping)
     request = TimingRequest(processes=2, seconds=0.1)
     options: dict[str, Any] = {"partial": partial, **SHAPES}
     with pytest.raises(KeyboardInterrupt):

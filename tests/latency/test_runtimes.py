@@ -296,6 +296,44 @@ def test_torchs_activations_stay_in_the_process() -> None:
     assert int(done.stdout) < 10
 
 
+class Recorded(onnxruntime.SessionOptions):
+    """Options of a session that remember what was set."""
+
+    settings: dict[str, Any]
+
+    def __init__(self) -> None:
+        super().__init__()
+        object.__setattr__(self, "settings", {})
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self.settings[name] = value
+        super().__setattr__(name, value)
+
+    def add_session_config_entry(self, name: str, value: str) -> None:
+        self.settings[name] = value
+        super().add_session_config_entry(name, value)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_model_and_a_file_get_the_same_session(
+    saved_subnet: Path, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[Recorded] = []
+
+    def recorded() -> Recorded:
+        used.append(Recorded())
+        return used[-1]
+
+    monkeypatch.setattr(onnxruntime, "SessionOptions", recorded)
+    module = runtimes.get("onnxruntime")
+    module.load(of_subnet(saved_subnet, batch=1), threads=threads, provider="cpu")
+    module.load_file(saved_subnet / "model.onnx", threads=threads)
+    ours, theirs = (options.settings for options in used)
+    assert ours == theirs
+    assert ours["intra_op_num_threads"] == threads
+    assert ("session.intra_op.allow_spinning" in ours) == (threads > 1)
+
+
 @pytest.mark.runtimes
 def test_threads_and_precision_reach_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
     module = _module("openvino", monkeypatch)

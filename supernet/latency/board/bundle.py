@@ -4,20 +4,19 @@
   sha256 of every other file; `manifest.sha256` is its own, as `sha256sum -c` reads it.
 - `models/*.onnx`, one for each layer and for each whole net that the correction is fitted on, and
   `models/weights.bin`, which they share: weights are random, so only their sizes matter.
-- `profile_board.py`, one standalone script: `bundle_script.py` and the modules it needs, joined.
+- `profile_board.pyz`, an archive that `python3` runs: `script.py` and the modules it imports.
 
-Not here: what runs on the device (`bundle_script.py`), getting there (`remote.py`), the way back
-from a result to a table (`bundle_result.py`).
+Not here: the program that runs on the device, getting there, the way back from a result to a table.
 """
 
 from __future__ import annotations
 
-import ast
 import hashlib
+import io
 import json
+import zipfile
 from collections.abc import Iterable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -27,26 +26,25 @@ from onnx import TensorProto
 
 from supernet.errors import DeviceError
 from supernet.io.atomic import whole
-from supernet.latency import host, timing
-from supernet.latency import resume as kept
-from supernet.latency.board import script as bundle_script
+from supernet.latency.board.script import RUNTIMES
 from supernet.latency.model import of_keys
-from supernet.latency.plan import Plan, tool_version
+from supernet.latency.plan import REFERENCE, Plan, tool_version
 from supernet.latency.request import LAYER_SECONDS, TimingRequest
 from supernet.latency.runtimes import onnxruntime_int8
-from supernet.latency.worker import REFERENCE
 
 FORMAT, VERSION = "supernet-bundle", 1
-RUNTIMES = {"onnxruntime": "fp32", "onnxruntime-int8": "int8", "openvino": "fp32"}
-"""What a bundle may be for, and the precision of its models."""
-SCRIPT = "profile_board.py"
+SCRIPT = "profile_board.pyz"
 
+_PACKAGE = Path(__file__).parents[2]
+_MODULES = (
+    "errors.py", "latency/__init__.py", "latency/host.py", "latency/process.py",
+    "latency/resume.py", "latency/timing.py", "latency/runtimes/__init__.py",
+    "latency/board/__init__.py", "latency/board/script.py",
+)  # fmt: skip
+"""Files of this package that are Python 3.8 and need the standard library only."""
+_MAIN = b"from supernet.latency.board.script import main\n\nmain()\n"
 _INLINE_BYTES = 4096  # smaller weights, and all vectors, stay in the model: runtimes fuse those
 _PAGE = 4096  # where a tensor may begin in the shared file, so that runtimes can map it
-_STANDALONE = '''
-class DeviceError(ValueError):
-    """What goes wrong through no fault of the code: shown as one line."""
-'''
 
 
 def write_bundle(out: Path, plan: Plan, request: TimingRequest) -> str:
@@ -76,56 +74,44 @@ def manifest_bytes(manifest: dict[str, Any]) -> bytes:
     return (json.dumps(manifest, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
 
 
-def script() -> str:
-    """Return the standalone script: `bundle_script` and what it needs as one file."""
-    modules = [_parts(module) for module in (bundle_script, host, timing, kept)]
-    (docstring, _, body), *others = modules
-    imports = sorted({line for _, lines, _ in modules for line in lines})
-    sections = [
-        f"#!/usr/bin/env python3\n{docstring}\nfrom __future__ import annotations",
-        "\n".join(imports),
-        _STANDALONE,
-        *(text for comment, _, code in others for text in (comment, code)),
-        body,
-    ]
-    return "\n\n\n".join(section.strip("\n") for section in sections) + "\n"
+def script() -> bytes:
+    """Return `profile_board.pyz`, as `zipapp` makes it but with fixed times: real modules.
 
-
-def _parts(module: ModuleType) -> tuple[str, list[str], str]:
-    """Return a module's docstring, what it imports besides what is joined to it, and the rest."""
-    source = Path(str(module.__file__)).read_text(encoding="utf-8")
-    lines, imports = source.splitlines(keepends=True), []
-    first, *nodes = ast.parse(source).body
-    for node in nodes:
-        if isinstance(node, (ast.Import, ast.ImportFrom)):
-            end = node.end_lineno or node.lineno
-            lines[node.lineno - 1 : end] = [""] * (end - node.lineno + 1)
-            where = f"from {node.module} " if isinstance(node, ast.ImportFrom) else ""
-            if not where.startswith(("from supernet", "from __future__")):
-                imports += [f"{where}import {alias.name}" for alias in node.names]
-    return "".join(lines[: first.end_lineno]), imports, "".join(lines[first.end_lineno :])
+    The package `supernet` of the archive is a part of this one, with an empty `__init__.py`.
+    """
+    content = {"__main__.py": _MAIN, "supernet/__init__.py": b""}
+    packages = sorted({package for package, _ in RUNTIMES.values()})
+    for name in (*_MODULES, *(f"latency/runtimes/{package}.py" for package in packages)):
+        content[f"supernet/{name}"] = (_PACKAGE / name).read_bytes()
+    archive = io.BytesIO(b"#!/usr/bin/env python3\n")
+    archive.seek(0, io.SEEK_END)
+    with zipfile.ZipFile(archive, "a") as file:
+        for name, text in content.items():
+            file.writestr(zipfile.ZipInfo(name), text)
+    return archive.getvalue()
 
 
 def _write(folder: Path, plan: Plan, request: TimingRequest) -> str:
     (folder / "models").mkdir()
-    precision = RUNTIMES[request.runtime]
+    _, precision = RUNTIMES[request.runtime]
     chains = [((REFERENCE,), 1), *((chain, request.batch) for chain in plan.chains)]
     weights, models, protos = _SharedWeights(), [], []
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(0)
         for number, (chain, size) in enumerate(chains):
             model = of_keys(chain, batch=size)
-            content, shape = model.onnx, model.input_shape
+            content, shape, kind = model.onnx, model.input_shape, "float32"
             if precision == "int8":
                 prepared = onnxruntime_int8.prepared(model)
-                content, shape = prepared.content, prepared.x.shape
+                content, shape, kind = prepared.content, prepared.x.shape, str(prepared.x.dtype)
             file = f"models/{number:04d}.onnx"
-            models.append({"file": file, "name": model.name, "input_shape": list(shape)})
+            models.append({"file": file, "name": model.name, "input_shape": list(shape),
+                           "input_type": kind})  # fmt: skip
             protos.append(weights.taken_out(content))
     for row, proto in zip(models, protos, strict=True):
         (folder / str(row["file"])).write_bytes(weights.placed(proto))
     (folder / "models" / "weights.bin").write_bytes(weights.content())
-    (folder / SCRIPT).write_text(script(), encoding="utf-8")
+    (folder / SCRIPT).write_bytes(script())
     (folder / SCRIPT).chmod(0o755)
     names = [SCRIPT, "models/weights.bin", *(str(row["file"]) for row in models)]
     manifest = {

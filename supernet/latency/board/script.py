@@ -1,25 +1,22 @@
-"""Time the models of a bundle on this machine: `python3 profile_board.py`, beside manifest.json.
+"""Time the models of a bundle on this machine: `python3 profile_board.pyz`, beside manifest.json.
 
 Needs Python 3.8, numpy and the runtime that the manifest names; neither torch nor supernet. Checks
 the sha256 of every file, times all models in several processes one after the other, and writes
 result.json, for `supernet table import`. Stopped in whatever way, it goes on from what it has:
 each finished round of visits is a line of result.json.partial.
 
-In a bundle this file holds the text of `host.py`, `timing.py` and `kept.py` as well (`bundle.py`
-joins them). Linux and macOS. Not here: what is in a bundle, what becomes of a result.
+`profile_board.pyz` is an archive of this module and those that it imports. Linux and macOS. Not
+here: the content of a bundle, the way from a result to a table.
 """
 
 from __future__ import annotations
 
 import argparse
-import gc
 import hashlib
 import importlib
 import json
 import os
 import platform
-import random
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -27,9 +24,10 @@ from dataclasses import asdict
 from datetime import date
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from supernet.errors import DeviceError
+from supernet.latency import runtimes
 from supernet.latency.host import (
     busy_cores,
     busy_warning,
@@ -38,32 +36,41 @@ from supernet.latency.host import (
     load_average,
     machine,
 )
-from supernet.latency.resume import Kept, read_round
-from supernet.latency.timing import time_all, timings_of
+from supernet.latency.process import answer, time_in_child
+from supernet.latency.resume import Kept
+
+if TYPE_CHECKING:
+    from supernet.latency.process import Runner
+    from supernet.latency.runtimes import BoardRuntime
 
 RESULT_FORMAT, RESULT_VERSION = "supernet-bundle-result", 1
+RUNTIMES = {
+    "onnxruntime": ("onnxruntime", "fp32"),
+    "onnxruntime-int8": ("onnxruntime", "int8"),
+    "openvino": ("openvino", "fp32"),
+}
+"""The runtimes of bundles: the Python package, and the precision of the models."""
 _CHUNK = 2**20
 
 
 def main() -> None:
     """Run the command line: expected errors are one line and exit code 2; 130 after Ctrl-C."""
     args = _arguments()
-    folder = Path(__file__).resolve().parent
+    folder = Path(sys.argv[0]).resolve().parent
+    if args.child:
+        answer(partial(_loaders, folder))
+        return
     try:
-        if args.session is not None:
-            _child(folder, args.session)
-        else:
-            _parent(folder, args)
+        _parent(folder, args)
     except (DeviceError, OSError) as error:
         text = " ".join(str(error).split())
         print(f"profile_board: error: {text}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
-        if args.session is None:
-            print(
-                "profile_board: interrupted; start the same command again and it goes on",
-                file=sys.stderr,
-            )
+        print(
+            "profile_board: interrupted; start the same command again and it goes on",
+            file=sys.stderr,
+        )
         raise SystemExit(130) from None
 
 
@@ -76,7 +83,7 @@ def _arguments() -> argparse.Namespace:
     add("--seconds", type=float, help="upper limit of timing in each process")
     add("--out", type=Path, default=Path("result.json"), help="default result.json")
     add("--progress", choices=("text", "json"), default="text", help=argparse.SUPPRESS)
-    add("--session", type=int, help=argparse.SUPPRESS)
+    add("--child", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
@@ -89,16 +96,18 @@ def _parent(folder: Path, args: argparse.Namespace) -> None:
     if args.out.exists():
         raise DeviceError(f"{args.out} is there already: move it away, or name another --out")
     runtime = manifest["runtime"]
-    versions = _versions(runtime)
+    package = package_of(runtime)
+    versions = _versions(package)
+    provider = runtimes.provider_of(package, args.provider)
     device = {
         "machine": machine(),
         "cpu": cpu(),
         "runtime": runtime,
-        "runtime_version": versions[package_of(runtime)],
+        "runtime_version": versions[package],
         "threads": args.threads,
         "precision": manifest["precision"],
         "batch": manifest["request"]["batch"],
-        "provider": args.provider,
+        "provider": provider,
     }
     header = {
         "manifest_sha256": manifest_sha256,
@@ -116,12 +125,22 @@ def _parent(folder: Path, args: argparse.Namespace) -> None:
         "warnings": [busy] if busy else [],
     }
     show = _Progress(args.processes, args.progress)
-    for session in range(args.processes):
-        if not kept.is_done(session):
-            request = {"limit": limit, "threads": args.threads, "provider": args.provider}
-            _ask_child(kept, session, request, show)
+    sessions = []
+    for number in range(args.processes):
+        seed = f"{manifest['request']['seed']}/{number}"
+        timings = time_in_child(
+            [sys.executable, sys.argv[0], "--child"],
+            {"seconds": limit, "seed": seed, "threads": args.threads, "provider": provider},
+            len(manifest["models"]),
+            environment={},
+            kept=kept,
+            number=number,
+            on_progress=partial(show.update, number),
+        )
+        reference, *rest = map(asdict, timings)
+        sessions.append({"reference": reference, "timings": rest})
     show.end()
-    result = _result(manifest, header, kept, facts)
+    result = _result(manifest, header, {**facts, "sessions": sessions})
     _write_whole(args.out, json.dumps(result, indent=1, allow_nan=False) + "\n")
     kept.path.unlink()
     print(f"wrote {args.out}", file=sys.stderr)
@@ -162,7 +181,7 @@ def _manifest(text: bytes) -> dict[str, Any]:
         strange += [name for name in files if name not in manifest["files"]]
         request = manifest["request"]
         numbers = [float(request[name]) for name in ("batch", "seconds", "seed")]
-        good = manifest["runtime"] in _LOADERS and isinstance(manifest["precision"], str)
+        good = manifest["runtime"] in RUNTIMES and isinstance(manifest["precision"], str)
         good = good and all(isinstance(one["sha256"], str) for one in manifest["files"].values())
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         reason = f"{type(error).__name__} {error}"[:200]
@@ -187,162 +206,40 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _ask_child(kept: Kept, session: int, request: dict[str, Any], show: _Progress) -> None:
-    """Have a fresh process time everything, from the rounds that are kept on."""
-    command = [sys.executable, __file__, "--session", str(session)]
-    child = subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        encoding="utf-8",
-        pass_fds=(kept.file.fileno(),),  # the lock lasts while it runs
-    )
-    assert child.stdin is not None
-    assert child.stdout is not None
-    try:
-        json.dump({**request, "rounds": kept.rounds(session)}, child.stdin)
-        child.stdin.close()
-        for line in child.stdout:
-            event = json.loads(line)
-            if "error" in event:
-                raise DeviceError(event["error"])
-            if "share" in event:
-                show.update(session, event["phase"], event["share"])
-            else:
-                kept.add({"session": session, **event})
-        if not kept.is_done(session):
-            raise DeviceError(
-                f"the process that times models ended with code {child.wait()}; what was timed "
-                "is kept: is there enough memory?"
-            )
-    finally:
-        child.kill()
-        child.wait()
-
-
-def _child(folder: Path, session: int) -> None:
-    """Time everything; tell the parent, in lines of JSON, what is done."""
-    request = json.load(sys.stdin)
-    lines = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
-    os.dup2(2, 1)  # what a library prints must not end up among the lines
-
-    def tell(**event: Any) -> None:
-        try:
-            lines.write(json.dumps(event) + "\n")
-        except BrokenPipeError:  # the parent is dead
-            os._exit(1)
-
+def _loaders(folder: Path, request: dict[str, Any]) -> list[Callable[[], Runner]]:
+    """Return a loader for each model of the bundle; the first is the reference model."""
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    load = _LOADERS[manifest["runtime"]]
-    models, runners = manifest["models"], []
-    for number, model in enumerate(models, start=1):
+    name = package_of(manifest["runtime"])
+    runtime = cast("BoardRuntime", runtimes.get(name))
+    options = {"threads": request["threads"], "provider": request["provider"]}
+
+    def load(model: dict[str, Any]) -> Runner:
         try:
-            options = (request["threads"], request["provider"])
-            runners.append(load(folder / model["file"], model["input_shape"], *options))
+            return runtime.start(str(folder / model["file"]), _example(model), **options).run
         except Exception as error:  # each version of a runtime has its own
-            told = str(error) if isinstance(error, DeviceError) else f"refused: {error}"
-            return tell(error=f"{model['file']}, {model['name']}: {told}")
-        tell(phase="load", share=number / len(models))
-    gc.collect()
-    gc.disable()
-    done = [read_round(kept) for kept in request["rounds"]]
-    seed = manifest["request"]["seed"]
-    time_all(
-        runners,
-        runners[0],
-        rng=random.Random(f"{seed}/{session}/{len(done)}"),
-        max_seconds=request["limit"],
-        done=done,
-        on_round=lambda finished: tell(round=asdict(finished)),
-        on_progress=lambda share: tell(phase="time", share=share),
-    )
-    tell(done=True)
+            raise runtimes.refusal(name, f"{model['file']}, {model['name']}", error) from error
+
+    return [partial(load, model) for model in manifest["models"]]
 
 
-def _load_onnxruntime(
-    path: Path, shape: list[int], threads: int, provider: str
-) -> Callable[[], object]:
-    """Return a function that runs the model once; the settings are those of `supernet profile`."""
+def _example(model: dict[str, Any]) -> Any:
+    """Return an input of unit variance, or as an int8 layer takes it inside a network."""
     import numpy as np
-    import onnxruntime
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    options.log_severity_level = 3
-    if threads > 1:  # a spinning pool takes the cores away from whatever is timed next
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    names = {
-        name[: -len("ExecutionProvider")].lower(): name
-        for name in onnxruntime.get_available_providers()
-    }
-    if provider not in names:
-        raise DeviceError(f"onnxruntime cannot run on {provider!r} here; it can on: {list(names)}")
-    session = onnxruntime.InferenceSession(str(path), options, providers=[names[provider]])
-    if names[provider] not in session.get_providers():  # it falls back to the CPU without a word
-        raise DeviceError(f"onnxruntime could not start {names[provider]}")
-    (given,), (result,) = session.get_inputs(), session.get_outputs()
-    x = np.random.RandomState(0).standard_normal(shape).astype(np.float32)
-    if given.type == "tensor(uint8)":  # an int8 layer as it stands inside a net
-        x = np.clip(32 * x + 128, 0, 255).astype(np.uint8)
-    (y,) = session.run(None, {given.name: x})
-    memory = "cuda" if provider in ("cuda", "tensorrt") else "cpu"
-    held = [onnxruntime.OrtValue.ortvalue_from_numpy(array, memory) for array in (x, y)]
-    binding = session.io_binding()
-    binding.bind_ortvalue_input(given.name, held[0])
-    binding.bind_ortvalue_output(result.name, held[1])
-    return partial(_run_bound, session, binding, held)
-
-
-def _run_bound(session: Any, binding: Any, held: object) -> None:
-    """Run once; ONNX Runtime 1.19 does not keep bound arrays alive itself, so `held` does.
-
-    Without, it computes with whatever lies there: with denormal numbers ten times as long.
-    """
-    session.run_with_iobinding(binding)
-
-
-def _load_openvino(
-    path: Path, shape: list[int], threads: int, provider: str
-) -> Callable[[], object]:
-    """Return a function that runs the model once; the settings are those of `supernet profile`."""
-    import numpy as np
-    import openvino
-
-    core = openvino.Core()
-    names = [name.lower() for name in core.available_devices]
-    if provider not in names:
-        raise DeviceError(f"openvino cannot run on {provider!r} here; it can on: {names}")
-    config = {
-        "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": "f32",
-        "NUM_STREAMS": "1",
-    }
-    if provider == "cpu":
-        config["INFERENCE_NUM_THREADS"] = str(threads)
-    network = core.read_model(str(path))
-    request = core.compile_model(network, provider.upper(), config).create_infer_request()
-    x = np.random.RandomState(0).standard_normal(shape).astype(np.float32)
-    request.set_input_tensor(openvino.Tensor(x))
-    request.infer()
-    return partial(request.infer, share_outputs=True)
-
-
-_LOADERS = {
-    "onnxruntime": _load_onnxruntime,
-    "onnxruntime-int8": _load_onnxruntime,
-    "openvino": _load_openvino,
-}
+    x = np.random.RandomState(0).standard_normal(model["input_shape"])
+    if model["input_type"] == "uint8":
+        return np.clip(32 * x + 128, 0, 255).astype(np.uint8)
+    return x.astype(np.float32)
 
 
 def package_of(runtime: str) -> str:
     """Return the Python package that runs the models of `runtime`."""
-    return runtime[: -len("-int8")] if runtime.endswith("-int8") else runtime
+    return RUNTIMES[runtime][0]
 
 
-def _versions(runtime: str) -> dict[str, str]:
+def _versions(package: str) -> dict[str, str]:
     """Return the versions of numpy and of the runtime; say what to install where one is missing."""
-    versions, package = {}, package_of(runtime)
+    versions = {}
     for name in ("numpy", package):
         try:
             versions[name] = str(importlib.import_module(name).__version__)
@@ -355,14 +252,9 @@ def _versions(runtime: str) -> dict[str, str]:
 
 
 def _result(
-    manifest: dict[str, Any], header: dict[str, Any], kept: Kept, facts: dict[str, Any]
+    manifest: dict[str, Any], header: dict[str, Any], facts: dict[str, Any]
 ) -> dict[str, Any]:
-    """Return what result.json holds; its `sha256` is that of all the rest."""
-    sessions = []
-    for number in range(header["processes"]):
-        rounds = [read_round(line) for line in kept.rounds(number)]
-        reference, *timings = map(asdict, timings_of(len(manifest["models"]), rounds))
-        sessions.append({"reference": reference, "timings": timings})
+    """Return the content of result.json; its `sha256` is that of all the rest."""
     result = {
         "format": RESULT_FORMAT,
         "version": RESULT_VERSION,
@@ -373,7 +265,6 @@ def _result(
         "system": platform.platform(),
         "python": platform.python_version(),
         **facts,
-        "sessions": sessions,
     }
     return {**result, "sha256": digest(result)}
 
@@ -426,7 +317,3 @@ class _Progress:
         elif step != self.shown:  # a file gets a line for each quarter
             print(text, file=sys.stderr, flush=True)
         self.shown = step
-
-
-if __name__ == "__main__":
-    main()

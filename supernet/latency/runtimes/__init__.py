@@ -13,12 +13,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-import numpy as np
-
 from supernet.errors import DeviceError, needed_by
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import numpy as np
 
     from supernet.latency.model import Model
 
@@ -70,6 +70,13 @@ class Runtime(Protocol):
         """
 
 
+class BoardRuntime(Runtime, Protocol):
+    """A runtime that bundles carry to boards: Python 3.8, and only its package and numpy."""
+
+    def start(self, source: bytes | str, x: Array, *, threads: int, provider: str) -> Loaded:
+        """Make an ONNX model, its content or its path, ready to run on `x`."""
+
+
 def available() -> tuple[str, ...]:
     """Return the ids of all runtimes, whether or not their packages are installed."""
     return tuple(sorted(found.name.replace("_", "-") for found in pkgutil.iter_modules(__path__)))
@@ -114,4 +121,6 @@ def refusal(runtime: str, model: object, error: Exception) -> DeviceError:
 
 def one_by_one(run: Run) -> Run:
     """Return a function that runs images one after the other, for files that take one image."""
-    return lambda images: np.concatenate([run(images[i : i + 1]) for i in range(len(images))])
+    from numpy import concatenate  # a board without numpy is told so by a line
+
+    return lambda images: concatenate([run(images[i : i + 1]) for i in range(len(images))])

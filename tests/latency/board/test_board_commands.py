@@ -28,7 +28,7 @@ def bundle(command: Command) -> Path:
 
 @pytest.fixture
 def result(bundle: Path, board_python: Path) -> Path:
-    script = [board_python, bundle / "profile_board.py", "--processes", "1"]
+    script = [board_python, bundle / "profile_board.pyz", "--processes", "1"]
     subprocess.run(script, check=True, capture_output=True)
     return Path("result.json")
 
@@ -110,5 +110,5 @@ def test_a_new_environment_from_the_package_index_times_a_bundle(
     python = folder / "bin" / "python"
     subprocess.run([python, "-m", "pip", "install", "-q", "numpy", "onnxruntime"], check=True)
     environment = {**os.environ, "PYTHONPATH": ""}
-    subprocess.run([python, bundle / "profile_board.py"], check=True, env=environment)
+    subprocess.run([python, bundle / "profile_board.pyz"], check=True, env=environment)
     assert command("table", "import", "result.json", "--out", "T.json").code == 0

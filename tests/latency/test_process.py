@@ -7,31 +7,27 @@ from typing import Any
 import pytest
 
 from supernet.errors import DeviceError
-from supernet.latency import client as child
+from supernet.latency.process import ask
 
 START = subprocess.Popen
 
 
 class Spawned:
-    """Starts `script` in place of the worker and keeps the process."""
-
-    def __init__(self, script: str) -> None:
-        self.script = script
+    """Starts a command and keeps the process."""
 
     def __call__(self, command: list[str], **options: Any) -> subprocess.Popen[str]:
-        self.process = START([sys.executable, "-c", self.script], **options)
+        self.process = START(command, **options)
         return self.process
 
 
 def _ask(
     monkeypatch: pytest.MonkeyPatch, script: str, on_progress: Any, on_round: Any = None
 ) -> tuple[Spawned, BaseException | None]:
-    spawned, fault = Spawned(script), None
+    spawned, fault = Spawned(), None
     monkeypatch.setattr(subprocess, "Popen", spawned)
+    options: dict[str, Any] = {"on_round": on_round, "on_progress": on_progress}
     try:
-        child.ask_worker(
-            {"x": 1}, environment={"A": "b"}, on_round=on_round, on_progress=on_progress
-        )
+        ask([sys.executable, "-c", script], {"x": 1}, environment={"A": "b"}, **options)
     except BaseException as error:
         fault = error
     return spawned, fault
@@ -76,11 +72,10 @@ def test_a_failed_child_is_a_device_error(
     assert message in str(error)
 
 
-def test_a_child_that_dies_at_once_is_a_device_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    spawned = Spawned("raise SystemExit('no python here')")
-    monkeypatch.setattr(subprocess, "Popen", spawned)
+def test_a_child_that_dies_at_once_is_a_device_error() -> None:
+    command = [sys.executable, "-c", "raise SystemExit('no python here')"]
     with pytest.raises(DeviceError, match="ended with code 1: no python here"):
-        child.ask_worker({"x": "y" * 10**6}, environment={}, on_round=_ignore, on_progress=_ignore)
+        ask(command, {"x": "y" * 10**6}, environment={}, on_round=_ignore, on_progress=_ignore)
 
 
 def test_ctrl_c_leaves_no_child(monkeypatch: pytest.MonkeyPatch) -> None:
