@@ -13,11 +13,12 @@ The front door. `import supernet` is cheap: torch is imported by the first call 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import import_module, metadata
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from supernet.errors import InfeasibleBudget, InfeasibleLimits, SupernetError
+from supernet.io.version import tool_version
 from supernet.latency.table import LatencyTable
 from supernet.space.arch import Arch, Op
 from supernet.space.search_space import SearchSpace, Stage
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 # one of its modules later does not hide the function.
 import_module("supernet.search")
 
-__version__ = metadata.version("supernet")
+__version__ = tool_version()
 __all__ = [
     "Arch",
     "InfeasibleBudget",

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from supernet.deploy.folder import SubnetConfig, onnx_outputs
 from supernet.errors import CheckpointError, shown
 from supernet.io.atomic import sha256, write_json
 from supernet.io.read import is_inside, read_json
+from supernet.io.version import tool_version
 from supernet.nn.count import module_macs, num_params
 from supernet.train.evaluate import scores_on
 
@@ -32,7 +32,7 @@ def head() -> dict[str, Any]:
         "format": FORMAT,
         "version": VERSION,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "tool_version": metadata.version("supernet"),
+        "tool_version": tool_version(),
     }
 
 

@@ -29,7 +29,6 @@ class Subnet:
     dir: str
 
     def data(self, config: Mapping[str, Any]) -> ImageData:
-        """See `Origin`."""
         folder = load_config(self.dir)
         data = build_data(config, size=folder.arch.resolution)
         if data.in_chans != folder.preprocess.in_chans:
@@ -40,7 +39,6 @@ class Subnet:
         return data.normalised_as(folder.preprocess)
 
     def net(self, config: Mapping[str, Any], data: ImageData, reporter: Reporter) -> PlainNet:
-        """See `Origin`."""
         folder = load_config(self.dir)
         origin = {"subnet": self.dir, "arch_id": folder.arch_id, **_certified(Path(self.dir))}
         made = _built({**folder.net, "num_classes": data.num_classes}, folder.arch)

@@ -17,13 +17,13 @@ import math
 import re
 from dataclasses import dataclass
 from datetime import date
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from supernet.errors import TableError, shown
 from supernet.io.read import is_line, read_json, read_yaml
 from supernet.io.validate import number
+from supernet.io.version import tool_version
 from supernet.latency.table import Device, Entry, LatencyTable
 from supernet.latency.timing import TOLERANCE
 from supernet.space.layers import LayerKey
@@ -113,7 +113,7 @@ def read_tables(path: Path, form: str, device: Device) -> LatencyTable:
         reference_ms=0.0,
         load_average=0.0,
         created=date.today().isoformat(),
-        tool_version=metadata.version("supernet"),
+        tool_version=tool_version(),
         source=f"{form}: {', '.join(map(_printable, files))}",
     )
 

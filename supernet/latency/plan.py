@@ -12,12 +12,12 @@ import random
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
-from importlib import metadata
 from statistics import fmean
 from typing import Any
 
 from supernet.errors import DeviceError, SpaceError, TableError
 from supernet.io.validate import check_names, record
+from supernet.io.version import tool_version
 from supernet.latency.fit import NetTiming, fit_correction
 from supernet.latency.table import Device, Entry, LatencyTable
 from supernet.latency.timing import TOLERANCE
@@ -186,14 +186,6 @@ def unsettled_warning(timings: Sequence[Entry]) -> str | None:
         f"the worst is known to {max(widths):.1%}: give it more seconds, or a machine with "
         "less else to do"
     )
-
-
-def tool_version() -> str:
-    """Return the version of this package."""
-    try:
-        return metadata.version("supernet")
-    except metadata.PackageNotFoundError:  # run from a source tree that is not installed
-        return "unknown"
 
 
 def _chain(data: Any, place: str) -> Chain:

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 from supernet.deploy.certificate import CERTIFICATE
 from supernet.errors import SupernetError
+from supernet.io.version import tool_version
 from supernet.latency.table import LatencyTable
 from supernet.report import commands, curves, fronts, gates, runs, subnets
 from supernet.report.read import json_files
@@ -67,7 +67,7 @@ def collect(paths: Sequence[Path], command: str) -> Report:
     devices = [one.device for group in groups for one in group]
     return Report(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        tool_version=metadata.version("supernet"),
+        tool_version=tool_version(),
         command=command,
         runs=tuple(runs.record_of(run, spaces[run.name], lines[run.name]) for run in found),
         devices=tuple(dict.fromkeys(devices)),

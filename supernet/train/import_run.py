@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from supernet.data.dataset import ImageData
 from supernet.data.preprocess import Preprocess
 from supernet.errors import SupernetError
+from supernet.io.version import tool_version
 from supernet.nn.supernet import SuperNet
 from supernet.train import checkpoint
 
@@ -47,7 +47,7 @@ def keep(net: SuperNet, folder: Path, *, config: Mapping[str, Any], data: ImageD
             "preprocess": Preprocess(mean=mean, std=std, size=size).to_dict(),
             "classes": names,
             "config": dict(config),
-            "supernet": metadata.version("supernet"),
+            "supernet": tool_version(),
             "model": net.state_dict(),
             "gates": {},
         },

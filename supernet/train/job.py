@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from supernet.io.atomic import written
 from supernet.io.lock import held
 from supernet.io.reporter import Reporter
 from supernet.io.validate import construct
+from supernet.io.version import tool_version
 from supernet.latency.costs import costs_of
 from supernet.latency.table import LatencyTable
 from supernet.nn.description import FAULTS
@@ -181,7 +181,7 @@ def _train(
         "preprocess": data.preprocess.to_dict(),
         "classes": list(data.classes),
         "config": dict(config),
-        "supernet": metadata.version("supernet"),
+        "supernet": tool_version(),
         "command": launch.command,
         "varied": dict(launch.varied),
     }

@@ -209,21 +209,15 @@ class Silent:
         self.stop = stop
 
     def due(self) -> bool:
-        """Never: the first process saves."""
-        return False
+        return False  # the first process saves
 
     def stopping(self) -> bool:
-        """Whether this process was asked to end."""
         return self.stop.asked
 
-    def log(self, step: int, phase: Phase, metrics: dict[str, float]) -> None:
-        """Take nothing."""
+    def log(self, step: int, phase: Phase, metrics: dict[str, float]) -> None: ...
 
-    def gates_moved(self, targets: Sequence[Target], step: int) -> None:
-        """Take nothing."""
+    def gates_moved(self, targets: Sequence[Target], step: int) -> None: ...
 
-    def save(self, state: dict[str, Any]) -> None:
-        """Take nothing."""
+    def save(self, state: dict[str, Any]) -> None: ...
 
-    def scored(self, phase: Phase, step: int, top1: Mapping[str, float], *, last: bool) -> None:
-        """Take nothing."""
+    def scored(self, phase: Phase, step: int, top1: Mapping[str, float], *, last: bool) -> None: ...

@@ -53,11 +53,9 @@ class Supernet:
     init: str | None = None
 
     def data(self, config: Mapping[str, Any]) -> ImageData:
-        """See `Origin`."""
         return build_data(config, size=max(build_space(config["space"]).resolutions))
 
     def net(self, config: Mapping[str, Any], data: ImageData, reporter: Reporter) -> SuperNet:
-        """See `Origin`."""
         net = SuperNet(build_space(config["space"]), data.num_classes, data.in_chans)
         run = config.get("init_from")  # configurations of earlier versions have none
         warm_start_(net, data, init=self.init, run=run, reporter=reporter)
@@ -93,11 +91,9 @@ class Timm:
         return self.resolution or max(build_space(config["space"]).resolutions)
 
     def data(self, config: Mapping[str, Any]) -> ImageData:
-        """See `Origin`."""
         return build_data(config, size=self.size(config))
 
     def net(self, config: Mapping[str, Any], data: ImageData, reporter: Reporter) -> PlainNet:
-        """See `Origin`."""
         size, timms = self.size(config), get_pretrained_cfg(self.name, allow_unregistered=True)
         fixed = {"img_size": size} if timms is not None and timms.fixed_input_size else {}
         args = {"num_classes": data.num_classes, "in_chans": data.in_chans, **fixed}

@@ -80,7 +80,6 @@ class Taught:
     def losses(
         self, forward: Forward, batch: Batch, *, phase: Phase, draw: Draw
     ) -> Iterator[tuple[str, Arch, Tensor]]:
-        """See `Strategy.losses`."""
         teacher = forward.teacher(batch.images)
         archs = [("largest", phase.space.largest())] if phase.teach else []
         archs += [("smallest", phase.space.smallest())] if phase.smallest else []

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from supernet.io.atomic import check_replaceable, replacing, write_json
 from supernet.io.lock import held_beside
 from supernet.io.read import read_json
 from supernet.io.reporter import SILENT, Reporter
+from supernet.io.version import tool_version
 from supernet.latency import host, runtimes
 from supernet.latency.profile import measure_exports
 from supernet.latency.request import TimingRequest
@@ -237,7 +237,7 @@ def _paper(subnet: export.Subnet, chosen: export.Format, exported: Exported) -> 
     return {
         "kind": FORMAT,
         "version": VERSION,
-        "tool_version": metadata.version("supernet"),
+        "tool_version": tool_version(),
         "runtime_version": runtimes.get(chosen.RUNTIME).version(),
         "arch_id": subnet.config.arch.id,
         "input": {

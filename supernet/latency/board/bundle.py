@@ -26,9 +26,10 @@ from onnx import TensorProto
 
 from supernet.errors import DeviceError
 from supernet.io.atomic import whole
+from supernet.io.version import tool_version
 from supernet.latency.board.script import RUNTIMES
 from supernet.latency.model import of_keys
-from supernet.latency.plan import REFERENCE, Plan, tool_version
+from supernet.latency.plan import REFERENCE, Plan
 from supernet.latency.request import LAYER_SECONDS, TimingRequest
 from supernet.latency.runtimes import onnxruntime_int8
 
