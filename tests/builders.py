@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,14 @@ def small_space(**changes: Any) -> SearchSpace:
     return SearchSpace(**(fields | changes))
 
 
-def ragged_stage(skip: str) -> Stage:
+def each_by_itself(stage: Stage) -> tuple[Stage, ...]:
+    """Return stages of one block, so that each block but the first can be skipped by itself."""
+    rows = stage.allowed or (None,) * max(stage.depths)
+    alone = [replace(stage, depths=(1,), allowed=row and (row,)) for row in rows]
+    return (alone[0], *(replace(one, stride=1, depths=(0, 1)) for one in alone[1:]))
+
+
+def ragged_stage(skip: str = "suffix") -> Stage:
     rows = (
         (Op(3, 2), Op(5, 3), Op(3, 1)),
         (Op(5, 2),),
@@ -76,10 +83,12 @@ def ragged_stage(skip: str) -> Stage:
 
 def _hand_made(family: str, skip: str) -> SearchSpace:
     """Ragged ops, and depths 2 and 4 without 3 where depth is elastic by suffix."""
+    stages = (Stage(width=8, stride=1, depths=(1, 2)), ragged_stage(skip))
+    if skip == "any":
+        stages = tuple(part for stage in stages for part in each_by_itself(stage))
     return small_space(
         family=family,
-        skip=skip,
-        stages=(Stage(width=8, stride=1, depths=(1, 2)), ragged_stage(skip)),
+        stages=stages,
         expand_ratios=(1, 2, 2.3, 3),
     )
 
@@ -105,7 +114,7 @@ WITHOUT_FIRST = {
         first=None,
         stages=(
             Stage(width=8, stride=2, depths=(1,), allowed=((Op(3, 1),),)),
-            ragged_stage("suffix"),
+            ragged_stage(),
         ),
         expand_ratios=(1, 2, 2.3, 3),
         head_bias=True,
@@ -116,9 +125,8 @@ WITHOUT_FIRST = {
 
 @st.composite
 def spaces(draw: st.DrawFn, *, max_size: int = 2000) -> SearchSpace:
-    """Draw a space that can be enumerated: families, skip rules, kinds, gaps, ragged ops."""
+    """Draw a space that can be enumerated: families, depths, kinds, gaps, ragged ops."""
     family = draw(st.sampled_from(FAMILIES))
-    skip = draw(st.sampled_from(("suffix", "any")))
     kernels = draw(st.sets(st.sampled_from((3, 5, 7)), min_size=1, max_size=2))
     expands = draw(st.sets(st.sampled_from((1, 2, 2.3, 4, 6)), min_size=1, max_size=2))
 
@@ -128,8 +136,7 @@ def spaces(draw: st.DrawFn, *, max_size: int = 2000) -> SearchSpace:
         ops = [Op(kernel, expand) for kernel in sorted(kernels) for expand in ratios]
         ragged = draw(st.booleans())
         count = draw(st.integers(1, 3))
-        deep = st.sets(st.integers(1, count), min_size=1)
-        depths = draw(st.sampled_from([range(1, count + 1), [count]]) if skip == "any" else deep)
+        depths = draw(st.sets(st.integers(1, count), min_size=1))
         row = st.sets(st.sampled_from(ops), min_size=1, max_size=3)
         return Stage(
             width=draw(st.sampled_from((8, 16))),
@@ -142,10 +149,11 @@ def spaces(draw: st.DrawFn, *, max_size: int = 2000) -> SearchSpace:
         )
 
     stages = [stage() for _ in range(draw(st.integers(1, 2)))]
+    if draw(st.booleans()):
+        stages = [part for stage in stages for part in each_by_itself(stage)]
     sizes = draw(st.sets(st.sampled_from((8, 16, 24)), min_size=1, max_size=2))
     changes: dict[str, Any] = {
         "family": family,
-        "skip": skip,
         "kernel_sizes": tuple(kernels),
         "expand_ratios": (1, *expands),
         "resolutions": tuple(sizes),

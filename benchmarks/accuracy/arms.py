@@ -83,7 +83,7 @@ class Ours:
         start = self.ends[number - 1] if number else 0.0
         within = (share - start) / (self.ends[number] - start)
         self.optimizer.zero_grad(set_to_none=True)
-        draw = SubnetSampler(phase.space, 0, step)
+        draw = SubnetSampler(phase.sample, 0, step)
         passes = Passes(self.net, Precision(None, torch.device("cpu")))
         for _, _, loss in self.strategy.losses(passes, batch, phase=phase, draw=draw):
             (loss / phase.nets).backward()

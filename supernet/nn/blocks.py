@@ -9,7 +9,7 @@ inside, reduced from the expanded width, rounded to 8), and EfficientNet (1905.1
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
@@ -43,6 +43,7 @@ def net_args(space: SearchSpace, arch: Arch, *, num_classes: int, in_chans: int)
     for where in space.stage_slices:
         pairs = zip(space.blocks[where], arch.ops[where], strict=True)
         stages.append([_block_string(block, op) for block, op in pairs if op is not None])
+    stages = [strings for strings in stages if strings]
     mobilenetv3 = space.family == "mobilenetv3"
     if mobilenetv3:
         stages.append([f"cn_r1_k1_s1_c{space.final_width}"])
@@ -76,10 +77,16 @@ def frame(model: MobileNetV3 | EfficientNet, space: SearchSpace) -> dict[str, nn
 STEM_ROLES = ("conv_stem", "bn_stem", "first")
 
 
-def timm_stages(model: MobileNetV3 | EfficientNet, space: SearchSpace) -> list[nn.Sequential]:
-    """Return the parts of a subnet of `space` that are its stages, the searchable ones."""
-    before = 0 if space.first is None else 1
-    return list(model.blocks[before : before + len(space.stages)])
+def timm_blocks(
+    model: MobileNetV3 | EfficientNet, space: SearchSpace, arch: Arch
+) -> Iterator[tuple[int, Op, nn.Module]]:
+    """Yield number, op and timm's module of each searchable block that `arch` runs."""
+    modules = (block for stage in model.blocks for block in stage)
+    if space.first is not None:
+        next(modules)
+    running = ((number, op) for number, op in enumerate(arch.ops) if op is not None)
+    for (number, op), module in zip(running, modules, strict=False):
+        yield number, op, module
 
 
 def timm_block(block: BlockSpec, op: Op, *, family: str, bn_eps: float = 1e-5) -> nn.Module:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from supernet.nn.blocks import frame, net_args, timm_stages
+from supernet.nn.blocks import frame, net_args, timm_blocks
 from supernet.nn.elastic import ElasticBlock
 from supernet.nn.fixed import Net, PlainNet
 from supernet.nn.standalone import timm_model
@@ -34,12 +34,10 @@ def extract(net: Net, arch: Arch) -> torch.nn.Module:
     shared = {**dict(net.stem.named_children()), **dict(net.tail.named_children())}
     for role, module in frame(model, net.space).items():
         module.load_state_dict(shared[role].state_dict())
-    for stage, where in zip(timm_stages(model, net.space), net.space.stage_slices, strict=True):
-        pairs = zip(net.blocks[where], arch.ops[where], strict=True)
-        active = ((block, op) for block, op in pairs if op is not None)
-        for target, (block, op) in zip(stage, active, strict=True):
-            assert isinstance(block, ElasticBlock)
-            target.load_state_dict(block.tensors_for(op))
+    for number, op, target in timm_blocks(model, net.space, arch):
+        block = net.blocks[number]
+        assert isinstance(block, ElasticBlock)
+        target.load_state_dict(block.tensors_for(op))
     return model.train(net.training)
 
 

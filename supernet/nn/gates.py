@@ -1,8 +1,8 @@
 """Path gates: a learned distribution over architectures, one for each target.
 
 `alpha` `[B, O]` holds a logit for every op of every block, `None` included, and `resolution`
-`[R]` one for every input size. Where depth is elastic by suffix the gate of `None` is a hazard:
-the chance that the stage ends here, given that it has come this far. `marginals()` turns both
+`[R]` one for every input size. The gate of `None` is a hazard: the chance
+that the stage ends here, given that it has come this far. `marginals()` turns both
 into the rows that a `CostMatrix` multiplies; `sample()` draws the binarized paths of one step.
 
 A choice is one of G: an op for each block, a depth for each stage, a resolution. Candidates drawn
@@ -125,9 +125,8 @@ class PathGates(nn.Module):
     def _log_active(self) -> Tensor:
         """Log-probability `[B]` that a block is active."""
         _, go_on = self._hazards()
-        if self.space.skip == "suffix":
-            go_on = torch.cat([go_on[where].cumsum(0) for where in self.space.stage_slices])
-        return torch.where(self._alive, go_on, NEVER)
+        reached = torch.cat([go_on[where].cumsum(0) for where in self.space.stage_slices])
+        return torch.where(self._alive, reached, NEVER)
 
     def marginals(self) -> Tensor:
         """Return the probability `[B, O]` of each op in each block; rows sum to one."""
@@ -149,14 +148,11 @@ class PathGates(nn.Module):
         stop, go_on = self._hazards()
         ops = go_on[:, None] + self._op_log_probs()
         ops = ops.masked_fill(~self._ops_ok, NEVER)
-        none = stop
-        if self.space.skip == "suffix":
-            start = torch.where(self._stop_ok, stop, 0.0)
-            start = torch.where(self._alive, start, 0.0)
-            later = torch.cat([_shifted(start[where]) for where in self.space.stage_slices])
-            none = start - later
-        may_skip = torch.tensor([row[0] for row in self.space.allowed], device=none.device)
-        return torch.cat([torch.where(may_skip, none, NEVER)[:, None], ops], dim=1)
+        start = torch.where(self._stop_ok & self._alive, stop, 0.0)
+        later = torch.cat([_shifted(start[where]) for where in self.space.stage_slices])
+        may_skip = torch.tensor([row[0] for row in self.space.allowed], device=stop.device)
+        none = torch.where(may_skip, start - later, NEVER)
+        return torch.cat([none[:, None], ops], dim=1)
 
     def log_prob_of(self, arch: Arch) -> Tensor:
         """Return the log-probability `[]` of `arch`, its resolution included; differentiable."""
@@ -189,13 +185,8 @@ class PathGates(nn.Module):
         depth; the resolution. Minus infinity where there is no candidate.
         """
         ops, (stop, go_on) = self._op_log_probs(), self._hazards()
-        never = torch.full_like(stop, NEVER)
-        if self.space.skip == "any":
-            blocks = torch.cat([stop[:, None], go_on[:, None] + ops], dim=1)
-            depths = [go_on.new_zeros(1) for _ in self.space.stages]
-        else:
-            blocks = torch.cat([never[:, None], ops], dim=1)
-            depths = [self._depth_log_probs(n, stop, go_on) for n in range(len(self.space.stages))]
+        blocks = F.pad(ops, (1, 0), value=NEVER)
+        depths = [self._depth_log_probs(n, stop, go_on) for n in range(len(self.space.stages))]
         rows = [*blocks, *depths, self.resolution.log_softmax(0)]
         width = max(map(len, rows))
         return torch.stack([F.pad(row, (0, width - len(row)), value=NEVER) for row in rows])
@@ -271,8 +262,7 @@ class PathGates(nn.Module):
             return space.ops
         if number == blocks + len(space.stages):
             return space.resolutions
-        stage = space.stages[number - blocks]
-        return stage.depths if space.skip == "suffix" else [len(stage.blocks)]
+        return space.stages[number - blocks].depths
 
     def _active(self, paths: Paths) -> Arch:
         ops: list[Any] = []
@@ -284,11 +274,9 @@ class PathGates(nn.Module):
 
 
 def _stops(space: SearchSpace) -> list[bool]:
-    """`[B]`: whether a block may be where its stage stops (`any`: may be skipped by itself)."""
+    """`[B]`: whether a block may be where its stage stops."""
     return [
-        (block.position in space.stages[block.stage].depths if space.skip == "suffix" else True)
-        and block.skippable
-        and any(row[1:])
+        block.position in space.stages[block.stage].depths and any(row[1:])
         for block, row in zip(space.blocks, space.allowed, strict=True)
     ]
 
@@ -297,10 +285,7 @@ def _uniform_none_logits(space: SearchSpace) -> list[float]:
     """`[B]`: the logit of `None` at which `sample` draws as `space.sample` does."""
     logits = []
     for block in space.blocks:
-        if space.skip == "any":
-            left = 1
-        else:
-            left = sum(depth > block.position for depth in space.stages[block.stage].depths)
+        left = sum(depth > block.position for depth in space.stages[block.stage].depths)
         logits.append(float(torch.tensor(len(block.ops) / max(left, 1)).log()))
     return logits
 
@@ -311,14 +296,9 @@ def _shifted(values: Tensor) -> Tensor:
 
 def _choices(space: SearchSpace) -> tuple[tuple[int, ...], ...]:
     """Return the columns that each choice has, in the order of `choice_log_probs`."""
-    stops = _stops(space)
-    rows = []
-    for may_stop, allowed in zip(stops, space.allowed, strict=True):
-        first = 0 if space.skip == "any" and may_stop else 1
-        rows.append(tuple(c for c, ok in enumerate(allowed) if c >= first and (ok or c == 0)))
-    for stage in space.stages:
-        rows.append(tuple(range(len(stage.depths) if space.skip == "suffix" else 1)))
-    return (*rows, tuple(range(len(space.resolutions))))
+    ops = (tuple(c for c, ok in enumerate(row) if c > 0 and ok) for row in space.allowed)
+    depths = (tuple(range(len(stage.depths))) for stage in space.stages)
+    return (*ops, *depths, tuple(range(len(space.resolutions))))
 
 
 def _drawn(

@@ -12,7 +12,6 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -22,7 +21,7 @@ from supernet.nn.drop import Noise
 from supernet.nn.elastic import ElasticBlock
 from supernet.nn.gates import Path, PathGates, Paths
 from supernet.nn.standalone import timm_model
-from supernet.space.arch import Arch, Op
+from supernet.space.arch import Arch
 from supernet.space.search_space import SearchSpace
 
 
@@ -125,7 +124,7 @@ def _gated_stage(
     if not torch.is_grad_enabled():
         depths = depths[:1]
     active = depths[0].choice
-    after: dict[int, Tensor] = {}
+    after = {0: x}
     for position in range(max(path.choice for path in depths)):
         if position < active:
             x = run(blocks[position], x, ops[position])
@@ -141,33 +140,21 @@ def _gated_stage(
 
 def _gated_block(block: ElasticBlock, x: Tensor, paths: tuple[Path, ...]) -> Tensor:
     """Sum the candidates by their binary gates; only the active one passes a gradient on."""
-
-    def run(op: Op | None) -> Tensor:
-        return x if op is None else block(x, op, keep_stats=True)
-
     active, *inactive = paths
-    y = run(active.choice)
+    y: Tensor = block(x, active.choice, keep_stats=True)
     if not torch.is_grad_enabled():
         return y
     y = y * active.weight.to(y.dtype)
     for path in inactive:
         with torch.no_grad():
-            other = run(path.choice)
+            other = block(x, path.choice, keep_stats=True)
         y = y + other * path.weight.to(y.dtype)
     return y
 
 
 def _mixed_block(block: ElasticBlock, x: Tensor, paths: tuple[Path, ...]) -> Tensor:
-    """Run the candidates as one op whose weights their gates mix; their sum gates the branch.
-
-    Where the block is skipped, the branch is that of the first op drawn.
-    """
+    """Run the candidates as one op whose weights their gates mix."""
     if not torch.is_grad_enabled():
         return _gated_block(block, x, paths)
-    running = [path for path in paths if path.choice is not None]
-    gates = torch.stack([path.weight for path in running]).to(x.dtype)
-    share = gates.sum()
-    if paths[0].choice is None:
-        gates = gates + F.one_hot(torch.tensor(0, device=x.device), len(running))
-    y = block.mixed(x, [path.choice for path in running], gates)
-    return y if len(running) == len(paths) else x + share * (y - x)
+    gates = torch.stack([path.weight for path in paths]).to(x.dtype)
+    return block.mixed(x, [path.choice for path in paths], gates)

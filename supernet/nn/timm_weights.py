@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from supernet.errors import CheckpointError
 from supernet.io.read import check_regular
 from supernet.io.tensors import is_state, load_tensors
-from supernet.nn.blocks import frame, net_args, timm_stages
+from supernet.nn.blocks import frame, net_args, timm_blocks
 from supernet.nn.elastic import KERNEL, ElasticBlock
 from supernet.nn.from_timm import check_name
 from supernet.nn.standalone import timm_model
@@ -211,11 +211,8 @@ def _parts(net: SuperNet) -> Iterator[_Part]:
     shared = {**dict(net.stem.named_children()), **dict(net.tail.named_children())}
     for role, module in frame(model, space).items():
         yield part(module, shared[role], None)
-    for stage, where in zip(timm_stages(model, space), space.stage_slices, strict=True):
-        pairs = zip(net.blocks[where], largest.ops[where], strict=True)
-        active = [(block, op) for block, op in pairs if op is not None]
-        for module, (block, op) in zip(stage, active, strict=True):
-            yield part(module, block, op)
+    for number, op, module in timm_blocks(model, space, largest):
+        yield part(module, net.blocks[number], op)
 
 
 def _new_head(state: Mapping[str, Tensor], wanted: Mapping[str, torch.Size]) -> bool:

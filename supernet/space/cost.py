@@ -105,13 +105,11 @@ def _extreme(space: SearchSpace, cell: list[list[float]], *, least: bool) -> lis
     for where, stage in zip(space.stage_slices, space.stages, strict=True):
         columns, totals = [], [0.0]
         for row, allowed in zip(cell[where], space.allowed[where], strict=True):
-            first = 0 if space.skip == "any" else 1
-            there = [c for c in range(first, len(row)) if allowed[c]]
+            there = [c for c in range(1, len(row)) if allowed[c]]
             column = pick(there, key=row.__getitem__) if there else 0
             columns.append(column)
             totals.append(totals[-1] + row[column])
-        depths = stage.depths if space.skip == "suffix" else (len(columns),)
-        depth = pick(depths, key=totals.__getitem__)
+        depth = pick(stage.depths, key=totals.__getitem__)
         indices[where.start : where.start + depth] = columns[:depth]
     return indices
 

@@ -43,6 +43,14 @@ class FixedBlock:
     se: bool = False
     act: str = "relu"
 
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        _need(self.stride in (1, 2), f"stride is {self.stride}; allowed: 1, 2")
+        odd = self.kernel_size % 2 == 1 and 0 < self.kernel_size <= 255
+        _need(odd, f"kernel_size is {self.kernel_size}; it must be odd, and 255 at most")
+        _check_width("width", self.width)
+        _need(self.act in ACTIVATIONS, f"act is {self.act!r}; allowed: {ACTIVATIONS}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
@@ -51,6 +59,10 @@ class Stage:
     `kind` is timm's word for its blocks: `ir`, inverted residuals; `ds`, depthwise-separable ones;
     `dsa`, the same with an activation at the end and never residual (MobileNetV1). The latter two
     do not expand: their ops have expand ratio 1.
+
+    `depths` says how many of its blocks may run; the rest is skipped. A stage may have depth 0,
+    and be skipped as a whole, where it keeps the width and the resolution of the stage before it:
+    blocks that are each skipped by themselves are stages of one block with depths 0 and 1.
 
     `allowed` lists the ops of each block. Left out, every block allows every op of the space that
     its kind can have, and the stage has `max(depths)` blocks.
@@ -65,11 +77,33 @@ class Stage:
     kind: str = "ir"
 
     def __post_init__(self) -> None:
-        """Coerce the lists of a YAML or JSON file to tuples."""
+        """Coerce the lists of a YAML or JSON file to tuples, and check the fields."""
         object.__setattr__(self, "depths", tuple(sorted(set(self.depths))))
+        _need(bool(self.depths), "depths is empty")
+        most = MAX_BLOCKS
         if self.allowed is not None:
             rows = tuple(tuple(sorted({_op(op) for op in row})) for row in self.allowed)
             object.__setattr__(self, "allowed", rows)
+            _need(bool(rows), "the stage has no blocks")
+            _need(all(rows), "a block allows no op")
+            most = len(rows)
+        _need(
+            min(self.depths) >= 0 and max(self.depths) <= most,
+            f"depths are {self.depths}; they must lie in 0..{most}",
+        )
+        _need(self.stride in (1, 2), f"stride is {self.stride}; allowed: 1, 2")
+        _need(
+            self.stride == 1 or min(self.depths) > 0,
+            f"depths are {self.depths}; a stage that strides cannot be skipped, so 1 is the least",
+        )
+        _check_width("width", self.width)
+        _need(self.act in ACTIVATIONS, f"act is {self.act!r}; allowed: {ACTIVATIONS}")
+        _need(self.kind in BLOCK_KINDS, f"kind is {self.kind!r}; allowed: {BLOCK_KINDS}")
+        ratios = {op.expand_ratio for row in self.allowed or () for op in row}
+        _need(
+            self.kind == "ir" or ratios <= {1},
+            f"blocks of kind {self.kind} do not expand; their ops have expand ratio 1",
+        )
 
     @property
     def blocks(self) -> tuple[tuple[Op, ...], ...]:
@@ -109,15 +143,9 @@ class SearchSpace:
         kernel_sizes: all depthwise kernels of the space, odd.
         expand_ratios: all expansions of the space.
         resolutions: all input sizes, in pixels.
-        skip: `suffix` (once a block of a stage is skipped, so is the rest of that stage) or
-            `any` (each block but the first of its stage by itself).
         act: activation of stem and head.
         bn_eps: epsilon of every BN layer.
         head_bias: whether the hidden layer after pooling has a bias; `mobilenetv3` only.
-        tied: the n-th depth of a stage goes with the n-th expand ratio, in all its blocks
-            (CompOFA, 2104.12642; evenly spread where there are more of the one than of the
-            other, free where there is one depth); `suffix` only. Not a `[B, O]` choice any
-            more: it serves to sample from, not to search.
 
     Raises:
         SpaceError: naming the field, what it holds and what it may hold.
@@ -132,10 +160,8 @@ class SearchSpace:
     kernel_sizes: tuple[int, ...]
     expand_ratios: tuple[float, ...]
     resolutions: tuple[int, ...]
-    skip: str = "suffix"
     act: str = "hard_swish"
     bn_eps: float = 1e-5
-    tied: bool = False
     head_bias: bool = False
 
     def __post_init__(self) -> None:
@@ -145,29 +171,29 @@ class SearchSpace:
             check_types(vars(self), SearchSpace, "space")
             if isinstance(self.first, Mapping):
                 put(self, "first", construct(FixedBlock, self.first, "space.first"))
-            _check_sizes(self)
-            stages = tuple(
-                stage if isinstance(stage, Stage) else construct(Stage, stage, f"space.stages[{n}]")
-                for n, stage in enumerate(self.stages)
-            )
+            for name in ("stages", "kernel_sizes", "expand_ratios", "resolutions"):
+                count = len(getattr(self, name))
+                _need(count <= MAX_CHOICES, f"{name} has {count}; {MAX_CHOICES} is the most")
+            put(self, "kernel_sizes", tuple(sorted(set(self.kernel_sizes))))
+            put(self, "expand_ratios", tuple(sorted({float(e) for e in self.expand_ratios})))
+            put(self, "resolutions", tuple(sorted(set(self.resolutions))))
+            _check_choices(self)
+            _check_frame(self)
+            put(self, "stages", tuple(self._filled(*item) for item in enumerate(self.stages)))
         except SupernetError as error:
             raise SpaceError(str(error)) from error
-        put(self, "kernel_sizes", tuple(sorted(set(self.kernel_sizes))))
-        put(self, "expand_ratios", tuple(sorted({float(e) for e in self.expand_ratios})))
-        put(self, "resolutions", tuple(sorted(set(self.resolutions))))
-        put(self, "stages", tuple(self._filled(stage) for stage in stages))
-        _check_space(self)
+        _check_stages(self)
 
-    def _filled(self, stage: Stage) -> Stage:
-        deepest = max(stage.depths, default=0)
-        if deepest > MAX_BLOCKS:
-            raise SpaceError(f"a stage has depth {deepest}; {MAX_BLOCKS} is the most")
+    def _filled(self, number: int, stage: Stage | Mapping[str, Any]) -> Stage:
+        """Return a stage with the ops that its blocks allow."""
+        where = f"space.stages[{number}]"
+        if not isinstance(stage, Stage):
+            stage = construct(Stage, stage, where)
         if stage.allowed is not None:
             return stage
-        every = tuple(
-            op for op in self.ops if op is not None and (stage.kind == "ir" or op.expand_ratio == 1)
-        )
-        return dataclasses.replace(stage, allowed=(every,) * deepest)
+        ops = [op for op in self.ops if op is not None]
+        row = tuple(op for op in ops if stage.kind == "ir" or op.expand_ratio == 1)
+        return construct(Stage, {**vars(stage), "allowed": (row,) * max(stage.depths)}, where)
 
     # ---- the [B, O] view -------------------------------------------------------------------
 
@@ -222,12 +248,7 @@ class SearchSpace:
         """How many different architectures the space holds."""
         total = len(self.resolutions)
         for stage in self.stages:
-            if self.skip == "suffix":
-                total *= sum(math.prod(map(len, self._rows(stage, d))) for d in stage.depths)
-            else:
-                counts = [len(row) for row in stage.blocks]
-                free = min(stage.depths)
-                total *= math.prod(counts[:free]) * math.prod(n + 1 for n in counts[free:])
+            total *= sum(math.prod(map(len, stage.blocks[:depth])) for depth in stage.depths)
         return total
 
     def encode(self, arch: Arch) -> tuple[int, ...]:
@@ -271,18 +292,7 @@ class SearchSpace:
                     f"have {op}; allowed: {', '.join(map(str, block.ops))}"
                 )
         for number, (stage, where) in enumerate(zip(self.stages, self.stage_slices, strict=True)):
-            _check_depth(number, stage, arch.ops[where], self.skip)
-            if self.tied:
-                self._check_tie(number, stage, arch.ops[where])
-
-    def _check_tie(self, number: int, stage: Stage, ops: Sequence[Op | None]) -> None:
-        depth = _depth(ops)
-        for op, row in zip(ops, self._rows(stage, depth), strict=False):
-            if op not in row:
-                raise SpaceError(
-                    f"stage {number} ties expand ratios to depths: at depth {depth} it has "
-                    f"{', '.join(map(str, row))}, not {op}"
-                )
+            _check_depth(number, stage, arch.ops[where])
 
     def __contains__(self, arch: object) -> bool:
         """Whether `arch` is an architecture of this space."""
@@ -296,35 +306,10 @@ class SearchSpace:
 
     def __iter__(self) -> Iterator[Arch]:
         """Every architecture, once; for small spaces."""
-        per_stage = [self._stage_choices(stage) for stage in self.stages]
+        per_stage = [_stage_choices(stage) for stage in self.stages]
         for resolution in self.resolutions:
             for parts in itertools.product(*per_stage):
                 yield Arch(tuple(itertools.chain.from_iterable(parts)), resolution)
-
-    def _stage_choices(self, stage: Stage) -> list[tuple[Op | None, ...]]:
-        rows = stage.blocks
-        if self.skip == "any":
-            free = min(stage.depths)
-            choices = [row if i < free else (*row, None) for i, row in enumerate(rows)]
-            return list(itertools.product(*choices))
-        return [
-            active + (None,) * (len(rows) - depth)
-            for depth in stage.depths
-            for active in itertools.product(*self._rows(stage, depth))
-        ]
-
-    def _rows(self, stage: Stage, depth: int) -> tuple[tuple[Op, ...], ...]:
-        """The ops of the blocks that run at `depth`."""
-        rows = stage.blocks[:depth]
-        if not self.tied or len(stage.depths) == 1:
-            return rows
-        level = stage.depths.index(depth) / (len(stage.depths) - 1)
-        kept = []
-        for row in rows:
-            ratios = sorted({op.expand_ratio for op in row})
-            ratio = ratios[round(level * (len(ratios) - 1))]
-            kept.append(tuple(op for op in row if op.expand_ratio == ratio))
-        return tuple(kept)
 
     # ---- picking ---------------------------------------------------------------------------
 
@@ -345,7 +330,7 @@ class SearchSpace:
         ops: list[Op | None] = []
         for stage in self.stages:
             depth = pick(stage.depths)
-            for row in self._rows(stage, depth):
+            for row in stage.blocks[:depth]:
                 ops.append(pick(row, key=lambda op: (op.expand_ratio, op.kernel_size)))
             ops += [None] * (len(stage.blocks) - depth)
         return Arch(tuple(ops), pick(self.resolutions))
@@ -354,51 +339,33 @@ class SearchSpace:
         """Draw a resolution, each stage's depth and each block's op uniformly (1908.09791)."""
         ops: list[Op | None] = []
         for stage in self.stages:
-            ops += self._draw_stage(stage, rng)
+            depth = rng.choice(stage.depths)
+            ops += [rng.choice(row) for row in stage.blocks[:depth]]
+            ops += [None] * (len(stage.blocks) - depth)
         return Arch(tuple(ops), rng.choice(self.resolutions))
 
-    def _draw_stage(self, stage: Stage, rng: random.Random) -> list[Op | None]:
-        rows, free = stage.blocks, min(stage.depths)
-        if self.skip == "any":
-            keep = [i < free or rng.random() < 0.5 for i in range(len(rows))]
-            return [rng.choice(row) if kept else None for row, kept in zip(rows, keep, strict=True)]
-        depth = rng.choice(stage.depths)
-        drawn = [rng.choice(row) for row in self._rows(stage, depth)]
-        return [*drawn, *(None,) * (len(rows) - depth)]
-
     def mutate(self, arch: Arch, rng: random.Random, p: float) -> Arch:
-        """Draw anew, each with probability `p`: resolution, each depth (or skip), each op."""
+        """Draw anew, each with probability `p`: resolution, each depth, each op."""
         fresh, ops = self.sample(rng), list[Op | None]()
-        for where in self.stage_slices:
+        for stage, where in zip(self.stages, self.stage_slices, strict=True):
             old, new = arch.ops[where], fresh.ops[where]
-            if self.skip == "any":
-                ops += [n if rng.random() < p else o for o, n in zip(old, new, strict=True)]
-                continue
             depth = _depth(new) if rng.random() < p else _depth(old)
-            rows = self._rows(self.stages[self._stage_of(where)], depth)
-            for kept, row in zip(old, rows, strict=False):
+            for kept, row in zip(old, stage.blocks[:depth], strict=False):
                 ops.append(rng.choice(row) if kept not in row or rng.random() < p else kept)
             ops += [None] * (len(old) - depth)
         resolution = fresh.resolution if rng.random() < p else arch.resolution
         return Arch(tuple(ops), resolution)
 
     def crossover(self, a: Arch, b: Arch, rng: random.Random) -> Arch:
-        """Take resolution, each depth (or skip) and each op from `a` or `b` with equal chance."""
+        """Take resolution, each depth and each op from `a` or `b` with equal chance."""
         ops: list[Op | None] = []
-        for where in self.stage_slices:
+        for stage, where in zip(self.stages, self.stage_slices, strict=True):
             pairs = list(zip(a.ops[where], b.ops[where], strict=True))
-            if self.skip == "any":
-                ops += [rng.choice(pair) for pair in pairs]
-                continue
             depth = _depth(rng.choice((a, b)).ops[where])
-            rows = self._rows(self.stages[self._stage_of(where)], depth)
-            for pair, row in zip(pairs, rows, strict=False):
+            for pair, row in zip(pairs, stage.blocks[:depth], strict=False):
                 ops.append(rng.choice([op for op in pair if op in row] or row))
             ops += [None] * (len(pairs) - depth)
         return Arch(tuple(ops), rng.choice((a.resolution, b.resolution)))
-
-    def _stage_of(self, where: slice) -> int:
-        return self.blocks[where.start].stage
 
     # ---- narrowing -------------------------------------------------------------------------
 
@@ -409,13 +376,12 @@ class SearchSpace:
         expand_ratios: int | Collection[float] | None = None,
         depths: int | Collection[int] | None = None,
         resolutions: int | Collection[int] | None = None,
-        tied: bool = False,
     ) -> SearchSpace:
         """Return the part of this space that keeps only the given choices.
 
         Each choice is a collection of values to keep, or a number: keep that many of the
-        largest. `tied` ties expand ratios to depths. `ops` and `blocks` stay as they are, so
-        every `[B, O]` matrix of this space fits its restrictions.
+        largest. `ops` and `blocks` stay as they are, so every `[B, O]` matrix of this space fits
+        its restrictions.
 
         Raises:
             SpaceError: if a block, a stage or the resolutions would be left without a choice.
@@ -438,12 +404,7 @@ class SearchSpace:
                 dataclasses.replace(stage, allowed=tuple(rows), depths=tuple(sorted(deep)))
             )
         sizes = _keep(set(self.resolutions), resolutions, "resolution", "the space")
-        return dataclasses.replace(
-            self,
-            stages=tuple(stages),
-            resolutions=tuple(sorted(sizes)),
-            tied=self.tied or tied,
-        )
+        return dataclasses.replace(self, stages=tuple(stages), resolutions=tuple(sorted(sizes)))
 
     # ---- plain data ------------------------------------------------------------------------
 
@@ -453,12 +414,20 @@ class SearchSpace:
 
     @classmethod
     def from_dict(cls, data: Any) -> SearchSpace:
-        """Read what `to_dict` wrote.
+        """Read what `to_dict` wrote; fields that spaces no longer have may hold their defaults.
 
         Raises:
             SpaceError: if `data` is not of that form.
         """
         try:
+            if isinstance(data, Mapping):
+                _need(
+                    data.get("skip", "suffix") == "suffix" and not data.get("tied", False),
+                    "skip and tied are no longer fields of a space: write blocks that are skipped "
+                    "by themselves as stages of one block with depths [0, 1], and tie depths and "
+                    "expand ratios in a phase of the recipe",
+                )
+                data = {name: data[name] for name in data if name not in ("skip", "tied")}
             return construct(cls, data, "space")
         except SupernetError as error:
             raise SpaceError(f"not a search space: {error}") from error
@@ -499,105 +468,96 @@ def _keep(have: set[Any], want: int | Collection[Any] | None, what: str, where: 
     return kept
 
 
-def _check_depth(number: int, stage: Stage, ops: Sequence[Op | None], skip: str) -> None:
+def _stage_choices(stage: Stage) -> list[tuple[Op | None, ...]]:
+    rows = stage.blocks
+    return [
+        active + (None,) * (len(rows) - depth)
+        for depth in stage.depths
+        for active in itertools.product(*rows[:depth])
+    ]
+
+
+def _check_depth(number: int, stage: Stage, ops: Sequence[Op | None]) -> None:
     depth = _depth(ops)
-    if skip == "any":
-        if any(op is None for op in ops[: min(stage.depths)]):
-            raise SpaceError(f"stage {number} skips a block that can never be skipped")
-        return
     if any(op is not None for op in ops[depth:]):
         raise SpaceError(
-            f"stage {number} skips a block and goes on after it; in this space a skipped block "
-            "ends its stage"
+            f"stage {number} skips a block and goes on after it; a skipped block ends its stage"
         )
     if depth not in stage.depths:
         raise SpaceError(f"stage {number} has depth {depth}; allowed: {stage.depths}")
 
 
-def _check_sizes(space: SearchSpace) -> None:
-    """Raise `SpaceError` if the lists of a space are longer than any of use."""
-    for name in ("stages", "kernel_sizes", "expand_ratios", "resolutions"):
-        if len(getattr(space, name)) > MAX_CHOICES:
-            raise SpaceError(f"{name} has {len(getattr(space, name))}; {MAX_CHOICES} is the most")
+def _need(ok: bool, what: str) -> None:
+    if not ok:
+        raise SpaceError(what)
 
 
-def _check_space(space: SearchSpace) -> None:
-    def need(ok: bool, what: str) -> None:
-        if not ok:
-            raise SpaceError(what)
+def _check_width(name: str, width: int) -> None:
+    _need(
+        0 < width <= MAX_WIDTH and width % 8 == 0,
+        f"{name} is {width}; timm rounds channels to multiples of 8, so use these, up to "
+        f"{MAX_WIDTH}",
+    )
 
-    need(space.family in FAMILIES, f"family is {space.family!r}; allowed: {FAMILIES}")
-    need(space.skip in ("suffix", "any"), f"skip is {space.skip!r}; allowed: 'suffix', 'any'")
-    need(not space.tied or space.skip == "suffix", "tied goes with skip='suffix' only")
-    need(0 < space.bn_eps < 1, f"bn_eps is {space.bn_eps}; it must lie between 0 and 1")
+
+def _check_choices(space: SearchSpace) -> None:
+    """Raise `SpaceError` unless kernels, expand ratios and resolutions are some and in range."""
+    sizes, kernels, ratios = space.resolutions, space.kernel_sizes, space.expand_ratios
+    _need(bool(sizes), "resolutions is empty; name at least one input size")
+    _need(
+        min(sizes) >= 8 and max(sizes) <= MAX_RESOLUTION,
+        f"resolutions are {sizes}; they must lie in 8..{MAX_RESOLUTION}",
+    )
+    _need(
+        bool(kernels) and all(isinstance(k, int) and k % 2 and 1 <= k <= 255 for k in kernels),
+        f"kernel_sizes are {kernels}; they must be odd, and 255 at most",
+    )
+    _need(
+        bool(ratios) and all(1 <= ratio <= 64 for ratio in ratios),
+        f"expand_ratios are {ratios}; they must lie in 1..64",
+    )
+
+
+def _check_frame(space: SearchSpace) -> None:
+    """Raise `SpaceError` unless stem and head are such as timm's networks have."""
+    _need(space.family in FAMILIES, f"family is {space.family!r}; allowed: {FAMILIES}")
+    _need(space.act in ACTIVATIONS, f"act is {space.act!r}; allowed: {ACTIVATIONS}")
+    _need(0 < space.bn_eps < 1, f"bn_eps is {space.bn_eps}; it must lie between 0 and 1")
     head = space.head_width
-    need(head is None or 0 < head <= MAX_WIDTH, f"head_width is {head}; allowed: 1..{MAX_WIDTH}")
-    need(head is not None or not space.head_bias, "head_bias goes with a head_width")
-    firsts = () if space.first is None else (space.first,)
-    for first in firsts:
-        need(first.stride in (1, 2), f"first.stride is {first.stride}; allowed: 1, 2")
-        odd = first.kernel_size % 2 == 1 and 0 < first.kernel_size <= 255
-        need(odd, f"first.kernel_size is {first.kernel_size}; it must be odd, and 255 at most")
-    need(bool(space.stages), "stages is empty; a space needs at least one stage")
-    need(bool(space.resolutions), "resolutions is empty; name at least one input size")
-    need(
-        min(space.resolutions) >= 8 and max(space.resolutions) <= MAX_RESOLUTION,
-        f"resolutions are {space.resolutions}; they must lie in 8..{MAX_RESOLUTION}",
-    )
-    need(
-        all(isinstance(k, int) and k % 2 and 1 <= k <= 255 for k in space.kernel_sizes)
-        and bool(space.kernel_sizes),
-        f"kernel_sizes are {space.kernel_sizes}; they must be odd, and 255 at most",
-    )
-    need(
-        bool(space.expand_ratios) and all(1 <= e <= 64 for e in space.expand_ratios),
-        f"expand_ratios are {space.expand_ratios}; they must lie in 1..64",
-    )
-    need(
-        (space.head_width is None) == (space.family == "efficientnet"),
+    _need(head is None or 0 < head <= MAX_WIDTH, f"head_width is {head}; allowed: 1..{MAX_WIDTH}")
+    _need(head is not None or not space.head_bias, "head_bias goes with a head_width")
+    _need(
+        (head is None) == (space.family == "efficientnet"),
         "head_width goes with family mobilenetv3 and is None for efficientnet",
     )
-    need(
+    _need(
         space.final_width is not None or space.family == "efficientnet",
         "final_width is null; only an efficientnet can do without",
     )
-    widths = [space.stem_width, *(first.width for first in firsts)]
-    widths += [] if space.final_width is None else [space.final_width]
-    widths += [stage.width for stage in space.stages]
-    need(
-        all(0 < width <= MAX_WIDTH and width % 8 == 0 for width in widths),
-        f"widths are {widths}; timm rounds channels to multiples of 8, so use these, up to "
-        f"{MAX_WIDTH}",
-    )
-    total = 2 * math.prod(part.stride for part in (*firsts, *space.stages))
-    need(total <= 32, f"the strides multiply to {total}, stem included; timm's networks end at 32")
-    acts = [space.act, *(part.act for part in (*firsts, *space.stages))]
-    need(set(acts) <= set(ACTIVATIONS), f"activations are {acts}; allowed: {ACTIVATIONS}")
-    blocks = sum(len(stage.blocks) for stage in space.stages)
-    need(blocks <= MAX_BLOCKS, f"there are {blocks} blocks; {MAX_BLOCKS} is the most")
-    cells = sum(len(row) for stage in space.stages for row in stage.blocks)
-    need(cells <= MAX_CELLS, f"the blocks have {cells} ops in all; {MAX_CELLS} is the most")
-    for number, stage in enumerate(space.stages):
-        where = f"stage {number}"
-        rows = stage.blocks
-        need(bool(stage.depths), f"{where}: depths is empty")
-        need(
-            min(stage.depths) >= 1 and max(stage.depths) <= len(rows),
-            f"{where}: depths are {stage.depths}; they must lie in 1..{len(rows)}",
+    _check_width("stem_width", space.stem_width)
+    if space.final_width is not None:
+        _check_width("final_width", space.final_width)
+
+
+def _check_stages(space: SearchSpace) -> None:
+    """Raise `SpaceError` unless the stages, each fine by itself, make a network together."""
+    stages = space.stages
+    _need(bool(stages), "stages is empty; a space needs at least one stage")
+    total = 2 * math.prod(stage.stride for stage in stages)
+    total *= 1 if space.first is None else space.first.stride
+    _need(total <= 32, f"the strides multiply to {total}, stem included; timm's networks end at 32")
+    blocks = sum(len(stage.blocks) for stage in stages)
+    _need(blocks <= MAX_BLOCKS, f"there are {blocks} blocks; {MAX_BLOCKS} is the most")
+    cells = sum(len(row) for stage in stages for row in stage.blocks)
+    _need(cells <= MAX_CELLS, f"the blocks have {cells} ops in all; {MAX_CELLS} is the most")
+    for number, stage in enumerate(stages):
+        stray = sorted({op for row in stage.blocks for op in row} - set(space.ops))
+        _need(
+            not stray,
+            f"stage {number}: {', '.join(map(str, stray))} not among the ops of the space",
         )
-        need(stage.stride in (1, 2), f"{where}: stride is {stage.stride}; allowed: 1, 2")
-        need(stage.kind in BLOCK_KINDS, f"{where}: kind is {stage.kind!r}; allowed: {BLOCK_KINDS}")
-        need(all(rows), f"{where}: a block allows no op")
-        need(
-            stage.kind == "ir" or all(op.expand_ratio == 1 for row in rows for op in row),
-            f"{where}: blocks of kind {stage.kind} do not expand; their ops have expand ratio 1",
+        _need(
+            min(stage.depths) > 0 or (number > 0 and stage.width == stages[number - 1].width),
+            f"stage {number}: depths are {stage.depths}; only a stage of the width of the one "
+            "before it can be skipped",
         )
-        stray = sorted({op for row in rows for op in row} - set(space.ops))
-        need(not stray, f"{where}: {', '.join(map(str, stray))} not among the ops of the space")
-        if space.skip == "any":
-            free = (tuple(range(1, len(rows) + 1)), (len(rows),))
-            need(
-                stage.depths in free,
-                f"{where}: depths are {stage.depths}; with skip='any' they must be 1..{len(rows)} "
-                f"(each block by itself) or {len(rows)} alone (none skipped)",
-            )

@@ -50,7 +50,6 @@ class OneArch:
         expand_ratios: int | Collection[float] | None = None,
         depths: int | Collection[int] | None = None,
         resolutions: int | Collection[int] | None = None,
-        tied: bool = False,
     ) -> OneArch:
         """Return this space: a phase of a supernet's recipe has nothing to restrict here."""
         return self

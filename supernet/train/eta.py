@@ -51,7 +51,7 @@ def estimate_seconds(
 
 def _seconds(passes: Passes, phase: Phase, strategy: Strategy, batch: Batch, step: int) -> float:
     def draw(place: int) -> Arch:
-        return phase.space.sample(random.Random(f"{step}/{place}"))
+        return phase.sample(random.Random(f"{step}/{place}"))
 
     start = time.perf_counter()
     for _, _, loss in strategy.losses(passes, batch, phase=phase, draw=draw):

@@ -30,9 +30,10 @@ def show_phase(writer: SummaryWriter, phase: Phase, step: int) -> None:
     """Say at which step a phase begins, and what it trains."""
     subnets = [f"{phase.subnets} {phase.drawn}"] * (phase.subnets > 0)
     subnets += ["the smallest"] * phase.smallest + ["the largest as teacher"] * phase.teach
+    tied = ", depths and expand ratios tied" if phase.tied else ""
     text = (
         f"**{phase.name}** from step {step}: {phase.epochs} epochs, {' + '.join(subnets)} in each "
-        f"step, of {in_short(phase.space.size)} architectures; learning rate {phase.lr:g}"
+        f"step, of {in_short(phase.space.size)} architectures{tied}; learning rate {phase.lr:g}"
     )
     writer.add_text("phase", text, step)
 

@@ -139,7 +139,7 @@ def fit(
             step = before + number
             in_phase = position.epoch * per_epoch + number
             lr = phase.lr_at(in_phase / (phase.epochs * per_epoch), in_phase)
-            draw = SubnetSampler(phase.space, config.seed, step, moving, config.gates.share)
+            draw = SubnetSampler(phase.sample, config.seed, step, moving, config.gates.share)
             metrics = step_of(ranks.share(batch), phase=phase, draw=draw, lr=lr, step=step)
             if average:
                 average.update_(net)

@@ -16,7 +16,8 @@ from fvcore.common.param_scheduler import CosineParamScheduler
 
 from supernet.errors import SupernetError
 from supernet.io.validate import construct
-from supernet.space.arch import Arch
+from supernet.space.arch import Arch, Op
+from supernet.space.search_space import SearchSpace
 
 
 class Choices(Protocol):
@@ -54,6 +55,7 @@ class Phase:
     Args:
         name: shown in logs.
         space: where subnets are sampled.
+        tied: whether the depth of a stage decides the expand ratio of its blocks (`sample_tied`).
         epochs: passes over the training images.
         lr: highest learning rate; it falls to zero along a cosine.
         subnets: how many are drawn a step.
@@ -67,6 +69,7 @@ class Phase:
     space: Choices
     epochs: int
     lr: float
+    tied: bool = False
     subnets: int = 1
     teach: bool = True
     smallest: bool = False
@@ -99,10 +102,36 @@ class Phase:
         """How many subnets train in a step."""
         return self.subnets + self.teach + self.smallest
 
+    def sample(self, rng: random.Random) -> Arch:
+        """Draw a subnet."""
+        if self.tied and isinstance(self.space, SearchSpace):
+            return sample_tied(self.space, rng)
+        return self.space.sample(rng)
+
     def lr_at(self, done: float, step: int) -> float:
         """Return the learning rate at `step` (from 0) of the phase, `done` (0..1) of it over."""
         warmup = min(1.0, (step + 1) / (self.warmup_steps + 1))
         return warmup * float(CosineParamScheduler(self.lr, 0.0)(done))
+
+
+def sample_tied(space: SearchSpace, rng: random.Random) -> Arch:
+    """Draw an architecture in which the depth of a stage decides the expand ratio of its blocks.
+
+    The n-th depth goes with the n-th ratio, evenly spread where there are more of the one than of
+    the other, and with all of them where there is one depth (CompOFA, 2104.12642).
+    """
+    ops: list[Op | None] = []
+    for stage in space.stages:
+        depth = rng.choice(stage.depths)
+        for row in stage.blocks[:depth]:
+            if len(stage.depths) > 1:
+                ratios = sorted({op.expand_ratio for op in row})
+                level = stage.depths.index(depth) / (len(stage.depths) - 1)
+                ratio = ratios[round(level * (len(ratios) - 1))]
+                row = tuple(op for op in row if op.expand_ratio == ratio)
+            ops.append(rng.choice(row))
+        ops += [None] * (len(stage.blocks) - depth)
+    return Arch(tuple(ops), rng.choice(space.resolutions))
 
 
 def alone(phase: Phase) -> Phase:

@@ -18,7 +18,7 @@ from supernet.errors import SupernetError
 from supernet.space.arch import Arch
 from supernet.train.distillation import DIVERGENCES
 from supernet.train.gates.target import Target
-from supernet.train.phases import Choices, Phase
+from supernet.train.phases import Phase
 
 Draw = Callable[[int], Arch]
 """The subnet at a place of a step, a pure function of (seed, step, place)."""
@@ -110,9 +110,9 @@ class Taught:
 
 @dataclass(frozen=True)
 class SubnetSampler:
-    """The subnet at each place of a step: from the phase's space, or a `share` from gates."""
+    """The subnet at each place of a step: as a phase samples, or a `share` from gates."""
 
-    space: Choices
+    sample: Callable[[random.Random], Arch]
     seed: int
     step: int
     targets: Sequence[Target] = ()
@@ -123,4 +123,4 @@ class SubnetSampler:
         rng = random.Random(f"{self.seed}/{self.step}/{place}")
         if self.targets and rng.random() < self.share:
             return rng.choice(self.targets).gates.sample(rng, paths=1)[0]
-        return self.space.sample(rng)
+        return self.sample(rng)

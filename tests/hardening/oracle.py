@@ -181,9 +181,7 @@ class Hazards:
             mine = [math.exp(row[space.ops.index(op)]) for op in block.ops]
             total = math.fsum(mine)
             stage = space.stages[block.stage]
-            may = block.skippable and block.position < max(stage.depths)
-            if space.skip == "suffix":
-                may = may and block.position in stage.depths
+            may = block.position in stage.depths and block.position < max(stage.depths)
             stop.append(math.exp(row[0]) / (math.exp(row[0]) + total) if may else 0.0)
             ops.append([value / total for value in mine])
         sizes = [math.exp(value) for value in resolution]
@@ -193,7 +191,7 @@ class Hazards:
         """The chance that each block runs."""
         reached = 1.0
         for number, block in enumerate(space.blocks):
-            if block.position == 0 or space.skip == "any":
+            if block.position == 0:
                 reached = 1.0
             reached *= 1 - self.stop[number]
             alive = block.position < max(space.stages[block.stage].depths)
@@ -236,11 +234,6 @@ def log_partition(space: SearchSpace, scores: torch.Tensor) -> float:
     for stage, where in zip(space.stages, space.stage_slices, strict=True):
         rows = weights[where]
         running = [math.fsum(row[1:]) for row in rows]
-        if space.skip == "any":
-            total += math.fsum(
-                math.log(row[0] + ops) for row, ops in zip(rows, running, strict=True)
-            )
-            continue
         ways = [
             math.prod(running[:depth]) * math.prod(row[0] for row in rows[depth:])
             for depth in stage.depths

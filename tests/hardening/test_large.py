@@ -51,15 +51,24 @@ SHAPES = {"in_chans": 3, "num_classes": 4}
 
 def deep_space(skip: str, *, ratios: int = 2) -> SearchSpace:
     """Eight stages of 25 blocks."""
-    depths = tuple(range(1, 26))
-    stages = tuple(
+    depths = tuple(range(1, 26)) if skip == "suffix" else (17, 25)
+    stages = [
         Stage(width=8 + 8 * (n // 2), stride=2 if n in (1, 4) else 1, depths=depths, se=n % 2 == 1)
         for n in range(8)
-    )
+    ]
+    if skip == "any":  # of the last eight blocks of each stage
+        stages = [part for stage in stages for part in _last_alone(stage, 8)]
     return small_space(
-        skip=skip, stages=stages, kernel_sizes=(3, 5), expand_ratios=(1, 2, 3)[:ratios],
+        stages=tuple(stages), kernel_sizes=(3, 5), expand_ratios=(1, 2, 3)[:ratios],
         resolutions=(16, 32),
     )  # fmt: skip
+
+
+def _last_alone(stage: Stage, count: int) -> list[Stage]:
+    """Split the last `count` blocks off, each to be skipped by itself."""
+    fixed = max(stage.depths) - count
+    alone = replace(stage, stride=1, depths=(0, 1))
+    return [replace(stage, depths=(fixed,)), *[alone] * count]
 
 
 # ---- tables ------------------------------------------------------------------------------------

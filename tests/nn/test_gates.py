@@ -27,6 +27,7 @@ from tests.builders import (
     HAND_MADE,
     assert_same,
     conf_space,
+    each_by_itself,
     images,
     random_costs,
     random_gates,
@@ -99,8 +100,7 @@ def test_log_prob_is_conditional_by_conditional(space: SearchSpace, seed: int) -
             stopped = False
         mine = alpha[row, [space.ops.index(other) for other in block.ops]]
         may_stop = block.skippable and block.position < max(stage.depths)
-        if space.skip == "suffix":
-            may_stop = may_stop and not stopped and block.position in stage.depths
+        may_stop = may_stop and not stopped and block.position in stage.depths
         if may_stop:
             odds = torch.sigmoid(alpha[row, 0] - mine.logsumexp(0))
             want += float((odds if op is None else 1 - odds).log())
@@ -148,24 +148,22 @@ def test_masked_entries_get_no_gradient(space: SearchSpace, seed: int) -> None:
 @given(spaces())
 @settings(max_examples=60)
 def test_new_gates_are_uniform_sampling(space: SearchSpace) -> None:
-    """Each depth, each op and each resolution alike; `any` skips with probability one half."""
+    """Each depth, each op and each resolution alike."""
     gates = PathGates(space).double()
     for arch in list(space)[:: max(1, space.size // 50)]:
         share = 1 / len(space.resolutions)
         for stage, where in zip(space.stages, space.stage_slices, strict=True):
-            if space.skip == "suffix":
-                share /= len(stage.depths)
+            share /= len(stage.depths)
             for block, op in zip(space.blocks[where], arch.ops[where], strict=True):
-                share *= 0.5 if space.skip == "any" and block.skippable else 1
                 share /= len(block.ops) if op is not None else 1
         assert torch.tensor(gates.log_prob(arch)).exp().item() == pytest.approx(share, rel=1e-5)
 
 
-@pytest.mark.parametrize("skip", ["suffix", "any"])
-def test_new_gates_draw_as_the_space_does(skip: str) -> None:
+@pytest.mark.parametrize("alone", [False, True])
+def test_new_gates_draw_as_the_space_does(alone: bool) -> None:
     """Chi-square of 1,200 draws each, within 5 standard deviations of its mean."""
     stage = Stage(width=8, stride=1, depths=(1, 2, 3))
-    space = small_space(stages=(stage,), kernel_sizes=(3,), skip=skip)
+    space = small_space(stages=each_by_itself(stage) if alone else (stage,), kernel_sizes=(3,))
     gates, count = PathGates(space), 1200
     rng = random.Random(0)
     drawn = Counter(gates.sample(rng, paths=1)[0] for _ in range(count))
@@ -301,46 +299,41 @@ def _formula(alphas: Tensor, outputs: list[Tensor], upstream: Tensor) -> Tensor:
     return ((gate * p)[None, :] * (eye - p[:, None])).sum(1)
 
 
-@pytest.mark.parametrize("skip", ["suffix", "any"])
 @pytest.mark.parametrize("paths", [2, 3])
-def test_the_gradient_is_that_of_proxylessnas(skip: str, paths: int) -> None:
-    """1812.00332, equation 4, over the candidates drawn; block 1 of `any` has None among them."""
-    depths = (2,) if skip == "suffix" else (1, 2)
-    space = small_space(stages=(Stage(width=8, stride=1, depths=depths, se=True),), skip=skip)
+def test_the_gradient_is_that_of_proxylessnas(paths: int) -> None:
+    """1812.00332, equation 4, over the candidates drawn."""
+    space = small_space(stages=(Stage(width=8, stride=1, depths=(2,), se=True),))
     net, gates = random_net(space).train(), random_gates(space)
     x, upstream = images(net, 8), torch.randn(2, 8, 8, 8).double()
     x = torch.cat([x, x, x], 1)[:, :8]
-    with_none = False
     for seed in range(20):
         _, drawn = gates.sample(random.Random(seed), paths)
         candidates = drawn.ops[1]
         columns = [space.ops.index(path.choice) for path in candidates]
-        with_none |= 0 in columns
         gates.alpha.grad = None
         y = _gated_block(net.blocks[1], x, candidates)
         (y * upstream).sum().backward()
         with torch.no_grad():
-            outputs = [x if c == 0 else net.blocks[1](x, space.ops[c], keep_stats=True)
-                       for c in columns]  # fmt: skip
+            outputs = [net.blocks[1](x, space.ops[c], keep_stats=True) for c in columns]
             want = torch.zeros(len(space.blocks), len(space.ops)).double()
             want[1, columns] = _formula(gates.alpha[1, columns], outputs, upstream)
         assert want.abs().max() > 1e-3
         torch.testing.assert_close(gates.alpha.grad, want, rtol=1e-9, atol=1e-9)
-    assert with_none == (skip == "any")
 
 
-def test_the_gradient_of_depth_gates() -> None:
+@pytest.mark.parametrize("depths", [(1, 3), (0, 2)])
+def test_the_gradient_of_depth_gates(depths: tuple[int, int]) -> None:
     """As for ops, where the candidates are the outputs after the depths that were drawn."""
-    space = small_space(stages=(Stage(width=8, stride=1, depths=(1, 3)),), kernel_sizes=(3,),
+    first, stage = (Stage(width=8, stride=1, depths=d) for d in ((1,), depths))
+    space = small_space(stages=(first, stage), kernel_sizes=(3,),
                         expand_ratios=(2,), resolutions=(16,))  # fmt: skip
     net, gates = random_net(space).train(), random_gates(space)
     x, op = images(net, 16), space.ops[1]
-    stem = net.stem(x).detach()
-    after = {}
-    y = stem
-    for depth, block in enumerate(net.blocks, start=1):
+    y = net.stem(x).detach()
+    after = []
+    for block in net.blocks:
         y = block(y, op, keep_stats=True)
-        after[depth] = y.detach()
+        after.append(y.detach())
     for seed in range(6):
         arch, drawn = gates.sample(random.Random(seed))
         gates.alpha.grad = None
@@ -350,13 +343,12 @@ def test_the_gradient_of_depth_gates() -> None:
         keep.remove()
         (upstream,) = torch.autograd.grad(loss, stage_out, retain_graph=True)
         loss.backward()
-        depths = [path.choice for path in drawn.depths[0]]
-        assert sorted(depths) == [1, 3]
-        # the only choice is to stop at block 1 or not: p(3) = sigmoid(op - none)
-        alphas = torch.stack([gates.alpha[1, 0], gates.alpha[1, 1]]).detach()
-        want = _formula(alphas, [after[1], after[3]], upstream)
+        assert sorted(path.choice for path in drawn.depths[1]) == list(depths)
+        # the only choice is to stop at this block or not: p(deeper) = sigmoid(op - none)
+        block = 1 + depths[0]
+        want = _formula(gates.alpha[block, :2].detach(), [after[d] for d in depths], upstream)
         assert want.abs().max() > 1e-5
-        torch.testing.assert_close(gates.alpha.grad[1, :2], want, rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(gates.alpha.grad[block, :2], want, rtol=1e-9, atol=1e-12)
 
 
 def test_the_gradient_of_resolution_gates() -> None:

@@ -15,7 +15,7 @@ from supernet.space.search_space import FixedBlock, SearchSpace, Stage
 from tests.builders import HAND_MADE, small_space, spaces
 
 SPACE = small_space()
-ANY = HAND_MADE["mobilenetv3-any"]
+EACH = HAND_MADE["mobilenetv3-any"]
 SUFFIX = HAND_MADE["mobilenetv3-suffix"]
 seeds = st.integers(0, 2**32)
 
@@ -194,8 +194,8 @@ def _with(ops: dict[int, Op | None], resolution: int = 16) -> Arch:
         (SPACE, _with({2: None}), r"stage 1 has depth 0; allowed: \(1,\)"),
         (SPACE, _with({0: None}), r"stage 0 skips a block and goes on after it"),
         (SUFFIX, Arch((*SUFFIX.largest().ops[:5], None), 16), r"stage 1 has depth 3; .*\(2, 4\)"),
-        (ANY, Arch((ANY.largest().ops[0], None, None, *ANY.largest().ops[3:]), 16),
-         r"stage 1 skips a block that can never be skipped"),
+        (EACH, Arch((EACH.largest().ops[0], None, None, *EACH.largest().ops[3:]), 16),
+         r"stage 2 has depth 0; allowed: \(1,\)"),
     ],
 )  # fmt: skip
 def test_check_names_what_is_wrong(space: SearchSpace, arch: Arch, message: str) -> None:
@@ -216,7 +216,8 @@ def test_decode_names_the_indices(indices: tuple[int, ...]) -> None:
     ("changes", "message"),
     [
         ({"family": "resnet"}, "family is 'resnet'; allowed: .*mobilenetv3"),
-        ({"skip": "none"}, "skip is 'none'; allowed: 'suffix', 'any'"),
+        ({"skip": "any"}, r"write blocks that are skipped by themselves as stages of one block"),
+        ({"tied": True}, "tie depths and expand ratios in a phase of the recipe"),
         ({"stages": ()}, "stages is empty"),
         ({"resolutions": ()}, "resolutions is empty"),
         ({"resolutions": (4, 16)}, r"resolutions are \(4, 16\); they must lie in 8"),
@@ -228,32 +229,41 @@ def test_decode_names_the_indices(indices: tuple[int, ...]) -> None:
         ({"expand_ratios": (float("nan"),)}, r"expand_ratios are \(nan,\)"),
         ({"head_width": None}, "head_width .* family mobilenetv3"),
         ({"family": "efficientnet", "head_width": 8}, "head_width .* None for efficientnet"),
-        ({"stem_width": 12}, r"widths are \[12, .*multiples of 8"),
-        ({"final_width": 0}, r"widths are .* 0, .*multiples of 8"),
-        ({"first": {"width": 20}}, r"widths are .* 20, .*multiples of 8"),
+        ({"stem_width": 12}, "stem_width is 12; .*multiples of 8"),
+        ({"final_width": 0}, "final_width is 0; .*multiples of 8"),
+        ({"first": {"width": 20}}, "first: width is 20; .*multiples of 8"),
         ({"first": {"width": 8, "stride": 2},
           "stages": [{"width": 8, "stride": 2, "depths": [1]}] * 4},
          "strides multiply to 64, stem included"),
-        ({"act": "gelu"}, r"activations are \['gelu', .*hard_swish"),
-        ({"stages": [{"width": 8, "stride": 1, "depths": []}]}, "stage 0: depths is empty"),
+        ({"act": "gelu"}, "act is 'gelu'; .*hard_swish"),
+        ({"stages": [{"width": 8, "stride": 1, "depths": []}]}, r"stages\[0\]: depths is empty"),
         ({"stages": [{"width": 8, "stride": 1, "depths": [0, 1]}]},
-         r"stage 0: depths are \(0, 1\); they must lie in 1..1"),
+         r"stage 0: depths are \(0, 1\); only a stage of the width of the one before it"),
+        ({"stages": [{"width": 8, "stride": 1, "depths": [-1, 1]}]},
+         r"stages\[0\]: depths are \(-1, 1\); they must lie in 0"),
         ({"stages": [{"width": 8, "stride": 1, "depths": [1, 3], "allowed": [[[3, 2]]] * 2}]},
-         r"stage 0: depths are \(1, 3\); they must lie in 1..2"),
-        ({"stages": [{"width": 8, "stride": 3, "depths": [1]}]}, "stage 0: stride is 3"),
+         r"stages\[0\]: depths are \(1, 3\); they must lie in 0..2"),
+        ({"stages": [{"width": 8, "stride": 3, "depths": [1]}]}, r"stages\[0\]: stride is 3"),
         ({"stages": [{"width": 8, "stride": 1, "depths": [1], "kind": "uir"}]},
-         r"stage 0: kind is 'uir'; allowed: \('ir', 'ds', 'dsa'\)"),
+         r"stages\[0\]: kind is 'uir'; allowed: \('ir', 'ds', 'dsa'\)"),
         ({"stages": [{"width": 8, "stride": 1, "depths": [1], "kind": "ds",
-                      "allowed": [[[3, 2]]]}]}, "stage 0: blocks of kind ds do not expand"),
+                      "allowed": [[[3, 2]]]}]}, r"stages\[0\]: blocks of kind ds do not expand"),
         ({"final_width": None}, "final_width is null; only an efficientnet"),
         ({"family": "efficientnet", "head_width": None, "head_bias": True},
          "head_bias goes with a head_width"),
         ({"stages": [{"width": 8, "stride": 1, "depths": [1], "allowed": [[]]}]},
-         "stage 0: a block allows no op"),
+         r"stages\[0\]: a block allows no op"),
         ({"stages": [{"width": 8, "stride": 1, "depths": [1], "allowed": [[[7, 2]]]}]},
          "stage 0: k7e2 not among the ops of the space"),
-        ({"stages": [{"width": 8, "stride": 1, "depths": [2, 3]}], "skip": "any"},
-         r"stage 0: depths are \(2, 3\); with skip='any' they must be 1..3"),
+        ({"stages": [{"width": 8, "stride": 1, "depths": [1], "allowed": []}]},
+         r"stages\[0\]: the stage has no blocks"),
+        ({"stages": [{"width": 8, "stride": 2, "depths": [0, 1]}]},
+         r"stages\[0\]: depths are \(0, 1\); a stage that strides"),
+        ({"stages": [{"width": 8, "stride": 1, "depths": [1]},
+                     {"width": 16, "stride": 1, "depths": [0, 1]}]},
+         r"stage 1: depths are \(0, 1\); only a stage of the width of the one before it"),
+        ({"stages": [{"width": 8, "stride": 1, "depths": [1], "act": "gelu"}]},
+         r"stages\[0\]: act is 'gelu'"),
     ],
 )  # fmt: skip
 def test_a_space_names_what_is_wrong(changes: dict[str, Any], message: str) -> None:
@@ -349,6 +359,7 @@ def test_a_restriction_may_leave_a_ragged_block_without_an_op() -> None:
 def test_what_earlier_versions_wrote_is_read() -> None:
     data = SPACE.to_dict()
     del data["head_bias"]
+    data |= {"skip": "suffix", "tied": False}
     for stage in data["stages"]:
         del stage["kind"]
     assert SearchSpace.from_dict(data) == SPACE

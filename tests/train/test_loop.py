@@ -230,11 +230,11 @@ def test_epochs_are_counted_through_the_phases() -> None:
 
 
 def test_a_draw_is_a_function_of_seed_step_and_place() -> None:
-    draw = SubnetSampler(SPACE, 0, 7)
+    draw = SubnetSampler(SPACE.sample, 0, 7)
     assert [draw(place) for place in range(20)] == [draw(place) for place in range(20)]
     assert len({draw(place) for place in range(20)}) > 5
-    assert [SubnetSampler(SPACE, 0, 8)(p) for p in range(9)] != [draw(p) for p in range(9)]
-    assert [SubnetSampler(SPACE, 1, 7)(p) for p in range(9)] != [draw(p) for p in range(9)]
+    assert [SubnetSampler(SPACE.sample, 0, 8)(p) for p in range(9)] != [draw(p) for p in range(9)]
+    assert [SubnetSampler(SPACE.sample, 1, 7)(p) for p in range(9)] != [draw(p) for p in range(9)]
     assert all(draw(place) in SPACE for place in range(20))
 
 
@@ -251,10 +251,14 @@ def test_share_says_how_many_subnets_come_from_the_gates(share: float, low: int,
             target.gates.alpha[row] = -40.0
             target.gates.alpha[row, column] = 40.0
         target.gates.resolution[space.resolutions.index(sure.resolution)] = 80.0
-    drawn = [SubnetSampler(space, 0, step, [target], share)(0) for step in range(200)]
+
+    def draws() -> list[Arch]:
+        return [SubnetSampler(space.sample, 0, n, [target], share)(0) for n in range(200)]
+
+    drawn = draws()
     assert low <= drawn.count(sure) <= high
-    assert drawn == [SubnetSampler(space, 0, step, [target], share)(0) for step in range(200)]
-    assert SubnetSampler(space, 0, 0, (), share)(0) in space, "no targets, no gates"
+    assert drawn == draws()
+    assert SubnetSampler(space.sample, 0, 0, (), share)(0) in space, "no targets, no gates"
 
 
 # ---- gates along with the weights --------------------------------------------------------------

@@ -23,7 +23,6 @@ from supernet.data.synthetic import synthetic
 from supernet.errors import DataError, SupernetError
 from supernet.io.reporter import SILENT
 from supernet.nn.drop import Noise
-from supernet.nn.gates import PathGates
 from supernet.nn.supernet import SuperNet
 from supernet.space.search_space import Stage
 from supernet.train import checkpoint
@@ -31,6 +30,7 @@ from supernet.train import job as training
 from supernet.train.build import build_recipe, build_steps, build_teacher
 from supernet.train.distributed import ALONE, Ranks
 from supernet.train.ema import Average
+from supernet.train.phases import Phase
 from supernet.train.step import Passes, Precision
 from tests.builders import small_space, tiny_config, tiny_space
 
@@ -86,31 +86,27 @@ def test_every_recipe_trains_the_last_phase_it_names(recipe: str) -> None:
     wants = {"progressive": (1, 0, 3), "sandwich": (1, 1, 1), "random": (0, 0, 1),
              "compound": (1, 0, 2)}  # fmt: skip
     assert (phase.teach, phase.smallest, phase.subnets) == wants[recipe]
-    assert phase.space.tied == (recipe == "compound")
+    assert phase.tied == (recipe == "compound")
 
 
-def test_tied_spaces_couple_depth_and_width() -> None:
+def test_a_tied_phase_couples_depth_and_width() -> None:
     """CompOFA, table 1: as many choices a stage as there are depths (times free kernels)."""
-    stages = (Stage(width=8, stride=1, depths=(1, 2)),)
-    tied = small_space(kernel_sizes=(3,), stages=stages).restrict(tied=True)
-    assert tied.size == len(list(tied)) == len(set(tied)) == 2 * 2
-    for arch in tied:
-        active = [op for op in arch.ops if op is not None]
-        assert {op.expand_ratio for op in active} == {(2.0, 3.0)[len(active) - 1]}
-        assert arch in tied
-    assert tied.largest() in tied
-    assert tied.smallest() in tied
+    stages = (
+        Stage(width=8, stride=1, depths=(1, 2)),
+        Stage(width=8, stride=1, depths=(2,)),
+        Stage(width=8, stride=1, depths=(0, 1, 3)),
+    )
+    space = small_space(kernel_sizes=(3,), stages=stages, resolutions=(8,))
+    phase = Phase(name="compound", space=space, epochs=1, lr=0.1, tied=True)
     rng = random.Random(0)
-    loose = next(a for a in small_space(kernel_sizes=(3,), stages=stages) if a not in tied)
-    assert all(tied.sample(rng) in tied for _ in range(50))
-    assert all(tied.mutate(tied.sample(rng), rng, 0.5) in tied for _ in range(50))
-    assert all(tied.crossover(tied.sample(rng), tied.sample(rng), rng) in tied for _ in range(50))
-    with pytest.raises(SupernetError, match="ties expand ratios to depths"):
-        tied.check(loose)
-    with pytest.raises(SupernetError, match="only sampled from"):
-        PathGates(tied)
-    with pytest.raises(SupernetError, match="suffix"):
-        small_space(skip="any").restrict(tied=True)
+    drawn = {phase.sample(rng) for _ in range(2000)}
+    assert len(drawn) == 2 * (2 * 2) * (1 + 1 + 1)
+    assert {space.largest(), space.smallest()} <= drawn
+    for arch in drawn:
+        assert arch in space
+        first, last = ([op for op in arch.ops[w] if op] for w in (slice(0, 2), slice(4, 7)))
+        assert {op.expand_ratio for op in first} == {(2.0, 3.0)[len(first) - 1]}
+        assert {op.expand_ratio for op in last} == {0: set(), 1: {2.0}, 3: {3.0}}[len(last)]
 
 
 # ---- mixing ------------------------------------------------------------------------------------

@@ -143,11 +143,6 @@ def _graph(encoding: Encoding, score: Floats, cells: Floats) -> list[_Edges]:
     node = 0
     for where, depths in zip(encoding.stages, encoding.depths, strict=True):
         blocks = range(where.start, where.stop)
-        if encoding.skip == "any":
-            for block in blocks:
-                add(node, node + 1, [((block, c),) for c in range(score.shape[1])])
-                node += 1
-            continue
         end = node + max(depths) + 1
         for position in range(max(depths) + 1):
             if position in depths:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from supernet.errors import SpaceError
 from supernet.space.arch import Arch
 from supernet.space.search_space import SearchSpace
 
@@ -24,22 +23,14 @@ class Encoding:
     """`[B, O]`"""
     stages: tuple[slice, ...]
     depths: tuple[tuple[int, ...], ...]
-    skip: str
 
     @classmethod
     def of(cls, space: SearchSpace) -> Encoding:
-        """Encode `space`.
-
-        Raises:
-            SpaceError: if it is tied, and so no choice block by block.
-        """
-        if space.tied:
-            raise SpaceError("a space with tied depths and expand ratios is only sampled from")
+        """Encode `space`."""
         return cls(
             allowed=np.array(space.allowed),
             stages=space.stage_slices,
             depths=tuple(stage.depths for stage in space.stages),
-            skip=space.skip,
         )
 
 
@@ -56,12 +47,9 @@ class Genes:
 
     def __init__(self, encoding: Encoding, num_resolutions: int) -> None:
         self.encoding, self.num_resolutions = encoding, num_resolutions
-        self.by_suffix = encoding.skip == "suffix"
-        first = 1 if self.by_suffix else 0
-        rows = [np.flatnonzero(row[first:]) + first for row in encoding.allowed]
+        rows = [np.flatnonzero(row[1:]) + 1 for row in encoding.allowed]
         values = [row if len(row) else np.zeros(1, dtype=np.int64) for row in rows]
-        if self.by_suffix:
-            values += [np.array(depths) for depths in encoding.depths]
+        values += [np.array(depths) for depths in encoding.depths]
         values.append(np.arange(num_resolutions))
         self.sizes: Integers = np.array([len(row) for row in values])
         width = int(self.sizes.max())
@@ -85,19 +73,15 @@ class Genes:
         """Return the genomes `[N, B + 1]` of `genes` `[N, G]`."""
         blocks = len(self.encoding.allowed)
         values = self._values[np.arange(self.count), genes]
-        columns = values[:, :blocks]
-        if self.by_suffix:
-            depths = values[:, blocks:-1]
-            columns = np.where(self._position < depths[:, self._stage], columns, 0)
+        depths = values[:, blocks:-1]
+        columns = np.where(self._position < depths[:, self._stage], values[:, :blocks], 0)
         return np.concatenate([columns, values[:, -1:]], axis=1)
 
     def encode(self, genome: Integers) -> Integers:
         """Return genes `[G]` of a genome `[B + 1]`; those that lie idle are 0."""
         blocks = len(self.encoding.allowed)
-        wanted = [*genome[:blocks]]
-        if self.by_suffix:
-            wanted += [int(np.count_nonzero(genome[where])) for where in self.encoding.stages]
-        wanted.append(genome[-1])
+        depths = [int(np.count_nonzero(genome[where])) for where in self.encoding.stages]
+        wanted = [*genome[:blocks], *depths, genome[-1]]
         genes = np.zeros(self.count, dtype=np.int64)
         for gene, value in enumerate(wanted):
             found = np.flatnonzero(self._values[gene, : self.sizes[gene]] == value)

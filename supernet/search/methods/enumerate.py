@@ -42,7 +42,7 @@ def _at(problem: Problem, size: int, most: int) -> Integers | None:
     sums = [bound for bound in problem.bounds if not bound.peak]
     cell = np.stack([bound.cell[size] for bound in sums] or [np.zeros(allowed.shape)], axis=-1)
     left = np.array([bound.most * _ROUNDING - bound.fixed[size] for bound in sums] or [1.0])
-    active = allowed & (np.arange(allowed.shape[1]) > 0) if problem.genes.by_suffix else allowed
+    active = allowed & (np.arange(allowed.shape[1]) > 0)
     floors = np.where(active[..., None], cell, np.inf).min(axis=1)  # [B, K]
     after = _after_stages(problem, cell, floors)
 
@@ -51,11 +51,9 @@ def _at(problem: Problem, size: int, most: int) -> Integers | None:
     cost = np.zeros((1, cell.shape[-1]))
     for stage, where in enumerate(encoding.stages):
         ends: list[tuple[Integers, Floats]] = []
-        for number, depth in enumerate(_depths(problem, stage)):
-            kept, spent = genes, cost + cell[where.start + depth : where.stop, 0].sum(axis=0)
-            if problem.genes.by_suffix:
-                kept = kept.copy()
-                kept[:, blocks + stage] = number
+        for number, depth in enumerate(encoding.depths[stage]):
+            kept, spent = genes.copy(), cost + cell[where.start + depth : where.stop, 0].sum(axis=0)
+            kept[:, blocks + stage] = number
             for block in range(where.start, where.start + depth):
                 rest = floors[block + 1 : where.start + depth].sum(axis=0) + after[stage + 1]
                 values = problem.genes.values_of(block)
@@ -74,25 +72,16 @@ def _at(problem: Problem, size: int, most: int) -> Integers | None:
     return genes[problem.feasible(problem.genes.decode(genes))]
 
 
-def _depths(problem: Problem, stage: int) -> tuple[int, ...]:
-    """Return how many of a stage's blocks choose an op; the others are skipped."""
-    encoding = problem.genes.encoding
-    if problem.genes.by_suffix:
-        return encoding.depths[stage]
-    where = encoding.stages[stage]
-    return (where.stop - where.start,)
-
-
 def _after_stages(problem: Problem, cell: Floats, floors: Floats) -> Floats:
     """Return the least that each stage and those after it cost, `[S + 1, K]`."""
-    stages = problem.genes.encoding.stages
+    stages, depths = problem.genes.encoding.stages, problem.genes.encoding.depths
     after = np.zeros((len(stages) + 1, cell.shape[-1]))
     for stage in reversed(range(len(stages))):
         where = stages[stage]
         ways = [
             floors[where.start : where.start + depth].sum(axis=0)
             + cell[where.start + depth : where.stop, 0].sum(axis=0)
-            for depth in _depths(problem, stage)
+            for depth in depths[stage]
         ]
         after[stage] = np.min(ways, axis=0) + after[stage + 1]
     return after

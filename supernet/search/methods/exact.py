@@ -96,14 +96,8 @@ def _solve(encoding: Encoding, score: Floats, steps: NDArray[np.int64], size: in
     picks: list[NDArray[np.int64]] = []
     ends: list[NDArray[np.int64]] = []
     for where, depths in zip(encoding.stages, encoding.depths, strict=True):
-        if encoding.skip == "any":
-            for block in range(where.start, where.stop):
-                value, pick = _extend(value, score[block], steps[block])
-                picks.append(pick)
-            ends.append(np.full(size, where.stop - where.start))
-            continue
         skip_score = np.cumsum(np.append(score[where, 0], 0.0)[::-1])[::-1]
-        end_value = np.full(size, -np.inf)
+        end_value = value + skip_score[0] if 0 in depths else np.full(size, -np.inf)
         end = np.zeros(size, dtype=np.int64)
         for position, block in enumerate(range(where.start, where.stop)):
             if position >= max(depths):
