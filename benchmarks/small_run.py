@@ -7,6 +7,7 @@ from pathlib import Path
 
 from supernet.cli.console import ConsoleReporter
 from supernet.cli.hydra_config import composed
+from supernet.cli.sources import source_of
 from supernet.latency.job import profile_to
 from supernet.latency.request import TimingRequest
 from supernet.latency.table import LatencyTable
@@ -40,7 +41,7 @@ def trained(folder: Path | None, *, quick: bool = False) -> Trained:
         if (folder / checkpoint.FILE).exists():
             training.resume(folder, ConsoleReporter())
         else:
-            training.start(config, folder, ConsoleReporter())
+            training.start(config, folder, ConsoleReporter(), source=source_of(config))
     return Trained.open(folder)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from supernet.cli.console import ConsoleReporter
 from supernet.cli.hydra_config import composed
+from supernet.cli.sources import source_of
+from supernet.io.reporter import SILENT, Reporter
 from supernet.latency.correction import Correction
 from supernet.latency.table import Device, Entry, LatencyTable
 from supernet.nn.gates import PathGates
@@ -24,6 +26,7 @@ from supernet.space.arch import Arch, Op
 from supernet.space.cost import CostMatrix
 from supernet.space.layers import LayerKey, space_keys
 from supernet.space.search_space import BLOCK_KINDS, FAMILIES, FixedBlock, SearchSpace, Stage
+from supernet.train import job as training
 from supernet.train.build import build_space
 
 
@@ -339,6 +342,13 @@ TINY = (
 def tiny_config(*overrides: str) -> dict[str, Any]:
     """Return a configuration that trains in about a second, changed by `overrides`."""
     return composed([*TINY, *overrides])
+
+
+def start_run(
+    config: Mapping[str, Any], folder: Path, reporter: Reporter = SILENT, **options: Any
+) -> None:
+    """Train from the source that `config` names, as `supernet train` does."""
+    training.start(config, folder, reporter, source=source_of(config), **options)
 
 
 def tiny_space() -> SearchSpace:

@@ -19,7 +19,6 @@ from supernet.deploy.extract import promise_of, write_subnet
 from supernet.io.reporter import SILENT
 from supernet.latency import host, profile
 from supernet.search.by_gates import Candidate
-from supernet.train import job as training
 from supernet.train.run import Trained
 from tests.builders import (
     DEVICE,
@@ -27,6 +26,7 @@ from tests.builders import (
     TextReporter,
     digits_config,
     made_up_table,
+    start_run,
     tiny_config,
     tiny_table,
 )
@@ -49,7 +49,7 @@ def reporter() -> TextReporter:
 def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of the tiny configuration; read it, never write to it."""
     folder = tmp_path_factory.mktemp("trained") / "run"
-    training.start(tiny_config(), folder, SILENT)
+    start_run(tiny_config(), folder, SILENT)
     return folder
 
 
@@ -71,7 +71,7 @@ def main_job_done(tmp_path_factory: pytest.TempPathFactory) -> MainJob:
 def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that learnt the digits somewhat; read it, never write to it."""
     folder = tmp_path_factory.mktemp("digits") / "run"
-    training.start(digits_config(), folder, SILENT)
+    start_run(digits_config(), folder, SILENT)
     return folder
 
 

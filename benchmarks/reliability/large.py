@@ -23,6 +23,7 @@ import numpy as np
 from benchmarks.common import ROOT, aim
 from supernet.cli.console import ConsoleReporter
 from supernet.cli.hydra_config import composed
+from supernet.cli.sources import source_of
 from supernet.latency.correction import Correction
 from supernet.latency.costs import latency_costs
 from supernet.latency.table import Device, Entry, LatencyTable
@@ -151,9 +152,8 @@ def of_front(folder: Path, count: int, timed: Timed) -> float:
     """A run with a searched front of `count` points; return the size of its page in MiB."""
     run = folder / "run"
     shutil.rmtree(run, ignore_errors=True)
-    training.start(
-        composed(["experiment=smoke", "data=digits", "threads=1"]), run, ConsoleReporter()
-    )
+    config = composed(["experiment=smoke", "data=digits", "threads=1"])
+    training.start(config, run, ConsoleReporter(), source=source_of(config))
     net, rng = Trained.open(run).net, random.Random(0)
     table = made_up(net.space, in_chans=net.in_chans, num_classes=net.num_classes)
     table.save(run / "tables" / "T.json")

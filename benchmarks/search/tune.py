@@ -25,6 +25,7 @@ from matplotlib.figure import Figure
 from benchmarks.common import ROOT, aim, write_result
 from supernet.cli.console import ConsoleReporter
 from supernet.cli.hydra_config import composed, plan_fields
+from supernet.cli.sources import source_of
 from supernet.train.tune import tune
 from supernet.train.tune_space import Plan, plan_of
 
@@ -89,7 +90,9 @@ def studied(plan: Plan, folder: Path, name: str, seed: int, seconds: float) -> d
     torch.set_num_threads(1)
     sampler, pruner = METHODS[name]
     plan = replace(plan, sampler=sampler, pruner=pruner, seed=100 * seed)
-    found = tune(plan, composed, folder / f"{name} {seed}", ConsoleReporter(), seconds=seconds)
+    found = tune(
+        plan, composed, source_of, folder / f"{name} {seed}", ConsoleReporter(), seconds=seconds
+    )
     return {"method": name, "seed": seed, "count": found["count"], "best": curve(found["trials"])}
 
 

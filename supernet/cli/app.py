@@ -123,6 +123,7 @@ def tune(
     """
     from supernet.cli.console import ConsoleReporter
     from supernet.cli.hydra_config import composed, plan_fields
+    from supernet.cli.sources import source_of
     from supernet.train.tune_space import plan_of
 
     with needed_by("supernet tune", "tune"):
@@ -130,7 +131,9 @@ def tune(
     given = {"trials": trials, "sampler": sampler, "pruner": pruner, "seed": seed}
     fields = plan_fields(plan) | {name: v for name, v in given.items() if v is not None}
     folder, reporter = out or Path("runs/tune") / Path(plan).stem, ConsoleReporter()
-    found = run_trials(plan_of(fields, plan), composed, folder, reporter, storage=storage)
+    found = run_trials(
+        plan_of(fields, plan), composed, source_of, folder, reporter, storage=storage
+    )
     counts = ", ".join(f"{count} {name}" for name, count in found["count"].items())
     reporter.note(f"{counts}; {folder}/tune.json")
     if found["best"] is not None:

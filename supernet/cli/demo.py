@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from supernet.cli.console import ConsoleReporter
-from supernet.cli.sources import EARLIER
+from supernet.cli.sources import source_of
 from supernet.cli.summary import show, summary_row
 from supernet.deploy.extract import measure, promise_of, write_subnet
 from supernet.errors import SupernetError
@@ -52,7 +52,7 @@ def do_main_job(
         _check_same(config, folder)
         training.resume(folder, reporter)
     else:
-        training.start(config, folder, reporter, launch=launch)
+        training.start(config, folder, reporter, source=source_of(config), launch=launch)
     run = Trained.open(folder)
     _title(reporter, "2. profile two devices")
     tables = [_table(run, folder, runtime, reporter) for runtime in RUNTIMES]
@@ -78,7 +78,7 @@ def _title(reporter: ConsoleReporter, text: str) -> None:
 
 def _check_same(config: dict[str, Any], folder: Path) -> None:
     """Refuse a run whose weights were trained by other settings; gates are trained here."""
-    there = {"net": EARLIER, "init_from": None, **checkpoint.read(folder).get("config", {})}
+    there = Trained.open(folder).config
     free = {"threads", "save_minutes"} | ({"gates"} if not config["targets"] else set())
     names = set(config) - free
     if any(there.get(name) != config[name] for name in names):

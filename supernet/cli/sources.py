@@ -1,8 +1,6 @@
-"""Which network a run trains and where its first weights are from: the group `conf/net/`.
+"""Registry of the model sources: the files of `conf/net/`.
 
-One kind each: a supernet, a hand-made network of timm, the network of a subnet folder. Files are
-read without running any code in them. A resumed run looks at none of this: its checkpoint holds
-the network.
+A resumed run needs none of them: its checkpoint holds the network.
 """
 
 from __future__ import annotations
@@ -13,34 +11,31 @@ from typing import Any
 from supernet.deploy.source import Subnet
 from supernet.errors import SupernetError
 from supernet.io.validate import construct
-from supernet.train.models import Origin, Supernet, Timm
-
-EARLIER = {"kind": "supernet", "init": None}
-"""What runs of before there was a choice trained."""
+from supernet.train.models import ModelSource, Supernet, Timm
 
 
-def origin_of(config: Mapping[str, Any]) -> Origin:
+def source_of(config: Mapping[str, Any]) -> ModelSource:
     """Read `config["net"]`.
 
     Raises:
-        SupernetError: if there is no such kind, its fields cannot be used, or the run wants of one
-            network what only a supernet has.
+        SupernetError: if there is no such kind, its fields are invalid, or a setting of the
+            run needs a supernet and the kind is a single network.
     """
-    fields = dict(config.get("net", EARLIER))
+    fields = dict(config["net"])
     kind = fields.pop("kind", None)
     if kind not in KINDS:
         raise SupernetError(f"net.kind is {kind!r}; allowed: {', '.join(KINDS)}")
-    origin = construct(KINDS[kind], fields, "net")
+    source = construct(KINDS[kind], fields, "net")
     if kind != "supernet":
         _check_one(config, kind)
-    return origin
+    return source
 
 
 KINDS = {"supernet": Supernet, "timm": Timm, "subnet": Subnet}
 
 
 def _check_one(config: Mapping[str, Any], kind: str) -> None:
-    """Raise `SupernetError` if the run wants more than one network can give."""
+    """Raise `SupernetError` if a setting of the run needs a supernet."""
     if config.get("init_from"):
         raise SupernetError(
             f"init_from takes a supernet's weights, and net={kind} is one network; leave it out"

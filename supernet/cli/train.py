@@ -62,6 +62,7 @@ def _first_of_sweeps(words: list[str]) -> list[str]:
 
 
 def _job(config: DictConfig, default_space: dict[str, Any]) -> None:
+    from supernet.cli.sources import source_of
     from supernet.train import job as training
     from supernet.train.logger import Launch, varied_by
 
@@ -80,7 +81,7 @@ def _job(config: DictConfig, default_space: dict[str, Any]) -> None:
             folder /= str(HydraConfig.get().job.num)
             varied = varied_by(words)
         launch = Launch(command=shlex.join(["supernet", "train", *words]), varied=varied)
-        training.start(values, folder, reporter, launch=launch)
+        training.start(values, folder, reporter, source=source_of(values), launch=launch)
         reporter.note(f"done: supernet info {folder}")
 
 

@@ -30,7 +30,7 @@ ENTRY_POINT = "supernet_subnet"
 def timm_kwargs(net: dict[str, Any]) -> dict[str, Any]:
     """Return the arguments of timm's class for `net`, plain data."""
     same = ("stem_size", "num_features", "num_classes", "in_chans")
-    bias = bool(net.get("head_bias"))  # folders of earlier versions do not say
+    bias = bool(net.get("head_bias"))  # left out where there is none
     head = {"head_bias": bias} if net["family"] == "mobilenetv3" else {}
     return {
         **{name: net[name] for name in same},

@@ -89,7 +89,7 @@ def build_steps(config: Mapping[str, Any]) -> StepConfig:
         raise SupernetError(f"micro_batches is {config['micro_batches']}; 1 is the least")
     if config["ema"] is not None and not 0 < config["ema"] < 1:
         raise SupernetError(f"ema is {config['ema']}; it must lie between 0 and 1, or be null")
-    evaluate = config.get("evaluate", "phase")  # runs of earlier versions have none
+    evaluate = config["evaluate"]
     if evaluate not in ("phase", "epoch"):
         raise SupernetError(f"evaluate is {evaluate!r}; allowed: phase, epoch")
     for name in ("epoch_batches", "clip_grad"):

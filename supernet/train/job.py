@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from timm.layers import convert_sync_batchnorm
 
-from supernet.cli.sources import origin_of
 from supernet.data.batches import train_batches
 from supernet.data.dataset import ImageData
 from supernet.errors import (
@@ -49,6 +48,7 @@ from supernet.train.interrupt import Stopping
 from supernet.train.logger import UNKNOWN_LAUNCH, Launch, RunFolder, Silent, Watch
 from supernet.train.loop import Run, fit
 from supernet.train.malloc import keep_freed_memory
+from supernet.train.models import ModelSource
 from supernet.train.position import Position
 from supernet.train.run import Trained
 from supernet.train.step import StepConfig
@@ -59,12 +59,19 @@ def start(
     folder: Path,
     reporter: Reporter,
     *,
+    source: ModelSource,
     watch: Watch | None = None,
     launch: Launch = UNKNOWN_LAUNCH,
 ) -> None:
     """Train a new network, as a rule a supernet, into `folder`.
 
-    `watch` sees every evaluation; `launch` is kept.
+    Args:
+        config: the whole configuration.
+        folder: of the run.
+        reporter: told of its progress.
+        source: loads the images and builds the network.
+        watch: sees every evaluation.
+        launch: kept in the checkpoint.
 
     Raises:
         SupernetError: if the configuration cannot be used, or `folder` holds a run.
@@ -75,10 +82,9 @@ def start(
         )
     with joined() as ranks:
         _use_threads(config)
-        origin = origin_of(config)
-        data = origin.data(config)
+        data = source.data(config)
         torch.manual_seed(int(config["seed"]))
-        net = origin.net(config, data, reporter)
+        net = source.net(config, data, reporter)
         _train(net, config, data, folder, reporter, Position(), {}, ranks, launch, watch)
 
 
@@ -97,11 +103,6 @@ def resume(path: Path, reporter: Reporter) -> None:
     if position.phase >= len(phases):
         reporter.note(f"{run.file.parent} is trained to its end already")
         return
-    if "scaler" not in run.content:
-        raise CheckpointError(
-            f"{run.file}: an earlier supernet began this run and this one cannot go on with it; "
-            "train anew under another name="
-        )
     with joined() as ranks:
         _use_threads(run.config)
         if "training_model" in run.content:
@@ -143,7 +144,7 @@ def _train(
     keep_freed_memory()
     device = pick_device(str(config["device"]))
     net.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if config.get("sync_bn") and ranks.count > 1:
+    if config["sync_bn"] and ranks.count > 1:
         if device.type != "cuda":
             raise SupernetError(
                 f"sync_bn=true wants GPUs, and this trains on {device}: torch's SyncBatchNorm "
@@ -232,7 +233,7 @@ def _set_aside(damaged: Path) -> None:
 
 
 def _save_minutes(config: Mapping[str, Any]) -> float:
-    minutes = float(config.get("save_minutes", 10.0))  # runs of earlier versions have none
+    minutes = float(config["save_minutes"])
     if not minutes > 0:
         raise SupernetError(f"save_minutes is {minutes}; it must be positive")
     return minutes
@@ -255,7 +256,7 @@ def _use_threads(config: Mapping[str, Any]) -> None:
 
 def _targets(net: Net, config: Mapping[str, Any], gates: GateConfig) -> list[Target]:
     if not isinstance(net, SuperNet):
-        return []  # of which `origins` refuses targets
+        return []  # its source has refused targets
     targets = []
     for number, fields in enumerate(config["targets"]):
         wanted = construct(_wanted, fields, f"targets[{number}]")
@@ -283,6 +284,4 @@ def _stored(state: Mapping[str, Any], target: Target) -> Mapping[str, Any]:
         raise CheckpointError(
             f"the run has no gates {target.name}: a table of its targets changed since it began"
         )
-    if "memory" not in stored:
-        raise CheckpointError(f"gates {target.name} are of an earlier supernet; train anew")
     return stored

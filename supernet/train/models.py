@@ -30,7 +30,7 @@ from supernet.train.build import build_data, build_space
 from supernet.train.init import warm_start_
 
 
-class Origin(Protocol):
+class ModelSource(Protocol):
     """One kind of `conf/net/`."""
 
     def data(self, config: Mapping[str, Any]) -> ImageData:
@@ -57,8 +57,7 @@ class Supernet:
 
     def net(self, config: Mapping[str, Any], data: ImageData, reporter: Reporter) -> SuperNet:
         net = SuperNet(build_space(config["space"]), data.num_classes, data.in_chans)
-        run = config.get("init_from")  # configurations of earlier versions have none
-        warm_start_(net, data, init=self.init, run=run, reporter=reporter)
+        warm_start_(net, data, init=self.init, run=config["init_from"], reporter=reporter)
         return net
 
 

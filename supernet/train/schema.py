@@ -40,14 +40,10 @@ class Schema:
     gates: dict[str, Any] = field(default_factory=dict)
 
 
-LATER = ("evaluate", "init_from", "net", "resume", "save_minutes", "sync_bn")
-"""Keys that runs of earlier versions have none of."""
-
-
 def check_config(config: Mapping[str, Any], where: str) -> None:
     """Raise `SupernetError` unless `config` has the keys of `Schema`, each of its type."""
     names = [field.name for field in fields(Schema)]
-    missing = [name for name in names if name not in config and name not in LATER]
+    missing = [name for name in names if name not in config]
     if missing:
         raise SupernetError(f"{where} lacks {', '.join(missing)}")
     check_types(config, Schema, where)

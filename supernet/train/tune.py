@@ -26,6 +26,7 @@ from supernet.io.reporter import SILENT, Reporter
 from supernet.train import job as training
 from supernet.train.build import build_recipe, build_space
 from supernet.train.logger import Launch, varied_by
+from supernet.train.models import ModelSource
 from supernet.train.tune_space import Plan, overrides_of
 
 DATABASE = "study.db"
@@ -34,11 +35,13 @@ NAMES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "stopped early"}
 KINDS = (*NAMES.values(), "diverged")
 
 Compose = Callable[[Sequence[str]], dict[str, Any]]
+SourceOf = Callable[[Mapping[str, Any]], ModelSource]
 
 
 def tune(
     plan: Plan,
     compose: Compose,
+    source_of: SourceOf,
     folder: Path,
     reporter: Reporter,
     *,
@@ -50,6 +53,7 @@ def tune(
     Args:
         plan: what to vary.
         compose: from Hydra overrides to a configuration.
+        source_of: from a configuration to the source of its network.
         folder: of the trials' runs, the database and the results.
         reporter: where each trial's end is told.
         storage: an Optuna storage URL; left out: SQLite in `folder`.
@@ -62,12 +66,13 @@ def tune(
     with written(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with held(folder) if storage is None else nullcontext():
-        return _tuned(plan, compose, folder, reporter, storage, seconds)
+        return _tuned(plan, compose, source_of, folder, reporter, storage, seconds)
 
 
 def _tuned(
     plan: Plan,
     compose: Compose,
+    source_of: SourceOf,
     folder: Path,
     reporter: Reporter,
     storage: str | None,
@@ -93,7 +98,7 @@ def _tuned(
         try:
             words = ["supernet", "train", *plan.overrides, *overrides]
             launch = Launch(command=shlex.join(words), varied=varied_by(overrides))
-            return _trained(trial, config, folder, launch)
+            return _trained(trial, config, source_of(config), folder, launch)
         except Diverged:
             trial.set_user_attr("diverged", True)
             raise
@@ -171,7 +176,9 @@ def _num_trials(storage: optuna.storages.BaseStorage, name: str) -> int:
     return sum(summary.n_trials for summary in known if summary.study_name == name)
 
 
-def _trained(trial: optuna.Trial, config: dict[str, Any], folder: Path, launch: Launch) -> float:
+def _trained(
+    trial: optuna.Trial, config: dict[str, Any], source: ModelSource, folder: Path, launch: Launch
+) -> float:
     """Train and return the last report."""
     reports: list[float] = []
 
@@ -181,8 +188,8 @@ def _trained(trial: optuna.Trial, config: dict[str, Any], folder: Path, launch: 
         if trial.should_prune():
             raise optuna.TrialPruned
 
-    training.start(config, folder / f"trial_{trial.number}", SILENT, watch=watch,
-                   launch=launch)  # fmt: skip
+    place = folder / f"trial_{trial.number}"
+    training.start(config, place, SILENT, source=source, watch=watch, launch=launch)
     return reports[-1]
 
 

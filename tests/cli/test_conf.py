@@ -11,13 +11,12 @@ import pytest
 import yaml
 
 from supernet.cli.hydra_config import OF_ALL_PHASES, composed, config_dir
-from supernet.cli.sources import KINDS, origin_of
+from supernet.cli.sources import KINDS, source_of
 from supernet.data.load import NAMES
 from supernet.errors import SupernetError
 from supernet.io.reporter import SILENT
 from supernet.nn.supernet import SuperNet
 from supernet.space.search_space import SearchSpace
-from supernet.train import job as training
 from supernet.train.build import (
     build_data,
     build_optimizer,
@@ -26,7 +25,7 @@ from supernet.train.build import (
     build_steps,
     pick_device,
 )
-from tests.builders import TINY, small_space, tiny_config, tiny_space, tiny_table
+from tests.builders import TINY, small_space, start_run, tiny_config, tiny_space, tiny_table
 
 CONF = config_dir()
 GROUPS = {
@@ -62,7 +61,7 @@ def build(config: dict[str, Any]) -> SearchSpace:
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option_composes_and_builds(option: str) -> None:
     config = composed([option, *NEEDS.get(option, ())])
-    assert origin_of(config)
+    assert source_of(config)
     space = build(config)
     assert space.largest() in space
     if config["data"]["name"] in SHIPPED:
@@ -163,7 +162,7 @@ def test_options_have_no_unused_files() -> None:
 def refused(folder: Path, *overrides: str) -> str:
     """Return the message of a training that does not start, and check that it left nothing."""
     with pytest.raises(SupernetError) as error:
-        training.start(composed([*TINY, *overrides]), folder, SILENT)
+        start_run(composed([*TINY, *overrides]), folder, SILENT)
     assert not folder.exists(), "nothing is written before everything is checked"
     return " ".join(str(error.value).split())
 

@@ -19,7 +19,7 @@ from supernet.data.image_files import Files
 from supernet.deploy.info import scores
 from supernet.errors import DataError
 from supernet.io.reporter import SILENT
-from supernet.train import job as training
+from tests.builders import start_run
 
 
 def write_classes(top: Path, count: int, *, size: int = 12, mode: str = "RGB") -> Path:
@@ -60,9 +60,9 @@ def test_png_files_train_to_the_very_accuracy_of_tensors(
         ["experiment=smoke", "data=folder", f"data.root={tmp_path / 'png'}", "data.size=8",
          "data.workers=0", "data.augment.pad=1", "data.augment.flip=false", "threads=1"]
     )  # fmt: skip
-    training.start(files, tmp_path / "files", reporter)
+    start_run(files, tmp_path / "files", reporter)
     monkeypatch.setattr("supernet.train.models.build_data", lambda config, size: ordered)
-    training.start(
+    start_run(
         composed(["experiment=smoke", "data=digits", "threads=1"]), tmp_path / "tensors", reporter
     )
     monkeypatch.setattr("supernet.train.run.build_data", lambda config, size: ordered)

@@ -26,9 +26,8 @@ from supernet.latency.costs import costs_of
 from supernet.latency.table import LatencyTable
 from supernet.search.by_gates import Candidate
 from supernet.space.cost import arch_cost, cost_range
-from supernet.train import job as training
 from supernet.train.run import Trained
-from tests.builders import DEVICE, made_up_table
+from tests.builders import DEVICE, made_up_table, start_run
 from tests.docs.changes import QUICK, changed
 from tests.docs.pages import ROOT
 from tests.latency.test_import_tables import OFA, PROXYLESS, timings, written
@@ -42,11 +41,11 @@ def build(top: Path) -> None:
     """Make all that pages speak of as if it were there."""
     quiet = SILENT
     words = changed("supernet train data=digits space=tiny").split()[2:]
-    training.start(composed(words), top / "runs" / "mine", quiet)
+    start_run(composed(words), top / "runs" / "mine", quiet)
     for name in ("demo", "a", "b"):
         shutil.copytree(top / "runs" / "mine", top / "runs" / name)
     hand = ["net=timm", "net.name=mobilenetv3_small_050", "data=digits", "experiment=smoke"]
-    training.start(composed([*hand, *QUICK.split()]), top / "runs" / "handmade", quiet)
+    start_run(composed([*hand, *QUICK.split()]), top / "runs" / "handmade", quiet)
     _tables_and_subnet(top)
     _images(top)
     _files_of_others(top)

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from supernet.cli.hydra_config import composed
-from supernet.cli.sources import origin_of
+from supernet.cli.sources import source_of
 from supernet.data.folder import folder as image_folder
 from supernet.data.preprocess import Preprocess
 from supernet.deploy.certificate import read_certificate
@@ -401,7 +401,7 @@ def _saved(content: Any) -> bytes:
 def _read_overrides(words: list[str], folder: Path) -> tuple[str, Callable[[], Any]]:
     def read() -> None:
         config = composed(words)
-        origin_of(config)
+        source_of(config)
         space = build_space(config["space"])
         build_steps(config)
         build_recipe(config, space)

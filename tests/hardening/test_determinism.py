@@ -30,10 +30,9 @@ from supernet.search.find import METHODS, find
 from supernet.search.methods.encoding import genes_of
 from supernet.space.cost import cost_range
 from supernet.train import checkpoint
-from supernet.train import job as training
 from supernet.train.build import build_space
 from supernet.train.run import Trained
-from tests.builders import made_up_table, middle, tiny_config
+from tests.builders import made_up_table, middle, start_run, tiny_config
 
 WIDE = (
     "data.size=16", "data.per_class=20", "space.resolutions=[16]", "batch_size=32",
@@ -74,7 +73,7 @@ def trained(folder: Path, count: int) -> Path:
     budget = middle(cost_range(space, latency_costs(table, space, **SHAPES)))
     targets = [{"table": str(folder / "T.json"), "budget_ms": budget}]
     with working_on(count):
-        training.start({**config, "targets": targets, "threads": count}, run, SILENT)
+        start_run({**config, "targets": targets, "threads": count}, run, SILENT)
     return run
 
 

@@ -33,10 +33,9 @@ from supernet.latency.resume import Kept
 from supernet.report import page
 from supernet.search.pareto import FIELDS, write_front
 from supernet.train import checkpoint
-from supernet.train import job as training
 from supernet.train.logger import RunFolder
 from supernet.train.run import Trained
-from tests.builders import TINY, tiny_config, tiny_table
+from tests.builders import TINY, start_run, tiny_config, tiny_table
 from tests.conftest import Command, tree
 from tests.train.test_loop import same
 
@@ -144,7 +143,7 @@ def test_who_times_is_named_to_who_would_time_beside_it(
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
-    training.start(tiny_config(OFTEN), folder, QUIET)
+    start_run(tiny_config(OFTEN), folder, QUIET)
     return checkpoint.read(folder)
 
 
@@ -368,7 +367,7 @@ def test_training_does_not_mind_a_clock_that_is_set(
 ) -> None:
     days = iter(range(10_000))
     monkeypatch.setattr(time, "time", lambda: 1.7e9 + 86400.0 * (-1) ** next(days) * 5)
-    training.start(tiny_config(OFTEN), tmp_path / "run", QUIET)
+    start_run(tiny_config(OFTEN), tmp_path / "run", QUIET)
     assert next(days) > 20, "TensorBoard looked at it"
     same(checkpoint.read(tmp_path / "run"), undisturbed)
 
@@ -475,7 +474,7 @@ def photos(place: Path) -> list[str]:
 def test_a_killed_worker_is_told_in_a_line_and_costs_nothing(
     command: Command, photos: list[str], place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    training.start(composed([*photos, "name=x"]), place / "whole", QUIET)
+    start_run(composed([*photos, "name=x"]), place / "whole", QUIET)
     log = RunFolder.log
 
     def killing(self: RunFolder, step: int, *rest: Any) -> None:

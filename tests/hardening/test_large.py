@@ -32,7 +32,6 @@ from supernet.search.pareto import FIELDS
 from supernet.space.cost import arch_cost, cost_range
 from supernet.space.layers import LayerKey
 from supernet.space.search_space import SearchSpace, Stage
-from supernet.train import job as training
 from supernet.train.run import Trained
 from tests.builders import (
     TextReporter,
@@ -41,6 +40,7 @@ from tests.builders import (
     middle,
     random_gates,
     small_space,
+    start_run,
     tiny_config,
     tiny_space,
 )
@@ -209,7 +209,7 @@ def test_a_run_beyond_floats_is_trained_looked_at_and_reported(
         "kernel_sizes": space.kernel_sizes, "expand_ratios": space.expand_ratios,
         "resolutions": space.resolutions,
     }  # fmt: skip
-    training.start(config, folder, reporter)
+    start_run(config, folder, reporter)
     run = Trained.open(folder)
     assert run.net.space.size > 10**308
     assert json.loads(json.dumps(facts.facts(folder)))["architectures"] == run.net.space.size

@@ -25,11 +25,10 @@ from supernet.search.constraints import Aim
 from supernet.search.find import METHODS, find
 from supernet.space.cost import cost_range
 from supernet.space.search_space import SearchSpace
-from supernet.train import job as training
 from supernet.train.build import build_steps, data_of
 from supernet.train.evaluate import top1_of
 from supernet.train.run import Trained
-from tests.builders import made_up_table, tiny_config
+from tests.builders import made_up_table, start_run, tiny_config
 from tests.conftest import Command
 
 SHORT = ("recipe.phases.largest.epochs=1", "recipe.phases.all.epochs=1", "epoch_batches=2",
@@ -45,7 +44,7 @@ ONE_ARCH = (
 
 
 def train(folder: Path, *overrides: str) -> Trained:
-    training.start(tiny_config(*SHORT, *overrides), folder, SILENT)
+    start_run(tiny_config(*SHORT, *overrides), folder, SILENT)
     return Trained.open(folder)
 
 
@@ -134,7 +133,7 @@ def test_photos_that_are_not_square_are_trained_on_and_classified(
         ["experiment=smoke", "data=folder", "data.root=photos", "data.workers=0", "device=cpu",
          "threads=1", "batch_size=4", "recipe=largest_first", *words, "space.resolutions=[33]"]
     )  # fmt: skip
-    training.start(config, Path("run"), SILENT)
+    start_run(config, Path("run"), SILENT)
     result = command("extract", "run", "--max-macs", 1e12, "--out", "net")
     assert result.code == 0, result
     photos = [f"photos/train/dark/{number}.png" for number in range(5)]

@@ -39,7 +39,7 @@ from supernet.train.phases import Phase
 from supernet.train.run import Trained
 from supernet.train.step import StepConfig
 from supernet.train.strategies import Taught
-from tests.builders import randomise_, small_space, tiny_config
+from tests.builders import randomise_, small_space, start_run, tiny_config
 
 COUNT = 2
 
@@ -179,4 +179,4 @@ def test_blocks_normalise_by_all_images_where_their_norms_are_synchronised(
 def test_synchronised_norms_want_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "joined", lambda: nullcontext(Ranks(0, 2)))
     with pytest.raises(SupernetError, match="sync_bn=true wants GPUs, and this trains on cpu"):
-        training.start(tiny_config("sync_bn=true"), tmp_path / "run", SILENT)
+        start_run(tiny_config("sync_bn=true"), tmp_path / "run", SILENT)

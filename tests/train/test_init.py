@@ -14,14 +14,22 @@ import torch
 from safetensors.torch import save_file
 
 from supernet.cli.hydra_config import composed
-from supernet.cli.sources import origin_of
+from supernet.cli.sources import source_of
 from supernet.errors import CheckpointError, SpaceError, SupernetError
 from supernet.io.reporter import SILENT
 from supernet.nn.supernet import SuperNet
 from supernet.train import job as training
 from supernet.train.build import build_space
 from supernet.train.run import Trained
-from tests.builders import TINY, TextReporter, assert_same, images, randomise_, tiny_config
+from tests.builders import (
+    TINY,
+    TextReporter,
+    assert_same,
+    images,
+    randomise_,
+    start_run,
+    tiny_config,
+)
 from tests.conftest import Command
 
 SMALL = (
@@ -37,10 +45,10 @@ SMALL = (
 
 def built(config: dict[str, Any], reporter: TextReporter) -> SuperNet:
     """Build the net of a new run as `training.start` does."""
-    origin = origin_of(config)
-    data = origin.data(config)
+    source = source_of(config)
+    data = source.data(config)
     torch.manual_seed(int(config["seed"]))
-    net = origin.net(config, data, reporter)
+    net = source.net(config, data, reporter)
     assert isinstance(net, SuperNet)
     return net
 
@@ -77,7 +85,7 @@ def test_a_training_from_a_file_says_so_and_resumes_without_it(
     file, _ = weights
     folder = tmp_path / "run"
     config = composed([*SMALL, f"net.init={file}", "epoch_batches=1"])
-    training.start(config, folder, reporter)
+    start_run(config, folder, reporter)
     assert "tensors taken" in reporter.text
     file.unlink()
     assert Trained.open(folder).net.space == build_space(config["space"])
@@ -101,17 +109,9 @@ def test_a_training_from_a_file_says_so_and_resumes_without_it(
 def test_what_cannot_be_used_is_one_line(words: list[str], message: str, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     with pytest.raises(SupernetError, match=message) as error:
-        training.start(composed([*TINY, *words]), folder, SILENT)
+        start_run(composed([*TINY, *words]), folder, SILENT)
     assert "\n" not in str(error.value)
     assert not folder.exists()
-
-
-def test_a_configuration_of_before_has_no_net(reporter: TextReporter) -> None:
-    config = tiny_config()
-    del config["net"], config["init_from"]
-    plain = built(tiny_config(), reporter)
-    torch.testing.assert_close(built(config, reporter).state_dict(), plain.state_dict())
-    assert reporter.text == ""
 
 
 # ---- init_from ---------------------------------------------------------------------------------
@@ -150,7 +150,7 @@ def test_fine_tuning_resumes_without_the_run_it_came_from(
     old, folder = tmp_path / "old", tmp_path / "new"
     shutil.copytree(trained_run, old)
     config = tiny_config(f"init_from={old}", "data.num_classes=6", "recipe.phases.all.epochs=1")
-    training.start(config, folder, reporter)
+    start_run(config, folder, reporter)
     shutil.rmtree(old)
     new = Trained.open(folder)
     assert new.net.num_classes == 6

@@ -35,7 +35,15 @@ from supernet.train.phases import Phase
 from supernet.train.position import Position, epochs, epochs_before, gates_move
 from supernet.train.step import Passes, Precision, StepConfig
 from supernet.train.strategies import SubnetSampler, Taught
-from tests.builders import TextReporter, middle, small_space, tiny_config, tiny_space, tiny_table
+from tests.builders import (
+    TextReporter,
+    middle,
+    small_space,
+    start_run,
+    tiny_config,
+    tiny_space,
+    tiny_table,
+)
 
 SPACE = small_space()
 
@@ -367,14 +375,14 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def undisturbed(config: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
-    training.start(config, folder, SILENT)
+    start_run(config, folder, SILENT)
     return checkpoint.read(folder)
 
 
 def test_training_twice_gives_the_same_bits(
     config: dict[str, Any], undisturbed: dict[str, Any], tmp_path: Path, reporter: TextReporter
 ) -> None:
-    training.start(config, tmp_path / "run", reporter)
+    start_run(config, tmp_path / "run", reporter)
     same(checkpoint.read(tmp_path / "run"), undisturbed)
 
 
@@ -399,7 +407,7 @@ def test_resuming_gives_the_same_bits(
 
     monkeypatch.setattr(RunFolder, "log", stopping)
     with pytest.raises(Stop):
-        training.start(config, folder, reporter)
+        start_run(config, folder, reporter)
     for _ in stops[1:]:
         with pytest.raises(Stop):
             training.resume(folder, reporter)
@@ -421,7 +429,7 @@ def test_the_checkpoint_knows_where_training_is(undisturbed: dict[str, Any]) -> 
 def test_a_run_is_not_overwritten(trained_run: Path, reporter: TextReporter) -> None:
     before = (trained_run / checkpoint.FILE).read_bytes()
     with pytest.raises(SupernetError, match=r"holds a run already; go on with resume="):
-        training.start(tiny_config(), trained_run, reporter)
+        start_run(tiny_config(), trained_run, reporter)
     assert (trained_run / checkpoint.FILE).read_bytes() == before
 
 
@@ -452,7 +460,7 @@ def test_a_target_out_of_reach_is_refused_before_training(
     table = config["targets"][0]["table"]
     bad = {**config, "targets": [{"table": table, "budget_ms": 1e-6}]}
     with pytest.raises(InfeasibleBudget, match="feasible budgets lie between"):
-        training.start(bad, tmp_path / "run", reporter)
+        start_run(bad, tmp_path / "run", reporter)
     assert not (tmp_path / "run").exists()
 
 

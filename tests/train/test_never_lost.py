@@ -28,7 +28,7 @@ from supernet.train import job as training
 from supernet.train.interrupt import Stopping
 from supernet.train.logger import RunFolder
 from supernet.train.run import Trained
-from tests.builders import TINY, tiny_config
+from tests.builders import TINY, start_run, tiny_config
 from tests.train.test_loop import same
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,7 +39,7 @@ OFTEN = "save_minutes=0.0001"
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
-    training.start(tiny_config(OFTEN), folder, QUIET)
+    start_run(tiny_config(OFTEN), folder, QUIET)
     return checkpoint.read(folder)
 
 
@@ -77,7 +77,7 @@ def test_a_wish_to_stop_is_granted_after_the_step(
     with monkeypatch.context() as patch:
         patch.setattr(RunFolder, "log", interrupting)
         with pytest.raises(KeyboardInterrupt, match=r"is saved; go on with resume="):
-            training.start(tiny_config(OFTEN), folder, QUIET)
+            start_run(tiny_config(OFTEN), folder, QUIET)
     assert checkpoint.read(folder)["position"]["step"] == stop_at
     training.resume(folder, QUIET)
     same(checkpoint.read(folder), undisturbed)
@@ -152,7 +152,7 @@ def test_kill_9_loses_nothing_where_workers_read_the_images(tmp_path: Path) -> N
             Image.fromarray(pixels.numpy()).save(place / f"{number}.png")
     words = [word for word in TINY if not word.startswith(("name=", "data"))]
     words += [OFTEN, "data=folder", f"data.root={tmp_path / 'photos'}", "data.memory_gb=0"]
-    training.start(composed([*words, "name=x"]), tmp_path / "whole", QUIET)
+    start_run(composed([*words, "name=x"]), tmp_path / "whole", QUIET)
     folder = tmp_path / "run"
     assert killed_and_resumed(folder, words, random.Random(0), 5) > 0
     assert_ended_as(checkpoint.read(tmp_path / "whole"), folder)
@@ -174,7 +174,7 @@ def test_a_damaged_checkpoint_is_seen_and_the_one_before_it_used(
     undisturbed: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "run"
-    training.start(tiny_config(OFTEN), folder, QUIET)
+    start_run(tiny_config(OFTEN), folder, QUIET)
     last, before = folder / checkpoint.FILE, folder / checkpoint.PREVIOUS
     assert checkpoint.read(before)["position"] != checkpoint.read(last)["position"]
     content = bytearray(last.read_bytes())
@@ -204,7 +204,7 @@ def test_a_damaged_checkpoint_is_seen_and_the_one_before_it_used(
     with pytest.raises(CheckpointError, match="damaged"):
         Trained.open(folder)
     with pytest.raises(SupernetError, match="holds a run already"):
-        training.start(tiny_config(OFTEN), folder, QUIET)
+        start_run(tiny_config(OFTEN), folder, QUIET)
 
 
 class Full:
@@ -244,7 +244,7 @@ def test_a_full_disk_stops_with_a_clear_line_and_keeps_the_last_checkpoint(
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "open", opened, raising=False)
         with pytest.raises(SupernetError, match=r"cannot be written .* make room and go on with"):
-            training.start(tiny_config(OFTEN), folder, QUIET)
+            start_run(tiny_config(OFTEN), folder, QUIET)
     assert checkpoint.read(folder)["position"]["step"] == 2
     assert not list(folder.glob(".checkpoint*"))
     training.resume(folder, QUIET)
@@ -258,7 +258,7 @@ def test_a_loss_that_is_not_finite_names_step_subnet_and_what_is_kept(tmp_path: 
     folder = tmp_path / "run"
     rates = ["recipe.phases.largest.lr=1e30", "clip_grad=null", "optimizer.opt=sgd"]
     with pytest.raises(Diverged, match=r"(the loss is|weights) .*step.*; nothing was saved yet"):
-        training.start(tiny_config(*rates), folder, QUIET)
+        start_run(tiny_config(*rates), folder, QUIET)
     assert not (folder / checkpoint.FILE).exists()
 
 
@@ -283,7 +283,7 @@ def test_weights_that_are_not_finite_are_never_saved(
     monkeypatch.setattr(RunFolder, "log", spoiling)
     monkeypatch.setattr(training, "fit", noted)
     with pytest.raises(Diverged, match=r"not finite after .* before are in .*checkpoint\.pt"):
-        training.start(tiny_config(OFTEN), folder, QUIET)
+        start_run(tiny_config(OFTEN), folder, QUIET)
     kept = checkpoint.read(folder)
     assert kept["position"]["step"] == 4
     assert all(torch.isfinite(value).all() for value in kept["model"].values())

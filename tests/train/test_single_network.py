@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 import supernet
 import supernet.nn.timm_registry  # registers subnet folders with timm
 from supernet.cli.hydra_config import composed, config_dir
-from supernet.cli.sources import origin_of
+from supernet.cli.sources import source_of
 from supernet.data.preprocess import resize
 from supernet.deploy.certificate import read_certificate
 from supernet.deploy.extract import promise_of, write_subnet
@@ -41,7 +41,15 @@ from supernet.train.evaluate import scores_on
 from supernet.train.logger import RunFolder
 from supernet.train.phases import Phase
 from supernet.train.run import Trained
-from tests.builders import DEVICE, TINY, TextReporter, randomise_, tiny_space, tiny_table
+from tests.builders import (
+    DEVICE,
+    TINY,
+    TextReporter,
+    randomise_,
+    start_run,
+    tiny_space,
+    tiny_table,
+)
 from tests.conftest import Command
 from tests.train.test_loop import Stop, same
 
@@ -161,7 +169,7 @@ def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
          "recipe.phases.all.epochs=6", "recipe.phases.all.warmup_steps=10", "threads=1",
          "recipe.phases.all.lr=1e-2", "device=cpu", "name=digits"]
     )  # fmt: skip
-    training.start(config, folder, SILENT)
+    start_run(config, folder, SILENT)
     return folder
 
 
@@ -191,7 +199,7 @@ OPTIONS = ["ema=0.9", "regularize.dropout=0.2", "clip_grad=1.0", "micro_batches=
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
-    training.start(composed([*QUICK, *OPTIONS]), folder, SILENT)
+    start_run(composed([*QUICK, *OPTIONS]), folder, SILENT)
     return checkpoint.read(folder)
 
 
@@ -211,7 +219,7 @@ def test_resuming_gives_the_same_bits(
 
     monkeypatch.setattr(RunFolder, "log", stopping)
     with pytest.raises(Stop):
-        training.start(config, folder, quiet)
+        start_run(config, folder, quiet)
     for _ in stops[1:]:
         with pytest.raises(Stop):
             training.resume(folder, quiet)
@@ -224,7 +232,7 @@ def test_resuming_gives_the_same_bits(
 def test_it_is_reported_as_supernets_are(tmp_path: Path, reporter: TextReporter) -> None:
     seen: list[dict[str, float]] = []
     config = composed([*QUICK, "evaluate=epoch"])
-    training.start(config, tmp_path / "run", reporter, watch=lambda top1: seen.append(dict(top1)))
+    start_run(config, tmp_path / "run", reporter, watch=lambda top1: seen.append(dict(top1)))
     assert [set(top1) for top1 in seen] == [{"network"}] * 3
     printed = reporter.text
     assert "timm's mobilenetv3_small_050 at 16 px; weights: fresh" in printed
@@ -236,14 +244,14 @@ def test_the_size_is_the_largest_of_the_space_unless_it_is_given() -> None:
     words = ["net=timm", "net.name=mobilenetv3_small_050", "data=synthetic"]
     for given, want in (([], 24), (["net.resolution=32"], 32), (["space.resolutions=[8,12]"], 12)):
         config = composed([*words, *given])
-        origin = origin_of(config)
-        assert origin.net(config, origin.data(config), SILENT).space.resolutions == (want,)
+        source = source_of(config)
+        assert source.net(config, source.data(config), SILENT).space.resolutions == (want,)
 
 
 def test_a_teacher_may_teach_it(tmp_path: Path) -> None:
     torch.save(timm.create_model("resnet18", num_classes=4).state_dict(), tmp_path / "T.pt")
     teacher = f"teacher={{model: resnet18, weights: {tmp_path / 'T.pt'}}}"
-    training.start(composed([*QUICK, teacher]), tmp_path / "run", SILENT)
+    start_run(composed([*QUICK, teacher]), tmp_path / "run", SILENT)
     assert checkpoint.read(tmp_path / "run")["position"]["phase"] == 1
 
 
@@ -252,9 +260,9 @@ def test_a_teacher_may_teach_it(tmp_path: Path) -> None:
 
 def made(*words: str) -> PlainNet:
     config = composed([*QUICK, *words])
-    origin = origin_of(config)
+    source = source_of(config)
     torch.manual_seed(0)
-    net = origin.net(config, origin.data(config), SILENT)
+    net = source.net(config, source.data(config), SILENT)
     assert isinstance(net, PlainNet)
     return net
 
@@ -407,9 +415,9 @@ def fast(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_it_begins_where_the_subnet_ended(fast: Path) -> None:
     """Outputs and accuracy, with the folder's normalisation, whatever part the images are in."""
     config = composed([*ON, f"net.dir={fast}", "seed=3"])
-    origin, folder = origin_of(config), load_config(fast)
-    data = origin.data(config)
-    net = origin.net(config, data, SILENT)
+    source, folder = source_of(config), load_config(fast)
+    data = source.data(config)
+    net = source.net(config, data, SILENT)
     assert isinstance(net, PlainNet)
     net.eval()
     assert (data.preprocess.mean, data.preprocess.std) == (
@@ -419,14 +427,14 @@ def test_it_begins_where_the_subnet_ended(fast: Path) -> None:
     x = resize(data.preprocess.normalise(data.test.take(torch.arange(8)).pixels), 8)
     assert torch.equal(net(x, folder.arch), load_subnet(fast)(x))
     config = composed([*ON, f"net.dir={fast}"])
-    data = origin.data(config)
+    data = source.data(config)
     got = scores_on(net.extracted(folder.arch), data.test, data.preprocess, 8)
     assert got.top1 == read_certificate(fast)["top1"]
 
 
 def test_it_ends_as_a_folder_that_says_where_it_is_from(fast: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    training.start(composed([*ON, f"net.dir={fast}"]), run, SILENT)
+    start_run(composed([*ON, f"net.dir={fast}"]), run, SILENT)
     again = written(run, tmp_path / "again")
     old, new = read_certificate(fast), read_certificate(again)
     assert new["arch_id"] == old["arch_id"]
@@ -456,7 +464,7 @@ def test_it_resumes_without_the_folder(
         (fast_copy / file.name).write_bytes(file.read_bytes())
     config = composed([*ON, f"net.dir={fast_copy}", "save_minutes=1e-9", "seed=3"])
     quiet, log = SILENT, RunFolder.log
-    training.start(config, tmp_path / "whole", quiet)
+    start_run(config, tmp_path / "whole", quiet)
 
     def stopping(self: RunFolder, step: int, *rest: Any) -> None:
         log(self, step, *rest)
@@ -466,7 +474,7 @@ def test_it_resumes_without_the_folder(
     with monkeypatch.context() as patch:
         patch.setattr(RunFolder, "log", stopping)
         with pytest.raises(Stop):
-            training.start(config, tmp_path / "run", quiet)
+            start_run(config, tmp_path / "run", quiet)
     fast_copy.rename(place / "elsewhere")
     training.resume(tmp_path / "run", quiet)
     same(checkpoint.read(tmp_path / "run"), checkpoint.read(tmp_path / "whole"))
@@ -474,13 +482,13 @@ def test_it_resumes_without_the_folder(
 
 def test_other_classes_get_a_new_classifier(fast: Path, tmp_path: Path) -> None:
     config = composed([*ON, f"net.dir={fast}", "data.num_classes=6"])
-    origin = origin_of(config)
-    net = origin.net(config, origin.data(config), SILENT)
+    source = source_of(config)
+    net = source.net(config, source.data(config), SILENT)
     assert isinstance(net, PlainNet)
     old, new = load_subnet(fast).state_dict(), net.model.state_dict()
     assert new["classifier.weight"].shape[0] == 6
     assert all(torch.equal(old[n], new[n]) for n in old if not n.startswith("classifier."))
-    training.start(config, tmp_path / "run", SILENT)
+    start_run(config, tmp_path / "run", SILENT)
     again = written(tmp_path / "run", tmp_path / "again")
     assert len(load_config(again).classes) == 6
     assert read_certificate(again)["origin"]["classifier"] == "new"
@@ -491,7 +499,7 @@ def test_other_classes_get_a_new_classifier(fast: Path, tmp_path: Path) -> None:
         (renamed / file.name).write_bytes(file.read_bytes())
     (renamed / "config.json").write_text(json.dumps({**data, "classes": [*"wxyz"]}))
     config = composed([*ON, f"net.dir={renamed}"])
-    net = origin_of(config).net(config, origin.data(config), SILENT)
+    net = source_of(config).net(config, source.data(config), SILENT)
     assert isinstance(net, PlainNet)
     assert net.origin is not None
     assert net.origin["classifier"] == "new", "as many, but other ones"
@@ -499,34 +507,11 @@ def test_other_classes_get_a_new_classifier(fast: Path, tmp_path: Path) -> None:
 
 def test_a_hand_made_network_may_be_trained_on(digits_folder: Path) -> None:
     config = composed(["net=subnet", f"net.dir={digits_folder}", "data=digits"])
-    origin = origin_of(config)
-    net = origin.net(config, origin.data(config), SILENT)
+    source = source_of(config)
+    net = source.net(config, source.data(config), SILENT)
     assert isinstance(net, PlainNet)
     x = torch.rand(2, 1, 16, 16)
     torch.testing.assert_close(net.eval()(x, net.space.arch), load_subnet(digits_folder)(x))
-
-
-# ---- runs of before ----------------------------------------------------------------------------
-
-
-def test_a_run_that_does_not_know_the_choice_is_a_supernets(
-    trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = composed([*TINY, "save_minutes=1e-9"])
-    del config["net"]
-    log = RunFolder.log
-
-    def stopping(self: RunFolder, step: int, *rest: Any) -> None:
-        log(self, step, *rest)
-        if step == 3:
-            raise Stop
-
-    with monkeypatch.context() as patch:
-        patch.setattr(RunFolder, "log", stopping)
-        with pytest.raises(Stop):
-            training.start(config, tmp_path / "run", SILENT)
-    training.resume(tmp_path / "run", SILENT)
-    same(checkpoint.read(tmp_path / "run")["model"], checkpoint.read(trained_run)["model"])
 
 
 # ---- refusing ----------------------------------------------------------------------------------
@@ -581,9 +566,9 @@ def test_a_folder_without_its_certificate_is_refused(fast: Path, tmp_path: Path)
         if file.name != "certificate.json":
             (tmp_path / file.name).write_bytes(file.read_bytes())
     config = composed([*ON, f"net.dir={tmp_path}"])
-    origin = origin_of(config)
+    source = source_of(config)
     with pytest.raises(CheckpointError, match=r"certificate\.json"):
-        origin.net(config, origin.data(config), SILENT)
+        source.net(config, source.data(config), SILENT)
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,9 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from supernet.train import checkpoint
-from supernet.train import job as training
 from supernet.train.logger import Launch, show_subnets, varied_by
 from supernet.train.run import Trained
-from tests.builders import TextReporter, tiny_config
+from tests.builders import TextReporter, start_run, tiny_config
 from tests.report.conftest import certificate
 
 
@@ -39,7 +38,7 @@ def test_losses_phases_and_images_are_shown(trained_run: Path) -> None:
 
 def test_the_smallest_subnet_has_a_loss_of_its_own(tmp_path: Path, reporter: TextReporter) -> None:
     config = tiny_config("recipe.phases.all.smallest=true")
-    training.start(config, tmp_path / "run", reporter)
+    start_run(config, tmp_path / "run", reporter)
     log = events(tmp_path / "run" / "tensorboard")
     assert {"loss/largest", "loss/smallest", "loss/random"} <= set(log.Tags()["scalars"])
 
@@ -50,7 +49,7 @@ def test_a_run_of_a_sweep_shows_its_settings_and_keeps_its_command(
     words = ["seed=3", "+data.augment.mixup=0.2", "recipe=random"]
     launch = Launch(command="supernet train seed=3", varied=varied_by(words))
     assert launch.varied == {"seed": "3", "data.augment.mixup": "0.2", "recipe": "random"}
-    training.start(tiny_config(), tmp_path / "run", reporter, launch=launch)
+    start_run(tiny_config(), tmp_path / "run", reporter, launch=launch)
     log = events(tmp_path / "run" / "tensorboard")
     assert {"sweep/largest", "sweep/smallest"} <= set(log.Tags()["scalars"])
     assert "_hparams_/session_start_info" in log.summary_metadata

@@ -32,7 +32,7 @@ from supernet.train.distributed import ALONE, Ranks
 from supernet.train.ema import Average
 from supernet.train.phases import Phase
 from supernet.train.step import Passes, Precision
-from tests.builders import small_space, tiny_config, tiny_space
+from tests.builders import small_space, start_run, tiny_config, tiny_space
 
 CPU = torch.device("cpu")
 
@@ -41,7 +41,7 @@ def weights_of(config: dict[str, Any], folder: Path, stop_at: int | None = None)
     """Train, if asked stopped after so many epochs and resumed; return the checkpoint."""
     reporter = SILENT
     if stop_at is None:
-        training.start(config, folder, reporter)
+        start_run(config, folder, reporter)
         return checkpoint.read(folder)
     save, count = checkpoint.save, 0
 
@@ -55,7 +55,7 @@ def weights_of(config: dict[str, Any], folder: Path, stop_at: int | None = None)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(checkpoint, "save", stopping)
         with pytest.raises(KeyboardInterrupt):
-            training.start(config, folder, reporter)
+            start_run(config, folder, reporter)
     training.resume(folder, reporter)
     return checkpoint.read(folder)
 

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from supernet.cli.hydra_config import composed, config_dir, plan_fields
+from supernet.cli.sources import source_of
 from supernet.errors import SupernetError
 from supernet.io.reporter import SILENT
 from supernet.train.tune import tune
@@ -39,7 +40,7 @@ def plan(**changes: Any) -> Plan:
 
 def run(folder: Path, **changes: Any) -> tuple[dict[str, Any], str]:
     reporter = TextReporter()
-    found = tune(plan(**changes), composed, folder, reporter)
+    found = tune(plan(**changes), composed, source_of, folder, reporter)
     return found, reporter.text
 
 
@@ -101,7 +102,7 @@ def test_bad_files_and_storages_are_one_line(tmp_path: Path) -> None:
         with pytest.raises(SupernetError, match=r"bad\.yaml"):
             plan_fields(str(tmp_path / "bad.yaml"))
     with pytest.raises(SupernetError, match="storage nope://x"):
-        tune(plan(), composed, tmp_path / "t", SILENT, storage="nope://x")
+        tune(plan(), composed, source_of, tmp_path / "t", SILENT, storage="nope://x")
     with pytest.raises(SupernetError, match="configuration"):
         run(tmp_path / "u", overrides=["data=nope"])
 
