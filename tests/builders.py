@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from supernet.cli.console import ConsoleReporter
 from supernet.cli.hydra_config import composed
 from supernet.cli.sources import source_of
-from supernet.io.reporter import SILENT, Reporter
+from supernet.io.reporter import SILENT, Progress, Reporter
 from supernet.latency.correction import Correction
 from supernet.latency.table import Device, Entry, LatencyTable
 from supernet.nn.gates import PathGates
@@ -41,6 +42,31 @@ class TextReporter(ConsoleReporter):
     def text(self) -> str:
         """All that was told so far."""
         return self.file.getvalue()
+
+
+class PhaseReporter(Reporter):
+    """Calls `on_phase` with each phase and its share done, and keeps warnings."""
+
+    def __init__(self, on_phase: Callable[[str, float], None] = lambda phase, share: None) -> None:
+        self.on_phase, self.warnings = on_phase, list[str]()
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+
+    @contextmanager
+    def progress(self, text: str, total: float) -> Iterator[Progress]:
+        yield _Phases(self.on_phase, total)
+
+
+class _Phases(Progress):
+    def __init__(self, on_phase: Callable[[str, float], None], total: float) -> None:
+        self.on_phase, self.total, self.phase = on_phase, total, ""
+
+    def restart(self, text: str) -> None:
+        self.phase = text.rpartition(": ")[2]
+
+    def update(self, done: float, text: str | None = None) -> None:
+        self.on_phase(self.phase, done / self.total)
 
 
 # ---- spaces ------------------------------------------------------------------------------------

@@ -14,6 +14,8 @@ import itertools
 import random
 import statistics
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ import numpy as np
 from scipy.stats import kendalltau
 
 from benchmarks.common import aim, write_result
+from supernet.io.reporter import Progress, Reporter
 from supernet.latency import runtimes
 from supernet.latency.model import of_keys
 from supernet.latency.plan import plan_for, sample_nets
@@ -56,7 +59,7 @@ def main() -> None:
     build_seconds = time.perf_counter() - start
 
     phases = _Phases()
-    table = profile(space, request, on_progress=phases.note, on_warning=print, **SHAPES)
+    table = profile(space, request, reporter=phases, **SHAPES)
     nets = [
         net
         for net in sample_nets(space, 4 * count, rng=random.Random(7), **SHAPES)
@@ -65,22 +68,33 @@ def main() -> None:
     nets = [nets[round(place)] for place in np.linspace(0, len(nets) - 1, count)]
     request = replace(request.limited(len(nets), NET_SECONDS), seed=100)
     sessions = [
-        time_chains(nets, request, number=number, on_warning=print) for number in range(PROCESSES)
+        time_chains(nets, request, number=number, reporter=phases) for number in range(PROCESSES)
     ]
     times = np.array([[t.median_ms for t in session.timings] for session in sessions])
     report(table, nets, times, build_seconds, phases.seconds["time"], flags.runtime, flags.json)
 
 
-class _Phases:
-    """Seconds that profiling spends in each of its phases."""
+class _Phases(Reporter, Progress):
+    """Counts the seconds that profiling spends in each of its phases, and prints warnings."""
 
     def __init__(self) -> None:
         self.seconds = {"load": 0.0, "time": 0.0}
-        self.last = time.perf_counter()
+        self.phase, self.last = "load", time.perf_counter()
 
-    def note(self, phase: str, share: float) -> None:
+    def warn(self, text: str) -> None:
+        print(text)
+
+    @contextmanager
+    def progress(self, text: str, total: float) -> Iterator[Progress]:
+        self.last = time.perf_counter()
+        yield self
+
+    def restart(self, text: str) -> None:
+        self.phase = text.rpartition(": ")[2]
+
+    def update(self, done: float, text: str | None = None) -> None:
         now = time.perf_counter()
-        self.seconds[phase] += now - self.last
+        self.seconds[self.phase] += now - self.last
         self.last = now
 
 

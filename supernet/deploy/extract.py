@@ -136,7 +136,7 @@ def measure(folders: Sequence[Path], table: LatencyTable, reporter: Reporter) ->
             f"not measured: the table is of {device.machine} ({device.cpu}), this is {host.cpu()}"
         )
         return
-    session = measure_subnets(folders, TimingRequest.like(device), on_warning=reporter.warn)
+    session = measure_subnets(folders, TimingRequest.like(device), reporter=reporter)
     pace = session.reference.median_ms / table.reference_ms
     if abs(pace - 1) > PACE_WARNING:
         reporter.note(

@@ -68,7 +68,7 @@ class _Plans:
 
     def time(self, folders: Sequence[Path]) -> Session:
         """Time subnet folders on this machine."""
-        return measure_subnets(folders, self.request, on_warning=self.reporter.warn)
+        return measure_subnets(folders, self.request, reporter=self.reporter)
 
     def cost(self, number: int) -> float:
         """Return the milliseconds of network `number`."""

@@ -194,7 +194,7 @@ def _latency(
         return Check("latency", None, f"it is of {paper['cpu']}, this is {host.cpu()}")
     request = TimingRequest(runtime=runtime, threads=paper["threads"], batch=paper["batch"],
                             provider=paper["provider"], seconds=seconds)  # fmt: skip
-    session = measure_subnets([folder], request, on_warning=reporter.warn)
+    session = measure_subnets([folder], request, reporter=reporter)
     (timing,) = session.timings
     text = f"{timing.median_ms:.4g} ms now, budget {_ms(budget)}"
     if then is None:

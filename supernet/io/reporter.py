@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from decimal import Decimal
 
@@ -33,6 +33,23 @@ class Reporter:
 
 
 SILENT = Reporter()
+
+
+def phases_of(progress: Progress, name: str) -> Callable[[str, float], None]:
+    """Return a function of a phase and its share done, 0 to 1, that moves `progress` to 100.
+
+    Each phase has a clock of its own.
+    """
+    phase = ""
+
+    def show(now: str, share: float) -> None:
+        nonlocal phase
+        if now != phase:
+            progress.restart(f"{name}: {now}")
+            phase = now
+        progress.update(round(100 * share))
+
+    return show
 
 
 def in_short(count: float) -> str:

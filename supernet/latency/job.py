@@ -1,14 +1,13 @@
-"""Profiling this machine or a board into a table file, with progress and warnings on the screen."""
+"""Profile this machine or a board into a table file."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from supernet.errors import DeviceError
 from supernet.io.lock import held_beside
-from supernet.io.reporter import Progress, Reporter
+from supernet.io.reporter import Reporter
 from supernet.latency import runtimes
 from supernet.latency.board.ssh import Board, profile_on
 from supernet.latency.plan import plan_for
@@ -34,15 +33,7 @@ def profile_to(
     _check_place(path)
     partial = path.with_name(f"{path.name}.partial")
     with held_beside(path):
-        with reporter.progress(f"{request.runtime}: start", 100) as progress:
-            table = profile(
-                space,
-                request,
-                partial=partial,
-                on_progress=_shown(progress, request.runtime),
-                on_warning=reporter.warn,
-                **shapes,
-            )
+        table = profile(space, request, partial=partial, reporter=reporter, **shapes)
         table.save(path)
         partial.unlink()
     return table
@@ -61,29 +52,9 @@ def profile_board_to(
     _check_place(path)
     plan = plan_for(space, **shapes)
     with held_beside(path):
-        with reporter.progress(f"{board.host}: start", 100) as progress:
-            show = _shown(progress, board.host)
-            table, warnings = profile_on(
-                board, plan, request, on_step=lambda step, share, left: show(step, share)
-            )
-        for warning in warnings:
-            reporter.warn(warning)
+        table = profile_on(board, plan, request, reporter=reporter)
         table.save(path)
     return table
-
-
-def _shown(progress: Progress, name: str) -> Callable[[str, float], None]:
-    """Return what shows the share done of one phase after the other, each with its own clock."""
-    phase = ""
-
-    def show(now: str, share: float) -> None:
-        nonlocal phase
-        if now != phase:
-            progress.restart(f"{name}: {now}")
-            phase = now
-        progress.update(round(100 * share))
-
-    return show
 
 
 def _check_place(path: Path) -> None:

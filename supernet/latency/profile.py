@@ -11,13 +11,14 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from supernet.errors import CheckpointError
+from supernet.io.reporter import SILENT, Reporter, phases_of
 from supernet.latency import host, runtimes
 from supernet.latency.plan import Chain, Plan, Session, plan_for, table_of, unsettled_warning
 from supernet.latency.process import time_in_child
@@ -28,8 +29,6 @@ from supernet.space.search_space import SearchSpace
 
 if TYPE_CHECKING:
     from supernet.latency.process import OnProgress
-
-OnWarning = Callable[[str], None]
 
 _ROOT = str(Path(__file__).parents[2])
 SUBNET_FILES = ("model.onnx", "config.json", "model.safetensors")
@@ -43,8 +42,7 @@ def profile(
     num_classes: int,
     resolutions: Collection[int] | None = None,
     partial: Path | None = None,
-    on_progress: OnProgress = lambda phase, share: None,
-    on_warning: OnWarning = lambda message: None,
+    reporter: Reporter = SILENT,
 ) -> LatencyTable:
     """Time every layer of `space` on this machine, and fit the correction on ten whole nets.
 
@@ -56,8 +54,7 @@ def profile(
         resolutions: some of the space's, in pixels; left out: all.
         partial: the resume file: it holds finished rounds, so that the same call goes on after a
             stop; the caller removes it once the table is kept. Left out: a stop loses everything.
-        on_progress: gets the phase, "load" or "time", and the share of it done, 0..1.
-        on_warning: gets a sentence if the machine is busy or timings did not converge.
+        reporter: shows progress, and is warned if the machine is busy or timings did not converge.
 
     Raises:
         DeviceError: if the runtime is not there or refuses a layer, there are too few cores, or
@@ -75,22 +72,26 @@ def profile(
     device = _device(request)
     load = host.load_average()
     header = _header(plan, device, request)
-    with nullcontext() if partial is None else Kept(partial, header) as kept:
+    with (
+        nullcontext() if partial is None else Kept(partial, header) as kept,
+        reporter.progress(f"{request.runtime}: start", 100) as progress,
+    ):
+        show = phases_of(progress, request.runtime)
         sessions = [
             time_chains(
                 plan.chains,
                 request,
                 kept=kept,
                 number=number,
-                on_progress=_part(on_progress, number, request.processes),
-                on_warning=on_warning if number == 0 else lambda message: None,
+                on_progress=_part(show, number, request.processes),
+                reporter=reporter if number == 0 else SILENT,
             )
             for number in range(request.processes)
         ]
     table = table_of(plan, sessions, device=device, load_average=load)
     unsettled = unsettled_warning(list(table.entries.values()))
     if unsettled is not None:
-        on_warning(unsettled)
+        reporter.warn(unsettled)
     return table
 
 
@@ -101,23 +102,22 @@ def time_chains(
     kept: Kept | None = None,
     number: int = 0,
     on_progress: OnProgress = lambda phase, share: None,
-    on_warning: OnWarning = lambda message: None,
+    reporter: Reporter = SILENT,
 ) -> Session:
     """Time chains of layers in one fresh process, `number` of those that the request asks for.
 
-    `kept` holds what process `number` timed before it was stopped, and takes what it times now.
+    `kept` holds the rounds of process `number` before it was stopped, and takes the new ones.
     """
     models = [{"keys": [key.to_dict() for key in chain]} for chain in chains]
     request = replace(request.limited(len(chains), LAYER_SECONDS), seed=request.seed + number)
-    return _measure(models, request, kept, number, on_progress, on_warning)
+    return _measure(models, request, reporter, on_progress, kept=kept, number=number)
 
 
 def measure_subnets(
     folders: Sequence[str | os.PathLike[str]],
     request: TimingRequest,
     *,
-    on_progress: OnProgress = lambda phase, share: None,
-    on_warning: OnWarning = lambda message: None,
+    reporter: Reporter = SILENT,
 ) -> Session:
     """Time finished subnets, interleaved, in a process of their own.
 
@@ -132,23 +132,21 @@ def measure_subnets(
     if missing:
         raise CheckpointError(f"not a subnet folder: {', '.join(missing)} is missing")
     models = [{"subnet": str(path)} for path in paths]
-    return _measure_whole(models, request, on_progress, on_warning)
+    return _measure_whole(models, request, reporter)
 
 
 def measure_exports(
     files: Sequence[tuple[str, Path, Sequence[int]]],
     request: TimingRequest,
     *,
-    on_progress: OnProgress = lambda phase, share: None,
-    on_warning: OnWarning = lambda message: None,
+    reporter: Reporter = SILENT,
 ) -> Session:
     """Time exported files, interleaved, in a process of their own, each in its own runtime.
 
     Args:
         files: id of the runtime, file and input shape `[N, C, R, R]` of each.
         request: its runtime is the reference model's.
-        on_progress: as in `profile`.
-        on_warning: as in `profile`.
+        reporter: as in `profile`.
 
     Raises:
         DeviceError: if a runtime is not there or refuses its files, or there are too few cores.
@@ -157,31 +155,29 @@ def measure_exports(
         {"runtime": runtime, "file": str(file.resolve()), "shape": list(shape)}
         for runtime, file, shape in files
     ]
-    return _measure_whole(models, request, on_progress, on_warning)
+    return _measure_whole(models, request, reporter)
 
 
 def _measure_whole(
-    models: list[dict[str, Any]],
-    request: TimingRequest,
-    on_progress: OnProgress,
-    on_warning: OnWarning,
+    models: list[dict[str, Any]], request: TimingRequest, reporter: Reporter
 ) -> Session:
     """Time whole networks, and warn of timings that did not converge."""
     request = request.limited(len(models), SUBNET_SECONDS)
-    session = _measure(models, request, None, 0, on_progress, on_warning)
+    session = _measure(models, request, reporter)
     unsettled = unsettled_warning(session.timings)
     if unsettled is not None:
-        on_warning(unsettled)
+        reporter.warn(unsettled)
     return session
 
 
 def _measure(
     models: list[dict[str, Any]],
     request: TimingRequest,
-    kept: Kept | None,
-    number: int,
-    on_progress: OnProgress,
-    on_warning: OnWarning,
+    reporter: Reporter,
+    on_progress: OnProgress = lambda phase, share: None,
+    *,
+    kept: Kept | None = None,
+    number: int = 0,
 ) -> Session:
     """Return the timings of the reference model and of `models`."""
     host.check_threads(request.threads)
@@ -189,7 +185,7 @@ def _measure(
     if kept is None or not kept.is_done(number):
         busy = host.busy_warning(host.busy_cores(), request.threads)
         if busy is not None:
-            on_warning(busy)
+            reporter.warn(busy)
     path = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), _ROOT)))
     timings = time_in_child(
         [sys.executable, "-m", "supernet.latency.worker"],

@@ -14,6 +14,7 @@ from supernet.deploy import verify as module
 from supernet.deploy.certificate import hashes_of, read_certificate, write_certificate
 from supernet.deploy.verify import Verdict, verify
 from supernet.errors import CheckpointError
+from supernet.io.reporter import SILENT
 from tests.conftest import Command
 
 
@@ -39,7 +40,7 @@ def of(verdict: Verdict, name: str) -> module.Check:
 
 
 def checked(folder: Path) -> Verdict:
-    return verify(folder, on_warning=lambda text: None)
+    return verify(folder, reporter=SILENT)
 
 
 def edit(folder: Path, **changes: Any) -> None:
@@ -163,7 +164,7 @@ def test_what_is_no_certificate(
 @pytest.mark.slow
 def test_it_holds_when_it_is_really_measured(fast: Path) -> None:
     """The certificate says 2 ms, which is many times what it takes."""
-    verdict = verify(fast, on_warning=lambda text: None)
+    verdict = verify(fast, reporter=SILENT)
     assert of(verdict, "latency").holds
     assert verdict.holds
 

@@ -300,7 +300,7 @@ def test_verify_runs_no_program_of_a_folder(fast: Path, tmp_path: Path) -> None:
     (fast / "model.pt2").write_bytes(parts.getvalue())
     (fast / "model.py").write_text(f"open({str(evil.trap)!r}, 'w').close()")
     _certify(fast)
-    verdict = verify(fast, on_warning=print)
+    verdict = verify(fast, reporter=SILENT)
     (outputs,) = (check for check in verdict.checks if check.name == "outputs")
     assert outputs.holds, outputs
     assert "model.pt2 is a program and was not run" in outputs.text
@@ -309,7 +309,7 @@ def test_verify_runs_no_program_of_a_folder(fast: Path, tmp_path: Path) -> None:
 
 def test_programs_are_run_if_one_asks(fast: Path) -> None:
     _certify(fast)
-    verdict = verify(fast, on_warning=print, programs=True)
+    verdict = verify(fast, reporter=SILENT, programs=True)
     (outputs,) = (check for check in verdict.checks if check.name == "outputs")
     assert outputs.holds
     assert "model.pt2 " in outputs.text
@@ -323,7 +323,7 @@ def test_a_certificate_reaches_no_other_folder(fast: Path, name: str) -> None:
     _certify(fast, **{name: "0"})
     text = line_of(lambda: read_certificate(fast), CheckpointError)
     assert "not in its folder" in text
-    line_of(lambda: verify(fast, on_warning=print), CheckpointError)
+    line_of(lambda: verify(fast, reporter=SILENT), CheckpointError)
 
 
 @pytest.mark.parametrize("location", ["../secret.bin", "/etc/passwd", "beside.bin"])

@@ -14,6 +14,7 @@ from supernet.latency.request import TimingRequest
 from supernet.latency.table import LatencyTable
 from supernet.space.layers import space_keys
 from supernet.space.search_space import SearchSpace
+from tests.builders import PhaseReporter
 from tests.latency.conftest import DEVICE, SHAPES, write_subnet
 
 TORCH = TimingRequest(runtime="torch")
@@ -40,7 +41,7 @@ def test_a_profile_covers_the_space(small_space: SearchSpace, runtime: str) -> N
     table = profile(
         small_space,
         TimingRequest(runtime=runtime, seconds=1),
-        on_progress=lambda *progress: seen.append(progress),
+        reporter=PhaseReporter(lambda *progress: seen.append(progress)),
         **SHAPES,
     )
     _assert_sound(table, small_space, runtime)
@@ -87,13 +88,13 @@ def test_a_stopped_profile_goes_on_from_what_it_has(
 @pytest.mark.parametrize("runtime", ["onnxruntime", "torch"])
 def test_finished_subnets_are_timed(tmp_path: Path, small_space: SearchSpace, runtime: str) -> None:
     folders = [write_subnet(tmp_path / name, small_space) for name in "ab"]
-    warnings: list[str] = []
+    reporter = PhaseReporter()
     request = TimingRequest(runtime=runtime, seconds=0.2)
-    session = measure_subnets(folders, request, on_warning=warnings.append)
+    session = measure_subnets(folders, request, reporter=reporter)
     assert len(session.timings) == 2
     timed = [session.reference, *session.timings]
     assert all(t.median_ms > 0 and t.visits >= 9 for t in timed)
-    assert all("busy" in w or "did not settle" in w for w in warnings)
+    assert all("busy" in w or "did not settle" in w for w in reporter.warnings)
 
 
 def test_the_batch_of_an_onnx_file_is_checked(tmp_path: Path, small_space: SearchSpace) -> None:

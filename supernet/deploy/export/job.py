@@ -188,7 +188,7 @@ def _found(
     session = measure_exports(
         [(chosen.RUNTIME, place / chosen.FILE, shape) for place in places.values()],
         TimingRequest(threads=threads, seconds=seconds),
-        on_warning=reporter.warn,
+        reporter=reporter,
     )  # fmt: skip
     rows = tuple(
         Row(precision=precision, bytes=_bytes(places[precision]), largest_difference=difference,

@@ -24,6 +24,7 @@ from typing import IO, Any, NoReturn, TypeVar
 
 from supernet.errors import DeviceError, SupernetError, TableError
 from supernet.io.read import MAX_JSON, parse_json
+from supernet.io.reporter import SILENT, Reporter, phases_of
 from supernet.io.validate import construct
 from supernet.latency.board.bundle import SCRIPT, write_bundle
 from supernet.latency.board.result import import_result
@@ -33,7 +34,7 @@ from supernet.latency.request import TimingRequest
 from supernet.latency.table import LatencyTable
 
 T = TypeVar("T")
-OnStep = Callable[[str, float, float | None], None]
+OnProgress = Callable[[str, float], None]
 
 _HOST = re.compile(r"[A-Za-z0-9_.~+@:%\[\]/][A-Za-z0-9_.~+@:%\[\]/-]*")
 _LINE = 2**16
@@ -116,13 +117,12 @@ def profile_on(
     plan: Plan,
     request: TimingRequest,
     *,
-    on_step: OnStep = lambda step, share, left_seconds: None,
-) -> tuple[LatencyTable, list[str]]:
-    """Return the table of `board`, and the warnings of the script that ran there.
+    reporter: Reporter = SILENT,
+) -> LatencyTable:
+    """Profile `board` and return its table; `reporter` gets the warnings of the script there.
 
-    Goes on where an earlier call with the same arguments was cut off. `on_step` gets "copy" or
-    "time", the share of it done, 0..1, and the seconds it still needs, if known. Once there is a
-    table, nothing is left on the board.
+    Goes on where an earlier call with the same arguments was cut off. Once there is a table,
+    nothing is left on the board.
 
     Raises:
         DeviceError: if the board cannot be reached, lacks something, or the connection is lost.
@@ -131,15 +131,20 @@ def profile_on(
     names = ("threads", "provider", "processes")
     options = [f"--{name}={getattr(request, name)}" for name in names]
     name = f"result-{hashlib.sha256(' '.join(options).encode()).hexdigest()[:8]}.json"
-    with tempfile.TemporaryDirectory() as made, _Connection(board) as connection:
+    with (
+        tempfile.TemporaryDirectory() as made,
+        _Connection(board) as connection,
+        reporter.progress(f"{board.host}: start", 100) as progress,
+    ):
+        show = phases_of(progress, board.host)
         folder, result = Path(made) / "bundle", Path(made) / name
         sha256 = write_bundle(folder, plan, request)
         there = _ask(connection, sha256, package_of(request.runtime), name)
         target = there["folder"]
         if not there["whole"]:
-            _copy(connection, folder, target, on_step)
+            _copy(connection, folder, target, show)
         if not there["done"]:
-            _run(connection, [f"{target}/{SCRIPT}", f"--out={target}/{name}", *options], on_step)
+            _run(connection, [f"{target}/{SCRIPT}", f"--out={target}/{name}", *options], show)
         result.write_bytes(connection.call(["cat", f"{target}/{name}"]))
         try:
             table, warnings = import_result(result, folder)
@@ -147,7 +152,9 @@ def profile_on(
             reason = str(error).removeprefix(f"{result}: ")
             raise TableError(f"{board.host}:{target}/{name}: {reason}; remove it there") from error
         connection.python(_CLEAN, target, name)
-    return table, warnings
+    for warning in warnings:
+        reporter.warn(warning)
+    return table
 
 
 class _Connection:
@@ -283,7 +290,7 @@ def _told(
     return {"folder": folder, "whole": whole, "done": done, "missing": missing, "python": python}
 
 
-def _copy(connection: _Connection, folder: Path, target: str, on_step: OnStep) -> None:
+def _copy(connection: _Connection, folder: Path, target: str, show: OnProgress) -> None:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     total, sent = sum(path.stat().st_size for path in files), 0
     with connection.start(connection.program(_UNPACK, target)) as (process, stderr):
@@ -293,7 +300,7 @@ def _copy(connection: _Connection, folder: Path, target: str, on_step: OnStep) -
                 for path in files:
                     tar.add(path, arcname=str(path.relative_to(folder)), filter=_anonymous)
                     sent += path.stat().st_size
-                    on_step("copy", sent / total, None)
+                    show("copy", sent / total)
             process.stdin.close()
         except BrokenPipeError:
             pass  # its exit code says why
@@ -307,7 +314,7 @@ def _anonymous(info: tarfile.TarInfo) -> tarfile.TarInfo:
     return info
 
 
-def _run(connection: _Connection, words: Sequence[str], on_step: OnStep) -> None:
+def _run(connection: _Connection, words: Sequence[str], show: OnProgress) -> None:
     command = [connection.board.python, "-u", *words, "--progress=json"]
     with connection.start(command) as (process, stderr):
         assert process.stdout is not None
@@ -315,16 +322,14 @@ def _run(connection: _Connection, words: Sequence[str], on_step: OnStep) -> None
             if line.startswith(b"{"):
                 text, host = line.decode("utf-8", "replace"), connection.board.host
                 event = parse_json(text, place=host, error=DeviceError)
-                on_step("time", *_made(_step, event, host))
+                show("time", _made(_step, event, host))
         if process.wait():
             connection.fail(process.returncode, stderr)
 
 
-def _step(
-    *, process: int, phase: str, share: float, left_seconds: float | None
-) -> tuple[float, float | None]:
-    """Return how far a board is, once its types are checked."""
-    return share, left_seconds
+def _step(*, process: int, phase: str, share: float, left_seconds: float | None) -> float:
+    """Return the share that a board has done, once its types are checked."""
+    return share
 
 
 def _last_line(stderr: IO[bytes]) -> str:

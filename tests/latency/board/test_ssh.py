@@ -14,6 +14,7 @@ from supernet.latency.plan import Plan, plan_for
 from supernet.latency.request import TimingRequest
 from supernet.space.layers import space_keys
 from supernet.space.search_space import SearchSpace
+from tests.builders import PhaseReporter
 from tests.latency.conftest import SHAPES
 from tests.latency.sshd import Server
 
@@ -32,17 +33,16 @@ QUICK = TimingRequest(processes=2, seconds=0.1)
 
 
 def test_a_board_is_profiled(server: Server, plan: Plan, board_python: Path) -> None:
-    seen: list[tuple[str, float, float | None]] = []
-    table, warnings = profile_on(
-        _board(server, board_python), plan, QUICK, on_step=lambda *step: seen.append(step)
-    )
+    seen: list[tuple[str, float]] = []
+    reporter = PhaseReporter(lambda *step: seen.append(step))
+    table = profile_on(_board(server, board_python), plan, QUICK, reporter=reporter)
     table.require(plan.layers)
     assert table.correction.nets == len(plan.nets)
-    assert all("busy" in w or "did not settle" in w for w in warnings)
-    steps = [step for step, _, _ in seen]
+    assert all("busy" in w or "did not settle" in w for w in reporter.warnings)
+    steps = [step for step, _ in seen]
     assert steps == ["copy"] * steps.count("copy") + ["time"] * steps.count("time")
-    assert [share for step, share, _ in seen if step == "copy"][-1] == 1.0
-    assert seen[-1][:2] == ("time", 1.0)
+    assert [share for step, share in seen if step == "copy"][-1] == 1.0
+    assert seen[-1] == ("time", 1.0)
     assert server.connections() == 1
     assert not list((server.home / ".cache" / "supernet").iterdir())
 
@@ -50,7 +50,7 @@ def test_a_board_is_profiled(server: Server, plan: Plan, board_python: Path) -> 
 def test_a_dropped_connection_costs_a_round(server: Server, plan: Plan, board_python: Path) -> None:
     rounds = 0
 
-    def cut(step: str, share: float, left: float | None) -> None:
+    def cut(step: str, share: float) -> None:
         nonlocal rounds
         rounds += step == "time" and share > 0
         if rounds == 3:
@@ -58,16 +58,16 @@ def test_a_dropped_connection_costs_a_round(server: Server, plan: Plan, board_py
 
     board = _board(server, board_python)
     with pytest.raises(DeviceError, match=r"connection to board was lost.*it goes on"):
-        profile_on(board, plan, QUICK, on_step=cut)
+        profile_on(board, plan, QUICK, reporter=PhaseReporter(cut))
     (kept,) = (server.home / ".cache" / "supernet").glob("*/result-*.partial")
     before = kept.read_bytes()
     assert before.count(b'"round"') >= 3
     seen: list[tuple[str, bytes]] = []
 
-    def look(step: str, share: float, left: float | None) -> None:
+    def look(step: str, share: float) -> None:
         seen.append((step, kept.read_bytes() if kept.exists() else b""))
 
-    table, _ = profile_on(board, plan, QUICK, on_step=look)
+    table = profile_on(board, plan, QUICK, reporter=PhaseReporter(look))
     assert {step for step, _ in seen} == {"time"}
     assert all(content.startswith(before) for _, content in seen[:-1])
     table.require(plan.layers)
@@ -93,7 +93,7 @@ def test_a_finished_result_is_fetched_without_timing_again(
     board = _board(server, board_python)
     result = _left_there(server, board, plan)
     seen: list[str] = []
-    profile_on(board, plan, QUICK, on_step=lambda *step: seen.append(step[0]))
+    profile_on(board, plan, QUICK, reporter=PhaseReporter(lambda phase, share: seen.append(phase)))
     assert not seen
     assert not result.exists()
 
@@ -107,17 +107,17 @@ def test_a_changed_result_is_refused(server: Server, plan: Plan, board_python: P
 
 
 def test_a_damaged_bundle_is_copied_again(server: Server, plan: Plan, board_python: Path) -> None:
-    def interrupt(step: str, share: float, left: float | None) -> None:
+    def interrupt(step: str, share: float) -> None:
         if step == "time":
             raise KeyboardInterrupt
 
     board = _board(server, board_python)
     with pytest.raises(KeyboardInterrupt):
-        profile_on(board, plan, QUICK, on_step=interrupt)
+        profile_on(board, plan, QUICK, reporter=PhaseReporter(interrupt))
     (model,) = (server.home / ".cache" / "supernet").glob("*/models/0001.onnx")
     model.write_bytes(b"x")
     seen: list[str] = []
-    profile_on(board, plan, QUICK, on_step=lambda *step: seen.append(step[0]))
+    profile_on(board, plan, QUICK, reporter=PhaseReporter(lambda phase, share: seen.append(phase)))
     assert "copy" in seen
 
 
