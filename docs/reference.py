@@ -34,8 +34,9 @@ def pages() -> dict[str, str]:
 
 def commands() -> str:
     """Return a section for each command."""
-    lines = [NOTE, "# Commands", "", "Every command ends with exit code 0, or with 2 and one line "
-             "that says what, where, what is allowed and how to mend it.", ""]  # fmt: skip
+    lines = [NOTE, "# Commands", "", "Exit codes: 0; 2 with one line that says what was wrong, "
+             "where, what is allowed and how to mend it; 1 if `supernet verify` finds "
+             "that a certificate does not hold; 130 after Ctrl-C.", ""]  # fmt: skip
     for words, command in _commands(typer.main.get_command(app), ("supernet",)):
         context = command.make_context(" ".join(words), [], resilient_parsing=True)
         usage = " ".join([*words, *command.collect_usage_pieces(context)])

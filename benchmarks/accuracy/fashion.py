@@ -1,12 +1,13 @@
-"""Is a subnet of one supernet as good as that network trained alone, for the same time?
+"""Is a subnet of a supernet as accurate as the network trained alone for a sixth of the time?
 
     python -m benchmarks.accuracy.fashion --json benchmarks/results/accuracy_fashion.json
     python -m benchmarks.accuracy.fashion --arm sandwich --arm random
 
-Fashion-MNIST at 32 px, once-for-all's MobileNetV3 space at width 0.25; every arm trains for the
-same minutes by the clock, on two cores, and is scored on the 10,000 test images without
-retraining. Arms take turns, so a machine that is slower for a while is so for all of them. Without
---arm it trains what is not trained yet. A kill loses at most a minute: start it again.
+Fashion-MNIST at 32 px, once-for-all's MobileNetV3 space at width 0.25; supernets train for the same
+minutes by the clock on two cores, networks alone for a sixth of them; all are scored on the 10,000
+test images without retraining. Arms take turns, so a machine that is slower for a while is so for
+all of them. Without --arm it trains what is not trained yet. A kill loses at most a minute: start
+it again.
 """
 
 from __future__ import annotations

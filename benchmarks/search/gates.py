@@ -1,4 +1,4 @@
-"""Do gates find as good a subnet as fifty random ones, from far fewer images?
+"""Do gates find a subnet as accurate as the best of fifty random ones, from fewer images?
 
     python -m benchmarks.search.gates --json benchmarks/results/gate_search.json
     python -m benchmarks.search.gates --run runs/fashion_mnist --json OUT

@@ -56,7 +56,7 @@ def _folder(root: str | None) -> Path:
         raise DataError(
             f"Fashion-MNIST is not in {', '.join(map(str, candidates))} and cannot be fetched "
             f"({error}); on Debian: apt-get install dataset-fashion-mnist, or name its folder with "
-            "data.options.root="
+            "data.root="
         ) from error
     return candidates[-1] / "FashionMNIST" / "raw"
 

@@ -16,7 +16,7 @@ from supernet.space.layers import LayerKey
 
 @dataclass(frozen=True, kw_only=True)
 class Correction:
-    """The terms, and how far nets are off that they were not fitted on.
+    """The terms, and their leave-one-out error on the whole networks that they were fitted on.
 
     Args:
         scale: of all timings.

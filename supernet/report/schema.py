@@ -167,7 +167,7 @@ class Accuracy:
         mape: mean of the absolute errors relative to what was measured.
         bias: mean of the signed ones; above zero predictions are too long.
         worst: the largest absolute one.
-        held_out: what the table itself said of whole nets that it was not fitted on.
+        held_out: leave-one-out error of the table on the whole networks that it was fitted on.
         pace: the mean of the subnets': how slow the machine was, relative to the table's day.
     """
 

@@ -23,8 +23,6 @@ CHANGES: tuple[tuple[str, str, str], ...] = (
      "in a run of its own, beside the hand-made network's"),
     (r"experiment=(folder|demo)\b", rf"experiment=\1 {ONE_BATCH} "
      "recipe.epochs=1", "the same, of one step"),
-    (r"experiment=fashion_mnist$", rf"experiment=fashion_mnist {ONE_BATCH} data.held_out=0.002 "
-     "recipe.epochs=1", "one step, scored on 120 images"),
     (r"data=fashion_mnist", "data=fashion_mnist data.held_out=0.002", "scored on 120 images"),
     (r"^(supernet train (?!.*(?:resume=|--cfg)).+)", rf"\1 {QUICK}", "one thread"),
     (r"(experiment=folder(?!.*from_timm).*)",

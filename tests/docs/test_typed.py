@@ -18,10 +18,11 @@ from tests.docs.typist import Typist
 from tests.docs.world import furnish
 from tests.latency.sshd import Server
 
-LONG = ("README.md", REFERENCE, "docs/coming-from.md", "docs/tutorial.md")
+LONG = ("README.md", "docs/guide.md", REFERENCE, "docs/coming-from.md", "docs/tutorial.md")
 """Pages of half a minute and more; `make test` runs these as well, after the default suite."""
 NOT_YET = {
     "README.md": ("runs", "T.json", "fast", "found.json", "arch.json"),
+    "docs/guide.md": ("runs", "T.json", "fast", "found.json", "arch.json"),
     "docs/tutorial.md": ("runs", "T.json", "fast", "found.json"),
     REFERENCE: ("runs/mine",),
 }
@@ -51,12 +52,14 @@ def test_pages_show_commands_and_every_exception_is_one() -> None:
     "page", [pytest.param(page, marks=pytest.mark.slow if page in LONG else ()) for page in PAGES]
 )
 def test_what_is_shown_works(
-    page: str, built: Path, place: Path, board: Server, pythons: dict[str, Path],
-    command: Command, monkeypatch: pytest.MonkeyPatch,
+    page: str, built: Path, place: Path, pythons: dict[str, Path], command: Command,
+    monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest,
 ) -> None:  # fmt: skip
     monkeypatch.setattr(profile, "SUBNET_SECONDS", 0.1)
     monkeypatch.setattr(verify, "LATENCY_TOLERANCE", 100.0)  # a test measures no milliseconds
-    (place / "ssh_config").symlink_to(board.config)
+    if any("--host" in one.line for one in shown(page)):  # the other pages need no ssh server
+        board: Server = request.getfixturevalue("board")
+        (place / "ssh_config").symlink_to(board.config)
     typist, block = Typist(command, pythons), -1
     for one in shown(page):
         if block < 0 or (page == REFERENCE and block != one.block):

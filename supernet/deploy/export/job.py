@@ -239,7 +239,7 @@ def _paper(subnet: export.Subnet, chosen: export.Format, exported: Exported) -> 
         "version": VERSION,
         "tool_version": tool_version(),
         "runtime_version": runtimes.get(chosen.RUNTIME).version(),
-        "arch_id": subnet.config.arch.id,
+        "arch_id": subnet.config.arch_id,
         "input": {
             "layout": chosen.LAYOUT,
             "shape": [1, *subnet.image_shape],
