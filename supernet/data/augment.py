@@ -1,7 +1,7 @@
-"""timm's RandAugment, mixup and cutmix, as functions of a position.
+"""RandAugment, mixup and cutmix of timm, as pure functions of (images, position).
 
-timm draws from Python's and numpy's global generators; here these are set for one call and put
-back, so that a resumed run sees the very images of an undisturbed one.
+timm draws from the global generators of Python and numpy. They are seeded for one call and restored
+after it, so that a resumed run sees exactly the images of an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ def rand_augment(pixels: Tensor, policy: str, position: str) -> Tensor:
 
     Args:
         pixels: of one or three channels.
-        policy: in timm's words, such as `rand-m9-n2-mstd0.5`.
-        position: what the draw is a function of.
+        policy: a string of timm's, such as `rand-m9-n2-mstd0.5`.
+        position: seeds the draw, such as `seed/epoch/batch`.
     """
     channels = pixels.shape[1]
     if channels not in (1, 3):
@@ -43,7 +43,7 @@ def rand_augment(pixels: Tensor, policy: str, position: str) -> Tensor:
 
 @cache
 def policy_of(policy: str) -> Callable[[Image.Image], Image.Image]:
-    """Return timm's transform of a policy.
+    """Return the transform of a policy string of timm's.
 
     Raises:
         DataError: if timm does not know it.
@@ -62,12 +62,12 @@ def mix(
     """Mix each image with another by timm's mixup (1710.09412) or cutmix (1905.04899).
 
     Args:
-        images: `[N, C, H, W]`; an odd last one stays as it is.
+        images: `[N, C, H, W]`; where N is odd, the last one stays unmixed.
         labels: `[N]`.
         mixup: alpha of its Beta distribution; 0 for none.
-        cutmix: likewise. Where both are on, a batch takes either with equal chance.
+        cutmix: the same for cutmix. With both, each batch takes one of them at random.
         classes: number of classes.
-        position: what the draw is a function of.
+        position: seeds the draw, such as `seed/epoch/batch`.
 
     Returns:
         The mixed images and their labels `[N, classes]`, shares that add up to one.
@@ -83,7 +83,7 @@ def mix(
 
 @contextmanager
 def drawn_at(position: str) -> Iterator[None]:
-    """Set Python's and numpy's global generators by `position`, and back afterwards."""
+    """Seed the global generators of Python and numpy from `position`; restore them afterwards."""
     before = random.getstate(), np.random.get_state()
     drawn = random.Random(position)
     random.seed(drawn.getrandbits(64))

@@ -1,6 +1,6 @@
 """Batches and augmentation, as pure functions of (seed, epoch, position).
 
-No state is kept, so a resumed run sees the very batches of an undisturbed one.
+Nothing keeps a state, so a resumed run sees exactly the batches of an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ BALANCES = (None, "weights", "sampling")
 
 @dataclass(frozen=True)
 class Augment:
-    """What is done to training images before a step.
+    """Augmentation of training images.
 
     Args:
-        pad: padding on each side (with the darkest value) before a random crop: pixels, or below
-            1 a share of the side.
-        flip: whether half of the images are mirrored.
-        randaugment: timm's policy, such as `rand-m9-n2-mstd0.5`; None for none.
+        pad: padding (with zeros) on each side before a random crop; in pixels, or, below 1, as a
+            share of the side.
+        flip: whether to mirror half of the images.
+        randaugment: policy string of timm's, such as `rand-m9-n2-mstd0.5`; None for none.
         mixup: alpha of mixup; 0 for none.
         cutmix: alpha of cutmix; 0 for none.
     """
@@ -88,8 +88,8 @@ class Augment:
 class Batch:
     """Normalised images `[N, C, H, W]` at their own size, and labels `[N]`, on one device.
 
-    Labels of mixed images are `[N, classes]`, shares of each class. `class_weights` `[classes]`
-    are those of the loss, None for equal ones.
+    Labels of mixed images are `[N, classes]`, the share of each class. `class_weights` `[classes]`
+    weigh the classes in the loss; None weighs them equally.
     """
 
     images: Tensor
@@ -97,7 +97,7 @@ class Batch:
     class_weights: Tensor | None = None
 
     def parts(self, count: int) -> list[Batch]:
-        """Cut the batch into `count` consecutive ones; none has fewer than two images."""
+        """Split into `count` consecutive parts of at least two images each."""
         count = max(1, min(count, len(self.labels) // 2))
         images, labels = self.images.tensor_split(count), self.labels.tensor_split(count)
         return [replace(self, images=x, labels=y) for x, y in zip(images, labels, strict=True)]
@@ -133,7 +133,7 @@ def train_batches(
     limit: int | None = None,
     first: int = 0,
 ) -> Iterator[Batch]:
-    """Yield the shuffled, augmented batches of one epoch, from the `first` one on."""
+    """Yield the shuffled, augmented batches of one epoch, starting at batch number `first`."""
     order = _order(images.labels, balance, generator_at(seed, epoch, "order"))
     parts = order.split(batch_size)[first : num_batches(images, batch_size, limit)]
     weights = class_weights(images.labels).to(device) if balance == "weights" else None
@@ -155,7 +155,7 @@ def drawn_batch(
     device: torch.device,
     balance: str | None = None,
 ) -> Batch:
-    """Return the batch that belongs to `step`: images drawn at random, not augmented."""
+    """Return the batch of `step`: images drawn at random, not augmented."""
     order = _order(images.labels, balance, generator_at(seed, step, "drawn"))
     weights = class_weights(images.labels).to(device) if balance == "weights" else None
     return _batch(images.take(order[:batch_size]), preprocess, device, weights)
@@ -164,13 +164,13 @@ def drawn_batch(
 def eval_batches(
     images: ImageSource, preprocess: Preprocess, parts: Sequence[Tensor], *, device: torch.device
 ) -> Iterator[Batch]:
-    """Yield the images of each of `parts`, which are indices `[N]`, unchanged."""
+    """Yield a batch of unchanged images for each of `parts`, tensors of indices `[n]`."""
     for part in images.stream(parts):
         yield _batch(part, preprocess, device)
 
 
 def class_weights(labels: Tensor) -> Tensor:
-    """Return the weight `[classes]` of each class: the inverse of its share, 1 in the mean."""
+    """Return class weights `[classes]`: inverse to the share of each class, with mean 1."""
     counts = labels.bincount().clamp_min(1)
     return len(labels) / (len(counts) * counts.float())
 
@@ -192,6 +192,6 @@ def _batch(
 
 
 def generator_at(*position: object) -> torch.Generator:
-    """Return the generator that belongs to `position`, on the CPU."""
+    """Return a CPU generator seeded from `position`."""
     digest = hashlib.sha256("/".join(map(str, position)).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))

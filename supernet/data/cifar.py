@@ -1,7 +1,7 @@
 """CIFAR-10 and CIFAR-100 (Krizhevsky, 2009): 50,000 + 10,000 colour images of 32 x 32 pixels.
 
-Read and, where there is internet, fetched by torchvision. Its files are pickles; torchvision
-opens only those whose MD5 sums are the authors'.
+torchvision reads the files, and downloads them if they are missing. They are pickles; torchvision
+opens only files whose MD5 sums match the authors' lists.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from supernet.errors import DataError
 
 
 def cifar10(*, root: str = "data", held_out: float = 0.1, seed: int = 0) -> ImageData:
-    """Load CIFAR-10 from `root`; `held_out` of its training images are kept for gates."""
+    """Load CIFAR-10 from `root`; `held_out` is the share of its training images for validation."""
     return _cifar(CIFAR10, "cifar10", root, held_out, seed)
 
 
 def cifar100(*, root: str = "data", held_out: float = 0.1, seed: int = 0) -> ImageData:
-    """Load CIFAR-100 from `root`; `held_out` of its training images are kept for gates."""
+    """Load CIFAR-100 from `root`; `held_out` is the share of its training images for validation."""
     return _cifar(CIFAR100, "cifar100", root, held_out, seed)
 
 
@@ -36,7 +36,7 @@ def _cifar(kind: type[CIFAR10], name: str, root: str, held_out: float, seed: int
 
 
 def _part(kind: type[CIFAR10], root: str, train: bool) -> CIFAR10:
-    """Open one part; what is on disk is used, what is not is fetched."""
+    """Open one part from disk; download it if it is missing."""
     try:
         return kind(root, train=train)
     except RuntimeError:

@@ -1,8 +1,8 @@
-"""What a data set is to the rest of the package: images in three parts.
+"""The type of a data set: training, validation and test images.
 
-Weights are trained on `train`, gates (and later predictors) on `held_out`, which is cut off the
-training images, and accuracy is reported on `test`, which nothing else ever sees. The number of
-classes, the channels and the image size always come from here.
+Weights are trained on `train`. Gates and predictors are trained on `held_out`, the validation
+images, which are split off the training images. Accuracy is reported on `test`, which nothing else
+uses. The number of classes, the channels and the image size come from here.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class ImageSource(Protocol):
         """Return the images at `indices` `[n]`, in memory."""
 
     def stream(self, parts: Sequence[Tensor]) -> Iterator[Images]:
-        """Yield `take(part)` for each of `parts`, read ahead where that helps."""
+        """Yield `take(part)` for each of `parts`, possibly read ahead."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,10 +59,10 @@ class Images:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ImageData:
-    """One data set: `train` for weights, `held_out` for gates, `test` for reports.
+    """One data set: `train` for weights, `held_out` for gates and predictors, `test` for scores.
 
-    `notes` says what a reader of results should know, such as where a part was cut from.
-    `normalisation` takes the place of the data's own mean and deviation.
+    `notes` are remarks for readers of the results, such as the source of a split.
+    `normalisation` replaces the mean and standard deviation computed from `train`.
     """
 
     name: str
@@ -74,10 +74,10 @@ class ImageData:
     normalisation: Preprocess | None = None
 
     def __post_init__(self) -> None:
-        """Check that there is something to learn."""
+        """Check the number of classes."""
         if len(self.classes) < 2:
             raise DataError(
-                f"data {self.name} has {len(self.classes)} class; two are the least to tell apart"
+                f"data {self.name} has {len(self.classes)} class; at least two are needed"
             )
 
     @property
@@ -92,9 +92,9 @@ class ImageData:
 
     @cached_property
     def preprocess(self) -> Preprocess:
-        """The normalisation of this data: mean and deviation of each channel of `train`.
+        """Normalisation by mean and standard deviation of each channel of `train`.
 
-        Taken from up to 10,000 images, evenly spread, unless it was given.
+        Computed from up to 10,000 evenly spaced images, unless `normalisation` is set.
         """
         if self.normalisation is not None:
             return self.normalisation
@@ -112,17 +112,17 @@ class ImageData:
         return Preprocess(mean=tuple(mean.tolist()), std=tuple(std.tolist()), size=size)
 
     def normalised_as(self, other: Preprocess) -> ImageData:
-        """Return this data with the mean and deviation of `other`, of as many channels."""
+        """Return this data normalised by the mean and standard deviation of `other`."""
         mine = self.preprocess
         assert mine.in_chans == other.in_chans
         return replace(self, normalisation=replace(other, size=mine.size))
 
 
 def split_indices(labels: Tensor, fraction: float, *, seed: int) -> tuple[Tensor, Tensor]:
-    """Cut `fraction` of the images with `labels` `[N]` off, each class in its share.
+    """Split `fraction` off the images with `labels` `[N]`, stratified by class.
 
     Returns:
-        The indices of the rest and of what is cut off, both in order.
+        Sorted indices of the rest and of the part split off.
 
     Raises:
         DataError: if a class has fewer than two images, or one side would lack a class.
@@ -144,6 +144,6 @@ def split_indices(labels: Tensor, fraction: float, *, seed: int) -> tuple[Tensor
 
 
 def split(images: Images, fraction: float, *, seed: int) -> tuple[Images, Images]:
-    """Cut `fraction` of the images off, each class in its share; return (rest, cut off)."""
+    """Split `fraction` of the images off, stratified by class; return (rest, split off)."""
     rest, cut = split_indices(images.labels, fraction, seed=seed)
     return images.take(rest), images.take(cut)

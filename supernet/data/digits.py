@@ -11,7 +11,7 @@ from supernet.data.dataset import ImageData, Images, split
 
 
 def digits(*, held_out: float = 0.2, test: float = 0.25, seed: int = 0) -> ImageData:
-    """Load the digits; cut off the `test` share first, then `held_out` of what is left."""
+    """Load the digits; split off the share `test` first, then `held_out` of the rest."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()

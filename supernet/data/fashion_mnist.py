@@ -1,7 +1,7 @@
 """Fashion-MNIST (1708.07747): 60,000 + 10,000 grey images of 28 x 28 pixels, ten classes.
 
-Read from Debian's package `dataset-fashion-mnist`, or from a folder that holds its four `.gz`
-files; torchvision fetches them where there is neither but internet.
+Read from Debian's package `dataset-fashion-mnist` or from a folder with its four `.gz` files, else
+downloaded by torchvision.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from supernet.io.read import check_regular
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 MAX_BYTES = 2**26
-"""Of an unpacked file; the largest has 47 million."""
+"""Size limit of an unpacked file; the largest has 47 million bytes."""
 CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker",
            "Bag", "Ankle boot")  # fmt: skip
 
@@ -30,8 +30,8 @@ def fashion_mnist(*, root: str | None = None, held_out: float = 0.1, seed: int =
     Args:
         root: a folder with the four `.gz` files, or where torchvision keeps or puts them; left
             out: Debian's, else `data/`.
-        held_out: share of the training images kept for gates.
-        seed: of that split.
+        held_out: share of the training images kept for validation.
+        seed: of the split.
 
     Raises:
         DataError: if the files are not there and cannot be fetched, or are damaged.

@@ -1,8 +1,8 @@
-"""One's own images: a folder a class, of any size, grey or colour.
+"""Image folders: one subfolder per class; images of any size, grey or colour.
 
-root/train/CLASS/*    needed
-root/val/CLASS/*      for gates; left out: a part of train/, drawn by the seed
-root/test/CLASS/*     for reports; left out: a part of train/, drawn by the seed
+root/train/CLASS/*    required
+root/val/CLASS/*      validation images; by default a random part of train/
+root/test/CLASS/*     test images; by default a random part of train/
 """
 
 from __future__ import annotations
@@ -43,21 +43,22 @@ def folder(
     workers: int = 2,
     seed: int = 0,
 ) -> ImageData:
-    """Load a folder of images; every file is read once before anything is trained.
+    """Load a folder of images; every file is read once to check it.
 
     Args:
         root: the folder.
         size: side in pixels that images are stored at: shorter side resized, centre cropped.
-        held_out: share of `train/` kept for gates, where there is no `val/`.
-        test: share of `train/` kept for reports, where there is no `test/`.
-        in_chans: 1 or 3; None: 1 if all images are grey, else 3.
-        memory_gb: sets up to this size live in memory, larger ones are read batch by batch.
+        held_out: share of `train/` used for validation if there is no `val/`.
+        test: share of `train/` used for testing if there is no `test/`.
+        in_chans: 1 or 3; None is 1 if all images are grey, else 3.
+        memory_gb: up to this size all images are kept in memory; larger sets are read batch by
+            batch.
         workers: processes that read images.
         seed: of the splits.
 
     Raises:
-        DataError: naming files that are damaged or not images, classes that a part lacks, or
-            what else the folder should hold.
+        DataError: if files are damaged or not images, a part lacks a class, or the layout is
+            another one.
     """
     top = Path(root)
     if not (top / "train").is_dir():
@@ -83,8 +84,8 @@ def folder(
         if name not in parts:
             rest, cut = split_indices(parts["train"].labels, share, seed=seed)
             parts[name], parts["train"] = parts["train"].pick(cut), parts["train"].pick(rest)
-            use = "reports" if name == "test" else "gates"
-            notes.append(f"no {name}/: {len(cut)} images of train/ are kept for {use}")
+            use = "testing" if name == "test" else "validation"
+            notes.append(f"no {name}/: {len(cut)} images of train/ are used for {use}")
     fits = len(everything) * channels * size**2 <= memory_gb * 2**30
     sources: dict[str, ImageSource] = {}
     for name, part in parts.items():

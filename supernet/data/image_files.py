@@ -1,4 +1,4 @@
-"""Images in files: read whole and brought to one size by worker processes, batch by batch."""
+"""Images in files, read and resized by worker processes batch by batch."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ SHOWN = 20
 
 
 class Files(Sequence[Path]):
-    """Paths in two arrays.
+    """A sequence of paths stored in two arrays.
 
-    A list of a million objects is copied by every worker process: reading one changes its count of
-    references, and with it its page. Arrays stay shared.
+    Every worker process would copy a list of a million objects, because reading an object changes
+    its reference count and with it the memory page. Arrays stay shared.
     """
 
     def __init__(self, paths: Iterable[Path]) -> None:
@@ -57,11 +57,11 @@ class FileImages:
     """Images in files, an `ImageSource`.
 
     Args:
-        files: where they are.
+        files: paths of the images.
         labels: `[N]`, int64.
-        size: side in pixels that each is brought to: shorter side resized, centre cropped.
+        size: side in pixels: the shorter side is resized to it, then the centre cropped.
         in_chans: 1 or 3.
-        workers: processes that read ahead; 0 reads in this one.
+        workers: processes that read ahead; 0 reads in the calling process.
     """
 
     files: Files
@@ -78,13 +78,13 @@ class FileImages:
         """Read the images at `indices` `[n]`.
 
         Raises:
-            DataError: naming the file that is damaged or not an image.
+            DataError: if a file is damaged or not an image; names it.
         """
         pixels = [self._read(self.files[index]) for index in indices.tolist()]
         return Images(torch.stack(pixels), self.labels[indices])
 
     def stream(self, parts: Sequence[Tensor]) -> Iterator[Images]:
-        """Yield `take(part)` for each of `parts`, read ahead by the workers, in order."""
+        """Yield `take(part)` for each of `parts` in order, read ahead by the workers."""
         loader = DataLoader(
             _Parts(self, parts), batch_size=None, num_workers=self.workers, in_order=True,
             pin_memory=torch.cuda.is_available(),
@@ -107,7 +107,7 @@ class FileImages:
         """Read every file once.
 
         Raises:
-            DataError: naming the files that are damaged or not images.
+            DataError: if files are damaged or not images; names them.
         """
         loader = DataLoader(_Faults(self), batch_size=64, num_workers=self.workers,
                             collate_fn=list)  # fmt: skip
@@ -116,7 +116,7 @@ class FileImages:
             more = f" and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
             raise DataError(
                 f"{len(faults)} of {len(self)} files cannot be used: {'; '.join(faults[:SHOWN])}"
-                f"{more}. Repair or remove them: nothing is trained on a silent subset"
+                f"{more}. Repair or remove them; none is skipped silently"
             )
 
     def _read(self, file: Path) -> Tensor:
@@ -138,7 +138,7 @@ class _Parts(Dataset[tuple[Tensor, Tensor]]):
 
 
 class _Faults(Dataset[str]):
-    """What is wrong with each file, or an empty string."""
+    """The fault of each file, or an empty string."""
 
     def __init__(self, images: FileImages) -> None:
         self.images = images

@@ -21,8 +21,8 @@ def load_data(name: str, options: Mapping[str, Any], *, seed: int, size: int) ->
         name: one of `NAMES`.
         options: arguments of its function.
         seed: of splits.
-        size: side in pixels to store images at, where the set has images of any size and the
-            options do not say.
+        size: side in pixels to store images at, for data sets with images of any size whose
+            options do not set it.
 
     Raises:
         DataError: if there is no such data set, or it has no such option.

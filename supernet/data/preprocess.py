@@ -1,4 +1,4 @@
-"""From an image to what a network takes: one function for training, evaluation and prediction."""
+"""Preprocess images: one function for training, evaluation and prediction."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from supernet.io.read import check_regular
 from supernet.space.arch import MAX_RESOLUTION
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-"""What is read as an image. Pillow knows fifty more; one, EPS, is a program that it has run."""
+"""Accepted formats. Pillow knows fifty more; one of them, EPS, is a program that it executes."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Preprocess:
     Args:
         mean: of each channel, of pixels scaled to [0, 1].
         std: standard deviation of each channel.
-        size: side in pixels to which images were brought before training.
+        size: side in pixels to which images are resized before training.
     """
 
     mean: tuple[float, ...]
@@ -39,7 +39,7 @@ class Preprocess:
     size: int
 
     def __post_init__(self) -> None:
-        """Coerce lists from files, and check them."""
+        """Turn lists from files into tuples and check them."""
         object.__setattr__(self, "mean", tuple(float(v) for v in self.mean))
         object.__setattr__(self, "std", tuple(float(v) for v in self.std))
         positive = all(0 < value < math.inf for value in self.std)
@@ -55,7 +55,7 @@ class Preprocess:
 
     @property
     def in_chans(self) -> int:
-        """Channels that it makes."""
+        """Number of channels of a preprocessed image."""
         return len(self.mean)
 
     def __call__(self, image: Any, resolution: int) -> Tensor:
@@ -66,7 +66,7 @@ class Preprocess:
             resolution: size in pixels.
 
         Raises:
-            DataError: if it is not an image, or one with another number of channels.
+            DataError: if it is not an image or has another number of channels.
         """
         if isinstance(image, (str, Path)):
             image = read_square(image, self.size, self.in_chans)
@@ -90,7 +90,7 @@ class Preprocess:
         return (pixels.float() / 255 - mean) / std
 
     def steps(self, resolution: int) -> list[str]:
-        """Say in words what is done to an image file, for those who do it in another language."""
+        """Describe the steps in words, for reimplementation in another language."""
         colour = "grey" if self.in_chans == 1 else f"{self.in_chans} channels"
         resized = (
             []
@@ -113,9 +113,9 @@ class Preprocess:
 
 
 def square(image: Image.Image, size: int, in_chans: int) -> Tensor:
-    """Turn an upright image into uint8 `[in_chans, size, size]`: shorter side, centre crop.
+    """Resize and centre-crop an image to uint8 `[in_chans, size, size]`.
 
-    Deep images are scaled to 8 bits, transparent ones laid on white, as `upright` does.
+    16-bit images are scaled to 8 bits and transparent ones composited on white, as in `upright`.
     """
     if in_chans not in (1, 3):
         raise DataError(f"images of {in_chans} channels are passed as tensors, not as files")
@@ -130,7 +130,7 @@ def square(image: Image.Image, size: int, in_chans: int) -> Tensor:
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """Apply the EXIF rotation; bring 16-bit grey to 8 bits; lay transparent images on white."""
+    """Apply the EXIF rotation, scale 16-bit grey to 8 bits, composite transparency on white."""
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
         deep = np.asarray(image, dtype=np.float64)
@@ -142,10 +142,10 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 def read_square(path: str | Path, size: int, in_chans: int) -> Tensor:
-    """Read an image file as `square` gives it.
+    """Read an image file and apply `square`.
 
     Raises:
-        DataError: naming the file, if it cannot be used.
+        DataError: if the file cannot be used; names it.
     """
     image = read_image(path)
     try:
@@ -168,7 +168,7 @@ def resize(images: Tensor, resolution: int) -> Tensor:
 
 
 def read_image(path: str | Path) -> Image.Image:
-    """Read an image file whole, upright.
+    """Read a whole image file and apply its EXIF rotation.
 
     Raises:
         DataError: if there is no such file, or it is damaged, not an image, or absurdly large.
@@ -179,10 +179,10 @@ def read_image(path: str | Path) -> Image.Image:
 
 @contextmanager
 def opened(path: str | Path) -> Iterator[Image.Image]:
-    """Open an image file, of which only the head is read.
+    """Open an image file, reading its header only.
 
     Raises:
-        DataError: as `read_image`, also for what goes wrong with it inside.
+        DataError: as `read_image`, also for errors inside the context.
     """
     check_regular(Path(path), error=DataError)
     try:

@@ -1,4 +1,4 @@
-"""Made-up images for tests: each class is a pattern of its own under noise."""
+"""Synthetic images for tests: one random pattern per class, plus noise."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from supernet.errors import DataError
 def synthetic(
     *, num_classes: int = 4, in_chans: int = 3, size: int = 16, per_class: int = 24, seed: int = 0
 ) -> ImageData:
-    """Make a data set that a small network learns in a few steps."""
+    """Return a data set that a small network learns within a few steps."""
     if min(num_classes, in_chans, size, per_class) < 1:
         raise DataError(
             "num_classes, in_chans, size and per_class must be 1 or more; got "

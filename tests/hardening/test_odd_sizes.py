@@ -54,7 +54,7 @@ def train(folder: Path, *overrides: str) -> Trained:
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["data.num_classes=1"], "1 class; two are the least to tell apart"),
+        (["data.num_classes=1"], "1 class; at least two are needed"),
         (["batch_size=1"], "batch_size is 1; BN needs 2 or more"),
         (["batch_size=0"], "batch_size is 0; BN needs 2 or more"),
         (["gates.batch_size=1"], "batch_size 2 or more (BN)"),
