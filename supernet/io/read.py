@@ -11,8 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-import yaml
-
 from supernet.errors import SupernetError
 
 MAX_JSON = 64 * 2**20
@@ -207,7 +205,6 @@ def _check_texts(data: Any) -> None:
 MAX_YAML = 8 * 2**20
 """The tables of once-for-all's authors have a few hundred thousand."""
 _MAX_YAML_DEPTH, MAX_SCALAR = 32, 1024
-_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def read_yaml(path: Path, *, error: type[SupernetError], most: int = MAX_YAML) -> Any:
@@ -216,20 +213,25 @@ def read_yaml(path: Path, *, error: type[SupernetError], most: int = MAX_YAML) -
     Raises:
         SupernetError: of the kind `error`, naming the file and the line in it.
     """
+    import yaml  # here, so that `import supernet` does without its seventeen modules
+
     text = read_text(path, most=most, error=error)
+    loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        _check_events(text)
-        return yaml.load(text, Loader=_LOADER)
+        _check_events(text, loader)
+        return yaml.load(text, Loader=loader)
     except _Refused as fault:
         raise error(f"{path}: {fault}") from fault
     except (yaml.YAMLError, ValueError, TypeError, OverflowError) as fault:  # 2001-99-99, 1e9999
         raise error(f"{path}: not YAML, or cut off: {' '.join(str(fault).split())}") from fault
 
 
-def _check_events(text: str) -> None:
+def _check_events(text: str, loader: Any) -> None:
     """Raise if the document could do harm."""
+    import yaml
+
     groups: list[_Group] = []
-    for event in yaml.parse(text, Loader=_LOADER):
+    for event in yaml.parse(text, Loader=loader):
         line = event.start_mark.line + 1
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
             raise _Refused(f"line {line} has an anchor or an alias; write the value out")
