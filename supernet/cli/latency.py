@@ -20,7 +20,7 @@ def profile(
         typer.Option(help="onnxruntime, onnxruntime-int8, openvino, ncnn, litert or torch."),
     ] = "onnxruntime",
     provider: Annotated[
-        str, typer.Option(help="What the runtime runs on, such as cpu, gpu or cuda.")
+        str, typer.Option(help="Device of the runtime, such as cpu, gpu or cuda.")
     ] = "cpu",
     threads: Annotated[int, typer.Option(min=1, help="Threads of the runtime.")] = 1,
     batch: Annotated[int, typer.Option(min=1, help="Images in a run.")] = 1,
@@ -30,12 +30,13 @@ def profile(
     in_chans: Annotated[int, typer.Option(min=1, help="Image channels, where OF is a space.")] = 3,
     num_classes: Annotated[int, typer.Option(min=1, help="Classes, where OF is a space.")] = 1000,
     processes: Annotated[
-        int, typer.Option(min=1, help="How many time everything, one after the other.")
+        int, typer.Option(min=1, help="Number of timing processes, run in turn and averaged.")
     ] = 3,
     seconds: Annotated[
         float | None,
         typer.Option(
-            callback=positive, help="Upper limit of timing in each; default 0.15 a layer."
+            callback=positive,
+            help="Time limit of each process in seconds (default: 0.15 s per layer).",
         ),
     ] = None,
     host: Annotated[
@@ -48,7 +49,7 @@ def profile(
 ) -> None:
     """Time every layer of a space, here or on a board, and write its latency table.
 
-    Stopped in whatever way, the same command goes on from what it has.
+    A stopped profile resumes when the same command is given again.
 
     \b
     supernet profile runs/demo --runtime onnxruntime --out T.json
@@ -81,7 +82,7 @@ def bundle(
     out: Annotated[Path, typer.Option(help="Folder to write.")],
     settings: Settings = None,
     runtime: Annotated[
-        str, typer.Option(help="Of the board: onnxruntime, onnxruntime-int8, openvino.")
+        str, typer.Option(help="The board's runtime: onnxruntime, onnxruntime-int8 or openvino.")
     ] = "onnxruntime",
     batch: Annotated[int, typer.Option(min=1, help="Images in a run.")] = 1,
     resolution: Annotated[
@@ -91,10 +92,13 @@ def bundle(
     num_classes: Annotated[int, typer.Option(min=1, help="Classes, for a bare space.")] = 1000,
     seconds: Annotated[
         float | None,
-        typer.Option(callback=positive, help="Upper limit of timing; default 0.15 a layer."),
+        typer.Option(
+            callback=positive,
+            help="Time limit of each process in seconds (default: 0.15 s per layer).",
+        ),
     ] = None,
 ) -> None:
-    """Write what a board without torch needs to be timed: models and one script.
+    """Write a bundle that times a board without torch: models and one program.
 
     \b
     supernet bundle --space runs/demo --out bundle/

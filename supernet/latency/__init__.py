@@ -1,1 +1,1 @@
-"""How long things take on a device: layer keys, tables, profiling, runtimes."""
+"""Latency on devices: tables, profiling, runtimes, boards."""

@@ -1,7 +1,6 @@
-"""The machine that timing happens on: its names, its cores, whether it is busy.
+"""The machine that times models: its names, its cores, whether it is busy. Linux and macOS.
 
 Standard library only, and Python 3.8: bundles carry this file to boards.
-Linux and macOS.
 """
 
 from __future__ import annotations
@@ -40,15 +39,15 @@ def num_cores() -> int:
 
 
 def load_average() -> float:
-    """Return how many processes wanted to run at once, over the last minute."""
+    """Return the number of runnable processes, averaged over the last minute."""
     return os.getloadavg()[0]
 
 
 def busy_cores(seconds: float = 0.4) -> float:
-    """Return how many of the cores that this process may use are at work now.
+    """Return how many of the cores that this process may use are busy now.
 
-    Where the system does not tell, it is the load average, which still counts what ended a minute
-    ago, such as one's own training.
+    Where the system does not tell, return the load average, which still counts processes that ended
+    a minute ago, such as a training.
     """
     stat = Path("/proc/stat")
     if not stat.exists():
@@ -60,7 +59,7 @@ def busy_cores(seconds: float = 0.4) -> float:
 
 
 def _work_and_idle(stat: Path) -> tuple[int, int]:
-    """Return the ticks of this process's cores since the start: at work, and idle or waiting."""
+    """Return the ticks of this process's cores since boot: busy, and idle or waiting."""
     names = {f"cpu{core}" for core in os.sched_getaffinity(0)}
     work = idle = 0
     for line in stat.read_text(encoding="utf-8").splitlines():
@@ -82,12 +81,12 @@ def check_threads(threads: int) -> None:
 
 
 def busy_warning(busy: float, threads: int) -> str | None:
-    """Say that cores are not idle, if `busy` of them leave fewer than `threads`."""
+    """Return a warning if `busy` cores leave fewer than `threads` idle ones."""
     cores = num_cores()
     if busy <= cores - threads + 0.25:
         return None
     return (
         f"this machine is busy: {busy:.1f} of {cores} cores at work leave fewer than the "
-        f"{threads} that timing needs, so times will come out long and scattered; "
-        "stop what else is running, and time again"
+        f"{threads} that timing needs, so times will be long and scattered; stop other processes "
+        "and time again"
     )

@@ -1,6 +1,6 @@
-"""What a runtime is asked to run: a network that is built when it is needed, in either form.
+"""Networks to time, built on demand as an ONNX file or as a module.
 
-Not here: how it runs (`runtimes/`), how layers become ONNX graphs (`onnx_layers.py`).
+Not here: runtimes, the writing of ONNX graphs.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from supernet.space.layers import LayerKey
 class Model:
     """A network with a fixed input shape `[N, C, H, W]`, as ONNX or as a timm module.
 
-    `keys` are the layers it is a chain of; a finished subnet has none.
+    `keys` are its chain of layers; a finished subnet has none.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Model:
     build_module: Callable[[], nn.Module]
 
     def example(self) -> np.ndarray[Any, Any]:
-        """Return the input that it is run on: unit variance, the same at each call."""
+        """Return an input of unit variance, the same at each call."""
         return np.random.default_rng(0).standard_normal(self.input_shape, dtype=np.float32)
 
     @property
@@ -111,8 +111,8 @@ def _saved_module(folder: Path) -> nn.Module:
 def _keep_variance(module: nn.Sequential) -> nn.Sequential:
     """Draw weights that keep activations at one size.
 
-    With torch's defaults they shrink at every convolution, and a deep chain computes with
-    denormal numbers, which takes many times longer than a trained net does.
+    With torch's defaults they shrink at every convolution, and a deep chain computes with denormal
+    numbers, which takes many times as long as a trained network.
     """
     for part in module.modules():
         if isinstance(part, nn.Conv2d):

@@ -23,7 +23,7 @@ from dataclasses import asdict
 from typing import IO, TYPE_CHECKING, Any
 
 from supernet.errors import DeviceError, SupernetError
-from supernet.latency.resume import Kept, read_round
+from supernet.latency.resume import ResumeFile, read_round
 from supernet.latency.timing import Timing, time_all, timings_of
 
 if TYPE_CHECKING:
@@ -74,36 +74,36 @@ def time_in_child(
     count: int,
     *,
     environment: Mapping[str, str],
-    kept: Kept | None,
+    resume: ResumeFile | None,
     number: int,
     on_progress: OnProgress,
 ) -> list[Timing]:
     """Return the timings of the `count` models that the child `command` loads.
 
-    `kept` holds the rounds of process `number`, and takes those that are timed now. `on_progress`
+    `resume` holds the finished rounds of process `number`, and takes new ones. `on_progress`
     gets the phase, "load" or "time", and the share of it done, 0..1.
 
     Raises:
         DeviceError: with the child's message, or what it printed before it died.
     """
-    rounds = [] if kept is None else kept.rounds(number)
-    if kept is None or not kept.is_done(number):
+    rounds = [] if resume is None else resume.rounds(number)
+    if resume is None or not resume.is_done(number):
 
         def note(finished: dict[str, Any]) -> None:
             rounds.append(finished)
-            if kept is not None:
-                kept.add({"session": number, "round": finished})
+            if resume is not None:
+                resume.add({"session": number, "round": finished})
 
         ask(
             command,
             {**request, "rounds": list(rounds)},
             environment=environment,
-            pass_fds=() if kept is None else (kept.file.fileno(),),  # the lock lasts while it runs
+            pass_fds=() if resume is None else (resume.file.fileno(),),  # which keeps its lock
             on_round=note,
             on_progress=on_progress,
         )
-        if kept is not None:
-            kept.add({"session": number, "done": True})
+        if resume is not None:
+            resume.add({"session": number, "done": True})
     return timings_of(count, [read_round(finished) for finished in rounds])
 
 

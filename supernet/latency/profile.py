@@ -1,8 +1,6 @@
-"""From a space to the latency table of this machine under one runtime; timing finished subnets.
+"""Profile this machine: time the layers of a space, finished subnets and exported files.
 
-This is the parent: it has what is planned timed. Not here: what that is and what becomes of the
-timings (`plan.py`), the process that times (`worker.py`), the recipe (`timing.py`), the runtimes
-(`runtimes/`).
+Not here: the choice of layers and the table that timings make, the process that times, runtimes.
 """
 
 from __future__ import annotations
@@ -23,7 +21,7 @@ from supernet.latency import host, runtimes
 from supernet.latency.plan import Chain, Plan, Session, plan_for, table_of, unsettled_warning
 from supernet.latency.process import time_in_child
 from supernet.latency.request import LAYER_SECONDS, SUBNET_SECONDS, TimingRequest
-from supernet.latency.resume import Kept
+from supernet.latency.resume import ResumeFile
 from supernet.latency.table import Device, Entry, LatencyTable
 from supernet.space.search_space import SearchSpace
 
@@ -47,13 +45,13 @@ def profile(
     """Time every layer of `space` on this machine, and fit the correction on ten whole nets.
 
     Args:
-        space: whose layers are timed, each distinct one once.
-        request: how.
+        space: its distinct layers are timed once each.
+        request: runtime, threads, limits and so on.
         in_chans: channels of the images.
         num_classes: outputs of the classifier.
         resolutions: some of the space's, in pixels; left out: all.
         partial: the resume file: it holds finished rounds, so that the same call goes on after a
-            stop; the caller removes it once the table is kept. Left out: a stop loses everything.
+            stop; the caller removes it once the table is saved. Left out: a stop loses everything.
         reporter: shows progress, and is warned if the machine is busy or timings did not converge.
 
     Raises:
@@ -73,7 +71,7 @@ def profile(
     load = host.load_average()
     header = _header(plan, device, request)
     with (
-        nullcontext() if partial is None else Kept(partial, header) as kept,
+        nullcontext() if partial is None else ResumeFile(partial, header) as resume,
         reporter.progress(f"{request.runtime}: start", 100) as progress,
     ):
         show = phases_of(progress, request.runtime)
@@ -81,7 +79,7 @@ def profile(
             time_chains(
                 plan.chains,
                 request,
-                kept=kept,
+                resume=resume,
                 number=number,
                 on_progress=_part(show, number, request.processes),
                 reporter=reporter if number == 0 else SILENT,
@@ -99,18 +97,18 @@ def time_chains(
     chains: Sequence[Chain],
     request: TimingRequest,
     *,
-    kept: Kept | None = None,
+    resume: ResumeFile | None = None,
     number: int = 0,
     on_progress: OnProgress = lambda phase, share: None,
     reporter: Reporter = SILENT,
 ) -> Session:
     """Time chains of layers in one fresh process, `number` of those that the request asks for.
 
-    `kept` holds the rounds of process `number` before it was stopped, and takes the new ones.
+    `resume` holds the rounds of process `number` before it was stopped, and takes the new ones.
     """
     models = [{"keys": [key.to_dict() for key in chain]} for chain in chains]
     request = replace(request.limited(len(chains), LAYER_SECONDS), seed=request.seed + number)
-    return _measure(models, request, reporter, on_progress, kept=kept, number=number)
+    return _measure(models, request, reporter, on_progress, resume=resume, number=number)
 
 
 def measure_subnets(
@@ -176,13 +174,13 @@ def _measure(
     reporter: Reporter,
     on_progress: OnProgress = lambda phase, share: None,
     *,
-    kept: Kept | None = None,
+    resume: ResumeFile | None = None,
     number: int = 0,
 ) -> Session:
     """Return the timings of the reference model and of `models`."""
     host.check_threads(request.threads)
     provider = runtimes.provider_of(request.runtime, request.provider)
-    if kept is None or not kept.is_done(number):
+    if resume is None or not resume.is_done(number):
         busy = host.busy_warning(host.busy_cores(), request.threads)
         if busy is not None:
             reporter.warn(busy)
@@ -192,7 +190,7 @@ def _measure(
         {**asdict(replace(request, provider=provider)), "models": models},
         len(models) + 1,
         environment={"PYTHONPATH": path, **runtimes.get(request.runtime).ENVIRONMENT},
-        kept=kept,
+        resume=resume,
         number=number,
         on_progress=on_progress,
     )
@@ -201,7 +199,7 @@ def _measure(
 
 
 def _part(on_progress: OnProgress, number: int, processes: int) -> OnProgress:
-    """Show the share of one process as that of all; loading as often as it happens."""
+    """Turn the share of one process into the share of all; loading is shown for each process."""
 
     def shown(phase: str, share: float) -> None:
         on_progress(phase, share if phase == "load" else (number + share) / processes)

@@ -1,4 +1,4 @@
-"""How models are timed on a device: one value from the command line to the timing process."""
+"""A timing request: one value from the command line to the timing process."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from dataclasses import dataclass, replace
 from supernet.errors import DeviceError
 from supernet.latency.table import Device
 
-LAYER_SECONDS = 0.15  # of timing per model: 182 layers took 20 s to converge (ONNX Runtime)
+LAYER_SECONDS = 0.15  # limit for each model: 182 layers took 20 s to converge (ONNX Runtime)
 SUBNET_SECONDS = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class TimingRequest:
-    """How models are timed.
+    """How to time models.
 
     Args:
         runtime: id of one of `runtimes.available()`.
-        provider: what the runtime runs on, one of `runtimes.get(runtime).providers()`.
+        provider: the runtime's device, one of `runtimes.get(runtime).providers()`.
         threads: of the runtime.
         batch: images in a run.
-        processes: how many processes time a whole table, one after the other; entries are means.
+        processes: processes that time a table, run in turn and averaged.
         seconds: limit of timing in each process, once each model was visited 9 times; None: 0.15
             for each layer or chain of layers, 1 for each subnet or exported file.
         seed: of the order of visits and the choice of networks.
 
     Raises:
-        DeviceError: if a number makes no sense.
+        DeviceError: if a number is out of range.
     """
 
     runtime: str = "onnxruntime"
@@ -49,7 +49,7 @@ class TimingRequest:
 
     @classmethod
     def like(cls, device: Device) -> TimingRequest:
-        """Return a request to time as the table of `device` was timed."""
+        """Return the request that a table of `device` was timed with."""
         return cls(
             runtime=device.runtime,
             provider=device.provider,
@@ -58,5 +58,5 @@ class TimingRequest:
         )
 
     def limited(self, count: int, each: float) -> TimingRequest:
-        """Return a request with a limit: its own, or `each` seconds for `count` models."""
+        """Return the request with a time limit: its own, or `each` seconds for each model."""
         return self if self.seconds is not None else replace(self, seconds=each * max(count, 1))

@@ -1,7 +1,7 @@
-"""What is timed so far, in a file: a stop in whatever way costs a round of visits, not a run.
+"""Resume file of a profiling session: a JSON line for each finished round and process.
 
-Standard library only, and Python 3.8: bundles carry this file to boards. The
-file is JSON lines, a header and then a line for each finished round and each ended process.
+Its first line is a header that the next attempt must agree with. Standard library only, and Python
+3.8: bundles carry this file to boards.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from typing import IO, Any
 from supernet.errors import DeviceError
 from supernet.latency.timing import Round
 
-_LOCK_SECONDS = 10.0  # how long the remains of a killed run may take to notice it
+_LOCK_SECONDS = 10.0  # children of a killed run may take that long to notice it
 
 
-class Kept:
-    """What is timed so far: a header line, then a line for each round and each ended process."""
+class ResumeFile:
+    """The finished rounds of a profiling session, on disk; locked while it is open."""
 
     def __init__(self, path: Path, header: dict[str, Any]) -> None:
-        """Go on with the file of a run with the same `header`, or begin one."""
+        """Open the file of an earlier run with the same `header`, or create one."""
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         self.file: IO[bytes] = path.open("a+b", buffering=0)
@@ -58,18 +58,18 @@ class Kept:
                 raise
         return lines[1:]
 
-    def __enter__(self) -> Kept:
-        """Hold the file."""
+    def __enter__(self) -> ResumeFile:
+        """Return the file."""
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Let the file go; it stays if it holds anything."""
+        """Close the file; remove it if it holds nothing."""
         self.file.close()
         if not self.lines:
             self.path.unlink()
 
     def add(self, line: dict[str, Any]) -> None:
-        """Note a finished round (`{"session", "round"}`) or process (`{"session", "done"}`)."""
+        """Append a finished round (`{"session", "round"}`) or process (`{"session", "done"}`)."""
         self._append(line)
         self.lines.append(line)
 
@@ -78,7 +78,7 @@ class Kept:
         return [x["round"] for x in self.lines if x["session"] == session and "round" in x]
 
     def is_done(self, session: int) -> bool:
-        """Whether a process has timed everything."""
+        """Whether a process has finished."""
         return {"session": session, "done": True} in self.lines
 
     def _append(self, line: dict[str, Any]) -> None:
@@ -101,10 +101,10 @@ def _check_line(line: dict[str, Any]) -> None:
 
 
 def _lock(file: IO[bytes], path: Path) -> None:
-    """Keep others from timing beside this run; ends with the last process that has `file`."""
+    """Lock the file; the lock ends with the last process that has it open."""
     try:
         import fcntl
-    except ImportError:  # not a POSIX system: nobody is kept from it
+    except ImportError:  # not a POSIX system: no lock
         return None
     until = time.monotonic() + _LOCK_SECONDS
     while True:
@@ -125,6 +125,6 @@ def _differing(old: dict[str, Any], new: dict[str, Any]) -> str:
 
 
 def read_round(kept: dict[str, Any]) -> Round:
-    """Turn a line's plain data into a `Round`."""
+    """Read a `Round` from a line's plain data."""
     ratios = {int(number): float(ratio) for number, ratio in kept["ratios"].items()}
     return Round(ratios, list(map(float, kept["references"])), float(kept["seconds"]))

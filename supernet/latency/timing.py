@@ -1,13 +1,12 @@
-"""How models are timed so that drift of the machine cancels: one pure function.
+"""Time models relative to a reference, so that drift of the machine cancels: one pure function.
 
-Standard library only, and Python 3.8: bundles carry this file to boards. A
-clock and an `rng` come in as arguments. Not here: what a model is, where it runs (`worker.py`),
-what is done with the figures (`profile.py`).
+Models are visited in short bursts, in an order shuffled anew each round. A reference model runs
+between any two visits; a visit counts as the ratio of the model's time to the mean of the
+reference's right before and right after it. Medians of ratios stay put when the clock speed drifts,
+and unlike minima they mean the same for a 0.1 ms layer as for a 5 ms network.
 
-The recipe: models are visited in short bursts, in an order shuffled anew each round. A reference
-model runs between any two visits; a visit counts as the ratio of the model's time to the mean of
-the reference's right before and right after it. Medians of ratios stay put when the clock speed
-drifts, and unlike minima they mean the same for a 0.1 ms layer as for a 5 ms net.
+Clock and `rng` are arguments. Standard library only, and Python 3.8: bundles carry this file to
+boards. Not here: models, the process that runs them, tables.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ REFERENCE_SECONDS = 0.001
 
 @dataclass(frozen=True)
 class Timing:
-    """The median, its 95 % interval, the number of visits, and whether that sufficed."""
+    """The median, its 95 % interval, the number of visits, and whether they converged."""
 
     median_ms: float
     low_ms: float
@@ -40,7 +39,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class Round:
-    """What one round of visits gave: enough to go on from after an interruption.
+    """The ratios of one round of visits: enough to resume after an interruption.
 
     Args:
         ratios: model's time / reference's time, by the number of the runner.
@@ -95,7 +94,7 @@ def time_all(
 
 
 def timings_of(count: int, rounds: Sequence[Round]) -> list[Timing]:
-    """Return what `rounds` say of `count` runners."""
+    """Return the timings of `count` runners from `rounds`."""
     reference_ms = 1e3 * median([seconds for r in rounds for seconds in r.references])
     return [_timing(values, reference_ms) for values in _ratios(count, rounds)]
 

@@ -1,8 +1,8 @@
-"""The process that times on this machine: `python -m supernet.latency.worker`.
+"""The child process that times models on this machine: `python -m supernet.latency.worker`.
 
 Its request holds the fields of a `TimingRequest` and `models`, a list of `{"keys": [...]}` (a chain
 of layers), `{"subnet": folder}` and `{"file", "runtime", "shape"}` (an exported file, in a runtime
-of its own). Not here: the rest of the conversation, who asks.
+of its own). Not here: the loop that times, the parent process.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ from supernet.deploy.folder import load_config
 from supernet.errors import DeviceError, SupernetError
 from supernet.io.atomic import whole, write_json
 from supernet.io.reporter import SILENT
-from supernet.latency.resume import Kept
+from supernet.latency.resume import ResumeFile
 from supernet.report import page
 from supernet.search.pareto import FIELDS, write_front
 from supernet.train import checkpoint
@@ -113,18 +113,18 @@ def test_a_full_disk_is_told_in_a_line_and_nothing_changes(
 def test_a_full_disk_costs_a_round_of_timing(tmp_path: Path) -> None:
     path, line = tmp_path / "T.json.partial", {"session": 0, "done": True}
     with room_for(0), pytest.raises(SupernetError, match=r"partial cannot be written .*too large"):
-        Kept(path, {"device": {}})
+        ResumeFile(path, {"device": {}})
     assert not path.exists()
-    with Kept(path, {"device": {}}) as kept:
-        kept.add(line)
+    with ResumeFile(path, {"device": {}}) as resume:
+        resume.add(line)
     size = path.stat().st_size
     with (
         room_for(size + 5), pytest.raises(SupernetError, match=r"before stays: make room"),
-        Kept(path, {"device": {}}) as kept,
+        ResumeFile(path, {"device": {}}) as resume,
     ):  # fmt: skip
-        kept.add(line)
-    with Kept(path, {"device": {}}) as kept:
-        assert kept.lines == [line]
+        resume.add(line)
+    with ResumeFile(path, {"device": {}}) as resume:
+        assert resume.lines == [line]
     assert path.stat().st_size == size
 
 
@@ -134,10 +134,10 @@ def test_who_times_is_named_to_who_would_time_beside_it(
     monkeypatch.setattr("supernet.latency.resume._LOCK_SECONDS", 0.0)
     path = tmp_path / "result.json.partial"
     with (
-        Kept(path, {"device": {}}),
+        ResumeFile(path, {"device": {}}),
         pytest.raises(DeviceError, match="in use by another process"),
     ):
-        Kept(path, {"device": {}})
+        ResumeFile(path, {"device": {}})
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Bundles: what a device without torch needs to be timed, in one folder.
+"""Bundles: one folder with everything that times a device without torch.
 
 - `manifest.json`: the request, the plan, the models in order (the reference first), and the
   sha256 of every other file; `manifest.sha256` is its own, as `sha256sum -c` reads it.
@@ -51,7 +51,7 @@ _PAGE = 4096  # where a tensor may begin in the shared file, so that runtimes ca
 def write_bundle(out: Path, plan: Plan, request: TimingRequest) -> str:
     """Write the bundle of `plan` to the folder `out` and return the manifest's sha256.
 
-    The same plan gives the same bytes. Threads, provider and processes are the board's business.
+    The same plan gives the same bytes. Threads, provider and processes are chosen on the board.
 
     Raises:
         DeviceError: if there are no bundles for the runtime, or `out` holds something else.

@@ -1,6 +1,6 @@
-"""From the result.json of a bundle to a latency table: every value checked, nothing taken on trust.
+"""Read the result.json of a bundle into a latency table; every value in it is checked.
 
-Not here: what wrote it (`bundle_script.py`), what is in a bundle (`bundle.py`).
+Not here: the program that writes it, the content of a bundle.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ _AGAIN = "take the file as the script wrote it, or time again"
 def import_result(
     path: str | os.PathLike[str], bundle: str | os.PathLike[str] | None = None
 ) -> tuple[LatencyTable, list[str]]:
-    """Return the table that a bundle's result makes, and what should be known of it.
+    """Return the table of a bundle's result, and warnings about it.
 
     Args:
         path: result.json.
-        bundle: the folder that it must be of; left out: whichever it names.
+        bundle: the folder that the result must be of; left out: any.
 
     Raises:
         TableError: if the file was changed, is of another bundle, or makes no sense.

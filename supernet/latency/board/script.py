@@ -2,11 +2,11 @@
 
 Needs Python 3.8, numpy and the runtime that the manifest names; neither torch nor supernet. Checks
 the sha256 of every file, times all models in several processes one after the other, and writes
-result.json, for `supernet table import`. Stopped in whatever way, it goes on from what it has:
-each finished round of visits is a line of result.json.partial.
+result.json, for `supernet table import`. It can be stopped at any time and resumes when started
+again: each finished round of visits is a line of result.json.partial.
 
-`profile_board.pyz` is an archive of this module and those that it imports. Linux and macOS. Not
-here: the content of a bundle, the way from a result to a table.
+`profile_board.pyz` is an archive of this module and of the ones that it imports. Linux and macOS.
+Not here: the content of a bundle, the way from a result to a table.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from supernet.latency.host import (
     machine,
 )
 from supernet.latency.process import answer, time_in_child
-from supernet.latency.resume import Kept
+from supernet.latency.resume import ResumeFile
 
 if TYPE_CHECKING:
     from supernet.latency.process import Runner
@@ -78,9 +78,9 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Time the models of this bundle here.")
     add = parser.add_argument
     add("--threads", type=int, default=1, help="threads of the runtime (default 1)")
-    add("--provider", default="cpu", help="what the runtime runs on (default cpu)")
-    add("--processes", type=int, default=3, help="processes to average over (default 3)")
-    add("--seconds", type=float, help="upper limit of timing in each process")
+    add("--provider", default="cpu", help="device of the runtime (default cpu)")
+    add("--processes", type=int, default=3, help="timing processes, run in turn (default 3)")
+    add("--seconds", type=float, help="time limit of each process")
     add("--out", type=Path, default=Path("result.json"), help="default result.json")
     add("--progress", choices=("text", "json"), default="text", help=argparse.SUPPRESS)
     add("--child", action="store_true", help=argparse.SUPPRESS)
@@ -115,7 +115,7 @@ def _parent(folder: Path, args: argparse.Namespace) -> None:
         "seconds": limit,
         "device": device,
     }
-    kept = Kept(args.out.with_name(args.out.name + ".partial"), header)
+    resume = ResumeFile(args.out.with_name(args.out.name + ".partial"), header)
     busy = busy_warning(busy_cores(), args.threads)
     if busy:
         print(f"warning: {busy}", file=sys.stderr)
@@ -133,7 +133,7 @@ def _parent(folder: Path, args: argparse.Namespace) -> None:
             {"seconds": limit, "seed": seed, "threads": args.threads, "provider": provider},
             len(manifest["models"]),
             environment={},
-            kept=kept,
+            resume=resume,
             number=number,
             on_progress=partial(show.update, number),
         )
@@ -142,12 +142,12 @@ def _parent(folder: Path, args: argparse.Namespace) -> None:
     show.end()
     result = _result(manifest, header, {**facts, "sessions": sessions})
     _write_whole(args.out, json.dumps(result, indent=1, allow_nan=False) + "\n")
-    kept.path.unlink()
+    resume.path.unlink()
     print(f"wrote {args.out}", file=sys.stderr)
 
 
 def verified(folder: Path) -> tuple[dict[str, Any], str]:
-    """Return the manifest in `folder` and its sha256, once every file is what it says.
+    """Return the manifest in `folder` and its sha256, after checking every file's sha256.
 
     Raises:
         DeviceError: naming the first file that is missing or changed.

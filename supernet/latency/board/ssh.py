@@ -1,10 +1,10 @@
-"""Profiling a board over ssh: carry a bundle there, run it, fetch its result.
+"""Profile a board over ssh: copy a bundle to it, run it, fetch its result.
 
-Uses the system's own `ssh`, so names, keys, jumps and ports come from the user's configuration; one
-connection serves all steps. There, only Python, numpy and the runtime are needed. Everything lies
-in `~/.cache/supernet/` there until a table is made; a dropped connection costs a round of visits.
+The system's own `ssh` is used, so names, keys, jumps and ports come from the user's configuration;
+one connection serves all steps. The board needs Python, numpy and the runtime. Its files lie in
+`~/.cache/supernet/` until there is a table; a dropped connection costs a round of visits.
 
-Not here: what is timed (`plan.py`), what is carried (`bundle.py`), what runs (`bundle_script.py`).
+Not here: the content of a bundle, the program that runs on the board.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ OnProgress = Callable[[str, float], None]
 _HOST = re.compile(r"[A-Za-z0-9_.~+@:%\[\]/][A-Za-z0-9_.~+@:%\[\]/-]*")
 _LINE = 2**16
 _PLAIN = re.compile(r"[A-Za-z0-9_./-]+")
-_LOST = 255  # ssh's own exit code; others are those of what it ran
+_LOST = 255  # ssh's own exit code; others are the command's
 _MARK = "supernet-board "
 
 # Programs for the board; they have to begin in Python 2 as well, to say that it is too old.
@@ -94,11 +94,11 @@ if not any(name.startswith("result") for name in os.listdir(folder)):
 
 @dataclass(frozen=True, kw_only=True)
 class Board:
-    """Where a bundle is run.
+    """A device that is profiled over ssh.
 
     Args:
         host: as `ssh` takes it, such as `user@board`.
-        python: the interpreter there; a path is relative to the home directory.
+        python: the board's interpreter; a path is relative to the home directory.
         ssh_config: used in place of `~/.ssh/config`.
     """
 
@@ -107,7 +107,7 @@ class Board:
     ssh_config: Path | None = None
 
     def __post_init__(self) -> None:
-        """Raise `DeviceError` if `host` is no name of a host."""
+        """Raise `DeviceError` if `host` is not a host's name."""
         if not _HOST.fullmatch(self.host):
             raise DeviceError(f"--host is {self.host!r}; expected a name such as user@board")
 
@@ -119,14 +119,14 @@ def profile_on(
     *,
     reporter: Reporter = SILENT,
 ) -> LatencyTable:
-    """Profile `board` and return its table; `reporter` gets the warnings of the script there.
+    """Profile `board` and return its table; `reporter` gets the warnings of the board's program.
 
-    Goes on where an earlier call with the same arguments was cut off. Once there is a table,
-    nothing is left on the board.
+    A call with the same arguments resumes one that was cut off. Once there is a table, nothing is
+    left on the board.
 
     Raises:
         DeviceError: if the board cannot be reached, lacks something, or the connection is lost.
-        TableError: if what it answers is no result of this bundle.
+        TableError: if its answer is not a result of this bundle.
     """
     names = ("threads", "provider", "processes")
     options = [f"--{name}={getattr(request, name)}" for name in names]
@@ -140,10 +140,10 @@ def profile_on(
         folder, result = Path(made) / "bundle", Path(made) / name
         sha256 = write_bundle(folder, plan, request)
         there = _ask(connection, sha256, package_of(request.runtime), name)
-        target = there["folder"]
-        if not there["whole"]:
+        target = there.folder
+        if not there.whole:
             _copy(connection, folder, target, show)
-        if not there["done"]:
+        if not there.done:
             _run(connection, [f"{target}/{SCRIPT}", f"--out={target}/{name}", *options], show)
         result.write_bytes(connection.call(["cat", f"{target}/{name}"]))
         try:
@@ -162,7 +162,7 @@ class _Connection:
 
     def __init__(self, board: Board) -> None:
         self.board = board
-        plain = _PLAIN.fullmatch(tempfile.gettempdir())  # ssh parts words and fills in variables
+        plain = _PLAIN.fullmatch(tempfile.gettempdir())  # ssh splits words, expands variables
         self.folder = tempfile.TemporaryDirectory(prefix="supernet-", dir=None if plain else "/tmp")
         config = [] if board.ssh_config is None else ["-F", str(board.ssh_config)]
         socket = f"{self.folder.name}/s"
@@ -172,7 +172,7 @@ class _Connection:
 
     def __enter__(self) -> _Connection:
         try:
-            with tempfile.TemporaryFile() as stderr:  # a pipe would be held by what stays behind
+            with tempfile.TemporaryFile() as stderr:  # the process behind would hold a pipe open
                 command = [*self.ssh, "-M", "-N", "-f", "--", self.board.host]
                 code = subprocess.call(command, stdin=subprocess.DEVNULL, stderr=stderr)
                 if code:
@@ -197,7 +197,7 @@ class _Connection:
 
     @contextmanager
     def start(self, words: Sequence[str]) -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes]]]:
-        """Run a command there, its words quoted for the shell of the board."""
+        """Run a command on the board, its words quoted for the board's shell."""
         with (
             tempfile.TemporaryFile() as stderr,
             subprocess.Popen(
@@ -213,7 +213,7 @@ class _Connection:
                 process.kill()
 
     def call(self, words: Sequence[str]) -> bytes:
-        """Return what a command prints there."""
+        """Return the output of a command on the board."""
         with self.start(words) as (process, stderr):
             assert process.stdin is not None
             assert process.stdout is not None
@@ -226,11 +226,11 @@ class _Connection:
             return printed
 
     def python(self, program: str, *words: str) -> bytes:
-        """Return what a Python program prints there."""
+        """Return the output of a Python program on the board."""
         return self.call(self.program(program, *words))
 
     def program(self, text: str, *words: str) -> list[str]:
-        """Return the command that runs a program there; one line, for every shell."""
+        """Return the command that runs a program on the board; one line, for every shell."""
         return [self.board.python, "-c", f"exec({text!r})", *words]
 
     def fail(self, code: int, stderr: IO[bytes]) -> NoReturn:
@@ -250,8 +250,29 @@ class _Connection:
         raise DeviceError(f"on {host}: {said}")
 
 
-def _ask(connection: _Connection, *words: str) -> dict[str, Any]:
-    """Return what the board says of itself and of what lies there."""
+@dataclass(frozen=True, kw_only=True)
+class _Facts:
+    """The board's answer to `_ASK`."""
+
+    folder: str
+    whole: bool
+    done: bool
+    missing: list[str]
+    python: list[int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Event:
+    """A line of progress from the board."""
+
+    process: int
+    phase: str
+    share: float
+    left_seconds: float | None
+
+
+def _ask(connection: _Connection, *words: str) -> _Facts:
+    """Return facts about the board and about its copy of the bundle."""
     board = connection.board
     printed = connection.python(_ASK, *words)
     lines = printed.decode("utf-8", "replace").splitlines()
@@ -260,34 +281,27 @@ def _ask(connection: _Connection, *words: str) -> dict[str, Any]:
         raise DeviceError(f"{board.python!r} on {board.host} does not answer as a Python does")
     place = f"{board.python!r} on {board.host}"
     answer = parse_json(marked[-1].removeprefix(_MARK), place=place, error=DeviceError)
-    facts = _made(_told, answer, place)
-    if facts["python"] < [3, 8]:
-        version = ".".join(map(str, facts["python"]))
+    facts = _made(_Facts, answer, place)
+    if facts.python < [3, 8]:
+        version = ".".join(map(str, facts.python))
         raise DeviceError(
             f"{board.python!r} on {board.host} is Python {version}; 3.8 or newer is needed: name "
             "another with --python"
         )
-    if facts["missing"]:
+    if facts.missing:
         raise DeviceError(
-            f"{board.host} lacks {' and '.join(facts['missing'])}: run there "
-            f"{board.python} -m pip install {' '.join(facts['missing'])}"
+            f"{board.host} lacks {' and '.join(facts.missing)}: run there "
+            f"{board.python} -m pip install {' '.join(facts.missing)}"
         )
     return facts
 
 
-def _made(make: Callable[..., T], answer: Any, place: str) -> T:
-    """Return what `make` makes of an answer of a board; raise `DeviceError` if it is another."""
+def _made(make: type[T], answer: Any, place: str) -> T:
+    """Return a board's answer as a `make`; raise `DeviceError` if it does not fit."""
     try:
         return construct(make, answer, place)
     except SupernetError as error:
-        raise DeviceError(f"{error}: no answer of this program") from error
-
-
-def _told(
-    *, folder: str, whole: bool, done: bool, missing: list[str], python: list[int]
-) -> dict[str, Any]:
-    """Return what a board says, once its types are checked."""
-    return {"folder": folder, "whole": whole, "done": done, "missing": missing, "python": python}
+        raise DeviceError(f"{error}: not an answer of this program") from error
 
 
 def _copy(connection: _Connection, folder: Path, target: str, show: OnProgress) -> None:
@@ -322,14 +336,9 @@ def _run(connection: _Connection, words: Sequence[str], show: OnProgress) -> Non
             if line.startswith(b"{"):
                 text, host = line.decode("utf-8", "replace"), connection.board.host
                 event = parse_json(text, place=host, error=DeviceError)
-                show("time", _made(_step, event, host))
+                show("time", _made(_Event, event, host).share)
         if process.wait():
             connection.fail(process.returncode, stderr)
-
-
-def _step(*, process: int, phase: str, share: float, left_seconds: float | None) -> float:
-    """Return the share that a board has done, once its types are checked."""
-    return share
 
 
 def _last_line(stderr: IO[bytes]) -> str:
