@@ -8,13 +8,19 @@ are, so whoever rebuilds it gets these.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from supernet.nn.block_string import BlockString
 from supernet.nn.depthwise import reachable
+from supernet.nn.kinds import kind_of
+from supernet.nn.kinds.conv import child
 from supernet.nn.standalone import timm_model
+
+K = TypeVar("K")
 
 
 @torch.no_grad()
@@ -28,13 +34,21 @@ def cropped(
         net: its description, as of `blocks.net_args`.
         resolution: side of the images, in pixels, that it will ever be given.
     """
-    sides = input_sides(model, net["in_chans"], resolution)
+    convs = {
+        (stage, number, choice, step.path): child(block, step.path)
+        for stage, number, block in blocks_of(model)
+        if (kind := kind_of(block)) is not None
+        for choice, step in kind.kernels.items()
+        if step in kind.present(block)
+    }
     weights = model.state_dict()
     stages = [list(stage) for stage in net["block_strings"]]
-    for (stage, block), (height, width) in sides.items():
-        name = f"blocks.{stage}.{block}.conv_dw.weight"
+    sides = input_sides(model, net["in_chans"], resolution, convs)
+    for (stage, number, choice, path), (height, width) in sides.items():
+        name = f"blocks.{stage}.{number}.{path}.weight"
         weights[name] = reachable(weights[name], height, width)
-        stages[stage][block] = with_kernel(stages[stage][block], weights[name].shape[-1])
+        string = BlockString.parse(stages[stage][number])
+        stages[stage][number] = str(string.with_(**{choice: weights[name].shape[-1]}))
     description = {**net, "block_strings": stages}
     result: nn.Module = timm_model(description)
     like = next(model.parameters())
@@ -42,36 +56,33 @@ def cropped(
     return result.train(model.training), description
 
 
-def with_kernel(string: str, size: int) -> str:
-    """Return a block string such as `ir_r1_k5_s1_e3_c40` with another kernel size."""
-    words = string.split("_")
-    (index,) = (number for number, word in enumerate(words) if word[0] == "k")
-    return "_".join([*words[:index], f"k{size}", *words[index + 1 :]])
+def blocks_of(model: nn.Module) -> Iterator[tuple[int, int, nn.Module]]:
+    """Yield stage, number and module of each block of a timm network, in path order."""
+    for stage, blocks in enumerate(model.blocks):  # type: ignore[arg-type]
+        for number, block in enumerate(blocks):
+            yield stage, number, block
 
 
 def input_sides(
-    model: nn.Module, in_chans: int, resolution: int
-) -> dict[tuple[int, int], tuple[int, int]]:
-    """Return the height and width that each depthwise convolution is given, by its place."""
-    found: dict[tuple[int, int], tuple[int, int]] = {}
-    hooks = []
-    for stage, blocks in enumerate(model.blocks):  # type: ignore[arg-type]
-        for number, block in enumerate(blocks):
-            if hasattr(block, "conv_dw"):
+    model: nn.Module, in_chans: int, resolution: int, modules: Mapping[K, nn.Module]
+) -> dict[K, tuple[int, int]]:
+    """Return the height and width that each of `modules`, parts of `model`, is given."""
+    found: dict[K, tuple[int, int]] = {}
 
-                def note(
-                    _: nn.Module, inputs: tuple[Tensor, ...], at: tuple[int, int] = (stage, number)
-                ) -> None:
-                    height, width = inputs[0].shape[-2:]
-                    found[at] = (height, width)
+    def note(at: K) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            height, width = inputs[0].shape[-2:]
+            found[at] = (height, width)
 
-                hooks.append(block.conv_dw.register_forward_pre_hook(note))
+        return hook
+
+    hooks = [part.register_forward_pre_hook(note(at)) for at, part in modules.items()]
     like = next(model.parameters())
     was, image = model.training, like.new_zeros(1, in_chans, resolution, resolution)
     try:
         model.eval()(image)
     finally:
         model.train(was)
-        for hook in hooks:
-            hook.remove()
+        for handle in hooks:
+            handle.remove()
     return found

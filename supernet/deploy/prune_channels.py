@@ -14,9 +14,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from timm.models._efficientnet_blocks import InvertedResidual
 from torch import Tensor, nn
 
+from supernet.deploy.crop import blocks_of
+from supernet.nn.block_string import BlockString
+from supernet.nn.elastic import by_importance
+from supernet.nn.kinds import kind_of
+from supernet.nn.kinds.conv import ConvKind, child, written
 from supernet.nn.standalone import timm_model
 
 STEP = 8
@@ -25,7 +29,7 @@ STEP = 8
 
 def hidden_widths(model: nn.Module) -> list[int]:
     """Return the hidden channels of each inverted residual, in path order."""
-    return [block.conv_dw.out_channels for _, _, block in residuals(model)]
+    return [kind.expansion(block).out_channels for _, _, block, kind in residuals(model)]
 
 
 def shares_of(widths: Sequence[int], share: float) -> list[int]:
@@ -46,59 +50,52 @@ def narrowed(
     """
     stages = [list(stage) for stage in net["block_strings"]]
     blocks = list(residuals(model))
-    for (stage, number, block), width in zip(blocks, widths, strict=True):
-        ratio = width / block.conv_pw.in_channels
-        stages[stage][number] = with_expand(stages[stage][number], ratio)
+    for (stage, number, block, kind), width in zip(blocks, widths, strict=True):
+        ratio = width / kind.expansion(block).in_channels
+        string = BlockString.parse(stages[stage][number])
+        stages[stage][number] = str(string.with_(expand_ratio=ratio))
     description = {**net, "block_strings": stages}
     result: nn.Module = timm_model(description)
     like = next(model.parameters())
     result.to(device=like.device, dtype=like.dtype)
     weights = model.state_dict()
-    for (stage, number, block), width in zip(blocks, widths, strict=True):
-        smaller: Any = result.blocks[stage][number]  # type: ignore[index]
-        assert smaller.conv_dw.out_channels == width, "timm makes another width of the ratio"
-        prefix = f"blocks.{stage}.{number}."
-        tensors = _tensors(block, smaller, width)
-        weights |= {f"{prefix}{name}": tensor for name, tensor in tensors.items()}
+    for (stage, number, block, kind), width in zip(blocks, widths, strict=True):
+        smaller: nn.Module = result.blocks[stage][number]  # type: ignore[index,assignment]
+        made = kind.expansion(smaller).out_channels
+        assert made == width, f"timm makes {made} channels of the ratio, not {width}"
+        tensors = _tensors(kind, block, smaller)
+        weights |= {f"blocks.{stage}.{number}.{name}": t for name, t in tensors.items()}
     result.load_state_dict(weights)
     return result.train(model.training), description
 
 
-def with_expand(string: str, ratio: float) -> str:
-    """Return a block string such as `ir_r1_k5_s1_e3_c40` with another expand ratio."""
-    words = string.split("_")
-    (index,) = (number for number, word in enumerate(words) if word[0] == "e")
-    return "_".join([*words[:index], f"e{ratio:.6g}", *words[index + 1 :]])
+def residuals(model: nn.Module) -> Iterator[tuple[int, int, nn.Module, ConvKind]]:
+    """Yield stage, number, module and kind of each block with hidden channels, in path order."""
+    for stage, number, block in blocks_of(model):
+        kind = kind_of(block)
+        if kind is not None and kind.hidden:
+            yield stage, number, block, kind
 
 
-def residuals(model: nn.Module) -> Iterator[tuple[int, int, Any]]:
-    """Yield stage, number and module of each inverted residual, in path order."""
-    for stage, blocks in enumerate(model.blocks):  # type: ignore[arg-type]
-        for number, block in enumerate(blocks):
-            if isinstance(block, InvertedResidual):
-                yield stage, number, block
-
-
-def _tensors(block: Any, smaller: Any, width: int) -> dict[str, Tensor]:
-    """Return the tensors of `block` that change for the `smaller` one."""
-    kept = _most_important(block.conv_pwl.weight, width)
-    found = {"conv_pwl.weight": block.conv_pwl.weight[:, kept]}
-    for conv, norm in (("conv_pw", "bn1"), ("conv_dw", "bn2")):
-        found[f"{conv}.weight"] = getattr(block, conv).weight[kept]
-        for name in ("weight", "bias", "running_mean", "running_var"):
-            found[f"{norm}.{name}"] = getattr(getattr(block, norm), name)[kept]
-    if isinstance(block.se, nn.Identity):
-        return found
-    reduce, expand = block.se.conv_reduce, block.se.conv_expand
-    inner = _most_important(expand.weight[kept], smaller.se.conv_reduce.out_channels)
-    found["se.conv_reduce.weight"] = reduce.weight[inner][:, kept]
-    found["se.conv_reduce.bias"] = reduce.bias[inner]
-    found["se.conv_expand.weight"] = expand.weight[kept][:, inner]
-    found["se.conv_expand.bias"] = expand.bias[kept]
+def _tensors(kind: ConvKind, block: nn.Module, smaller: nn.Module) -> dict[str, Tensor]:
+    """Return the tensors of `block` that are cut for the `smaller` one."""
+    found, steps = block.state_dict(), tuple(kind.present(block))
+    for group in kind.hidden:
+        reader = f"{group.reader.path}.weight"
+        width = child(smaller, group.reader.path).in_channels
+        kept = by_importance(found[reader])[:width].sort().values
+        found[reader] = found[reader][:, kept]
+        for step in group.normed:
+            for name in written(step) if step in steps else ():
+                found[name] = found[name][kept]
+        for se in group.excites:
+            if se not in steps:
+                continue
+            reduce, expand = se.ends
+            scales = found[f"{expand}.weight"][kept]
+            inner = by_importance(scales)[: child(smaller, reduce).out_channels].sort().values
+            found[f"{expand}.weight"] = scales[:, inner]
+            found[f"{expand}.bias"] = found[f"{expand}.bias"][kept]
+            found[f"{reduce}.weight"] = found[f"{reduce}.weight"][inner][:, kept]
+            found[f"{reduce}.bias"] = found[f"{reduce}.bias"][inner]
     return found
-
-
-def _most_important(reader: Tensor, count: int) -> Tensor:
-    """Return the `count` input channels that `reader` `[O, I, 1, 1]` weighs most, in order."""
-    importance = reader.abs().sum(dim=(0, 2, 3))
-    return importance.argsort(descending=True, stable=True)[:count].sort().values

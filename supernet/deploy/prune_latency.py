@@ -11,15 +11,14 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
-from timm.models._efficientnet_builder import decode_arch_def
 from torch import nn
 
 from supernet.deploy.crop import input_sides
 from supernet.deploy.prune_channels import residuals
 from supernet.errors import TableError
 from supernet.latency.table import LatencyTable
-from supernet.nn.blocks import act_name
-from supernet.space.layers import LayerKey
+from supernet.nn.block_string import BlockString
+from supernet.space.layers import BLOCKS, LayerKey
 
 
 def predictor_of(
@@ -50,18 +49,19 @@ def predictor_of(
 
 def _keys(model: nn.Module, net: dict[str, Any], resolution: int) -> list[tuple[LayerKey, int]]:
     """Return the key and the hidden width of each inverted residual, in path order."""
-    sides = input_sides(model, net["in_chans"], resolution)
+    blocks = {(stage, number): block for stage, number, block, _ in residuals(model)}
+    sides = input_sides(model, net["in_chans"], resolution, blocks)
     found = []
-    for stage, number, block in residuals(model):
-        (parsed,) = decode_arch_def([[net["block_strings"][stage][number]]])[0]
+    for stage, number, block, kind in residuals(model):
+        expansion = kind.expansion(block)
+        said: Any = BlockString.parse(net["block_strings"][stage][number]).options
         key = LayerKey(
-            kind="block", family=net["family"], in_size=sides[stage, number][0],
-            in_channels=block.conv_pw.in_channels, out_channels=parsed["out_chs"],
-            kernel_size=parsed["dw_kernel_size"], expand_ratio=parsed["exp_ratio"],
-            stride=parsed["stride"], se=bool(parsed["se_ratio"]),
-            act=act_name(net["block_strings"][stage][number]),
+            kind=BLOCKS[kind.name], family=net["family"], in_size=sides[stage, number][0],
+            in_channels=expansion.in_channels, out_channels=said["width"],
+            kernel_size=said["kernel_size"], expand_ratio=said["expand_ratio"],
+            stride=said["stride"], se="se_ratio" in said, act=said["act"],
         )  # fmt: skip
-        found.append((key, block.conv_dw.out_channels))
+        found.append((key, expansion.out_channels))
     return found
 
 

@@ -24,12 +24,12 @@ from timm.models.efficientnet import EfficientNet
 from timm.models.mobilenetv3 import MobileNetV3
 from torch import nn
 
+from supernet.nn.block_string import BlockString
 from supernet.nn.standalone import se_layer
 from supernet.space.arch import Arch, Op
 from supernet.space.layers import BLOCKS, LayerKey
 from supernet.space.search_space import BlockSpec, SearchSpace
 
-_ACT = {"relu": "re", "relu6": "r6", "hard_swish": "hs", "swish": "sw"}
 _WORDS = {kind: word for word, kind in BLOCKS.items()}
 
 
@@ -38,15 +38,17 @@ def net_args(space: SearchSpace, arch: Arch, *, num_classes: int, in_chans: int)
     space.check(arch)
     first, stages = space.first, []
     if first is not None:
-        word = _string("ds", first.kernel_size, first.stride, 1, first.width, first.se, first.act)
-        stages.append([word])
+        stages.append([str(_string(
+            "ds", Op(first.kernel_size, 1), first.stride, first.width, first.se, first.act
+        ))])  # fmt: skip
     for where in space.stage_slices:
         pairs = zip(space.blocks[where], arch.ops[where], strict=True)
-        stages.append([_block_string(block, op) for block, op in pairs if op is not None])
+        stages.append([str(_block_string(block, op)) for block, op in pairs if op is not None])
     stages = [strings for strings in stages if strings]
     mobilenetv3 = space.family == "mobilenetv3"
     if mobilenetv3:
-        stages.append([f"cn_r1_k1_s1_c{space.final_width}"])
+        shape = {"kernel_size": 1, "stride": 1, "width": space.final_width or 0}
+        stages.append([str(BlockString(kind="cn", options=shape))])
     head = {"head_bias": True} if space.head_bias else {}
     return {
         "family": space.family,
@@ -96,13 +98,13 @@ def timm_block(block: BlockSpec, op: Op, *, family: str, bn_eps: float = 1e-5) -
 
 def block_shapes(block: BlockSpec, op: Op, *, family: str) -> Mapping[str, torch.Size]:
     """Return the shapes of the parameters and buffers of timm's block, by their names."""
-    return _shapes(block.in_width, _block_string(block, op), family)
+    return _shapes(block.in_width, str(_block_string(block, op)), family)
 
 
 @lru_cache(maxsize=65_536)  # the blocks of a stage are alike, and building one takes milliseconds
 def _shapes(in_width: int, string: str, family: str) -> Mapping[str, torch.Size]:
     with torch.device("meta"):
-        built = _build_block(in_width, string, family, 1e-5)
+        built = _build_block(in_width, BlockString.parse(string), family, 1e-5)
     return {name: tensor.shape for name, tensor in built.state_dict().items()}
 
 
@@ -118,7 +120,7 @@ def layer(key: LayerKey) -> nn.Module:
         )
     if key.kind in _WORDS:
         string = _string(
-            _WORDS[key.kind], key.kernel_size, key.stride, key.expand_ratio, key.out_channels,
+            _WORDS[key.kind], Op(key.kernel_size, key.expand_ratio), key.stride, key.out_channels,
             key.se, key.act,
         )  # fmt: skip
         return _build_block(key.in_channels, string, key.family, 1e-5)
@@ -140,30 +142,25 @@ def layers(keys: Sequence[LayerKey]) -> nn.Sequential:
     return nn.Sequential(*(layer(key) for key in keys)).eval()
 
 
-def _build_block(in_width: int, string: str, family: str, bn_eps: float) -> nn.Module:
+def _build_block(in_width: int, string: BlockString, family: str, bn_eps: float) -> nn.Module:
     builder = EfficientNetBuilder(
         se_from_exp=family == "mobilenetv3",
         norm_layer=partial(nn.BatchNorm2d, eps=bn_eps),
         se_layer=se_layer(family),
     )
-    return builder(in_width, decode_arch_def([[string]]))[0][0]
+    return builder(in_width, decode_arch_def([[str(string)]]))[0][0]
 
 
-def _block_string(block: BlockSpec, op: Op) -> str:
-    return _string(
-        block.kind, op.kernel_size, block.stride, op.expand_ratio, block.out_width, block.se,
-        block.act,
-    )  # fmt: skip
+def _block_string(block: BlockSpec, op: Op) -> BlockString:
+    return _string(block.kind, op, block.stride, block.out_width, block.se, block.act)
 
 
-def _string(
-    kind: str, kernel: int, stride: int, expand: float, width: int, se: bool, act: str
-) -> str:
-    ratio = "_se0.25" if se else ""
-    return f"{kind}_r1_k{kernel}_s{stride}_e{expand:g}_c{width}{ratio}_n{_ACT[act]}"
-
-
-def act_name(string: str) -> str:
-    """Return the activation that a block string such as `ir_r1_k5_s1_e3_c40_nre` names."""
-    (word,) = (word[1:] for word in string.split("_") if word[0] == "n")
-    return next(name for name, short in _ACT.items() if short == word)
+def _string(kind: str, op: Op, stride: int, width: int, se: bool, act: str) -> BlockString:
+    options: dict[str, float | str] = {
+        "kernel_size": op.kernel_size,
+        "expand_ratio": op.expand_ratio,
+        "stride": stride,
+        "width": width,
+        "act": act,
+    }
+    return BlockString(kind=kind, options=options | ({"se_ratio": 0.25} if se else {}))

@@ -14,11 +14,7 @@ import torch
 from timm.layers import (
     SelectAdaptivePool2d,
 )
-from timm.models._efficientnet_blocks import (
-    DepthwiseSeparableConv,
-    InvertedResidual,
-    SqueezeExcite,
-)
+from timm.models._efficientnet_blocks import SqueezeExcite
 from torch import Tensor, nn
 
 from supernet.nn.blocks import layer
@@ -26,7 +22,7 @@ from supernet.nn.extract import extract
 from supernet.nn.fixed import Net
 from supernet.space.arch import Arch
 from supernet.space.cost import CostMatrix, PeakMatrix, _matrix
-from supernet.space.layers import LayerKey, space_keys
+from supernet.space.layers import BLOCKS, LayerKey, space_keys
 from supernet.space.search_space import SearchSpace
 
 FLOAT_BYTES = 4
@@ -36,10 +32,9 @@ _STEPS = (nn.Conv2d, nn.Linear, SelectAdaptivePool2d)
 @lru_cache(maxsize=65_536)
 def layer_peak_bytes(key: LayerKey) -> int:
     """Return the bytes that are alive at the worst step of one layer."""
-    module = layer(key).eval()
+    module: Any = layer(key).eval()
     image = torch.zeros(1, key.in_channels, key.in_size, key.in_size)
-    block = isinstance(module, (DepthwiseSeparableConv, InvertedResidual))
-    kept = image.numel() if block and module.has_skip else 0
+    kept = image.numel() if key.kind in BLOCKS.values() and module.has_skip else 0
     gated = 0
     peak = 0
 

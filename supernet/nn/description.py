@@ -8,7 +8,6 @@ here: building it (`standalone.py`).
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,8 @@ from torch import nn
 
 from supernet.errors import CheckpointError, shown
 from supernet.io.read import check_regular
+from supernet.nn.block_string import BlockString
+from supernet.nn.kinds import KINDS
 from supernet.nn.standalone import ENTRY_POINT, build
 from supernet.space.arch import MAX_WIDTH
 from supernet.space.search_space import ACTIVATIONS, FAMILIES, MAX_BLOCKS
@@ -34,10 +35,6 @@ FAULTS = (ValueError, TypeError, KeyError, AttributeError, RuntimeError, Asserti
 _SIZES = ("num_classes", "in_chans", "img_size")
 _OURS = ("family", "block_strings", "stem_size", "num_features", "num_classes", "in_chans", "act",
          "bn_eps")  # fmt: skip
-_BLOCK = re.compile(
-    r"(ir|ds|dsa|cn)_r1(_k\d{1,3}|_s[12]|_e\d{1,3}(\.\d{1,9})?|_c\d{1,6}|_se0?\.\d{1,6}|_n[a-z0-9]{2})*",
-    re.ASCII,
-)
 
 
 def check_net(net: Any) -> None:
@@ -77,7 +74,11 @@ def _check_ours(net: Mapping[str, Any]) -> None:
     if not 0 < len(strings) <= MAX_BLOCKS:
         raise CheckpointError(f"block_strings are {shown(stages)}; expected lists of strings")
     for string in strings:
-        if not isinstance(string, str) or not _BLOCK.fullmatch(string):
+        try:
+            known = BlockString.parse(string).kind in (*KINDS, "cn")
+        except (AttributeError, ValueError):
+            known = False
+        if not known:
             raise CheckpointError(
                 f"block_strings has {shown(string)}; expected such as ir_r1_k5_s1_e3_c40_nre"
             )

@@ -22,32 +22,35 @@ from torch.nn.modules._functions import SyncBatchNorm
 
 from supernet.nn.blocks import block_shapes, timm_block
 from supernet.nn.depthwise import depthwise
+from supernet.nn.kinds import kind_named
+from supernet.nn.kinds.conv import SE, Depthwise, child, written
 from supernet.space.arch import Op
 from supernet.space.search_space import BlockSpec
 
-KERNEL = "conv_dw.weight"
-_EXPAND = {"ir": ("conv_pw", "bn1"), "ds": None, "dsa": None}
-_DEPTHWISE_BN = {"ir": "bn2", "ds": "bn1", "dsa": "bn1"}
-_PROJECT = {"ir": ("conv_pwl", "bn3"), "ds": ("conv_pw", "bn2"), "dsa": ("conv_pw", "bn2")}
-"""timm's names of a convolution and the BN after it, by the kind of block."""
-
 
 class ElasticBlock(nn.Module):
-    """An inverted residual with elastic kernel size and expand ratio, or a depthwise-separable one.
+    """A block of convolutions with elastic kernel sizes and an elastic expand ratio.
 
-    Holds timm's block at its largest kernel and expand ratio, and for each smaller kernel `k` a
-    `[k*k, k*k]` matrix that makes it from the centre of the next larger one. The matrices start
-    as the identity.
+    Holds timm's block at the largest value of each choice, and for each smaller depthwise kernel
+    `k` a `[k*k, k*k]` matrix that makes it from the centre of the next larger one. The matrices
+    start as the identity.
     """
 
     def __init__(self, spec: BlockSpec, *, family: str, bn_eps: float) -> None:
         super().__init__()
-        self.spec = spec
-        self.kernel_sizes = sorted({op.kernel_size for op in spec.ops}, reverse=True)
-        largest = Op(self.kernel_sizes[0], max(op.expand_ratio for op in spec.ops))
-        self.timm: Any = timm_block(spec, largest, family=family, bn_eps=bn_eps)
+        self.spec, self.kind = spec, kind_named(spec.kind)
+        self.kernel_sizes = {
+            choice: sorted({getattr(op, choice) for op in spec.ops}, reverse=True)
+            for choice in self.kind.kernels
+        }
+        self._kernels = {f"{step.path}.weight": name for name, step in self.kind.kernels.items()}
+        self.timm: Any = timm_block(spec, _largest(spec.ops), family=family, bn_eps=bn_eps)
         self.transforms = nn.ParameterDict(
-            {str(k): nn.Parameter(torch.eye(k * k)) for k in self.kernel_sizes[1:]}
+            {
+                _matrix(choice, k): nn.Parameter(torch.eye(k * k))
+                for choice, sizes in self.kernel_sizes.items()
+                for k in sizes[1:]
+            }
         )
         self._family, self._bn_eps = family, bn_eps
         shared = self.timm.state_dict()
@@ -64,7 +67,7 @@ class ElasticBlock(nn.Module):
     def tensors_for(self, op: Op) -> dict[str, Tensor]:
         """Return the parameters and buffers of `op`, by their names in timm's block.
 
-        All but the depthwise kernel are views of the shared tensors, so BN statistics that are
+        All but elastic kernels are views of the shared tensors, so BN statistics that are
         updated in place are shared as well.
         """
         tensors = {}
@@ -75,45 +78,55 @@ class ElasticBlock(nn.Module):
                 module = module._modules[part]
             tensor = module._parameters.get(last)
             tensor = module._buffers[last] if tensor is None else tensor
-            if name == KERNEL:
-                cut = cut[:1]
-            tensors[name] = tensor[cut] if cut else tensor
-        tensors[KERNEL] = self._kernel(tensors[KERNEL], op.kernel_size)
+            choice = self._kernels.get(name)
+            tensor = tensor[cut if choice is None else cut[:2]] if cut else tensor
+            tensors[name] = tensor if choice is None else self._kernel(tensor, choice, op)
         return tensors
 
-    def _kernel(self, weight: Tensor, size: int) -> Tensor:
-        """Shrink `weight` `[C, 1, K, K]` step by step to `[C, 1, size, size]`."""
-        for smaller in self.kernel_sizes[1:]:
-            if weight.shape[-1] == size:
+    def _kernel(self, weight: Tensor, choice: str, op: Op) -> Tensor:
+        """Shrink `weight` `[O, I, K, K]` step by step to the kernel size of `op`."""
+        for smaller in self.kernel_sizes[choice][1:]:
+            if weight.shape[-1] == getattr(op, choice):
                 break
             margin = (weight.shape[-1] - smaller) // 2
-            centre = weight[:, :, margin:-margin, margin:-margin].flatten(1)
-            matrix = self.transforms[str(smaller)]
-            weight = F.linear(centre, matrix).unflatten(1, (1, smaller, smaller))
+            centre = weight[:, :, margin:-margin, margin:-margin].flatten(2).flatten(0, 1)
+            shrunk = F.linear(centre, self.transforms[_matrix(choice, smaller)])
+            weight = shrunk.view(*weight.shape[:2], smaller, smaller)
         return weight
 
     def _mixed_tensors(
         self, ops: Sequence[Op], gates: Tensor
-    ) -> tuple[dict[str, Tensor], Tensor, Tensor | None]:
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Return the largest op's tensors with the kernels of `ops` added up by `gates` `[n]`.
 
-        And the gates of the hidden channels and of SE's inner ones: the sum of those ops' gates
-        that have the channel. At a one-hot this is `tensors_for` of that op, padded with zeros.
+        And the gates of channels, by the path of the module that reads them: the sum of the gates
+        of the ops that have the channel. At a one-hot this is `tensors_for` of that op, padded with
+        zeros.
         """
-        size = self.kernel_sizes[0]
         shared = {**dict(self.timm.named_parameters()), **dict(self.timm.named_buffers())}
-        kernel = torch.zeros_like(shared[KERNEL])
-        for k in {op.kernel_size: None for op in ops}:
-            share = gates[[i for i, op in enumerate(ops) if op.kernel_size == k]].sum()
-            margin = (size - k) // 2
-            kernel = kernel + share * F.pad(self._kernel(shared[KERNEL], k), (margin,) * 4)
+        tensors = dict(shared)
+        for name, choice in self._kernels.items():
+            kernel, largest = torch.zeros_like(shared[name]), self.kernel_sizes[choice][0]
+            for k, example in {getattr(op, choice): op for op in ops}.items():
+                share = gates[[i for i, op in enumerate(ops) if getattr(op, choice) == k]].sum()
+                padding = ((largest - k) // 2,) * 4
+                own = self._kernel(shared[name], choice, example)
+                kernel = kernel + share * F.pad(own, padding)
+            tensors[name] = kernel
 
         def channels(name: str) -> Tensor:
             counts = [self._cuts[op][name][0].stop if self._cuts[op][name] else None for op in ops]
             return _gates_of_channels(counts, gates, len(shared[name]))
 
-        inner = channels("se.conv_reduce.weight") if self.spec.se else None
-        return {**shared, KERNEL: kernel}, channels(KERNEL), inner
+        read = {}
+        for group in self.kind.groups:
+            if group.normed:
+                reader = group.excites[0] if group.excites else group.reader
+                read[reader.path] = channels(f"{group.normed[0].path}.weight")
+            for se in group.excites * self.spec.se:
+                reduce, expand = se.ends
+                read[expand] = channels(f"{reduce}.weight")
+        return tensors, read
 
     # ---- running and leaving -----------------------------------------------------------------
 
@@ -142,59 +155,65 @@ class ElasticBlock(nn.Module):
         Where one gate is 1 and the others 0 it is `forward` of that op with `keep_stats`, and one
         backward pass gives the gradient of every gate.
         """
-        tensors, hidden, inner = self._mixed_tensors(ops, gates)
-        return self._run(x, tensors, keep_stats=True, hidden=hidden, inner=inner)
+        tensors, read = self._mixed_tensors(ops, gates)
+        return self._run(x, tensors, keep_stats=True, gates=read)
 
     def _run(
         self,
         x: Tensor,
-        t: dict[str, Tensor],
+        t: Mapping[str, Tensor],
         *,
         keep_stats: bool,
         drop: Callable[[Tensor], Tensor] | None = None,
-        hidden: Tensor | None = None,
-        inner: Tensor | None = None,
+        gates: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
-        """Run timm's block with the tensors `t`, hidden and SE's inner channels times gates."""
-        block = self.timm
+        """Run the steps with the tensors `t`; a module reads its channels times their `gates`."""
 
-        def norm(y: Tensor, name: str) -> Tensor:
-            bn = getattr(block, name)
-            stats = (t[f"{name}.running_mean"], t[f"{name}.running_var"])
-            if keep_stats and self.training:
-                stats = (None, None)  # type: ignore[assignment]
-            scale, shift = t[f"{name}.weight"], t[f"{name}.bias"]
-            if self.training and isinstance(bn, nn.SyncBatchNorm):
-                y = _synchronised(y, bn, stats, scale, shift)
-            else:
-                y = F.batch_norm(y, *stats, scale, shift, self.training, bn.momentum, bn.eps)
-            return bn.act(y)
+        def gated(z: Tensor, path: str) -> Tensor:
+            return z if gates is None or path not in gates else z * gates[path][:, None, None]
 
-        expand, project = _EXPAND[self.spec.kind], _PROJECT[self.spec.kind]
-        y = x if expand is None else norm(F.conv2d(x, t[f"{expand[0]}.weight"]), expand[1])
-        y = norm(depthwise(y, t[KERNEL], self.spec.stride), _DEPTHWISE_BN[self.spec.kind])
-        if hidden is not None:
-            y = y * hidden[:, None, None]
-        if self.spec.se:
-            y = y * self._excite(y, t, inner)
-        y = norm(F.conv2d(y, t[f"{project[0]}.weight"]), project[1])
-        if not block.has_skip:
+        y = x
+        for step in self.kind.steps:
+            y = gated(y, step.path)
+            if isinstance(step, SE):
+                if self.spec.se:
+                    y = y * self._excite(y, step, t, gated)
+            elif (weight := t.get(f"{step.path}.weight")) is not None:
+                conv = child(self.timm, step.path)
+                if isinstance(step, Depthwise):
+                    y = depthwise(y, weight, conv.stride[0])
+                else:
+                    y = F.conv2d(y, weight, None, conv.stride, weight.shape[-1] // 2)
+                y = self._norm(y, step.norm, t, keep_stats)
+        if not self.timm.has_skip:
             return y
         return (y if drop is None else drop(y)) + x
 
-    def _excite(self, y: Tensor, t: dict[str, Tensor], inner: Tensor | None) -> Tensor:
-        se = self.timm.se
+    def _norm(self, y: Tensor, name: str, t: Mapping[str, Tensor], keep_stats: bool) -> Tensor:
+        bn = child(self.timm, name)
+        stats = (t[f"{name}.running_mean"], t[f"{name}.running_var"])
+        if keep_stats and self.training:
+            stats = (None, None)  # type: ignore[assignment]
+        scale, shift = t[f"{name}.weight"], t[f"{name}.bias"]
+        if self.training and isinstance(bn, nn.SyncBatchNorm):
+            y = _synchronised(y, bn, stats, scale, shift)
+        else:
+            y = F.batch_norm(y, *stats, scale, shift, self.training, bn.momentum, bn.eps)
+        return bn.act(y)
+
+    def _excite(
+        self, y: Tensor, step: SE, t: Mapping[str, Tensor], gated: Callable[[Tensor, str], Tensor]
+    ) -> Tensor:
+        se, reduce, expand = child(self.timm, step.path), *step.ends
         z = y.mean((2, 3), keepdim=True)
-        z = se.act1(F.conv2d(z, t["se.conv_reduce.weight"], t["se.conv_reduce.bias"]))
-        if inner is not None:
-            z = z * inner[:, None, None]
-        return se.gate(F.conv2d(z, t["se.conv_expand.weight"], t["se.conv_expand.bias"]))
+        z = se.act1(F.conv2d(z, t[f"{reduce}.weight"], t[f"{reduce}.bias"]))
+        return se.gate(F.conv2d(gated(z, expand), t[f"{expand}.weight"], t[f"{expand}.bias"]))
 
     def export(self, op: Op) -> nn.Module:
         """Return timm's own block for `op`, with copies of its weights."""
         block = timm_block(self.spec, op, family=self._family, bn_eps=self._bn_eps)
         tensors = self.tensors_for(op)
-        block.to(dtype=tensors[KERNEL].dtype)
+        block.to(dtype=next(iter(tensors.values())).dtype)
         block.load_state_dict({name: tensor.detach() for name, tensor in tensors.items()})
         return block.train(self.training)
 
@@ -206,15 +225,18 @@ class ElasticBlock(nn.Module):
         become the identity.
         """
         for name, shared in self.tensors_for(op).items():
-            if name != KERNEL:
+            choice = self._kernels.get(name)
+            if choice is None:
                 shared.copy_(tensors[name])
-        kernel, size = tensors[KERNEL], op.kernel_size
-        start = (self.kernel_sizes[0] - size) // 2
-        inside = slice(start, start + size)
-        self.timm.conv_dw.weight[: len(kernel), :, inside, inside] = kernel
-        for smaller in self.kernel_sizes[1:]:
-            if smaller >= size:
-                self.transforms[str(smaller)].copy_(torch.eye(smaller**2))
+                continue
+            kernel, size = tensors[name], getattr(op, choice)
+            start = (self.kernel_sizes[choice][0] - size) // 2
+            inside = slice(start, start + size)
+            whole = self.timm.get_parameter(name)
+            whole[: kernel.shape[0], : kernel.shape[1], inside, inside] = kernel
+            for smaller in self.kernel_sizes[choice][1:]:
+                if smaller >= size:
+                    self.transforms[_matrix(choice, smaller)].copy_(torch.eye(smaller**2))
 
     # ---- channel sorting -----------------------------------------------------------------------
 
@@ -222,29 +244,27 @@ class ElasticBlock(nn.Module):
     def sort_channels_(self) -> None:
         """Reorder hidden channels by importance, so that narrow ops keep the best ones.
 
-        Importance is the L1 norm of the projection's weights that read the channel, as in
-        once-for-all. The output of the largest op does not change. A block that does not expand
-        has no channels of its own, and no narrow ops: it stays as it is.
+        Importance is the L1 norm of the weights that read the channel, as in once-for-all. The
+        output of the largest op does not change. A block that does not expand has no channels of
+        its own, and no narrow ops: it stays as it is.
         """
-        if _EXPAND[self.spec.kind] is None:
-            return
-        block = self.timm
-        order = _by_importance(block.conv_pwl.weight)
-        for conv, bn in ((block.conv_pw, block.bn1), (block.conv_dw, block.bn2)):
-            _permute_(conv.weight, order)
-            for tensor in (bn.weight, bn.bias, bn.running_mean, bn.running_var):
-                _permute_(tensor, order)
-        _permute_(block.conv_pwl.weight, order, dim=1)
-        if not self.spec.se:
-            return
-        reduce, expand = block.se.conv_reduce, block.se.conv_expand
-        _permute_(reduce.weight, order, dim=1)
-        _permute_(expand.weight, order)
-        _permute_(expand.bias, order)
-        inner = _by_importance(expand.weight)
-        _permute_(reduce.weight, inner)
-        _permute_(reduce.bias, inner)
-        _permute_(expand.weight, inner, dim=1)
+        state = self.timm.state_dict()
+        for group in self.kind.hidden:
+            reader = state[f"{group.reader.path}.weight"]
+            order = by_importance(reader)
+            for step in group.normed:
+                for name in written(step):
+                    _permute_(state[name], order)
+            _permute_(reader, order, dim=1)
+            for se in group.excites * self.spec.se:
+                reduce, expand = se.ends
+                _permute_(state[f"{reduce}.weight"], order, dim=1)
+                _permute_(state[f"{expand}.weight"], order)
+                _permute_(state[f"{expand}.bias"], order)
+                inner = by_importance(state[f"{expand}.weight"])
+                _permute_(state[f"{reduce}.weight"], inner)
+                _permute_(state[f"{reduce}.bias"], inner)
+                _permute_(state[f"{expand}.weight"], inner, dim=1)
 
 
 def _synchronised(
@@ -267,9 +287,18 @@ def _gates_of_channels(counts: Sequence[int | None], gates: Tensor, width: int) 
     return reach.to(gates) @ gates
 
 
-def _by_importance(reader: Tensor) -> Tensor:
-    importance = reader.abs().sum(dim=(0, 2, 3))
-    return torch.argsort(importance, descending=True, stable=True)
+def by_importance(reader: Tensor) -> Tensor:
+    """Return the input channels of `reader` `[O, I, K, K]`, those it weighs most (L1) first."""
+    return reader.abs().sum(dim=(0, 2, 3)).argsort(descending=True, stable=True)
+
+
+def _largest(ops: Sequence[Op]) -> Op:
+    return Op(max(op.kernel_size for op in ops), max(op.expand_ratio for op in ops))
+
+
+def _matrix(choice: str, size: int) -> str:
+    """Return the name of the matrix that makes kernels of `size`: its size, for `kernel_size`."""
+    return f"{choice.removesuffix('kernel_size')}{size}"
 
 
 def _permute_(tensor: Tensor, order: Tensor, dim: int = 0) -> None:

@@ -10,6 +10,7 @@ Not here: its weights (`timm_weights.py`).
 from __future__ import annotations
 
 import difflib
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -17,17 +18,15 @@ from typing import Any
 import timm
 import torch
 from timm.layers import get_act_layer, make_divisible
-from timm.models._efficientnet_blocks import (
-    ConvBnAct,
-    DepthwiseSeparableConv,
-    InvertedResidual,
-)
+from timm.models._efficientnet_blocks import ConvBnAct
 from timm.models.efficientnet import EfficientNet
 from timm.models.mobilenetv3 import MobileNetV3
 from torch import nn
 
 from supernet.errors import SpaceError
 from supernet.nn.blocks import net_args
+from supernet.nn.kinds import KINDS, kind_of
+from supernet.nn.kinds.conv import SE, ConvKind, child
 from supernet.nn.standalone import timm_model
 from supernet.space.arch import Op
 from supernet.space.search_space import ACTIVATIONS, FixedBlock, SearchSpace, Stage
@@ -160,74 +159,85 @@ def _check_parts(net: MobileNetV3 | EfficientNet, last: nn.Module | None) -> Non
 
 def _first(group: nn.Sequential) -> FixedBlock | None:
     """Return the depthwise-separable block behind the stem, where it is a stage by itself."""
-    block: Any = group[0]
-    if len(group) > 1 or type(block) is not DepthwiseSeparableConv or block.has_pw_act:
+    block, kind = group[0], KINDS["ds"]
+    if len(group) > 1 or not kind.matches(block):
         return None
+    _, se, act = _facts("blocks.0.0", block)
     return FixedBlock(
-        width=block.conv_pw.out_channels,
-        stride=block.conv_dw.stride[0],
-        kernel_size=block.conv_dw.kernel_size[0],
-        se=not isinstance(block.se, nn.Identity),
-        act=_act("blocks.0.0", block.bn1),
+        width=_width(kind, block),
+        stride=_stride(kind, block),
+        kernel_size=child(block, kind.kernels["kernel_size"].path).kernel_size[0],
+        se=se,
+        act=act,
     )
 
 
 def _stage(
     where: str,
-    blocks: list[Any],
+    blocks: list[nn.Module],
     kernel_sizes: Sequence[int],
     expand_ratios: Sequence[float],
     min_depth: int,
 ) -> Stage:
-    facts = {
-        (_kind(where, b), not isinstance(b.se, nn.Identity), _act(where, b.bn1)) for b in blocks
-    }
+    facts = {_facts(where, block) for block in blocks}
     if len(facts) > 1:
         raise SpaceError(
             f"in {where} blocks differ in kind, activation or squeeze-and-excitation, and those "
             "of a stage are alike"
         )
-    ((kind, se, act),) = facts
-    rows = []
+    ((name, se, act),) = facts
+    kind, rows = KINDS[name], []
     for block in blocks:
-        kernel, own = block.conv_dw.kernel_size[0], _ratio(block)
-        kernels = {kernel, *(k for k in kernel_sizes if k < kernel)}
-        width = block.conv_dw.in_channels
-        inside = width if kind != "ir" else block.conv_pw.in_channels
-        expands = {own, *(e for e in expand_ratios if make_divisible(inside * e) < width)}
-        rows.append(tuple(Op(k, e) for k in kernels for e in (expands if kind == "ir" else {own})))
-    project = blocks[0].conv_pwl if kind == "ir" else blocks[0].conv_pw
+        values: dict[str, set[Any]] = {"expand_ratio": _ratios(kind, block, expand_ratios)}
+        for choice, step in kind.kernels.items():
+            own = child(block, step.path).kernel_size[0]
+            values[choice] = {own, *(k for k in kernel_sizes if k < own)}
+        combined = itertools.product(*values.values())
+        rows.append(tuple(Op(**dict(zip(values, each, strict=True))) for each in combined))
     return Stage(
-        width=project.out_channels,
-        stride=blocks[0].conv_dw.stride[0],
+        width=_width(kind, blocks[0]),
+        stride=_stride(kind, blocks[0]),
         depths=tuple(range(min(min_depth, len(blocks)), len(blocks) + 1)),
         se=se,
         act=act,
         allowed=tuple(rows),
-        kind=kind,
+        kind=name,
     )
 
 
-def _kind(where: str, block: Any) -> str:
-    if type(block) is InvertedResidual:
-        return "ir"
-    if type(block) is DepthwiseSeparableConv:
-        return "dsa" if block.has_pw_act else "ds"
-    raise SpaceError(f"{where} has a {type(block).__name__}")
+def _facts(where: str, block: nn.Module) -> tuple[str, bool, str]:
+    """Return the kind of a block, whether it has squeeze-and-excite, and its activation."""
+    kind = kind_of(block)
+    if kind is None:
+        raise SpaceError(f"{where} has a {type(block).__name__}")
+    steps = tuple(kind.present(block))
+    first = next(step for step in steps if not isinstance(step, SE))
+    se = any(isinstance(step, SE) for step in steps)
+    return kind.name, se, _act(where, child(block, first.norm))
 
 
-def _ratio(block: Any) -> float:
-    """Return the shortest ratio that timm rounds to the width of the block."""
-    if not isinstance(block, InvertedResidual):
-        return 1.0
-    inside, width = block.conv_pw.in_channels, block.conv_pw.out_channels
+def _width(kind: ConvKind, block: nn.Module) -> int:
+    return int(child(block, kind.groups[-1].reader.path).out_channels)
+
+
+def _stride(kind: ConvKind, block: nn.Module) -> int:
+    steps = kind.present(block)
+    return max(child(block, s.path).stride[0] for s in steps if not isinstance(s, SE))
+
+
+def _ratios(kind: ConvKind, block: nn.Module, smaller: Sequence[float]) -> set[float]:
+    """Return the own ratio, the shortest that timm rounds to the width, and the `smaller` ones."""
+    if not kind.hidden:
+        return {1.0}
+    expansion = kind.expansion(block)
+    inside, width = expansion.in_channels, expansion.out_channels
     ratios = (round(width / inside, digits) for digits in range(6))
     found = next((r for r in ratios if r >= 1 and make_divisible(inside * r) == width), None)
     if found is None:
         raise SpaceError(
             f"a block widens {inside} channels to {width}, which timm does not round to"
         )
-    return float(found)
+    return {float(found), *(e for e in smaller if make_divisible(inside * e) < width)}
 
 
 def _act(where: str, norm: Any) -> str:
@@ -256,5 +266,5 @@ def _modules(net: MobileNetV3 | EfficientNet) -> Iterator[str]:
     """Describe every module by name, type and settings; what works in place is all the same."""
     for name, part in net.named_modules():
         settings = re.sub(r"(, )?inplace=True", "", part.extra_repr())
-        residual = isinstance(part, (InvertedResidual, DepthwiseSeparableConv)) and part.has_skip
+        residual = kind_of(part) is not None and part.has_skip
         yield f"{name} = {type(part).__name__}({settings})" + " with a residual" * residual

@@ -11,7 +11,7 @@ Source: once-for-all (1908.09791), `ofa` 0.1.0. Not here: its latency tables (`t
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -20,6 +20,8 @@ from supernet.errors import CheckpointError, SpaceError
 from supernet.io.read import read_json
 from supernet.io.tensors import is_state, load_tensors
 from supernet.nn.description import FAULTS
+from supernet.nn.kinds import KINDS
+from supernet.nn.kinds.conv import SE, ConvKind
 from supernet.nn.supernet import SuperNet
 from supernet.space.arch import Arch, Op
 from supernet.space.presets import ofa_mbv3, ofa_proxyless
@@ -29,21 +31,28 @@ MAX_ARCH = 10_000_000
 WIDTHS = tuple(round(0.05 * n, 2) for n in range(1, 61))
 SHOWN = 6
 _TWICE = re.compile(r"\.(conv|bn|linear)\.\1\.")  # newer releases wrap each layer once more
+
+
+def _names(theirs: str, ours: str, kind: ConvKind) -> Iterator[tuple[str, str]]:
+    """Yield how tensors of a block of theirs are called in one of ours, as patterns.
+
+    Their block has at most an expansion, a depthwise convolution with SE, and a projection.
+    """
+    steps = [step for step in kind.steps if not isinstance(step, SE)]
+    parts = ("inverted_bottleneck", "depth_conv", "point_linear")[-len(steps) :]
+    for name, step in zip(parts, steps, strict=True):
+        yield rf"{theirs}\.{name}\.conv(?=\.weight)", f"{ours}.{step.path}"
+        yield rf"{theirs}\.{name}\.bn", f"{ours}.{step.norm}"
+    for se in (step for step in kind.steps if isinstance(step, SE)):
+        yield rf"{theirs}\.depth_conv\.se\.fc\.", f"{ours}.{se.path}.conv_"
+
+
 _NAMES = (
     (r"^first_conv\.conv", "stem.conv_stem"),
     (r"^first_conv\.bn", "stem.bn_stem"),
-    (r"^blocks\.0\.conv\.depth_conv\.conv", "stem.first.conv_dw"),
-    (r"^blocks\.0\.conv\.depth_conv\.bn", "stem.first.bn1"),
-    (r"^blocks\.0\.conv\.point_linear\.conv", "stem.first.conv_pw"),
-    (r"^blocks\.0\.conv\.point_linear\.bn", "stem.first.bn2"),
-    (r"conv\.inverted_bottleneck\.conv", "timm.conv_pw"),
-    (r"conv\.inverted_bottleneck\.bn", "timm.bn1"),
+    *_names(r"^blocks\.0\.conv", "stem.first", KINDS["ds"]),
     (r"conv\.depth_conv\.conv\.\dto(\d)_matrix", r"transforms.\1"),
-    (r"conv\.depth_conv\.conv", "timm.conv_dw"),
-    (r"conv\.depth_conv\.bn", "timm.bn2"),
-    (r"conv\.depth_conv\.se\.fc\.", "timm.se.conv_"),
-    (r"conv\.point_linear\.conv", "timm.conv_pwl"),
-    (r"conv\.point_linear\.bn", "timm.bn3"),
+    *_names("conv", "timm", KINDS["ir"]),
     (r"^final_expand_layer\.conv", "tail.final.conv"),
     (r"^final_expand_layer\.bn", "tail.final.bn1"),
     (r"^classifier\.linear", "tail.classifier"),

@@ -19,6 +19,7 @@ from timm.models.mobilenetv3 import _create_mnv3
 from torch import nn
 
 from supernet.errors import SupernetError
+from supernet.nn.block_string import BlockString
 from supernet.nn.description import check_net
 from supernet.nn.standalone import ENTRY_POINT, timm_kwargs
 
@@ -28,7 +29,9 @@ def supernet_subnet(pretrained: bool = False, *, net: dict[str, Any], **kwargs: 
     """Build a subnet from the plain data `net`, which may be a stranger's."""
     check_net(net)
     if kwargs.get("features_only"):  # timm's default is five maps, as many as it halves ImageNet
-        maps = 1 + sum("_s2_" in stage[0] for stage in net["block_strings"])
+        maps = 1 + sum(
+            BlockString.parse(stage[0]).options.get("stride") == 2 for stage in net["block_strings"]
+        )
         kwargs.setdefault("out_indices", tuple(range(maps)))
     create = {"mobilenetv3": _create_mnv3, "efficientnet": _create_effnet}[net["family"]]
     return create(ENTRY_POINT, pretrained=pretrained, **{**timm_kwargs(net), **kwargs})

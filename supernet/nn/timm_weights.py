@@ -27,14 +27,16 @@ from supernet.errors import CheckpointError
 from supernet.io.read import check_regular
 from supernet.io.tensors import is_state, load_tensors
 from supernet.nn.blocks import frame, net_args, timm_blocks
-from supernet.nn.elastic import KERNEL, ElasticBlock
+from supernet.nn.elastic import ElasticBlock
 from supernet.nn.from_timm import check_name
+from supernet.nn.kinds import KINDS
 from supernet.nn.standalone import timm_model
 from supernet.nn.supernet import SuperNet
 from supernet.space.arch import Op
 
 HUB = "timm:"
 STEM, HEAD = "conv_stem.weight", ("classifier.weight", "classifier.bias")
+KERNELS = tuple(f".{s.path}.weight" for kind in KINDS.values() for s in kind.kernels.values())
 SHOWN = 6
 _WRAPPED = ("state_dict_ema", "model_ema", "state_dict", "model")
 """Under which names training scripts keep the weights in a file, averaged ones first."""
@@ -234,7 +236,7 @@ def _cut(name: str, have: tuple[int, ...], want: tuple[int, ...]) -> tuple[slice
     sides = list(zip(have, want, strict=True))
     cuts = [slice(w) for _, w in sides[:2]]
     for h, w in sides[2:]:
-        if h != w and (not name.endswith(KERNEL) or (h - w) % 2):
+        if h != w and (not name.endswith(KERNELS) or (h - w) % 2):
             return None
         cuts.append(slice((h - w) // 2, (h - w) // 2 + w))
     return tuple(cuts)

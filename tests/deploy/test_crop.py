@@ -15,7 +15,7 @@ from PIL import Image
 import supernet
 import supernet.nn.timm_registry  # registers subnet folders with timm
 from supernet.deploy.certificate import read_certificate
-from supernet.deploy.crop import cropped, with_kernel
+from supernet.deploy.crop import cropped
 from supernet.deploy.extract import write_subnet
 from supernet.deploy.folder import load_config
 from supernet.nn.blocks import net_args
@@ -75,11 +75,6 @@ def test_nothing_is_cropped_where_all_taps_reach() -> None:
     net = random_net(space)
     args = net_args(space, space.largest(), num_classes=5, in_chans=3)
     assert cropped(extract(net, space.largest()), args, 32)[1] == args
-
-
-def test_a_kernel_of_a_block_string() -> None:
-    assert with_kernel("ir_r1_k5_s1_e3_c40_se0.25_nre", 3) == "ir_r1_k3_s1_e3_c40_se0.25_nre"
-    assert with_kernel("ds_r1_k13_s2_e1_c8_nhs", 1) == "ds_r1_k1_s2_e1_c8_nhs"
 
 
 def test_a_folder_with_cropped_kernels_rebuilds(run: Path, place: Path) -> None:

@@ -22,7 +22,7 @@ from supernet.deploy.extract import promise_of, write_subnet
 from supernet.deploy.folder import SubnetConfig, load_config, load_subnet, save_subnet, write_json
 from supernet.deploy.info import facts
 from supernet.deploy.prune import prune
-from supernet.deploy.prune_channels import hidden_widths, narrowed, shares_of, with_expand
+from supernet.deploy.prune_channels import hidden_widths, narrowed, shares_of
 from supernet.deploy.prune_latency import predictor_of
 from supernet.deploy.verify import verify
 from supernet.errors import SupernetError
@@ -31,6 +31,7 @@ from supernet.latency.costs import costs_of
 from supernet.latency.plan import Session
 from supernet.latency.request import TimingRequest
 from supernet.latency.table import LatencyTable
+from supernet.nn.block_string import BlockString
 from supernet.nn.blocks import net_args
 from supernet.nn.extract import extract
 from supernet.nn.standalone import timm_model
@@ -114,8 +115,9 @@ def test_timm_makes_exactly_the_width_that_is_asked_for(in_width: int) -> None:
     from supernet.nn.blocks import _build_block
 
     for width in range(8, 6 * in_width + 1, 8):
-        string = with_expand(f"ir_r1_k3_s1_e6_c{in_width}_nre", width / in_width)
-        ratio = decode_arch_def([[string]])[0][0]["exp_ratio"]
+        string = BlockString.parse(f"ir_r1_k3_s1_e6_c{in_width}_nre")
+        string = string.with_(expand_ratio=width / in_width)
+        ratio = decode_arch_def([[str(string)]])[0][0]["exp_ratio"]
         assert abs(ratio * in_width - width) < 0.01
         if width % 64 == 8:
             with torch.device("meta"):

@@ -121,7 +121,7 @@ def test_narrow_ops_are_views_of_the_first_channels() -> None:
 def test_ops_that_are_not_a_grid_share_one_block() -> None:
     ops = (Op(3, 3), Op(5, 1))
     block = random_block(ops=ops)
-    assert block.kernel_sizes == [5, 3]
+    assert block.kernel_sizes == {"kernel_size": [5, 3]}
     assert block.timm.conv_dw.weight.shape == (48, 1, 5, 5)
     for op in ops:
         assert_same(block(maps(), op), block.export(op)(maps()))

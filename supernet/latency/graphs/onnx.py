@@ -14,7 +14,9 @@ import numpy as np
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 from torch import nn
 
-from supernet.space.layers import LayerKey
+from supernet.nn.kinds import KINDS
+from supernet.nn.kinds.conv import SE, ConvKind, child
+from supernet.space.layers import BLOCKS, LayerKey
 
 OPSET, IR_VERSION = 20, 10
 
@@ -66,15 +68,9 @@ class _Graph:
 def _layer(graph: _Graph, x: str, key: LayerKey, part: Any) -> str:
     if key.kind in ("stem", "final"):
         return _conv_bn(graph, x, part.conv, part.bn1)
-    if key.kind in ("first", "separable"):
-        y = _conv_bn(graph, x, part.conv_dw, part.bn1)
-        y = _conv_bn(graph, _se(graph, y, part.se), part.conv_pw, part.bn2)
-        return graph.add("Add", y, x) if part.has_skip else y
-    if key.kind == "block":
-        y = _conv_bn(graph, x, part.conv_pw, part.bn1)
-        y = _conv_bn(graph, y, part.conv_dw, part.bn2)
-        y = _conv_bn(graph, _se(graph, y, part.se), part.conv_pwl, part.bn3)
-        return graph.add("Add", y, x) if part.has_skip else y
+    if key.kind in BLOCKS.values():
+        kind = next(kind for kind, word in BLOCKS.items() if word == key.kind)
+        return _block(graph, x, KINDS[kind], part)
     if key.kind == "head":
         _, conv, act = part
         return _act(graph, _conv(graph, _mean(graph, x), conv), act)
@@ -84,6 +80,17 @@ def _layer(graph: _Graph, x: str, key: LayerKey, part: Any) -> str:
     x = graph.add("Reshape", x, graph.constant(np.array([-1, key.in_channels])))
     weights = [graph.constant(_array(linear.weight)), graph.constant(_array(linear.bias))]
     return graph.add("Gemm", x, *weights, transB=1)
+
+
+def _block(graph: _Graph, x: str, kind: ConvKind, block: Any) -> str:
+    y = x
+    for step in kind.present(block):
+        module = child(block, step.path)
+        if isinstance(step, SE):
+            y = _se(graph, y, module)
+        else:
+            y = _conv_bn(graph, y, module, child(block, step.norm))
+    return graph.add("Add", y, x) if block.has_skip else y
 
 
 def _conv_bn(graph: _Graph, x: str, conv: nn.Conv2d, bn: Any) -> str:
@@ -120,8 +127,6 @@ def _conv_node(
 
 
 def _se(graph: _Graph, x: str, se: Any) -> str:
-    if isinstance(se, nn.Identity):
-        return x
     y = _act(graph, _conv(graph, _mean(graph, x), se.conv_reduce), se.act1)
     return graph.add("Mul", x, _act(graph, _conv(graph, y, se.conv_expand), se.gate))
 
