@@ -10,22 +10,16 @@ inside, reduced from the expanded width, rounded to 8), and EfficientNet (1905.1
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 
 import torch
 from timm.layers import SelectAdaptivePool2d, create_act_layer, create_conv2d, get_act_layer
 from timm.models._efficientnet_blocks import ConvBnAct
-from timm.models._efficientnet_builder import (
-    EfficientNetBuilder,
-    decode_arch_def,
-)
-from timm.models.efficientnet import EfficientNet
-from timm.models.mobilenetv3 import MobileNetV3
 from torch import nn
 
 from supernet.nn.block_string import BlockString
-from supernet.nn.standalone import se_layer
+from supernet.nn.families import check_space, family_named
 from supernet.space.arch import Arch, Op
 from supernet.space.layers import BLOCKS, LayerKey
 from supernet.space.search_space import BlockSpec, SearchSpace
@@ -35,7 +29,7 @@ _WORDS = {kind: word for word, kind in BLOCKS.items()}
 
 def net_args(space: SearchSpace, arch: Arch, *, num_classes: int, in_chans: int) -> dict[str, Any]:
     """Describe a subnet as plain data, from which `standalone.timm_model` builds it."""
-    space.check(arch)
+    check_space(space).check(arch)
     first, stages = space.first, []
     if first is not None:
         stages.append([str(_string(
@@ -45,8 +39,8 @@ def net_args(space: SearchSpace, arch: Arch, *, num_classes: int, in_chans: int)
         pairs = zip(space.blocks[where], arch.ops[where], strict=True)
         stages.append([str(_block_string(block, op)) for block, op in pairs if op is not None])
     stages = [strings for strings in stages if strings]
-    mobilenetv3 = space.family == "mobilenetv3"
-    if mobilenetv3:
+    family = family_named(space.family)
+    if family.hidden_head:
         shape = {"kernel_size": 1, "stride": 1, "width": space.final_width or 0}
         stages.append([str(BlockString(kind="cn", options=shape))])
     head = {"head_bias": True} if space.head_bias else {}
@@ -54,7 +48,7 @@ def net_args(space: SearchSpace, arch: Arch, *, num_classes: int, in_chans: int)
         "family": space.family,
         "block_strings": stages,
         "stem_size": space.stem_width,
-        "num_features": (space.head_width if mobilenetv3 else space.final_width) or 0,
+        "num_features": (space.head_width if family.hidden_head else space.final_width) or 0,
         "num_classes": num_classes,
         "in_chans": in_chans,
         "act": space.act,
@@ -63,25 +57,19 @@ def net_args(space: SearchSpace, arch: Arch, *, num_classes: int, in_chans: int)
     }
 
 
-def frame(model: MobileNetV3 | EfficientNet, space: SearchSpace) -> dict[str, nn.Module]:
+def frame(model: Any, space: SearchSpace) -> dict[str, nn.Module]:
     """Return the parts of a subnet of `space` around its searchable blocks, by role, in order."""
     parts = {"conv_stem": model.conv_stem, "bn_stem": model.bn1}
     if space.first is not None:
         parts["first"] = model.blocks[0][0]
-    if isinstance(model, MobileNetV3):
-        parts |= {"final": model.blocks[-1][0], "pool": model.global_pool}
-        parts |= {"conv_head": model.conv_head, "act_head": model.act2, "flatten": model.flatten}
-    else:
-        parts |= {"final": model.conv_head, "bn_final": model.bn2, "pool": model.global_pool}
-    return parts | {"classifier": model.classifier}
+    tail = family_named(space.family).tail(model)
+    return {**parts, **tail, "classifier": model.classifier}
 
 
 STEM_ROLES = ("conv_stem", "bn_stem", "first")
 
 
-def timm_blocks(
-    model: MobileNetV3 | EfficientNet, space: SearchSpace, arch: Arch
-) -> Iterator[tuple[int, Op, nn.Module]]:
+def timm_blocks(model: Any, space: SearchSpace, arch: Arch) -> Iterator[tuple[int, Op, nn.Module]]:
     """Yield number, op and timm's module of each searchable block that `arch` runs."""
     modules = (block for stage in model.blocks for block in stage)
     if space.first is not None:
@@ -93,7 +81,8 @@ def timm_blocks(
 
 def timm_block(block: BlockSpec, op: Op, *, family: str, bn_eps: float = 1e-5) -> nn.Module:
     """Build timm's block for `op` at `block`, with fresh weights."""
-    return _build_block(block.in_width, _block_string(block, op), family, bn_eps)
+    string = _block_string(block, op)
+    return family_named(family).block(block.in_width, string, bn_eps=bn_eps)
 
 
 def block_shapes(block: BlockSpec, op: Op, *, family: str) -> Mapping[str, torch.Size]:
@@ -104,7 +93,7 @@ def block_shapes(block: BlockSpec, op: Op, *, family: str) -> Mapping[str, torch
 @lru_cache(maxsize=65_536)  # the blocks of a stage are alike, and building one takes milliseconds
 def _shapes(in_width: int, string: str, family: str) -> Mapping[str, torch.Size]:
     with torch.device("meta"):
-        built = _build_block(in_width, BlockString.parse(string), family, 1e-5)
+        built = family_named(family).block(in_width, BlockString.parse(string))
     return {name: tensor.shape for name, tensor in built.state_dict().items()}
 
 
@@ -123,7 +112,7 @@ def layer(key: LayerKey) -> nn.Module:
             _WORDS[key.kind], Op(key.kernel_size, key.expand_ratio), key.stride, key.out_channels,
             key.se, key.act,
         )  # fmt: skip
-        return _build_block(key.in_channels, string, key.family, 1e-5)
+        return family_named(key.family).block(key.in_channels, string)
     if key.kind == "head":
         return nn.Sequential(
             SelectAdaptivePool2d(pool_type="avg"),
@@ -140,15 +129,6 @@ def layer(key: LayerKey) -> nn.Module:
 def layers(keys: Sequence[LayerKey]) -> nn.Sequential:
     """Chain the layers of `keys`, in evaluation mode: a whole network, or a part of one."""
     return nn.Sequential(*(layer(key) for key in keys)).eval()
-
-
-def _build_block(in_width: int, string: BlockString, family: str, bn_eps: float) -> nn.Module:
-    builder = EfficientNetBuilder(
-        se_from_exp=family == "mobilenetv3",
-        norm_layer=partial(nn.BatchNorm2d, eps=bn_eps),
-        se_layer=se_layer(family),
-    )
-    return builder(in_width, decode_arch_def([[str(string)]]))[0][0]
 
 
 def _block_string(block: BlockSpec, op: Op) -> BlockString:

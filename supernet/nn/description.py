@@ -24,10 +24,11 @@ from torch import nn
 from supernet.errors import CheckpointError, shown
 from supernet.io.read import check_regular
 from supernet.nn.block_string import BlockString
+from supernet.nn.families import FAMILIES
 from supernet.nn.kinds import KINDS
 from supernet.nn.standalone import ENTRY_POINT, build
 from supernet.space.arch import MAX_WIDTH
-from supernet.space.search_space import ACTIVATIONS, FAMILIES, MAX_BLOCKS
+from supernet.space.search_space import ACTIVATIONS, MAX_BLOCKS
 
 FAULTS = (ValueError, TypeError, KeyError, AttributeError, RuntimeError, AssertionError, IndexError,
           ArithmeticError, NotImplementedError)  # fmt: skip

@@ -19,12 +19,11 @@ import timm
 import torch
 from timm.layers import get_act_layer, make_divisible
 from timm.models._efficientnet_blocks import ConvBnAct
-from timm.models.efficientnet import EfficientNet
-from timm.models.mobilenetv3 import MobileNetV3
 from torch import nn
 
 from supernet.errors import SpaceError
 from supernet.nn.blocks import net_args
+from supernet.nn.families import FAMILIES
 from supernet.nn.kinds import KINDS, kind_of
 from supernet.nn.kinds.conv import SE, ConvKind, child
 from supernet.nn.standalone import timm_model
@@ -94,31 +93,34 @@ def check_name(model: str) -> None:
         )
 
 
-def _built(model: str) -> tuple[MobileNetV3 | EfficientNet, int]:
+def _built(model: str) -> tuple[Any, int]:
     """Return the network without weights, and the side of its input."""
     check_name(model)
-    if not timm.models.is_model_in_modules(model, ("mobilenetv3", "efficientnet", "hardcorenas")):
+    modules = [module for family in FAMILIES.values() for module in family.modules]
+    if not timm.models.is_model_in_modules(model, modules):
         raise SpaceError(
             f"{model} is no mobile network of inverted residuals; such are mobilenetv2_100, "
             "mobilenetv3_large_100, mnasnet_100, efficientnet_b0, fbnetc_100"
         )
     with torch.device("meta"):
         net = timm.create_model(model, pretrained=False)
-    if type(net) not in (MobileNetV3, EfficientNet):
-        raise SpaceError(f"{model} is a {type(net).__name__}, not a MobileNetV3 or EfficientNet")
+    classes = [family.model for family in FAMILIES.values()]
+    if type(net) not in classes:
+        names = " or ".join(each.__name__ for each in classes)
+        raise SpaceError(f"{model} is a {type(net).__name__}, not a {names}")
     return net, int(net.pretrained_cfg["input_size"][-1])
 
 
 def _space(
-    net: MobileNetV3 | EfficientNet,
+    net: Any,
     kernel_sizes: Sequence[int],
     expand_ratios: Sequence[float],
     min_depth: int,
     resolutions: Sequence[int],
 ) -> SearchSpace:
-    mobilenetv3 = isinstance(net, MobileNetV3)
-    _check_parts(net, last=net.blocks[-1][0] if mobilenetv3 else None)
-    groups = list(net.blocks[:-1] if mobilenetv3 else net.blocks)
+    family = next(family for family in FAMILIES.values() if type(net) is family.model)
+    _check_parts(net, last=net.blocks[-1][0] if family.hidden_head else None)
+    groups = list(net.blocks[:-1] if family.hidden_head else net.blocks)
     first = _first(groups[0])
     if first is not None:
         groups = groups[1:]
@@ -127,24 +129,24 @@ def _space(
         for number, group in enumerate(groups, start=0 if first is None else 1)
     )
     ops = {op for stage in stages for row in stage.blocks for op in row}
-    final: Any = net.blocks[-1][0].conv if mobilenetv3 else net.conv_head
+    final: Any = net.blocks[-1][0].conv if family.hidden_head else net.conv_head
     return SearchSpace(
-        family="mobilenetv3" if mobilenetv3 else "efficientnet",
+        family=family.name,
         stem_width=net.conv_stem.out_channels,
         first=first,
         stages=stages,
         final_width=None if isinstance(final, nn.Identity) else final.out_channels,
-        head_width=net.conv_head.out_channels if mobilenetv3 else None,
+        head_width=net.conv_head.out_channels if family.hidden_head else None,
         kernel_sizes=tuple({op.kernel_size for op in ops}),
         expand_ratios=tuple({op.expand_ratio for op in ops}),
         resolutions=tuple(resolutions),
         act=_act("bn1", net.bn1),
         bn_eps=net.bn1.eps,
-        head_bias=mobilenetv3 and net.conv_head.bias is not None,
+        head_bias=family.hidden_head and net.conv_head.bias is not None,
     )
 
 
-def _check_parts(net: MobileNetV3 | EfficientNet, last: nn.Module | None) -> None:
+def _check_parts(net: Any, last: nn.Module | None) -> None:
     """Raise `SpaceError` naming each kind of part that no space has; `last` must be a ConvBnAct."""
     found: dict[str, str] = {}
     for name, part in net.named_modules():
@@ -248,7 +250,7 @@ def _act(where: str, norm: Any) -> str:
     return names[0]
 
 
-def _compare(net: MobileNetV3 | EfficientNet, space: SearchSpace) -> None:
+def _compare(net: Any, space: SearchSpace) -> None:
     """Raise `SpaceError` naming the first module in which the largest subnet is another."""
     args = net_args(
         space, space.largest(), num_classes=net.num_classes, in_chans=net.conv_stem.in_channels
@@ -262,7 +264,7 @@ def _compare(net: MobileNetV3 | EfficientNet, space: SearchSpace) -> None:
         raise SpaceError("it has other modules than the largest subnet of a space")
 
 
-def _modules(net: MobileNetV3 | EfficientNet) -> Iterator[str]:
+def _modules(net: Any) -> Iterator[str]:
     """Describe every module by name, type and settings; what works in place is all the same."""
     for name, part in net.named_modules():
         settings = re.sub(r"(, )?inplace=True", "", part.extra_repr())

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from safetensors.torch import load_file
 from timm import create_model
@@ -27,25 +27,46 @@ ENTRY_POINT = "supernet_subnet"
 """Architecture that `config.json` names for an extracted subnet, also in timm's registry."""
 
 
+class Class(NamedTuple):
+    """timm's class of a family, its squeeze-and-excite, and arguments that `net` may leave out."""
+
+    model: type[nn.Module]
+    se_layer: Any
+    defaults: dict[str, Any]
+
+
+CLASSES = {
+    "mobilenetv3": Class(
+        MobileNetV3,
+        partial(
+            SqueezeExcite,
+            gate_layer="hard_sigmoid",
+            force_act_layer=nn.ReLU,
+            rd_round_fn=round_channels,
+        ),
+        {"head_bias": False},
+    ),
+    "efficientnet": Class(EfficientNet, SqueezeExcite, {}),
+}
+
+
 def timm_kwargs(net: dict[str, Any]) -> dict[str, Any]:
     """Return the arguments of timm's class for `net`, plain data."""
+    family = CLASSES[net["family"]]
     same = ("stem_size", "num_features", "num_classes", "in_chans")
-    bias = bool(net.get("head_bias"))  # left out where there is none
-    head = {"head_bias": bias} if net["family"] == "mobilenetv3" else {}
     return {
         **{name: net[name] for name in same},
-        **head,
+        **{name: net.get(name, default) for name, default in family.defaults.items()},
         "block_args": decode_arch_def(net["block_strings"]),
         "act_layer": get_act_layer(net["act"]),
         "norm_layer": partial(nn.BatchNorm2d, eps=net["bn_eps"]),
-        "se_layer": se_layer(net["family"]),
+        "se_layer": family.se_layer,
     }
 
 
-def timm_model(net: dict[str, Any]) -> MobileNetV3 | EfficientNet:
+def timm_model(net: dict[str, Any]) -> Any:
     """Build the plain timm network that `net` describes, with fresh weights."""
-    cls: Any = {"mobilenetv3": MobileNetV3, "efficientnet": EfficientNet}[net["family"]]
-    return cls(**timm_kwargs(net))
+    return CLASSES[net["family"]].model(**timm_kwargs(net))
 
 
 def net_of(config: dict[str, Any]) -> dict[str, Any]:
@@ -63,18 +84,6 @@ def build(net: dict[str, Any]) -> nn.Module:
         return timm_model(net)
     rest = {name: value for name, value in net.items() if name not in ("family", "name")}
     return create_model(net["name"], **rest)
-
-
-def se_layer(family: str) -> Any:
-    """Return what makes timm's squeeze-and-excitation of a family."""
-    if family == "efficientnet":
-        return SqueezeExcite
-    return partial(
-        SqueezeExcite,
-        gate_layer="hard_sigmoid",
-        force_act_layer=nn.ReLU,
-        rd_round_fn=round_channels,
-    )
 
 
 def load(folder: str | Path | None = None) -> tuple[nn.Module, dict[str, Any]]:

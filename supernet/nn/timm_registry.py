@@ -14,13 +14,12 @@ from typing import Any
 
 import timm
 from timm.models import register_model
-from timm.models.efficientnet import _create_effnet
-from timm.models.mobilenetv3 import _create_mnv3
 from torch import nn
 
 from supernet.errors import SupernetError
 from supernet.nn.block_string import BlockString
 from supernet.nn.description import check_net
+from supernet.nn.families import FAMILIES
 from supernet.nn.standalone import ENTRY_POINT, timm_kwargs
 
 
@@ -33,8 +32,9 @@ def supernet_subnet(pretrained: bool = False, *, net: dict[str, Any], **kwargs: 
             BlockString.parse(stage[0]).options.get("stride") == 2 for stage in net["block_strings"]
         )
         kwargs.setdefault("out_indices", tuple(range(maps)))
-    create = {"mobilenetv3": _create_mnv3, "efficientnet": _create_effnet}[net["family"]]
-    return create(ENTRY_POINT, pretrained=pretrained, **{**timm_kwargs(net), **kwargs})
+    create = FAMILIES[net["family"]].create
+    model: nn.Module = create(ENTRY_POINT, pretrained=pretrained, **{**timm_kwargs(net), **kwargs})
+    return model
 
 
 def check_known(name: str, where: str) -> None:

@@ -34,11 +34,11 @@ from supernet.latency.table import LatencyTable
 from supernet.nn.block_string import BlockString
 from supernet.nn.blocks import net_args
 from supernet.nn.extract import extract
+from supernet.nn.families import FAMILIES
 from supernet.nn.standalone import timm_model
 from supernet.search.by_gates import Candidate
 from supernet.space.arch import Arch, Op
 from supernet.space.cost import arch_cost
-from supernet.space.search_space import FAMILIES
 from supernet.train.run import Trained
 from tests.builders import (
     HAND_MADE,
@@ -112,8 +112,6 @@ def test_se_keeps_its_most_important_inner_channels(family: str) -> None:
 def test_timm_makes_exactly_the_width_that_is_asked_for(in_width: int) -> None:
     from timm.models._efficientnet_builder import decode_arch_def
 
-    from supernet.nn.blocks import _build_block
-
     for width in range(8, 6 * in_width + 1, 8):
         string = BlockString.parse(f"ir_r1_k3_s1_e6_c{in_width}_nre")
         string = string.with_(expand_ratio=width / in_width)
@@ -121,7 +119,7 @@ def test_timm_makes_exactly_the_width_that_is_asked_for(in_width: int) -> None:
         assert abs(ratio * in_width - width) < 0.01
         if width % 64 == 8:
             with torch.device("meta"):
-                block = _build_block(in_width, string, "mobilenetv3", 1e-5)
+                block = FAMILIES["mobilenetv3"].block(in_width, string)
             assert block.conv_dw.out_channels == width
 
 
