@@ -14,8 +14,8 @@ from hypothesis import settings
 
 from supernet.cli import app as cli
 from supernet.cli import demo as main_job
-from supernet.deploy.certificate import write_certificate
-from supernet.deploy.extract import promise_of, write_subnet
+from supernet.deploy.certificate import Measurement, Promise, write_certificate
+from supernet.deploy.extract import write_subnet
 from supernet.io.reporter import SILENT
 from supernet.latency import host, profile
 from supernet.search.by_gates import Candidate
@@ -84,9 +84,9 @@ def digits_subnet(digits_run: Path, tmp_path_factory: pytest.TempPathFactory) ->
     device = replace(DEVICE, cpu=host.cpu())
     table = made_up_table(trained.net.space, in_chans=1, num_classes=10, device=device)
     chosen = Candidate(arch=arch, score=0.0, predicted_ms=2.1, budget_ms=2.2)
-    paper = write_subnet(trained, arch, folder, promise=promise_of(table, chosen))
-    times = {"measured_ms": 2.0, "measured_interval_ms": [1.9, 2.1], "reference_ms": 0.1}
-    write_certificate(folder, {**paper, **times, "pace": 1.0})
+    certificate = write_subnet(trained, arch, folder, promise=Promise.of(chosen), table=table)
+    times = Measurement(median_ms=2.0, low_ms=1.9, high_ms=2.1, reference_ms=0.1, pace=1.0)
+    write_certificate(folder, replace(certificate, measured=times))
     return folder
 
 

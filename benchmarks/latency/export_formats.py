@@ -21,7 +21,6 @@ import torch
 from benchmarks.common import aim, write_result
 from benchmarks.small_run import flags_of, trained
 from supernet.deploy import export
-from supernet.deploy.certificate import read_certificate
 from supernet.deploy.compression import compression
 from supernet.deploy.export.job import export_to
 from supernet.deploy.extract import write_subnet
@@ -45,7 +44,7 @@ def measure(run: Trained, folder: Path, seconds: float, out: Path) -> None:
     """Export one subnet in every format and precision there is."""
     arch = run.net.space.smallest()
     subnet = folder / "subnet"
-    write_subnet(run, arch, subnet, promise={})
+    certificate = write_subnet(run, arch, subnet)
     found: dict[str, Any] = {}
     skipped: dict[str, str] = {}
     kept = Path(f"{out}.partial")
@@ -81,7 +80,6 @@ def measure(run: Trained, folder: Path, seconds: float, out: Path) -> None:
     apart = [row["largest_difference"] for _, row in rows if row["precision"] == "fp32"]
     lost = [100 * (each["rows"][0]["top1"] - each["rows"][1]["top1"])
             for each in found.values() if len(each["rows"]) == 2]  # fmt: skip
-    paper = read_certificate(subnet)
     write_result(
         out,
         question=__doc__.splitlines()[0],
@@ -93,10 +91,10 @@ def measure(run: Trained, folder: Path, seconds: float, out: Path) -> None:
         data={
             "data": run.config["data"]["name"],
             "arch": str(arch),
-            "params": paper["params"],
-            "macs": paper["macs"],
-            "test_images": paper["test_images"],
-            "top1": paper["top1"],
+            "params": certificate.size.params,
+            "macs": certificate.size.macs,
+            "test_images": certificate.quality.test_images,
+            "top1": certificate.quality.top1,
             "compression": compression(subnet).to_dict(),
             "quantisers": {n: _version(n) for n in ("ai-edge-quantizer", "torchao")},
             "formats": found,

@@ -14,7 +14,8 @@ from typing import Any
 from supernet.cli.console import ConsoleReporter
 from supernet.cli.sources import source_of
 from supernet.cli.summary import show, summary_row
-from supernet.deploy.extract import measure, promise_of, write_subnet
+from supernet.deploy.certificate import Promise
+from supernet.deploy.extract import measure, write_subnet
 from supernet.errors import SupernetError
 from supernet.io.atomic import write_json
 from supernet.io.reporter import Reporter
@@ -119,7 +120,7 @@ def _deploy(
     for budget in budgets:
         candidate = candidate_for(run, table, budget, reporter)
         out = folder / "subnets" / f"{table.device.runtime}-{budget:g}ms"
-        write_subnet(run, candidate.arch, out, promise=promise_of(table, candidate))
+        write_subnet(run, candidate.arch, out, promise=Promise.of(candidate), table=table)
         folders.append(out)
     measure(folders, table, reporter)
     return [summary_row(out) for out in folders]

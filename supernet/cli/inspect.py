@@ -51,7 +51,8 @@ def info(
         print(json.dumps(found, indent=2))
         return
     for name, value in found.items():
-        print(f"{name + ':':<18} {_text(value)}")
+        for part, inner in value.items() if isinstance(value, dict) else [("", value)]:
+            print(f"{f'{name} {part}'.strip() + ':':<18} {_text(inner)}")
 
 
 def predict(

@@ -57,7 +57,8 @@ def extract(
     """
     from supernet.cli.console import ConsoleReporter
     from supernet.cli.summary import show, summary_row, title_of
-    from supernet.deploy.extract import measure, promise_of, write_subnet
+    from supernet.deploy.certificate import Promise
+    from supernet.deploy.extract import measure, write_subnet
     from supernet.deploy.folder import is_subnet
     from supernet.io.atomic import check_replaceable
     from supernet.io.lock import held_beside
@@ -79,8 +80,8 @@ def extract(
             table_id = None if times is None else times.id
             given = read_arch(arch, table_id=table_id, budget_ms=budget_ms)
             candidate = named_candidate(trained, given, times, budget_ms, caps=caps)
-        promise = promise_of(times, candidate)
-        write_subnet(trained, candidate.arch, out, promise=promise, crop_kernels=crop_kernels)
+        write_subnet(trained, candidate.arch, out, promise=Promise.of(candidate), table=times,
+                     crop_kernels=crop_kernels)  # fmt: skip
         if times is not None:
             measure([out], times, reporter)
     show([summary_row(out)], reporter.console, title_of(trained))

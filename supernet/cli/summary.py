@@ -18,10 +18,21 @@ SUMMARY = "without retraining, from one supernet"
 
 def summary_row(folder: Path) -> dict[str, Any]:
     """Return a subnet's line of `summary.json`."""
-    certificate = read_certificate(folder)
-    names = ("device", "runtime", "budget_ms", "predicted_ms", "measured_ms", "top1",
-             "test_images", "macs", "params", "arch")  # fmt: skip
-    return {**{name: certificate[name] for name in names}, "path": folder.as_posix()}
+    found = read_certificate(folder)
+    device, promise, measured = found.device, found.promise, found.measured
+    return {
+        "device": None if device is None else device.name,
+        "runtime": None if device is None else device.runtime,
+        "budget_ms": promise.budget_ms,
+        "predicted_ms": promise.predicted_ms,
+        "measured_ms": None if measured is None else measured.median_ms,
+        "top1": found.quality.top1,
+        "test_images": found.quality.test_images,
+        "macs": found.size.macs,
+        "params": found.size.params,
+        "arch": found.subnet.arch.to_dict(),
+        "path": folder.as_posix(),
+    }
 
 
 def show(rows: Sequence[dict[str, Any]], console: Console, title: str = SUMMARY) -> None:

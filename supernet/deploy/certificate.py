@@ -1,11 +1,13 @@
-"""A subnet's certificate: what was promised and what was measured, and of which files.
+"""The certificate of a subnet: what was promised, what was measured, and of which files.
 
-Not here: who promises (`deploy.py`, `prune.py`), whether it still holds (`verify.py`).
+`certificate.json` holds `Certificate.to_dict`. Version 2 held the same fields in one flat group; it
+is read as well. Not here: whether a certificate still holds.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,32 +17,305 @@ from torch import Tensor, nn
 
 from supernet.data.dataset import ImageData
 from supernet.deploy.folder import SubnetConfig, onnx_outputs
-from supernet.errors import CheckpointError, shown
+from supernet.errors import CheckpointError, SupernetError, shown
 from supernet.io.atomic import sha256, write_json
-from supernet.io.read import is_inside, read_json
+from supernet.io.read import is_inside, is_line, read_json
+from supernet.io.validate import MOST, construct_nested, record
 from supernet.io.version import tool_version
+from supernet.latency.table import UNKNOWN, Device, Entry
 from supernet.nn.count import module_macs, num_params
+from supernet.search.by_gates import Candidate
+from supernet.space.arch import Arch
 from supernet.train.evaluate import scores_on
 
 CERTIFICATE = "certificate.json"
-FORMAT, VERSION = "supernet-certificate", 2
+FORMAT, VERSION = "supernet-certificate", 3
 
 
-def head() -> dict[str, Any]:
-    """Return what every certificate begins with."""
+def _check(part: Any, names: str, *, positive: bool = False, most: float = MOST) -> None:
+    """Raise `SupernetError` if a number of `part` is negative, 0 if `positive`, or too large."""
+    for name in names.split():
+        value = getattr(part, name)
+        if value is not None and (not 0 <= value <= most or (positive and value == 0)):
+            sign = ">" if positive else ">="
+            raise SupernetError(f"{name} is {value}; expected a number {sign} 0 and <= {most:g}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubnetId:
+    """Which subnet it is.
+
+    Args:
+        arch: the architecture.
+        checkpoint_sha256: hash of the checkpoint that it was extracted from.
+        kernels_cropped: whether kernel taps that only meet padding were left out.
+        network: title of a network that was trained alone.
+        origin: source of the first weights of such a network; None if they were fresh.
+    """
+
+    arch: Arch
+    checkpoint_sha256: str
+    kernels_cropped: bool = False
+    network: str | None = None
+    origin: Mapping[str, Any] | None = None
+
+    @property
+    def arch_id(self) -> str | None:
+        """Id of the architecture; None for a hand-made network, which has no choices."""
+        return self.arch.id if self.arch.ops else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LimitedCost:
+    """A limited cost besides latency: its limit, and the cost of the subnet."""
+
+    limit: float
+    predicted: float
+
+    def __post_init__(self) -> None:
+        _check(self, "limit predicted")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Promise:
+    """Costs that were promised before anything was measured.
+
+    Args:
+        budget_ms: limit of the latency; None if there was none.
+        predicted_ms: latency by the table; None without one.
+        limits: further limits, by unit.
+    """
+
+    budget_ms: float | None = None
+    predicted_ms: float | None = None
+    limits: Mapping[str, LimitedCost] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _check(self, "budget_ms", positive=True)
+        _check(self, "predicted_ms")
+
+    @classmethod
+    def of(cls, chosen: Candidate) -> Promise:
+        """Return the promise of a chosen architecture."""
+        limits = {
+            unit: LimitedCost(limit=limit, predicted=cost)
+            for unit, (limit, cost) in chosen.limits.items()
+        }
+        return cls(budget_ms=chosen.budget_ms, predicted_ms=chosen.predicted_ms, limits=limits)
+
+    def kept_at(self, ms: float) -> bool | None:
+        """Whether a latency is within the budget; None if there is none."""
+        return None if self.budget_ms is None else ms <= self.budget_ms
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """Measured latency: median, 95 % interval, and the pace of the machine at that time.
+
+    Args:
+        median_ms: of the subnet.
+        low_ms: lower end of the interval.
+        high_ms: upper end of it.
+        reference_ms: median of the reference model in the same session.
+        pace: `reference_ms` relative to the table's; None without a table.
+    """
+
+    median_ms: float
+    low_ms: float
+    high_ms: float
+    reference_ms: float
+    pace: float | None = None
+
+    def __post_init__(self) -> None:
+        _check(self, "median_ms low_ms high_ms reference_ms pace", positive=True)
+
+    @classmethod
+    def of(cls, timing: Entry, reference: Entry, pace: float | None = None) -> Measurement:
+        """Return the measurement of a timed subnet."""
+        return cls(median_ms=timing.median_ms, low_ms=timing.low_ms, high_ms=timing.high_ms,
+                   reference_ms=reference.median_ms, pace=pace)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quality:
+    """Scores on the test images, as in `train.evaluate.Scores`."""
+
+    top1: float
+    mean_class: float
+    top5: float | None
+    test_images: int
+
+    def __post_init__(self) -> None:
+        _check(self, "top1 mean_class top5", most=1)
+        _check(self, "test_images", positive=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """Multiply-adds for one image and parameters, of the subnet and of the largest of its run."""
+
+    macs: int
+    params: int
+    largest_macs: int
+    largest_params: int
+
+    def __post_init__(self) -> None:
+        _check(self, "macs params largest_macs largest_params", positive=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Differences:
+    """Largest absolute differences of logits; None if there was no supernet to compare with."""
+
+    supernet_extracted: float | None
+    extracted_onnxruntime: float
+
+    def __post_init__(self) -> None:
+        _check(self, "supernet_extracted extracted_onnxruntime")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pruned:
+    """What pruning changed.
+
+    Args:
+        from_weights_sha256: hash of the weights of the subnet that was pruned.
+        hidden_before: its hidden channels, block by block.
+        hidden_after: the hidden channels that are left.
+        finetune_epochs: epochs of training afterwards.
+        top1_before: top-1 of the subnet that was pruned.
+    """
+
+    from_weights_sha256: str
+    hidden_before: tuple[int, ...]
+    hidden_after: tuple[int, ...]
+    finetune_epochs: int
+    top1_before: float
+
+    def __post_init__(self) -> None:
+        _check(self, "finetune_epochs")
+        _check(self, "top1_before", most=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Certificate:
+    """What is promised, measured and counted of a finished subnet.
+
+    Args:
+        created: ISO time.
+        tool_version: of the supernet that wrote it.
+        subnet: which one.
+        table_id: latency table that it was made with; None without one.
+        device: that it was made for; None: for any.
+        promise: limits and predicted costs.
+        measured: latency; None if it was not measured on the device.
+        quality: scores.
+        size: counts.
+        differences: of outputs.
+        files: hash of every other file of the folder, by name.
+        pruned: of a pruned subnet only.
+    """
+
+    created: str
+    tool_version: str
+    subnet: SubnetId
+    table_id: str | None
+    device: Device | None
+    promise: Promise
+    measured: Measurement | None
+    quality: Quality
+    size: Size
+    differences: Differences
+    files: Mapping[str, str]
+    pruned: Pruned | None = None
+
+    def __post_init__(self) -> None:
+        """Check that the files lie in the folder of the certificate."""
+        for name in self.files:
+            if not (is_inside(name) and is_line(name)):
+                raise SupernetError(f"files names {shown(name)}, which is not in its folder")
+
+    @property
+    def error(self) -> float | None:
+        """The predicted latency relative to the measured one, minus 1; None if one is missing."""
+        if self.measured is None or self.promise.predicted_ms is None:
+            return None
+        return self.promise.predicted_ms / self.measured.median_ms - 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        plain = asdict(self)
+        plain["subnet"] |= {"arch": self.subnet.arch.to_dict(), "arch_id": self.subnet.arch_id}
+        return {"format": FORMAT, "version": VERSION, **plain}
+
+    @classmethod
+    def from_dict(cls, data: Any) -> Certificate:
+        """Read what `to_dict` returned, or a certificate of version 2.
+
+        Raises:
+            SupernetError: naming the field that cannot be used.
+        """
+        if not isinstance(data, dict):
+            raise SupernetError(f"holds {type(data).__name__}; expected an object")
+        kind = (data.get("format"), data.get("version"))
+        if kind not in ((FORMAT, 2), (FORMAT, VERSION)):
+            raise SupernetError(
+                f"format {shown(kind[0])} version {shown(kind[1])}; expected {FORMAT!r} version "
+                f"{VERSION}: extract the subnet again"
+            )
+        groups = _regrouped(data) if kind[1] == 2 else {**data}
+        if isinstance(groups.get("subnet"), dict):
+            groups["subnet"] = _without(groups["subnet"], "arch_id")  # follows from the arch
+        groups = _without(groups, "format", "version")
+        return construct_nested(cls, groups, "certificate", _READERS)
+
+
+_READERS = {Arch: Arch.from_dict, Device: lambda data: record(Device, data, "device")}
+
+
+def _regrouped(flat: dict[str, Any]) -> dict[str, Any]:
+    """Return the groups of a certificate of version 2."""
+
+    def group(cls: Any, prefix: str = "") -> dict[str, Any]:
+        names = [one.name for one in fields(cls)]
+        return {name: flat[f"{prefix}{name}"] for name in names if f"{prefix}{name}" in flat}
+
+    interval, largest = flat.get("measured_interval_ms"), flat.get("largest")
+    ends = interval if isinstance(interval, list) else []
+    measured = {**group(Measurement), "median_ms": flat.get("measured_ms")}
+    measured |= dict(zip(("low_ms", "high_ms"), ends, strict=False))
+    counts = largest.items() if isinstance(largest, dict) else ()
+    device = {name: UNKNOWN if value is None else value for name, value in group(Device).items()}
+    pruned = flat.get("pruned")
     return {
-        "format": FORMAT,
-        "version": VERSION,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "tool_version": tool_version(),
+        **group(Certificate),
+        "subnet": group(SubnetId),
+        "device": None if flat.get("runtime") is None else device,
+        "promise": group(Promise),
+        "measured": None if measured["median_ms"] is None else measured,
+        "quality": group(Quality),
+        "size": {**group(Size), **{f"largest_{k}": n for k, n in counts if k != "arch_id"}},
+        "differences": group(Differences, "difference_"),
+        "pruned": _without(pruned, "latency") if isinstance(pruned, dict) else pruned,
     }
+
+
+def _without(group: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in group.items() if name not in names}
 
 
 @torch.no_grad()
 def findings(
-    folder: Path, model: nn.Module, config: SubnetConfig, data: ImageData, images: Tensor
+    folder: Path,
+    model: nn.Module,
+    config: SubnetConfig,
+    data: ImageData,
+    images: Tensor,
+    *,
+    largest: tuple[int, int],
+    supernet_difference: float | None,
 ) -> dict[str, Any]:
-    """Return what is found out about a subnet whose other files are all in `folder`.
+    """Return the fields of a certificate that are found out from a finished `folder`.
 
     Args:
         folder: its files are hashed, whatever is in it.
@@ -48,16 +323,21 @@ def findings(
         config: of the network.
         data: whose test images it is scored on.
         images: `[N, C, R, R]`, on which ONNX Runtime is compared with PyTorch.
+        largest: MACs and parameters of the largest subnet of the run.
+        supernet_difference: of outputs, between the supernet and the extracted subnet.
     """
     outputs = onnx_outputs(folder / "model.onnx", images)
     difference = float((outputs - model(images)).abs().max())
-    found = scores_on(model, data.test, config.preprocess, config.arch.resolution)
+    scores = scores_on(model, data.test, config.preprocess, config.arch.resolution)
+    macs, params = module_macs(model, images[:1]), num_params(model)
     return {
-        **asdict(found),
-        "test_images": len(data.test),
-        "macs": module_macs(model, images[:1]),
-        "params": num_params(model),
-        "difference_extracted_onnxruntime": difference,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "tool_version": tool_version(),
+        "quality": Quality(**asdict(scores), test_images=len(data.test)),
+        "size": Size(macs=macs, params=params, largest_macs=largest[0], largest_params=largest[1]),
+        "differences": Differences(
+            supernet_extracted=supernet_difference, extracted_onnxruntime=difference
+        ),
         "files": hashes_of(folder),
     }
 
@@ -69,7 +349,7 @@ def hashes_of(folder: Path) -> dict[str, str]:
     return {name: sha256(file) for name, file in names.items() if name != CERTIFICATE}
 
 
-def read_certificate(folder: Path) -> dict[str, Any]:
+def read_certificate(folder: Path) -> Certificate:
     """Read the certificate of a subnet folder.
 
     Raises:
@@ -80,28 +360,13 @@ def read_certificate(folder: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{folder}: not a subnet folder (no {CERTIFICATE}); `supernet extract` writes one"
         )
-    paper = read_json(file, error=CheckpointError)
-    if not isinstance(paper, dict):
-        raise CheckpointError(f"{file}: holds {type(paper).__name__}; expected an object")
-    kind = (paper.get("format"), paper.get("version"))
-    if kind != (FORMAT, VERSION):
-        raise CheckpointError(
-            f"{file}: format {shown(kind[0])} version {shown(kind[1])}; expected {FORMAT!r} "
-            f"version {VERSION}: extract the subnet again"
-        )
-    _check_names(paper.get("files", {}), file)
-    return paper
+    data = read_json(file, error=CheckpointError)
+    try:
+        return Certificate.from_dict(data)
+    except SupernetError as error:
+        raise CheckpointError(f"{file}: {error}") from error
 
 
-def _check_names(hashes: Any, file: Path) -> None:
-    """Raise if the certificate names files that do not lie in its folder."""
-    if not isinstance(hashes, dict) or not all(isinstance(one, str) for one in hashes.values()):
-        raise CheckpointError(f"{file}: files is {shown(hashes)}; expected names and their sha256")
-    for name in hashes:
-        if not is_inside(name):
-            raise CheckpointError(f"{file}: files names {shown(name)}, which is not in its folder")
-
-
-def write_certificate(folder: Path, paper: dict[str, Any]) -> None:
+def write_certificate(folder: Path, certificate: Certificate) -> None:
     """Write the certificate of a subnet folder, all of it or nothing."""
-    write_json(folder / CERTIFICATE, paper)
+    write_json(folder / CERTIFICATE, certificate.to_dict())

@@ -22,7 +22,6 @@ from torch import Tensor, nn
 
 from supernet.deploy.certificate import read_certificate
 from supernet.deploy.folder import load_subnet
-from supernet.errors import CheckpointError
 
 LEVELS = 127
 SCALE_BYTES = FLOAT_BYTES = 4
@@ -75,17 +74,9 @@ def compression(folder: Path) -> Compression:
     """Find out how small the subnet in `folder` gets.
 
     Raises:
-        CheckpointError: if it is not a subnet folder, or its certificate does not name the size of
-            the largest subnet.
+        CheckpointError: if it is not a subnet folder.
     """
-    model, paper = load_subnet(folder), read_certificate(folder)
-    try:
-        largest = int(paper["largest"]["params"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"{folder}: the certificate does not name the largest subnet's size: extract it again"
-        ) from error
-    return compressed(model, largest)
+    return compressed(load_subnet(folder), read_certificate(folder).size.largest_params)
 
 
 def compressed(model: nn.Module, largest_params: int) -> Compression:

@@ -58,10 +58,9 @@ def _net_facts(net: Net) -> dict[str, Any]:
 
 
 def _subnet_facts(path: Path) -> dict[str, Any]:
-    config = load_config(path)
-    paper = read_certificate(path)
-    paper.pop("files", None)  # hashes, for `supernet verify`
-    return {"subnet": str(path), "classes": list(config.classes), **paper}
+    config, certificate = load_config(path), read_certificate(path).to_dict()
+    del certificate["files"]  # hashes, for `supernet verify`
+    return {"folder": str(path), "classes": list(config.classes), **certificate}
 
 
 def scores(path: Path, arch_file: Path | None) -> list[dict[str, Any]]:

@@ -2,7 +2,8 @@
 
 One share of the hidden channels stays in every block; the largest share whose network meets the
 budget is found by bisection over what is measured here, or for another device over what its table
-predicts. Not here: which channels stay (`narrow.py`), the prediction (`narrow_latency.py`).
+predicts. Not here: which channels stay (`prune_channels.py`), the prediction
+(`prune_latency.py`).
 """
 
 from __future__ import annotations
@@ -11,13 +12,19 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
 from supernet.data.dataset import ImageData
-from supernet.deploy.certificate import findings, head, read_certificate, write_certificate
-from supernet.deploy.finetune import finetune_
+from supernet.deploy.certificate import (
+    Certificate,
+    Measurement,
+    Pruned,
+    findings,
+    read_certificate,
+    write_certificate,
+)
+from supernet.deploy.finetune import finetuned
 from supernet.deploy.folder import (
     SubnetConfig,
     check_ours,
@@ -33,17 +40,14 @@ from supernet.errors import DeviceError, SupernetError
 from supernet.io.atomic import check_replaceable, replacing, sha256
 from supernet.io.lock import held_beside
 from supernet.io.reporter import Reporter
-from supernet.latency import host
+from supernet.latency import host, runtimes
 from supernet.latency.plan import Session
 from supernet.latency.profile import measure_subnets
 from supernet.latency.request import TimingRequest
-from supernet.latency.table import LatencyTable
+from supernet.latency.table import Device, LatencyTable
 from supernet.space.cost import check_budget
 from supernet.train.bn_calibration import calibrate_on_
 from supernet.train.evaluate import scores_on
-
-_DEVICE = ("runtime", "threads", "batch", "provider")
-_PAPER = (*_DEVICE, "device", "machine", "cpu", "runtime_version", "precision", "table_id")
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ class _Plans:
     config: SubnetConfig
     widths: tuple[tuple[int, ...], ...]
     """hidden channels of each, from the fewest to all"""
-    request: TimingRequest
+    device: Device
     reporter: Reporter
     predict: Callable[[Sequence[int]], float] | None
     """milliseconds by hidden channels; None measures here"""
@@ -68,7 +72,8 @@ class _Plans:
 
     def time(self, folders: Sequence[Path]) -> Session:
         """Time subnet folders on this machine."""
-        return measure_subnets(folders, self.request, reporter=self.reporter)
+        request = TimingRequest.like(self.device)
+        return measure_subnets(folders, request, reporter=self.reporter)
 
     def cost(self, number: int) -> float:
         """Return the milliseconds of network `number`."""
@@ -93,7 +98,7 @@ def prune(
     *,
     table: LatencyTable | None = None,
     finetune: int = 0,
-) -> dict[str, Any]:
+) -> Certificate:
     """Write a narrower subnet that takes at most `budget_ms`, and return its certificate.
 
     Latency is measured on this machine, in the runtime of the table, else of the certificate,
@@ -121,71 +126,77 @@ def prune(
     if out.resolve() == folder.resolve():
         raise SupernetError(f"{out} is the subnet that is pruned; name another --out")
     check_replaceable(out, is_subnet, "a subnet")
-    paper, config, model = read_certificate(folder), load_config(folder), load_subnet(folder)
+    old, config, model = read_certificate(folder), load_config(folder), load_subnet(folder)
     check_ours(config.net, "prune")
-    predict = _predictor(folder, model, config, paper, table)
-    paper |= _device_of(folder, paper, table)
-    data = data_for(config)
+    predict = _predictor(folder, model, config, old, table)
+    device, table_id = _device_of(folder, old, table)
+    data, resolution = data_for(config), config.arch.resolution
     whole = tuple(hidden_widths(model))
     widths = {tuple(shares_of(whole, share / 100)): None for share in range(1, 101)}
-    request = TimingRequest(**{name: paper[name] for name in _DEVICE})
-    plans = _Plans(model, config, tuple(widths), request, reporter, predict)
+    plans = _Plans(model, config, tuple(widths), device, reporter, predict)
+    promise = replace(old.promise, budget_ms=budget_ms, predicted_ms=None)
+    old = replace(old, device=device, table_id=table_id, promise=promise, measured=None)
     with held_beside(out):
         chosen = _largest_within(plans, folder, budget_ms)
         with replacing(out, is_subnet, "a subnet") as beside:
-            _write_pruned(plans, chosen, beside, data, paper, finetune, folder, budget_ms)
-            certificate = read_certificate(beside)
-    reporter.note(
-        f"top-1 {100 * certificate['pruned']['top1_before']:.2f} % before, "
-        f"{100 * certificate['top1']:.2f} % after on {certificate['test_images']} images; "
-        f"{_said(certificate)}, budget {budget_ms:g} ms"
+            new = _write_pruned(plans, chosen, beside, data, finetune, old)
+            pruned = Pruned(
+                from_weights_sha256=sha256(folder / "model.safetensors"),
+                hidden_before=whole,
+                hidden_after=plans.widths[chosen],
+                finetune_epochs=finetune,
+                top1_before=scores_on(model, data.test, config.preprocess, resolution).top1,
+            )
+            new = replace(new, pruned=pruned)
+            write_certificate(beside, new)
+    ms, how = (
+        (new.promise.predicted_ms, "predicted")
+        if new.measured is None
+        else (new.measured.median_ms, "measured")
     )
-    return certificate
-
-
-def _said(certificate: dict[str, Any]) -> str:
-    how = certificate["pruned"]["latency"]
-    return f"{certificate[f'{how}_ms']:.4g} ms {how}"
+    reporter.note(
+        f"top-1 {100 * pruned.top1_before:.2f} % before, {100 * new.quality.top1:.2f} % after on "
+        f"{new.quality.test_images} images; {ms:.4g} ms {how}, budget {budget_ms:g} ms"
+    )
+    return new
 
 
 def _predictor(
     folder: Path,
     model: nn.Module,
     config: SubnetConfig,
-    paper: dict[str, Any],
+    certificate: Certificate,
     table: LatencyTable | None,
 ) -> Callable[[Sequence[int]], float] | None:
-    """Return what predicts latency by a table of another processor; None if it is measured."""
+    """Return the predictor of latency by a table of another processor; None to measure here."""
     if table is None or table.device.cpu == host.cpu():
         return None
-    if paper.get("table_id") != table.id or paper.get("predicted_ms") is None:
+    whole_ms = certificate.promise.predicted_ms
+    if certificate.table_id != table.id or whole_ms is None:
         raise DeviceError(
             f"the table is of {table.device.machine} ({table.device.cpu}), this is {host.cpu()}: "
             f"it can only predict for a subnet that was extracted with it, which {folder} was not"
         )
-    resolution, whole_ms = config.arch.resolution, float(paper["predicted_ms"])
-    return predictor_of(model, config.net, resolution, table, whole_ms)
+    return predictor_of(model, config.net, config.arch.resolution, table, whole_ms)
 
 
-def _device_of(folder: Path, paper: dict[str, Any], table: LatencyTable | None) -> dict[str, Any]:
-    """Return the fields of a certificate that say what is measured with."""
+def _device_of(
+    folder: Path, certificate: Certificate, table: LatencyTable | None
+) -> tuple[Device, str | None]:
+    """Return the device to measure on, and the id of its table."""
     if table is not None:
-        device = table.device
-        names = [name for name in _PAPER if name not in ("device", "table_id")]
-        fields = {name: getattr(device, name) for name in names}
-        return fields | {"device": device.name, "table_id": table.id}
-    if paper.get("runtime") is None:
-        return dict.fromkeys(_PAPER) | {
-            "runtime": "onnxruntime", "threads": 1, "batch": 1, "provider": "cpu",
-            "precision": "fp32", "machine": host.machine(), "cpu": host.cpu(),
-            "device": "onnxruntime-fp32-1thread",
-        }  # fmt: skip
-    if paper.get("cpu") != host.cpu():
+        return table.device, table.id
+    device = certificate.device
+    if device is None:
+        version = runtimes.get("onnxruntime").version()
+        device = Device(machine=host.machine(), cpu=host.cpu(), runtime="onnxruntime",
+                        runtime_version=version, threads=1, precision="fp32", batch=1)  # fmt: skip
+    if device.cpu != host.cpu():
         raise DeviceError(
-            f"{folder} was made for {paper.get('machine')} ({paper.get('cpu')}), this is "
-            f"{host.cpu()}: prune it there, or give the --table that it was extracted with"
+            f"{folder} was made for {device.machine} ({device.cpu}), this is {host.cpu()}: prune "
+            "it there, or give the --table that it was extracted with"
         )
-    return {name: paper.get(name) for name in _PAPER}
+    return device, certificate.table_id
 
 
 def _largest_within(plans: _Plans, folder: Path, budget_ms: float) -> int:
@@ -233,11 +244,9 @@ def _write_pruned(
     chosen: int,
     beside: Path,
     data: ImageData,
-    paper: dict[str, Any],
     epochs: int,
-    folder: Path,
-    budget_ms: float,
-) -> None:
+    old: Certificate,
+) -> Certificate:
     """Fill `beside` with the network `chosen`: trained, calibrated, exported, measured."""
     config = plans.config
     model, net = narrowed(plans.model, config.net, plans.widths[chosen])
@@ -245,43 +254,15 @@ def _write_pruned(
     size, preprocess = config.arch.resolution, config.preprocess
     calibrate_on_(model, data.train, preprocess, size)
     if epochs:
-        finetune_(model, plans.model, data, config, epochs, plans.reporter)
+        model = finetuned(model, plans.model, data, config, epochs, plans.reporter)
         calibrate_on_(model, data.train, preprocess, size)
     save_subnet(beside, model.eval(), config)
-    found = findings(beside, model, config, data, some_of(data.test, config, 64))
-    pruned = {
-        "from_weights_sha256": sha256(folder / "model.safetensors"),
-        "hidden_before": list(plans.widths[-1]),
-        "hidden_after": list(plans.widths[chosen]),
-        "finetune_epochs": epochs,
-        "top1_before": scores_on(plans.model, data.test, preprocess, size).top1,
-        "latency": "measured" if plans.predict is None else "predicted",
-    }
-    write_certificate(
-        beside,
-        {
-            **paper,
-            **head(),
-            "budget_ms": budget_ms,
-            **_times(plans, chosen, beside),
-            "pace": None,
-            "difference_supernet_extracted": None,
-            **found,
-            "pruned": pruned,
-        },
-    )
-
-
-def _times(plans: _Plans, chosen: int, beside: Path) -> dict[str, Any]:
-    """Return what a certificate says of the time of the finished subnet in `beside`."""
-    names = ("predicted_ms", "measured_ms", "measured_interval_ms", "reference_ms")
-    none: dict[str, Any] = dict.fromkeys(names)
+    found = findings(
+        beside, model, config, data, some_of(data.test, config, 64), supernet_difference=None,
+        largest=(old.size.largest_macs, old.size.largest_params),
+    )  # fmt: skip
     if plans.predict is not None:
-        return none | {"predicted_ms": plans.predict(plans.widths[chosen])}
+        predicted = plans.predict(plans.widths[chosen])
+        return replace(old, promise=replace(old.promise, predicted_ms=predicted), **found)
     session = plans.time([beside])
-    (timing,) = session.timings
-    return none | {
-        "measured_ms": timing.median_ms,
-        "measured_interval_ms": [timing.low_ms, timing.high_ms],
-        "reference_ms": session.reference.median_ms,
-    }
+    return replace(old, measured=Measurement.of(session.timings[0], session.reference), **found)

@@ -40,13 +40,12 @@ class Subnet:
 
     def net(self, config: Mapping[str, Any], data: ImageData, reporter: Reporter) -> PlainNet:
         folder = load_config(self.dir)
-        origin = {"subnet": self.dir, "arch_id": folder.arch_id, **_certified(Path(self.dir))}
+        origin = {
+            "subnet": self.dir,
+            "arch_id": folder.arch_id,
+            "checkpoint_sha256": read_certificate(Path(self.dir)).subnet.checkpoint_sha256,
+            "certificate_sha256": sha256(Path(self.dir, CERTIFICATE)),
+        }
         made = _built({**folder.net, "num_classes": data.num_classes}, folder.arch)
         weights = load_subnet(self.dir).state_dict()
         return _begun(made, weights, origin, kept=folder.classes == data.classes)
-
-
-def _certified(folder: Path) -> dict[str, Any]:
-    """Return what a subnet's certificate says of where it is from."""
-    checkpoint = read_certificate(folder).get("checkpoint_sha256")
-    return {"checkpoint_sha256": checkpoint, "certificate_sha256": sha256(folder / CERTIFICATE)}

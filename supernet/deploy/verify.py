@@ -8,7 +8,8 @@ only; the time that the reference model takes tells how much of a difference is 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import torch
 from torch import nn
 
 from supernet.data.dataset import ImageData
-from supernet.deploy.certificate import read_certificate
+from supernet.deploy.certificate import Certificate, Measurement, Quality, Size, read_certificate
 from supernet.deploy.folder import SubnetConfig, load_config, load_subnet, onnx_outputs
 from supernet.deploy.images import data_for, made_up, some_of
 from supernet.errors import CheckpointError, SupernetError, shown
@@ -94,9 +95,9 @@ def verify(
         CheckpointError: if there is no certificate, or one that is malformed.
         DeviceError: if latency is to be measured here and the runtime is not installed.
     """
-    paper = read_certificate(folder)
+    certificate = read_certificate(folder)
     try:
-        files = _files(folder, paper["files"])
+        files = _files(folder, certificate.files)
         if not files.holds:  # another network: what it computes says nothing
             return Verdict(folder, (files,))
         config, model = load_config(folder), load_subnet(folder)
@@ -107,21 +108,21 @@ def verify(
             data = error
         checks = (
             files,
-            _size(model, config, paper),
+            _size(model, config, certificate.size),
             _outputs(folder, model, config, data, programs),
-            _accuracy(model, config, data, paper),
-            _latency(folder, paper, reporter, seconds),
+            _accuracy(model, config, data, certificate.quality),
+            _latency(folder, certificate, reporter, seconds),
         )
     except SupernetError:
         raise
     except FAULTS as error:
         raise CheckpointError(
-            f"{folder}: the certificate is malformed ({shown(error, 300)})"
+            f"{folder}: the subnet cannot be verified ({shown(error, 300)})"
         ) from error
     return Verdict(folder, checks)
 
 
-def _files(folder: Path, hashes: dict[str, str]) -> Check:
+def _files(folder: Path, hashes: Mapping[str, str]) -> Check:
     missing = [name for name in hashes if not (folder / name).is_file()]
     there = {name: wanted for name, wanted in hashes.items() if name not in missing}
     changed = [name for name, wanted in there.items() if sha256(folder / name) != wanted]
@@ -131,12 +132,12 @@ def _files(folder: Path, hashes: dict[str, str]) -> Check:
     return Check("files", False, "; ".join(f"{k}: {', '.join(v)}" for k, v in parts.items() if v))
 
 
-def _size(model: nn.Module, config: SubnetConfig, paper: dict[str, Any]) -> Check:
+def _size(model: nn.Module, config: SubnetConfig, then: Size) -> Check:
     macs, params = module_macs(model, made_up(config, 1)), num_params(model)
     text = f"{macs:,} MACs, {params:,} parameters"
-    if (macs, params) == (paper["macs"], paper["params"]):
+    if (macs, params) == (then.macs, then.params):
         return Check("size", True, text)
-    said = f"{paper['macs']:,} MACs, {paper['params']:,} parameters"
+    said = f"{then.macs:,} MACs, {then.params:,} parameters"
     return Check("size", False, f"{text}; the certificate says {said}")
 
 
@@ -170,41 +171,37 @@ def _outputs(
 
 
 def _accuracy(
-    model: nn.Module, config: SubnetConfig, data: ImageData | SupernetError, paper: dict[str, Any]
+    model: nn.Module, config: SubnetConfig, data: ImageData | SupernetError, then: Quality
 ) -> Check:
     if isinstance(data, SupernetError):
         return Check("accuracy", None, str(data))
     top1 = scores_on(model, data.test, config.preprocess, config.arch.resolution).top1
-    text = f"top-1 {100 * top1:.2f} % on {len(data.test)} images, {100 * paper['top1']:.2f} % then"
-    same = len(data.test) == paper["test_images"] and abs(top1 - paper["top1"]) <= TOP1_TOLERANCE
+    text = f"top-1 {100 * top1:.2f} % on {len(data.test)} images, {100 * then.top1:.2f} % then"
+    same = len(data.test) == then.test_images and abs(top1 - then.top1) <= TOP1_TOLERANCE
     return Check("accuracy", same, text)
 
 
 def _latency(
-    folder: Path,
-    paper: dict[str, Any],
-    reporter: Reporter,
-    seconds: float | None,
+    folder: Path, certificate: Certificate, reporter: Reporter, seconds: float | None
 ) -> Check:
     """Compare the time now with the one then, or where there is none with the budget."""
-    runtime, budget, then = paper["runtime"], paper["budget_ms"], paper["measured_ms"]
-    if runtime is None:
+    device, promise, then = certificate.device, certificate.promise, certificate.measured
+    if device is None:
         return Check("latency", None, "none is promised")
-    if paper["cpu"] != host.cpu():
-        return Check("latency", None, f"it is of {paper['cpu']}, this is {host.cpu()}")
-    request = TimingRequest(runtime=runtime, threads=paper["threads"], batch=paper["batch"],
-                            provider=paper["provider"], seconds=seconds)  # fmt: skip
+    if device.cpu != host.cpu():
+        return Check("latency", None, f"it is of {device.cpu}, this is {host.cpu()}")
+    request = replace(TimingRequest.like(device), seconds=seconds)
     session = measure_subnets([folder], request, reporter=reporter)
-    (timing,) = session.timings
-    text = f"{timing.median_ms:.4g} ms now, budget {_ms(budget)}"
+    now = Measurement.of(session.timings[0], session.reference)
+    budget = "none" if promise.budget_ms is None else f"{promise.budget_ms:g} ms"
+    text = f"{now.median_ms:.4g} ms now, budget {budget}"
     if then is None:
-        if budget is None:
-            return Check("latency", None, f"{text}; none was measured then")
-        return Check("latency", timing.median_ms <= budget, text)
-    pace = session.reference.median_ms / paper["reference_ms"]
-    text += f", {then:.4g} ms then; the reference model takes {pace:.2f} times as long as then"
-    return Check("latency", timing.median_ms <= pace * then * (1 + LATENCY_TOLERANCE), text)
-
-
-def _ms(value: float | None) -> str:
-    return "none" if value is None else f"{value:g} ms"
+        unknown = "; none was measured then" if promise.budget_ms is None else ""
+        return Check("latency", promise.kept_at(now.median_ms), f"{text}{unknown}")
+    pace = now.reference_ms / then.reference_ms
+    text += (
+        f", {then.median_ms:.4g} ms then; the reference model takes {pace:.2f} times as long as "
+        "then"
+    )
+    limit = pace * then.median_ms * (1 + LATENCY_TOLERANCE)
+    return Check("latency", now.median_ms <= limit, text)

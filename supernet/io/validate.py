@@ -13,6 +13,7 @@ from supernet.errors import SupernetError, TableError, shown
 from supernet.io.read import is_line
 
 T = TypeVar("T")
+_NO_READERS: Mapping[type, Callable[[Any], Any]] = {}
 _WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 
 
@@ -40,6 +41,42 @@ def construct(make: Callable[..., T], fields: Any, where: str) -> T:
         raise SupernetError(f"{where}: {error}") from error
 
 
+def construct_nested(
+    make: type[T], data: Any, where: str, readers: Mapping[type, Callable[[Any], Any]] = _NO_READERS
+) -> T:
+    """Build a dataclass and those in its fields from plain data; see `construct`.
+
+    Every text must be one line. `readers` build the values of some types instead.
+    """
+    if isinstance(data, Mapping):
+        hints = typing.get_type_hints(make)
+        data = {
+            name: _nested(hints.get(name), value, f"{where}.{name}", readers)
+            for name, value in data.items()
+        }
+    return construct(make, data, where)
+
+
+def _nested(hint: Any, value: Any, where: str, readers: Mapping[type, Callable[[Any], Any]]) -> Any:
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin is types.UnionType and len(parts) == 2 and parts[1] is type(None):
+        return None if value is None else _nested(parts[0], value, where, readers)
+    if hint in readers:
+        try:
+            return readers[hint](value)
+        except SupernetError as error:
+            raise SupernetError(f"{where}: {error}") from error
+    if isinstance(value, str) and not is_line(value):
+        raise SupernetError(f"{where} is {shown(value)}; it must be one line")
+    if origin is Mapping and isinstance(value, Mapping):
+        return {k: _nested(parts[1], v, f"{where}.{k}", readers) for k, v in value.items()}
+    if origin is tuple and isinstance(value, list):
+        return tuple(_nested(parts[0], item, where, readers) for item in value)
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        return construct_nested(hint, value, where, readers)
+    return value
+
+
 def check_types(fields: Mapping[str, Any], owner: Any, where: str) -> None:
     """Raise `SupernetError` naming the first of `fields` that does not fit `owner`'s hints."""
     hints = typing.get_type_hints(owner)
@@ -63,7 +100,9 @@ def fits(value: Any, hint: Any) -> bool:
         listed = isinstance(value, Sequence) and not isinstance(value, str)
         return listed and all(fits(item, parts[0]) for item in value)
     if origin in (dict, Mapping):
-        return isinstance(value, Mapping)
+        return isinstance(value, Mapping) and all(
+            fits(v, p) for v in value.values() for p in parts[1:]
+        )
     if hint is type(None):
         return value is None
     if hint in (int, float):

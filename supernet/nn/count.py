@@ -18,11 +18,11 @@ from timm.models._efficientnet_blocks import SqueezeExcite
 from torch import Tensor, nn
 
 from supernet.nn.blocks import layer
-from supernet.nn.extract import extract
 from supernet.nn.fixed import Net
+from supernet.nn.supernet import SuperNet
 from supernet.space.arch import Arch
 from supernet.space.cost import CostMatrix, PeakMatrix, _matrix
-from supernet.space.layers import BLOCKS, LayerKey, space_keys
+from supernet.space.layers import BLOCKS, LayerKey, arch_keys, space_keys
 from supernet.space.search_space import SearchSpace
 
 FLOAT_BYTES = 4
@@ -152,7 +152,10 @@ def num_params(module: nn.Module) -> int:
 
 def size_of(net: Net, arch: Arch) -> tuple[int, int]:
     """Return MACs (for one image) and parameters of an architecture."""
-    model = extract(net, arch).eval()
+    if isinstance(net, SuperNet):
+        keys = arch_keys(net.space, arch, in_chans=net.in_chans, num_classes=net.num_classes)
+        return sum(map(layer_macs, keys)), sum(map(layer_params, keys))
+    model = net.extracted(arch).eval()
     like = next(model.parameters())
     size = (1, net.in_chans, arch.resolution, arch.resolution)
     return module_macs(model, like.new_zeros(size)), num_params(model)

@@ -13,7 +13,16 @@ from typing import Any
 from plotly import graph_objects as go
 from plotly.subplots import make_subplots
 
-from supernet.report.schema import BASELINE, Bar, Curve, Front, Gates, Run, Subnet, best_first
+from supernet.report.schema import (
+    BASELINE,
+    Bar,
+    Curve,
+    Front,
+    Gates,
+    RunRecord,
+    SubnetRecord,
+    best_first,
+)
 
 COLOURS = ("#3b82d6", "#d9731a", "#1f9e7a", "#c45ab3", "#b58900", "#7d6be0", "#d64545", "#2797b8")
 """Of the devices; each has a contrast above 3 on white as on the dark page."""
@@ -31,7 +40,10 @@ def colours_of(devices: Sequence[str]) -> dict[str, str]:
 
 
 def front_charts(
-    subnets: Sequence[Subnet], fronts: Sequence[Front], devices: Sequence[str], runs: Sequence[str]
+    subnets: Sequence[SubnetRecord],
+    fronts: Sequence[Front],
+    devices: Sequence[str],
+    runs: Sequence[str],
 ) -> list[tuple[str, dict[str, Any]]]:
     """Draw accuracy against latency of each device: measured filled, predicted hollow.
 
@@ -57,7 +69,7 @@ def front_charts(
 
 
 def _front(
-    mine: Sequence[tuple[int, Subnet]], searched: Sequence[tuple[int, Front]], colour: str,
+    mine: Sequence[tuple[int, SubnetRecord]], searched: Sequence[tuple[int, Front]], colour: str,
     symbols: Mapping[str, str],
 ) -> go.Figure:  # fmt: skip
     figure, few = _figure(height=400), len(mine) <= FEW
@@ -79,7 +91,7 @@ def _front(
     return figure
 
 
-def scatter_chart(subnets: Sequence[Subnet], devices: Sequence[str]) -> dict[str, Any] | None:
+def scatter_chart(subnets: Sequence[SubnetRecord], devices: Sequence[str]) -> dict[str, Any] | None:
     """Draw measured against predicted milliseconds, with the diagonal and 10 % on either side."""
     colours = colours_of(devices)
     both = [(n, one) for n, one in enumerate(subnets) if one.error is not None]
@@ -137,7 +149,7 @@ def gates_chart(gates: Gates) -> dict[str, Any]:
     return _plain(figure)
 
 
-def curves_chart(run: Run) -> dict[str, Any] | None:
+def curves_chart(run: RunRecord) -> dict[str, Any] | None:
     """Draw the losses and the held-out accuracies of a training, with its phases as bands."""
     losses = [curve for curve in run.curves if curve.name.startswith("loss/")]
     scores = [curve for curve in run.curves if curve.name.startswith("held_out_top1/")]
@@ -178,7 +190,7 @@ def curves_chart(run: Run) -> dict[str, Any] | None:
 
 
 def _marks(
-    points: Sequence[tuple[int, Subnet]], which: str, symbol: str, colour: str, size: int, *,
+    points: Sequence[tuple[int, SubnetRecord]], which: str, symbol: str, colour: str, size: int, *,
     errors: bool = False,
 ) -> go.Scatter:  # fmt: skip
     bars = [_standard_error(one) for _, one in points]
@@ -193,7 +205,7 @@ def _marks(
     )  # fmt: skip
 
 
-def _add_line(figure: go.Figure, front: Sequence[Subnet], colour: str) -> None:
+def _add_line(figure: go.Figure, front: Sequence[SubnetRecord], colour: str) -> None:
     if len(front) > 1:
         figure.add_trace(
             go.Scatter(
@@ -203,7 +215,7 @@ def _add_line(figure: go.Figure, front: Sequence[Subnet], colour: str) -> None:
         )  # fmt: skip
 
 
-def _add_joins(figure: go.Figure, mine: Sequence[Subnet], colour: str) -> None:
+def _add_joins(figure: go.Figure, mine: Sequence[SubnetRecord], colour: str) -> None:
     """Join the predicted and the measured mark of each subnet."""
     both = [one for one in mine if one.error is not None]
     if both:
@@ -258,7 +270,7 @@ def _text(text: str) -> str:
     return escape(text, quote=False)
 
 
-def _hover(one: Subnet) -> str:
+def _hover(one: SubnetRecord) -> str:
     lines = [f"<b>{_text(one.name)}</b>" + (f" ({_text(one.run)})" if one.run else ""),
              f"top-1 {100 * one.top1:.2f} %"]  # fmt: skip
     if one.measured_ms is not None:
@@ -291,12 +303,12 @@ def _wrapped(arch: str, width: int = 44) -> str:
     return "<br>".join(_text(part) for part in [*parts, line])
 
 
-def _standard_error(one: Subnet) -> float:
+def _standard_error(one: SubnetRecord) -> float:
     """Return one standard error of a top-1, in points, from the number of test images."""
     return 100 * (one.top1 * (1 - one.top1) / one.test_images) ** 0.5 if one.test_images else 0.0
 
 
-def _interval(points: Sequence[tuple[int, Subnet]], colour: str) -> dict[str, Any]:
+def _interval(points: Sequence[tuple[int, SubnetRecord]], colour: str) -> dict[str, Any]:
     ends = [(one.measured_ms or 0.0, one.measured_interval_ms) for _, one in points]
     return {
         "array": [max(0.0, high[1] - ms) if high else 0.0 for ms, high in ends],
@@ -311,7 +323,7 @@ def symbols_of(runs: Sequence[str]) -> dict[str, str]:
 
 
 def _latencies(
-    mine: Sequence[tuple[int, Subnet]], searched: Sequence[tuple[int, Front]]
+    mine: Sequence[tuple[int, SubnetRecord]], searched: Sequence[tuple[int, Front]]
 ) -> list[float]:
     found = [ms for _, one in mine for ms in (one.predicted_ms, one.measured_ms) if ms]
     return found + [point.predicted_ms for _, front in searched for point in front.points]

@@ -1,7 +1,6 @@
-"""Collecting what is known of runs, from their files: nothing is computed on images again.
+"""Collect the facts of a report from the files of runs; nothing is computed on images again.
 
-What is damaged is left out and named in the notes. Not here: reading one kind of file (`runs.py`,
-`subnets.py`, `tables.py`, `gates.py`, `fronts.py`, `curves.py`), drawing (`charts.py`, `page.py`).
+Damaged files are left out and named in the notes. Not here: reading one kind of file, drawing.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Protocol, TypeVar
 
 from supernet.deploy.certificate import CERTIFICATE
@@ -18,10 +18,17 @@ from supernet.errors import SupernetError
 from supernet.io.version import tool_version
 from supernet.latency.table import LatencyTable
 from supernet.report import commands, curves, fronts, gates, runs, subnets
-from supernet.report.read import json_files
-from supernet.report.runs import Found
-from supernet.report.schema import BASELINE, Curve, Front, Report, Subnet, Table
-from supernet.report.summary import accuracies, tastes
+from supernet.report.runs import OpenedRun
+from supernet.report.schema import (
+    BASELINE,
+    Accuracy,
+    ArchSummary,
+    Curve,
+    Front,
+    Report,
+    SubnetRecord,
+    TableRecord,
+)
 from supernet.report.tables import Spaced, Tables, is_table, record_of
 
 T = TypeVar("T")
@@ -76,7 +83,7 @@ def collect(paths: Sequence[Path], command: str) -> Report:
         fronts=tuple(searched),
         gates=tuple(sorted(learned, key=lambda one: (one.run, one.device, one.unit, one.budget))),
         accuracy=tuple(accuracies(networks, records)),
-        tastes=tuple(tastes(networks)),
+        arch_summaries=tuple(arch_summaries(networks)),
         notes=tuple(notes),
     )
 
@@ -92,17 +99,22 @@ def _kept(items: Iterable[T], read: Callable[[T], R], notes: list[str]) -> list[
     return found
 
 
-def _spaced(run: Found, notes: list[str]) -> Spaced | None:
+def _spaced(run: OpenedRun, notes: list[str]) -> Spaced | None:
     (spaced,) = _kept([run], runs.spaced, notes) or [None]
     return spaced
 
 
 def _tables(
-    files: Sequence[Path], found: Sequence[Found], notes: list[str]
-) -> tuple[Tables, list[Table]]:
+    files: Sequence[Path], found: Sequence[OpenedRun], notes: list[str]
+) -> tuple[Tables, list[TableRecord]]:
     """Return the tables in the runs' folders and those that were given; each content once."""
     only = found[0].name if len(found) == 1 else ""
-    mine = [(file, run.name) for run in found for file in json_files(run.folder) if _is_mine(file)]
+    mine = [
+        (file, run.name)
+        for run in found
+        for file in fronts.json_files(run.folder)
+        if _is_mine(file)
+    ]
     given = [*mine, *((file, only) for file in files)]
     loaded = _kept(given, lambda each: (*each, LatencyTable.load(each[0])), notes)
     by_id = {table.id: (file, run, table) for file, run, table in reversed(loaded)}
@@ -118,21 +130,21 @@ def _is_mine(file: Path) -> bool:
 
 def _subnets(
     folders: Sequence[Path],
-    found: Sequence[Found],
+    found: Sequence[OpenedRun],
     spaces: dict[str, Spaced | None],
     tables: Tables,
     searched: Sequence[Front],
     notes: list[str],
-) -> list[Subnet]:
+) -> list[SubnetRecord]:
     """Return the networks in the runs' folders and those that were given; each folder once."""
-    homes: dict[Path, Found | None] = {}
+    homes: dict[Path, OpenedRun | None] = {}
     for run in found:
         homes |= {folder: run for folder in subnets.folders_in(run.folder)}
     only = found[0] if len(found) == 1 else None
     known = {folder.resolve() for folder in homes}
     homes |= {folder: only for folder in folders if folder.resolve() not in known}
 
-    def read(item: tuple[Path, Found | None]) -> Subnet:
+    def read(item: tuple[Path, OpenedRun | None]) -> SubnetRecord:
         folder, run = item
         if run is None:
             return subnets.read(folder, run="", spaced=None, tables=tables)
@@ -148,5 +160,46 @@ def _subnets(
     return _kept(homes.items(), read, notes)
 
 
-def _curves(run: Found, notes: list[str]) -> list[Curve]:
+def _curves(run: OpenedRun, notes: list[str]) -> list[Curve]:
     return [curve for each in _kept([run.folder], curves.read, notes) for curve in each]
+
+
+def accuracies(found: Sequence[SubnetRecord], tables: Sequence[TableRecord]) -> list[Accuracy]:
+    """Return how well latency is predicted, for each device with measured subnets."""
+    held_out = {table.device: table.about["error"] for table in tables}
+    rows = []
+    for device in dict.fromkeys(one.device for one in found):
+        mine = [one for one in found if one.device == device and one.error is not None]
+        errors = [one.error for one in mine if one.error is not None]
+        paces = [one.pace for one in mine if one.pace is not None]
+        if errors:
+            rows.append(
+                Accuracy(
+                    device=device, num_subnets=len(errors), mape=fmean(map(abs, errors)),
+                    bias=fmean(errors), worst=max(map(abs, errors)),
+                    held_out=held_out.get(device), pace=fmean(paces) if paces else None,
+                )
+            )  # fmt: skip
+    return rows
+
+
+def arch_summaries(found: Sequence[SubnetRecord]) -> list[ArchSummary]:
+    """Return the mean architecture of each run and device."""
+    rows = []
+    for run, device in dict.fromkeys((one.run, one.device) for one in found):
+        mine = [one for one in found if (one.run, one.device) == (run, device) and one.bars]
+        bars = [[bar for bar in one.bars if bar.kernel_size is not None] for one in mine]
+        every = [bar for each in bars for bar in each]
+        shares = [one.fixed_share for one in mine if one.fixed_share is not None]
+        if every:
+            rows.append(
+                ArchSummary(
+                    run=run, device=device, num_subnets=len(mine),
+                    resolution=fmean(one.resolution or 0 for one in mine),
+                    num_blocks=fmean(map(len, bars)),
+                    kernel_size=fmean(bar.kernel_size or 0 for bar in every),
+                    expand_ratio=fmean(bar.expand_ratio or 0 for bar in every),
+                    fixed_share=fmean(shares) if shares else None,
+                )
+            )  # fmt: skip
+    return rows

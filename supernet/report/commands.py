@@ -1,13 +1,12 @@
-"""The command lines that make things, quoted for a shell.
-
-What stands here is what `cli.py` and `table_cli.py` read; `tests/report` runs these words by them.
-"""
+"""Command lines that make the parts of a report, quoted for a shell."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
 from typing import Any
+
+from supernet.deploy.certificate import LimitedCost
 
 CAPS = {"MACs": "--max-macs", "params": "--max-params", "KiB": "--max-memory-kib"}
 
@@ -16,7 +15,7 @@ def extract(
     run: str,
     table: str | None,
     budget_ms: float | None,
-    limits: Mapping[str, Any],
+    limits: Mapping[str, LimitedCost],
     out: str,
     *,
     arch: str | None = None,
@@ -37,7 +36,7 @@ def extract(
     for unit, each in limits.items():
         if unit not in CAPS:
             return None
-        words += [CAPS[unit], number(each["limit"])]
+        words += [CAPS[unit], number(each.limit)]
     return shlex.join([*words, *["--crop-kernels"] * crop, "--out", out])
 
 

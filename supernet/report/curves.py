@@ -8,8 +8,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from supernet.errors import SupernetError
 from supernet.io.read import check_regular
-from supernet.report.read import Unreadable
 from supernet.report.schema import Curve, PhaseSpan
 
 FOLDER = "tensorboard"
@@ -23,7 +23,7 @@ def read(run: Path) -> tuple[Curve, ...]:
     """Return the curves of a run's training; none where there are no event files.
 
     Raises:
-        Unreadable: if these are damaged.
+        SupernetError: if these are damaged.
     """
     from tensorboard.backend.event_processing import event_accumulator as events
 
@@ -32,14 +32,14 @@ def read(run: Path) -> tuple[Curve, ...]:
     if not files:
         return ()
     for file in files:
-        check_regular(file, error=Unreadable)
+        check_regular(file, error=SupernetError)
     kinds = (events.COMPRESSED_HISTOGRAMS, events.IMAGES, events.AUDIO, events.HISTOGRAMS,
              events.TENSORS)  # fmt: skip
     sizes = {kind: 1 for kind in kinds} | {events.SCALARS: KEPT}
     try:
         log = events.EventAccumulator(str(folder), size_guidance=sizes).Reload()
     except Exception as error:  # TensorBoard raises many kinds
-        raise Unreadable(f"{folder}: cannot be read ({error})") from error
+        raise SupernetError(f"{folder}: cannot be read ({error})") from error
     names = sorted(name for name in log.Tags()["scalars"] if name.startswith(WANTED))
     found = []
     for name in names:

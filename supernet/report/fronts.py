@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from supernet.errors import SpaceError
+from supernet.errors import SupernetError
+from supernet.io.read import read_json
+from supernet.io.validate import number
 from supernet.report import commands
-from supernet.report.read import Unreadable, json_files, json_of, number
 from supernet.report.schema import Front, Point
 from supernet.report.tables import Tables
 from supernet.search.pareto import FIELDS
 from supernet.space.arch import Arch
 
-Rows = Sequence[Mapping[str, Any]]
+Rows = Sequence[dict[str, Any]]
+
+
+def json_files(folder: Path) -> list[Path]:
+    """Return the JSON files of a folder and of those in it."""
+    found = [*folder.glob("*.json"), *folder.glob("*/*.json")]
+    return sorted(file for file in found if not file.name.startswith("."))
 
 
 def rows_in(folder: Path) -> Iterator[tuple[Path, Rows]]:
     """Yield, of every file of a front in `folder`, the rows of each device."""
     for file in json_files(folder):
         try:
-            rows = json_of(file)
-        except Unreadable:
+            rows = read_json(file, error=SupernetError)
+        except SupernetError:
             continue  # noted where such a file is wanted
         if not (isinstance(rows, list) and rows and all(map(_is_point, rows))):
             continue
@@ -38,7 +45,7 @@ def read(found: tuple[Path, Rows], run: str, tables: Tables) -> Front:
     """Return a front of one device.
 
     Raises:
-        Unreadable: if a row cannot be used.
+        SupernetError: if a row cannot be used.
     """
     file, rows = found
     table_id = str(rows[0]["table_id"])
@@ -51,15 +58,15 @@ def read(found: tuple[Path, Rows], run: str, tables: Tables) -> Front:
     )  # fmt: skip
 
 
-def _point(row: Mapping[str, Any], file: Path, run: str, table: str | None) -> Point:
+def _point(row: dict[str, Any], file: Path, run: str, table: str | None) -> Point:
     try:
         arch = Arch.from_dict(row["arch"])
-    except SpaceError as error:
-        raise Unreadable(f"{file}: {error}") from error
-    budget = number(row, "budget_ms", file)
+        budget, predicted = number(row, "budget_ms"), number(row, "predicted_ms")
+        top1 = number(row, "predicted_top1", least=-1)
+    except SupernetError as error:
+        raise SupernetError(f"{file}: {error}") from error
     return Point(
-        budget_ms=budget, predicted_ms=number(row, "predicted_ms", file),
-        predicted_top1=number(row, "predicted_top1", file, least=-1), arch_id=arch.id,
+        budget_ms=budget, predicted_ms=predicted, predicted_top1=top1, arch_id=arch.id,
         arch=str(arch),
         command=commands.extract(
             run, table, budget, {}, f"{run}/subnets/{arch.id}", arch=str(file)

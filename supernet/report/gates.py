@@ -12,7 +12,6 @@ import torch
 from supernet.errors import SupernetError
 from supernet.io.atomic import sha256
 from supernet.report import commands
-from supernet.report.read import Unreadable
 from supernet.report.schema import Gates
 from supernet.report.tables import Tables
 from supernet.space.search_space import SearchSpace
@@ -48,17 +47,17 @@ def read(found: State, *, space: SearchSpace, run: str, tables: Tables) -> Gates
     """Return what a report says of a target's gates; columns that a block has not are None.
 
     Raises:
-        Unreadable: if they are damaged, or of another space.
+        SupernetError: if they are damaged, or of another space.
     """
     file, state = found
     if "unreadable" in state:
-        raise Unreadable(str(state["unreadable"]))
+        raise SupernetError(str(state["unreadable"]))
     name = str(state["name"])
     try:
         gates = checkpoint.gates_of({name: state}, space, file)[name]
         budget = float(state["budget_ms"])
     except (SupernetError, KeyError, TypeError, ValueError) as error:
-        raise Unreadable(f"{file}: gates {name} cannot be used ({error})") from error
+        raise SupernetError(f"{file}: gates {name} cannot be used ({error})") from error
     rows = gates.marginals().double().tolist()
     table_id, unit = str(state.get("table_id", "")), str(state.get("unit", "ms"))
     alive = [any(row) for row in space.allowed]

@@ -18,7 +18,7 @@ from plotly.offline import get_plotlyjs
 from supernet.io.atomic import write_text
 from supernet.io.reporter import in_short
 from supernet.report import charts
-from supernet.report.schema import BASELINE, Bar, Report, Subnet, best_first
+from supernet.report.schema import BASELINE, Bar, Report, SubnetRecord, best_first
 
 HERE = Path(__file__).parent
 MOST_DRAWN = 24
@@ -68,7 +68,7 @@ def write(report: Report, out: Path) -> None:
     write_text(out, render(report))
 
 
-def drawn_of(subnets: Sequence[Subnet]) -> list[Subnet]:
+def drawn_of(subnets: Sequence[SubnetRecord]) -> list[SubnetRecord]:
     """Return the subnets whose architectures are drawn, in the order of the report."""
     known = [one for one in subnets if one.bars]
     if len(known) <= MOST_DRAWN:
@@ -80,7 +80,7 @@ def drawn_of(subnets: Sequence[Subnet]) -> list[Subnet]:
     return [one for one in known if id(one) in wanted]
 
 
-def _once(subnets: Sequence[Subnet]) -> list[Subnet]:
+def _once(subnets: Sequence[SubnetRecord]) -> list[SubnetRecord]:
     return list({id(one): one for one in subnets}.values())
 
 
@@ -108,7 +108,7 @@ def _data(report: Report) -> dict[str, Any]:
     return {"figures": figures, "details": details}
 
 
-def _detail(one: Subnet) -> dict[str, Any]:
+def _detail(one: SubnetRecord) -> dict[str, Any]:
     lines = [f"top-1 {_percent(one.top1, 2)}"]
     if one.measured_ms is not None:
         lines.append(f"measured {_ms(one.measured_ms)} ms")
@@ -135,7 +135,7 @@ def _inside(name: str) -> str:
 # ---- what the template asks ---------------------------------------------------------------------
 
 
-def _matrices(drawn: Sequence[Subnet]) -> list[dict[str, Any]]:
+def _matrices(drawn: Sequence[SubnetRecord]) -> list[dict[str, Any]]:
     """Return, for each run, its subnets side by side: a row a block, and whether all agree."""
     found = []
     for run in dict.fromkeys(one.run for one in drawn):
@@ -165,7 +165,7 @@ def _stages(bars: Sequence[Bar]) -> list[list[Bar]]:
     return [list(part) for _, part in itertools.groupby(bars, key=lambda bar: bar.stage)]
 
 
-def _widest(drawn: Sequence[Subnet]) -> float:
+def _widest(drawn: Sequence[SubnetRecord]) -> float:
     """Return the sum of expand ratios that fills a stage's row."""
     bars = [stage for one in drawn for stage in _stages(one.bars)]
     most = max((bar.expand_ratio or 0.0 for stage in bars for bar in stage), default=1.0)

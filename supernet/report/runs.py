@@ -11,17 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from supernet.errors import SupernetError
+from supernet.io.read import read_json
 from supernet.report import subnets
 from supernet.report.curves import phases_of
-from supernet.report.read import Unreadable, group_of
-from supernet.report.schema import BASELINE, SUBNET, Curve, Run
+from supernet.report.schema import BASELINE, SUBNET, Curve, RunRecord
 from supernet.report.tables import Spaced
 from supernet.space.search_space import SearchSpace
 from supernet.train import checkpoint
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Found:
+class OpenedRun:
     """What one run's folder holds; without a checkpoint that can be read `file` is None."""
 
     name: str
@@ -40,11 +40,11 @@ class Found:
     def kind(self) -> str:
         """`baseline` if it trained a hand-made network."""
         net = self.config.get("net")
-        timm = isinstance(net, Mapping) and net.get("kind") == subnets.TIMM
+        timm = isinstance(net, Mapping) and net.get("kind") == "timm"
         return BASELINE if timm else SUBNET
 
 
-def opened(path: Path) -> Found:
+def opened(path: Path) -> OpenedRun:
     """Read a run's checkpoint; a damaged one is a note, as long as the folder holds something.
 
     Raises:
@@ -59,23 +59,23 @@ def opened(path: Path) -> Found:
         here = [folder / "config.json", folder / checkpoint.FILE, *subnets.folders_in(folder)]
         if path.is_file() or not any(each.exists() for each in here):
             raise
-        return Found(name=str(folder), folder=folder, file=None, content=_config_only(folder),
+        return OpenedRun(name=str(folder), folder=folder, file=None, content=_config_only(folder),
                      notes=(str(error),))  # fmt: skip
-    return Found(name=str(folder), folder=folder, file=file, content=content)
+    return OpenedRun(name=str(folder), folder=folder, file=file, content=content)
 
 
 def _config_only(folder: Path) -> dict[str, Any]:
     try:
-        return {"config": group_of(folder / "config.json")}
-    except Unreadable:
+        return {"config": read_json(folder / "config.json", error=SupernetError)}
+    except SupernetError:
         return {}
 
 
-def spaced(run: Found) -> Spaced | None:
+def spaced(run: OpenedRun) -> Spaced | None:
     """Return the run's space; None of a hand-made network, or without a checkpoint.
 
     Raises:
-        Unreadable: if it is damaged.
+        SupernetError: if it is damaged.
     """
     if run.content.get("space") is None:
         return None
@@ -84,10 +84,10 @@ def spaced(run: Found) -> Spaced | None:
         return Spaced(space=space, in_chans=int(run.content["in_chans"]),
                       num_classes=int(run.content["num_classes"]))  # fmt: skip
     except (SupernetError, KeyError, TypeError, ValueError) as error:
-        raise Unreadable(f"{run.file}: the space cannot be read ({error})") from error
+        raise SupernetError(f"{run.file}: the space cannot be read ({error})") from error
 
 
-def record_of(run: Found, spaced: Spaced | None, lines: tuple[Curve, ...]) -> Run:
+def record_of(run: OpenedRun, spaced: Spaced | None, lines: tuple[Curve, ...]) -> RunRecord:
     """Return what a report says of a run."""
     config, content = run.config, run.content
     data, where = config.get("data"), content.get("position")
@@ -105,7 +105,7 @@ def record_of(run: Found, spaced: Spaced | None, lines: tuple[Curve, ...]) -> Ru
         about |= {"architectures": space.size, "blocks": len(space.blocks),
                   "resolutions": list(space.resolutions)}  # fmt: skip
     command = content.get("command")
-    return Run(
+    return RunRecord(
         name=run.name, kind=run.kind, about=about, phases=phases_of(config, position),
         curves=lines, command=str(command) if command else None,
     )  # fmt: skip

@@ -1,7 +1,4 @@
-"""What a report says, as frozen values that are plain data once `dataclasses.asdict` is called.
-
-Not here: where it is read (`facts.py`), how it is drawn (`charts.py`, `page.py`).
-"""
+"""Facts of a report, as frozen values."""
 
 from __future__ import annotations
 
@@ -10,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-FORMAT, VERSION = "supernet-report", 1
+FORMAT, VERSION = "supernet-report", 2
 ANY_DEVICE = "any device"
 BASELINE, PRUNED, SUBNET = "baseline", "pruned", "subnet"
 
@@ -32,7 +29,7 @@ class Bar:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Subnet:
+class SubnetRecord:
     """A finished network with a certificate: of a supernet, narrowed later, or hand-made.
 
     Args:
@@ -79,7 +76,7 @@ class Subnet:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Table:
+class TableRecord:
     """A latency table: whose, how it was made, how far it can be trusted."""
 
     path: str
@@ -148,7 +145,7 @@ class PhaseSpan:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class RunRecord:
     """A run: what was trained, on what, how far it has come."""
 
     name: str
@@ -181,8 +178,8 @@ class Accuracy:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Taste:
-    """What the subnets of a device are like, in the mean: how devices' architectures differ."""
+class ArchSummary:
+    """Mean architecture of the subnets of a run and a device."""
 
     run: str
     device: str
@@ -201,14 +198,14 @@ class Report:
     created: str
     tool_version: str
     command: str
-    runs: tuple[Run, ...]
+    runs: tuple[RunRecord, ...]
     devices: tuple[str, ...]
-    subnets: tuple[Subnet, ...]
-    tables: tuple[Table, ...]
+    subnets: tuple[SubnetRecord, ...]
+    tables: tuple[TableRecord, ...]
     fronts: tuple[Front, ...]
     gates: tuple[Gates, ...]
     accuracy: tuple[Accuracy, ...]
-    tastes: tuple[Taste, ...]
+    arch_summaries: tuple[ArchSummary, ...]
     notes: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -216,10 +213,10 @@ class Report:
         return {"format": FORMAT, "version": VERSION, **dataclasses.asdict(self)}
 
 
-def best_first(subnets: Sequence[Subnet]) -> list[Subnet]:
+def best_first(subnets: Sequence[SubnetRecord]) -> list[SubnetRecord]:
     """Return those that no faster one beats in accuracy: the Pareto front, fastest first."""
     timed = [(one.ms, one) for one in subnets if one.ms is not None]
-    front: list[Subnet] = []
+    front: list[SubnetRecord] = []
     for _, one in sorted(timed, key=lambda pair: (pair[0], -pair[1].top1)):
         if not front or one.top1 > front[-1].top1:
             front.append(one)

@@ -1,23 +1,17 @@
-"""Subnet folders as a report sees them: the certificate, and what it says of the architecture."""
+"""Subnet folders in a report: their certificates, and the blocks of their architectures."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-from supernet.deploy.certificate import CERTIFICATE
-from supernet.errors import SpaceError, shown
-from supernet.nn.standalone import net_of
+from supernet.deploy.certificate import CERTIFICATE, Certificate, read_certificate
 from supernet.report import commands
-from supernet.report.read import Unreadable, group_of, number, number_or_none, text
-from supernet.report.schema import ANY_DEVICE, BASELINE, PRUNED, SUBNET, Front, Subnet
+from supernet.report.schema import ANY_DEVICE, BASELINE, PRUNED, SUBNET, Front, SubnetRecord
 from supernet.report.tables import Spaced, Tables, bars_of
-from supernet.space.arch import Arch
 
 DEPTH = 3
-TIMM = "timm"
-"""What a network that nobody searched says in the place of a family."""
 
 
 def folders_in(run: Path) -> list[Path]:
@@ -29,46 +23,61 @@ def folders_in(run: Path) -> list[Path]:
 
 def read(
     folder: Path, *, run: str, spaced: Spaced | None, tables: Tables, fronts: Iterable[Front] = ()
-) -> Subnet:
+) -> SubnetRecord:
     """Read a subnet folder.
 
     Args:
         folder: with a certificate.
-        run: that it was cut out of; empty if that is not known.
+        run: that it was extracted from; empty if that is not known.
         spaced: the space of that run, to draw the architecture.
-        tables: to say where the time goes.
+        tables: for the share of each block in the latency.
         fronts: that were searched; a subnet of one of them is made from its file.
 
     Raises:
-        Unreadable: if the certificate is damaged.
+        CheckpointError: if the certificate is damaged.
     """
-    file = folder / CERTIFICATE
-    paper, net = group_of(file), _net(folder)
-    kind, arch = _kind(paper, net), _arch(paper, file)
-    table_id = text(paper, "table_id") or None
-    path = tables.path(table_id)
-    predicted = number_or_none(paper, "predicted_ms", file)
-    measured = number_or_none(paper, "measured_ms", file)
-    bars, fixed = ((), None) if kind != SUBNET else bars_of(arch, spaced, tables.get(table_id))
-    budget, limits = number_or_none(paper, "budget_ms", file), _limits(paper, file)
-    arch_id = text(paper, "arch_id")
-    source = _file_of(fronts, table_id, arch_id, budget)
-    known = bool(run) and kind == SUBNET and (table_id is None or path is not None)
-    return Subnet(
-        run=run, kind=kind, name=folder.name, path=str(folder),
-        device=tables.label(table_id, text(paper, "device") or ANY_DEVICE), table_id=table_id,
-        budget_ms=budget, limits=limits, predicted_ms=predicted, measured_ms=measured,
-        measured_interval_ms=_interval(paper),
-        error=predicted / measured - 1 if predicted and measured else None,
-        pace=number_or_none(paper, "pace", file), top1=number(paper, "top1", file, most=1),
-        test_images=_whole(paper, "test_images", file), macs=_whole(paper, "macs", file),
-        params=_whole(paper, "params", file), arch_id=arch_id,
-        arch=str(net.get("name") or folder.name) if kind == BASELINE else str(arch or folder.name),
-        resolution=_whole(paper, "resolution", file) if arch is None else arch.resolution,
-        bars=bars, fixed_share=fixed, created=text(paper, "created"),
-        command=commands.extract(run, path, budget, limits, str(folder), arch=source,
-                                 crop=paper.get("kernels_cropped") is True) if known else None,
-    )  # fmt: skip
+    found = read_certificate(folder)
+    subnet, promise, measured, kind = found.subnet, found.promise, found.measured, _kind(found)
+    path, arch_id = tables.path(found.table_id), subnet.arch_id or ""
+    table = tables.get(found.table_id)
+    bars, fixed = bars_of(subnet.arch, spaced, table) if kind == SUBNET else ((), None)
+    source = _file_of(fronts, found.table_id, arch_id, promise.budget_ms)
+    known = bool(run) and kind == SUBNET and (found.table_id is None or path is not None)
+    command = commands.extract(run, path, promise.budget_ms, promise.limits, str(folder),
+                               arch=source, crop=subnet.kernels_cropped)  # fmt: skip
+    name = ANY_DEVICE if found.device is None else found.device.name
+    return SubnetRecord(
+        run=run,
+        kind=kind,
+        name=folder.name,
+        path=str(folder),
+        device=tables.label(found.table_id, name),
+        table_id=found.table_id,
+        budget_ms=promise.budget_ms,
+        limits={unit: asdict(each) for unit, each in promise.limits.items()},
+        predicted_ms=promise.predicted_ms,
+        measured_ms=None if measured is None else measured.median_ms,
+        measured_interval_ms=None if measured is None else (measured.low_ms, measured.high_ms),
+        error=found.error,
+        pace=None if measured is None else measured.pace,
+        top1=found.quality.top1,
+        test_images=found.quality.test_images,
+        macs=found.size.macs,
+        params=found.size.params,
+        arch_id=arch_id,
+        arch=subnet.network or str(subnet.arch) if kind == BASELINE else str(subnet.arch),
+        resolution=subnet.arch.resolution,
+        bars=bars,
+        fixed_share=fixed,
+        created=found.created,
+        command=command if known else None,
+    )
+
+
+def _kind(certificate: Certificate) -> str:
+    if not certificate.subnet.arch.ops:
+        return BASELINE
+    return SUBNET if certificate.pruned is None else PRUNED
 
 
 def _file_of(
@@ -80,50 +89,3 @@ def _file_of(
         if any((point.arch_id, point.budget_ms) == (arch_id, budget) for point in front.points):
             return front.path
     return None
-
-
-def _arch(paper: Mapping[str, Any], file: Path) -> Arch | None:
-    if paper.get("arch") is None or (
-        isinstance(paper["arch"], dict) and "ops" not in paper["arch"]
-    ):
-        return None
-    try:
-        return Arch.from_dict(paper["arch"])
-    except SpaceError as error:
-        raise Unreadable(f"{file}: {error}") from error
-
-
-def _kind(paper: Mapping[str, Any], net: Mapping[str, Any]) -> str:
-    if TIMM in (paper.get("family"), net.get("family")):
-        return BASELINE
-    return SUBNET if paper.get("pruned") is None else PRUNED
-
-
-def _net(folder: Path) -> Mapping[str, Any]:
-    """Return the arguments of the network; none where the folder does not say them."""
-    try:
-        return net_of(group_of(folder / "config.json"))
-    except (Unreadable, KeyError, TypeError, ValueError, AttributeError):
-        return {}
-
-
-def _limits(paper: Mapping[str, Any], file: Path) -> dict[str, dict[str, float]]:
-    given = paper.get("limits") or {}
-    if not isinstance(given, dict) or not all(isinstance(one, dict) for one in given.values()):
-        raise Unreadable(f"{file}: limits is {shown(given)}; expected a group of groups")
-    names = ("limit", "predicted")
-    return {str(u): {n: number(one, n, file) for n in names} for u, one in given.items()}
-
-
-def _interval(paper: Mapping[str, Any]) -> tuple[float, float] | None:
-    given = paper.get("measured_interval_ms")
-    if not isinstance(given, list) or len(given) != 2:
-        return None
-    if not all(isinstance(value, (int, float)) for value in given):
-        return None
-    return float(given[0]), float(given[1])
-
-
-def _whole(paper: Mapping[str, Any], name: str, file: Path) -> int | None:
-    value = number_or_none(paper, name, file)
-    return None if value is None else int(value)

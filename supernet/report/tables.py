@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from supernet.errors import SupernetError
+from supernet.io.read import read_json
 from supernet.latency.compare import facts
 from supernet.latency.table import FORMAT, LatencyTable
 from supernet.report import commands
-from supernet.report.read import Unreadable, json_of
-from supernet.report.schema import Bar, Table
+from supernet.report.schema import Bar, TableRecord
 from supernet.space.arch import Arch
 from supernet.space.layers import space_keys
 from supernet.space.search_space import SearchSpace
@@ -58,17 +58,17 @@ class Tables:
 def is_table(file: Path) -> bool:
     """Whether a JSON file says that it is a latency table."""
     try:
-        data = json_of(file)
-    except Unreadable:
+        data = read_json(file, error=SupernetError)
+    except SupernetError:
         return False
     return isinstance(data, dict) and data.get("format") == FORMAT
 
 
-def record_of(file: Path, table: LatencyTable, run: str, tables: Tables) -> Table:
+def record_of(file: Path, table: LatencyTable, run: str, tables: Tables) -> TableRecord:
     """Return what a report says of a table; `run` is the one that it was made for."""
     about = {**facts(table, date.today()), "reference_ms": table.reference_ms,
              "tool_version": table.tool_version}  # fmt: skip
-    return Table(
+    return TableRecord(
         path=str(file), device=tables.label(table.id, table.device.name), about=about,
         command=commands.profile(run, about, str(file)) if run else None,
     )  # fmt: skip

@@ -140,20 +140,19 @@ def test_the_certificate_says_what_holds(
     for folder, row in zip(subnets, main_job_done.rows, strict=True):
         paper = read_certificate(folder)
         config = load_config(folder)
-        assert paper["arch_id"] == config.arch.id
-        assert Arch.from_dict(paper["arch"]) == config.arch
-        assert paper["checkpoint_sha256"] == run.sha256
-        assert paper["table_id"] == table.id
-        assert (paper["runtime"], paper["threads"]) == ("onnxruntime", 1)
-        assert paper["predicted_ms"] == arch_cost(run.net.space, costs, config.arch)
-        low, high = paper["measured_interval_ms"]
-        assert low <= paper["measured_ms"] <= high
-        assert paper["difference_supernet_extracted"] < 1e-4
-        assert paper["difference_extracted_onnxruntime"] < 1e-4
+        assert paper.subnet.arch == config.arch
+        assert paper.subnet.checkpoint_sha256 == run.sha256
+        assert paper.table_id == table.id
+        assert paper.device == table.device
+        assert paper.promise.predicted_ms == arch_cost(run.net.space, costs, config.arch)
+        assert paper.measured is not None
+        assert paper.measured.low_ms <= paper.measured.median_ms <= paper.measured.high_ms
+        assert (paper.differences.supernet_extracted or 0) < 1e-4
+        assert paper.differences.extracted_onnxruntime < 1e-4
         found = scores_on(supernet.load_subnet(folder), digits().test, config.preprocess,
                           config.arch.resolution)  # fmt: skip
-        assert (paper["top1"], paper["mean_class"]) == (found.top1, found.mean_class)
-        assert paper["top1"] == row["top1"]
+        assert (paper.quality.top1, paper.quality.mean_class) == (found.top1, found.mean_class)
+        assert paper.quality.top1 == row["top1"]
 
 
 # ---- choosing again ----------------------------------------------------------------------------
@@ -272,7 +271,7 @@ def test_facts_of_a_run_and_of_a_subnet(
     assert found["classes"] == [str(digit) for digit in range(10)]
     json.dumps(found)
     paper = facts(subnets[0])
-    assert paper["arch_id"] == load_config(subnets[0]).arch.id
+    assert paper["subnet"]["arch_id"] == load_config(subnets[0]).arch.id
     json.dumps(paper)
 
 

@@ -81,13 +81,13 @@ def test_a_folder_with_cropped_kernels_rebuilds(run: Path, place: Path) -> None:
     trained = Trained.open(run)
     arch = replace(trained.net.space.largest(), resolution=8)
     papers = [
-        write_subnet(trained, arch, place / out, promise={}, crop_kernels=out == "fast")
+        write_subnet(trained, arch, place / out, crop_kernels=out == "fast")
         for out in ("whole", "fast")
     ]
-    assert [paper["kernels_cropped"] for paper in papers] == [False, True]
-    assert papers[1]["params"] < papers[0]["params"]
-    assert papers[1]["macs"] < papers[0]["macs"]
-    assert papers[1]["top1"] == papers[0]["top1"]
+    assert [paper.subnet.kernels_cropped for paper in papers] == [False, True]
+    assert papers[1].size.params < papers[0].size.params
+    assert papers[1].size.macs < papers[0].size.macs
+    assert papers[1].quality.top1 == papers[0].quality.top1
     assert load_config("fast").arch == arch, "the architecture stays what it is"
     assert Arch.from_dict(json.loads((place / "fast" / "arch.json").read_text())) == arch
     x = torch.rand(2, 3, arch.resolution, arch.resolution)
@@ -101,7 +101,7 @@ def test_a_folder_with_cropped_kernels_rebuilds(run: Path, place: Path) -> None:
 def test_it_is_done_when_asked(command: Command, run: Path, place: Path) -> None:
     words = ("extract", run, "--max-params", 1e9, "--out", "fast", "--crop-kernels")
     assert command(*words).code == 0
-    assert read_certificate(place / "fast")["kernels_cropped"] is True
+    assert read_certificate(place / "fast").subnet.kernels_cropped
 
 
 # ---- what others are told of the preprocessing ---------------------------------------------------

@@ -16,9 +16,9 @@ from safetensors.torch import save_file
 import supernet
 import supernet.nn.timm_registry  # registers subnet folders with timm
 from supernet.deploy import prune as pruning
-from supernet.deploy.certificate import hashes_of, read_certificate, write_certificate
+from supernet.deploy.certificate import Promise, hashes_of, read_certificate, write_certificate
 from supernet.deploy.compression import compression
-from supernet.deploy.extract import promise_of, write_subnet
+from supernet.deploy.extract import write_subnet
 from supernet.deploy.folder import SubnetConfig, load_config, load_subnet, save_subnet, write_json
 from supernet.deploy.info import facts
 from supernet.deploy.prune import prune
@@ -178,14 +178,16 @@ def test_a_pruned_subnet_meets_its_budget_and_rebuilds(
     assert sum(widths) / 100 <= budget
     assert all(width % 8 == 0 and width <= old for width, old in zip(widths, whole, strict=True))
     paper = read_certificate(Path("o"))
-    assert paper["measured_ms"] == sum(widths) / 100
-    assert paper["budget_ms"] == budget
-    assert paper["predicted_ms"] is None
-    assert paper["pruned"]["hidden_after"] == widths
-    assert paper["pruned"]["hidden_before"] == whole
-    assert paper["pruned"]["top1_before"] == read_certificate(subnet)["top1"]
-    assert paper["params"] < read_certificate(subnet)["params"]
-    assert paper["files"] == hashes_of(Path("o"))
+    assert paper.measured is not None
+    assert paper.pruned is not None
+    assert paper.measured.median_ms == sum(widths) / 100
+    assert paper.promise.budget_ms == budget
+    assert paper.promise.predicted_ms is None
+    assert paper.pruned.hidden_after == tuple(widths)
+    assert paper.pruned.hidden_before == tuple(whole)
+    assert paper.pruned.top1_before == read_certificate(subnet).quality.top1
+    assert paper.size.params < read_certificate(subnet).size.params
+    assert paper.files == hashes_of(Path("o"))
     assert len(device) <= 12, "bisection, not a scan"
     config = load_config("o")
     assert config.arch == load_config(subnet).arch
@@ -195,7 +197,7 @@ def test_a_pruned_subnet_meets_its_budget_and_rebuilds(
     for model in (timms, torch.export.load("o/model.pt2").module()):
         torch.testing.assert_close(model(x), want, rtol=1e-4, atol=1e-5)
     assert facts(Path("o"))["pruned"]["finetune_epochs"] == finetune
-    assert compression(Path("o")).params == paper["params"]
+    assert compression(Path("o")).params == paper.size.params
     checks = {check.name: check.holds for check in verify(Path("o"), reporter=SILENT).checks}
     assert all(checks[name] for name in ("files", "size", "outputs", "accuracy"))
 
@@ -213,7 +215,8 @@ def test_no_wider_share_meets_the_budget(subnet: Path, device: list[float],
 def test_fine_tuning_helps(subnet: Path, device: list[float], reporter: TextReporter) -> None:
     budget = 0.4 * sum(hidden(subnet)) / 100
     top1 = [
-        prune(subnet, Path("o"), budget, reporter, finetune=epochs)["top1"] for epochs in (0, 3)
+        prune(subnet, Path("o"), budget, reporter, finetune=epochs).quality.top1
+        for epochs in (0, 3)
     ]
     assert top1[1] > top1[0]
 
@@ -242,7 +245,10 @@ def test_what_is_refused(refused: Callable[..., str], subnet: Path, place: Path)
     line = refused("prune", subnet, *words, "o", "--table", "T.json")
     assert "the table is of nowhere (made up), this is" in line
     assert "extracted with it, which fast was not" in line
-    write_certificate(subnet, {**read_certificate(subnet), "cpu": "another"})
+    certificate = read_certificate(subnet)
+    assert certificate.device is not None
+    device = replace(certificate.device, cpu="another")
+    write_certificate(subnet, replace(certificate, device=device))
     assert "(another), this is" in refused("prune", subnet, *words, "o")
 
 
@@ -270,7 +276,8 @@ def test_a_lucky_reading_does_not_count(subnet: Path, device: list[float], repor
     monkeypatch.setattr(pruning, "measure_subnets", session)
     paper = prune(subnet, Path("o"), budget, reporter)
     assert not lucky, "there was one"
-    assert paper["measured_ms"] <= budget
+    assert paper.measured is not None
+    assert paper.measured.median_ms <= budget
 
 
 def test_by_a_table_of_another_device_it_is_predicted(
@@ -286,7 +293,7 @@ def test_by_a_table_of_another_device_it_is_predicted(
     )
     whole, least = (arch_cost(space, costs, arch) for arch in (wide, slim))
     candidate = Candidate(arch=wide, predicted_ms=whole, budget_ms=whole, score=0.0, limits={})
-    write_subnet(trained, wide, Path("fast"), promise=promise_of(times, candidate))
+    write_subnet(trained, wide, Path("fast"), promise=Promise.of(candidate), table=times)
     predict = predictor_of(load_subnet("fast"), load_config("fast").net, 16, times, whole)
     widths = hidden(Path("fast"))
     assert predict(widths) == pytest.approx(whole)
@@ -296,9 +303,8 @@ def test_by_a_table_of_another_device_it_is_predicted(
     assert result.code == 0, result
     assert "ms predicted, budget" in result.out
     paper = read_certificate(Path("o"))
-    assert paper["measured_ms"] is None
-    assert paper["predicted_ms"] == predict(hidden(Path("o"))) <= budget
-    assert paper["pruned"]["latency"] == "predicted"
+    assert paper.measured is None
+    assert paper.promise.predicted_ms == predict(hidden(Path("o"))) <= budget
 
 
 def test_a_negative_number_of_epochs(subnet: Path, reporter: TextReporter) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,13 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from supernet.deploy import verify as module
-from supernet.deploy.certificate import hashes_of, read_certificate, write_certificate
+from supernet.deploy.certificate import (
+    Certificate,
+    Promise,
+    hashes_of,
+    read_certificate,
+    write_certificate,
+)
 from supernet.deploy.verify import Verdict, verify
 from supernet.errors import CheckpointError
 from supernet.io.reporter import SILENT
@@ -26,13 +33,13 @@ def subnet(fast: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return fast
 
 
-def session(paper: dict[str, Any], *, share: float = 1.0, pace: float = 1.0) -> Any:
+def session(certificate: Certificate, *, share: float = 1.0, pace: float = 1.0) -> Any:
     from supernet.latency.plan import Session
     from tests.builders import entry
 
-    return Session(
-        entry(pace * paper["reference_ms"]), (entry(share * pace * paper["measured_ms"]),)
-    )
+    then = certificate.measured
+    assert then is not None
+    return Session(entry(pace * then.reference_ms), (entry(share * pace * then.median_ms),))
 
 
 def of(verdict: Verdict, name: str) -> module.Check:
@@ -44,7 +51,7 @@ def checked(folder: Path) -> Verdict:
 
 
 def edit(folder: Path, **changes: Any) -> None:
-    write_certificate(folder, {**read_certificate(folder), **changes})
+    write_certificate(folder, replace(read_certificate(folder), **changes))
 
 
 def test_it_holds(command: Command, subnet: Path) -> None:
@@ -62,8 +69,8 @@ def test_it_holds(command: Command, subnet: Path) -> None:
 
 def test_the_certificate_has_a_hash_of_every_file(subnet: Path) -> None:
     names = {file.name for file in subnet.iterdir()}
-    assert set(read_certificate(subnet)["files"]) == names - {"certificate.json"}
-    assert read_certificate(subnet)["files"] == hashes_of(subnet)
+    assert set(read_certificate(subnet).files) == names - {"certificate.json"}
+    assert read_certificate(subnet).files == hashes_of(subnet)
 
 
 def test_files_that_came_later_are_no_part_of_it(subnet: Path) -> None:
@@ -88,12 +95,14 @@ def test_a_changed_file_is_named(command: Command, subnet: Path, file: str, gone
 
 
 @pytest.mark.parametrize(
-    ("changes", "name"),
-    [({"top1": 0.1}, "accuracy"), ({"test_images": 3}, "accuracy"), ({"params": 5}, "size"),
-     ({"macs": 5}, "size")],
+    ("part", "changes", "name"),
+    [("quality", {"top1": 0.1}, "accuracy"), ("quality", {"test_images": 3}, "accuracy"),
+     ("size", {"params": 5}, "size"), ("size", {"macs": 5}, "size")],
 )  # fmt: skip
-def test_a_promise_that_is_not_kept(subnet: Path, changes: dict[str, Any], name: str) -> None:
-    edit(subnet, **changes)
+def test_a_promise_that_is_not_kept(
+    subnet: Path, part: str, changes: dict[str, Any], name: str
+) -> None:
+    edit(subnet, **{part: replace(getattr(read_certificate(subnet), part), **changes)})
     verdict = checked(subnet)
     assert [check.name for check in verdict.checks if check.holds is False] == [name]
     assert "does not hold" in verdict.line
@@ -123,7 +132,7 @@ def test_latency_is_judged_at_equal_pace(
 def test_what_was_never_measured_is_held_against_its_budget(
     subnet: Path, budget: float, holds: bool
 ) -> None:
-    edit(subnet, measured_ms=None, budget_ms=budget)
+    edit(subnet, measured=None, promise=Promise(budget_ms=budget))
     assert of(checked(subnet), "latency").holds is holds
 
 
@@ -134,7 +143,9 @@ def test_it_says_what_it_cannot_find_out(
     data = json.loads((subnet / "config.json").read_text())
     data["data"]["fields"] = {"name": "folder", "root": "nowhere"}
     (subnet / "config.json").write_text(json.dumps(data))
-    edit(subnet, cpu="another", files=hashes_of(subnet))
+    device = read_certificate(subnet).device
+    assert device is not None
+    edit(subnet, device=replace(device, cpu="another"), files=hashes_of(subnet))
     result = command("verify", subnet)
     assert result.code == 0, result
     assert "on 64 made-up images" in result.out
@@ -146,9 +157,8 @@ def test_it_says_what_it_cannot_find_out(
     ("content", "words"),
     [(None, "not a subnet folder"), ("{", "not JSON"), ("[]", "expected an object"),
      ('{"format": "supernet-certificate", "version": 1}', "extract the subnet again"),
-     ('{"format": "supernet-certificate", "version": 2}', "malformed"),
-     ('{"format": "supernet-certificate", "version": 2, "files": 5}', "files is 5"),
-     ('{"format": "supernet-certificate", "version": 2, "files": {}}', "malformed")],
+     ('{"format": "supernet-certificate", "version": 2}', "certificate.subnet lacks arch"),
+     ('{"format": "supernet-certificate", "version": 3, "files": {}}', "lacks created")],
 )  # fmt: skip
 def test_what_is_no_certificate(
     refused: Callable[..., str], subnet: Path, content: str | None, words: str

@@ -19,8 +19,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from supernet.cli.hydra_config import composed
-from supernet.deploy.certificate import read_certificate
-from supernet.deploy.extract import promise_of, write_subnet
+from supernet.deploy.certificate import Promise, read_certificate
+from supernet.deploy.extract import write_subnet
 from supernet.io.reporter import SILENT
 from supernet.latency.costs import costs_of
 from supernet.latency.table import LatencyTable
@@ -71,7 +71,7 @@ def _tables_and_subnet(top: Path) -> None:
     (top / "found.json").write_text(json.dumps([row]))
     ms = arch_cost(space, costs_of(run.net, first), arch)
     chosen = Candidate(arch=arch, score=0.0, predicted_ms=ms, budget_ms=ms)
-    write_subnet(run, arch, top / "fast", promise=promise_of(first, chosen))
+    write_subnet(run, arch, top / "fast", promise=Promise.of(chosen), table=first)
 
 
 def _images(top: Path) -> None:
@@ -148,7 +148,8 @@ def with_budgets(line: str) -> str:
 def _range(line: str) -> tuple[float, float]:
     pruned = re.match(r"supernet prune (\S+)", line)
     if pruned:
-        whole = float(read_certificate(Path(pruned[1]))["predicted_ms"])
+        whole = read_certificate(Path(pruned[1])).promise.predicted_ms
+        assert whole is not None
         return 0.93 * whole, 0.99 * whole
     table = re.search(r"--table (\S+)|LatencyTable.load\(\"(.+)\"\)", line)
     run = re.search(r"runs/\w+", line)

@@ -28,7 +28,7 @@ from supernet.cli.hydra_config import composed
 from supernet.cli.sources import source_of
 from supernet.data.folder import folder as image_folder
 from supernet.data.preprocess import Preprocess
-from supernet.deploy.certificate import read_certificate
+from supernet.deploy.certificate import Certificate, read_certificate
 from supernet.deploy.folder import SubnetConfig, load_config, load_subnet
 from supernet.deploy.info import facts as facts_of
 from supernet.errors import SupernetError
@@ -131,13 +131,27 @@ def subnet_config() -> dict[str, Any]:
 
 def certificate() -> dict[str, Any]:
     """Return the certificate of a subnet folder."""
+    return Certificate.from_dict(flat_certificate()).to_dict()
+
+
+def flat_certificate() -> dict[str, Any]:
+    """Return a certificate of a pruned subnet as version 2 wrote it."""
+    arch = SPACE.smallest()
     return {
         "format": "supernet-certificate", "version": 2, "created": "2026-01-31T00:00:00+00:00",
-        "tool_version": "0.1.0", "arch": SPACE.smallest().to_dict(), "arch_id": "abc",
-        "table_id": "abc", "device": "onnxruntime-fp32-1thread", "budget_ms": 2.5,
-        "predicted_ms": 2.1, "measured_ms": 2.0, "measured_interval_ms": [1.9, 2.1], "pace": 1.0,
-        "limits": {"MACs": {"limit": 2e6, "predicted": 1e6}}, "top1": 0.9, "test_images": 100,
-        "macs": 1000, "params": 1000, "files": {"model.onnx": "00", "labels.txt": "00"},
+        "tool_version": "0.1.0", "arch": arch.to_dict(), "arch_id": arch.id,
+        "resolution": arch.resolution, "kernels_cropped": True, "checkpoint_sha256": "0" * 64,
+        "largest": {"arch_id": SPACE.largest().id, "macs": 3000, "params": 2000},
+        "limits": {"MACs": {"limit": 2e6, "predicted": 1e6}}, "table_id": "abc",
+        "device": DEVICE.name, **vars(DEVICE), "budget_ms": 2.5, "predicted_ms": 2.1,
+        "measured_ms": 2.0, "measured_interval_ms": [1.9, 2.1], "reference_ms": 0.1, "pace": 1.25,
+        "difference_supernet_extracted": 1e-6, "top1": 0.9, "mean_class": 0.8, "top5": None,
+        "test_images": 100, "macs": 1000, "params": 500,
+        "difference_extracted_onnxruntime": 2e-6,
+        "files": {"model.onnx": "00", "labels.txt": "00"},
+        "pruned": {"from_weights_sha256": "1" * 64, "hidden_before": [16, 24],
+                   "hidden_after": [8, 16], "finetune_epochs": 2, "top1_before": 0.95,
+                   "latency": "measured"},
     }  # fmt: skip
 
 
@@ -358,7 +372,7 @@ def _read_arch(path: Path) -> None:
     read_arch(path, budget_ms=2.5)
 
 
-def _read_paper(path: Path) -> None:
+def _read_certificate(path: Path) -> None:
     read_certificate(path.parent)
     report_subnets.read(path.parent, run="", spaced=None, tables=Tables({}))
 
@@ -572,7 +586,9 @@ def kinds() -> list[Kind]:
         Kind("arch", _json(SPACE.largest().to_dict()), _file("a.json", _read_arch)),
         Kind("arch", _json(ofa),
              _file("a.json", lambda path: read_ofa_arch(path, SPACE, 32))),
-        Kind("certificate", _json(certificate()), _file("certificate.json", _read_paper)),
+        Kind("certificate", _json(flat_certificate()),
+             _file("certificate.json", _read_certificate)),
+        Kind("certificate", _json(certificate()), _file("certificate.json", _read_certificate)),
         Kind("certificate", folders, _write_subnet),
         Kind("manifest", _json(manifest()), _write_bundle),
         Kind("manifest", edited(bundle_result(), WEIRD + NUMBERS[:1]), write_result),

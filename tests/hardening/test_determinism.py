@@ -20,11 +20,12 @@ import torch
 from safetensors.torch import load_file
 from threadpoolctl import threadpool_limits
 
-from supernet.deploy.extract import promise_of, write_subnet
+from supernet.deploy.certificate import Promise
+from supernet.deploy.extract import write_subnet
 from supernet.io.reporter import SILENT
 from supernet.latency.costs import costs_of, latency_costs
 from supernet.search import predictor
-from supernet.search.by_gates import Candidate, candidate_for
+from supernet.search.by_gates import candidate_for
 from supernet.search.constraints import aim_for
 from supernet.search.find import METHODS, find
 from supernet.search.methods.encoding import genes_of
@@ -118,8 +119,8 @@ def test_subnet_and_gates_of_a_run_are_the_same_bits(runs: dict[int, Path], tmp_
         table = made_up_table(run.net.space, seed=1, **SHAPES)
         budget = middle(cost_range(run.net.space, costs_of(run.net, table)), 0.4)
         chosen = candidate_for(run, table, budget, SILENT)
-        promise = promise_of(table, chosen)
-        write_subnet(run, chosen.arch, copy / "out", promise=promise)
+        promise = Promise.of(chosen)
+        write_subnet(run, chosen.arch, copy / "out", promise=promise, table=table)
         (weights,) = (load_file(file) for file in (copy / "out").glob("*.safetensors"))
         gates = {file.name: file.read_bytes() for file in (copy / "run" / "gates").iterdir()}
         made.append((chosen, weights, gates))
@@ -136,11 +137,10 @@ def test_a_given_arch_is_extracted_alike_on_one_thread_and_two(
     run = Trained.open(runs[1])
     arch = run.net.space.largest()
     table = made_up_table(run.net.space, **SHAPES)
-    promise = promise_of(table, Candidate(arch=arch, score=0.0, predicted_ms=1.0, budget_ms=1.1))
     found = []
     for count in (1, 2):
         with working_on(count):
-            write_subnet(run, arch, tmp_path / str(count), promise=promise)
+            write_subnet(run, arch, tmp_path / str(count), table=table)
         (weights,) = (load_file(file) for file in (tmp_path / str(count)).glob("*.safetensors"))
         found.append(weights)
     for name, tensor in found[0].items():

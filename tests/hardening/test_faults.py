@@ -351,7 +351,7 @@ def test_read_only_folders_are_refused_before_any_work(
 
 
 def test_no_duration_is_read_off_the_clock_on_the_wall() -> None:
-    """Dates in papers are; time.time() and its like are nowhere."""
+    """Dates in certificates are; time.time() and its like are nowhere."""
     seen = {}
     for file in sorted((ROOT / "supernet").rglob("*.py")):
         nodes = ast.walk(ast.parse(file.read_text()))

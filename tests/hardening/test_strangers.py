@@ -281,7 +281,7 @@ def _certify(folder: Path, **files: str) -> None:
     hashes = paper["files"]
     for name in hashes:
         hashes[name] = hashlib.sha256((folder / name).read_bytes()).hexdigest()
-    paper |= {"files": hashes | files, "runtime": None}  # no latency, which takes its time
+    paper |= {"files": hashes | files, "device": None}  # no latency, which takes its time
     (folder / "certificate.json").write_text(json.dumps(paper))
 
 

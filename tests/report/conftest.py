@@ -5,11 +5,22 @@ from __future__ import annotations
 import json
 import random
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from supernet.deploy.certificate import (
+    Certificate,
+    Differences,
+    Measurement,
+    Promise,
+    Quality,
+    Size,
+    SubnetId,
+    write_certificate,
+)
 from supernet.latency.costs import costs_of
 from supernet.latency.table import LatencyTable
 from supernet.search.pareto import FIELDS
@@ -20,23 +31,28 @@ from supernet.train.run import Trained
 from tests.builders import random_gates, tiny_space, tiny_table
 
 
-def certificate(of: Arch, table: LatencyTable, ms: float, **changes: Any) -> dict[str, Any]:
-    return {
-        "format": "supernet-certificate", "version": 1, "created": "2026-02-01T10:00:00+00:00",
-        "tool_version": "0.1.0", "arch_id": of.id, "arch": of.to_dict(),
-        "resolution": of.resolution, "checkpoint_sha256": "0" * 64, "limits": {},
-        "table_id": table.id, "device": table.device.name, "runtime": table.device.runtime,
-        "budget_ms": round(1.1 * ms, 4), "predicted_ms": ms, "measured_ms": ms / 1.25, "pace": 1.02,
-        "measured_interval_ms": [ms / 1.3, ms / 1.2], "top1": 0.75, "test_images": 400,
-        "macs": 123_456, "params": 7_890,
-    } | changes  # fmt: skip
+def certificate(of: Arch, table: LatencyTable | None, ms: float, **changes: Any) -> Certificate:
+    made = Certificate(
+        created="2026-02-01T10:00:00+00:00",
+        tool_version="0.1.0",
+        subnet=SubnetId(arch=of, checkpoint_sha256="0" * 64),
+        table_id=None if table is None else table.id,
+        device=None if table is None else table.device,
+        promise=Promise(budget_ms=round(1.1 * ms, 4), predicted_ms=ms),
+        measured=Measurement(
+            median_ms=ms / 1.25, low_ms=ms / 1.3, high_ms=ms / 1.2, reference_ms=0.1, pace=1.02
+        ),
+        quality=Quality(top1=0.75, mean_class=0.75, top5=None, test_images=400),
+        size=Size(macs=123_456, params=7_890, largest_macs=234_567, largest_params=8_901),
+        differences=Differences(supernet_extracted=0.0, extracted_onnxruntime=0.0),
+        files={},
+    )
+    return replace(made, **changes)
 
 
-def write_subnet(folder: Path, paper: dict[str, Any], config: Any = None) -> Path:
+def write_subnet(folder: Path, held: Certificate) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "certificate.json").write_text(json.dumps(paper))
-    if config is not None:
-        (folder / "config.json").write_text(json.dumps(config))
+    write_certificate(folder, held)
     return folder
 
 
@@ -54,8 +70,9 @@ def fill(folder: Path, *, count: int = 3, tables: int = 2) -> None:
             arch = space.sample(rng)
             ms = arch_cost(space, costs, arch)
             top1 = 0.7 + 0.1 * rng.random()
-            paper = certificate(arch, table, ms, top1=top1)
-            write_subnet(folder / "subnets" / f"{runtime}-{index}", paper)
+            held = certificate(arch, table, ms)
+            held = replace(held, quality=replace(held.quality, top1=top1))
+            write_subnet(folder / "subnets" / f"{runtime}-{index}", held)
             front.append(dict(zip(FIELDS, (table.device.name, table.id, ms, ms, top1, arch.id,
                                            arch.to_dict()), strict=True)))  # fmt: skip
         budget = costs_of(run.net, table)[8].fixed.item() * 2

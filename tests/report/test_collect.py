@@ -14,6 +14,7 @@ import torch
 import typer
 
 from supernet.cli import app as cli
+from supernet.deploy.certificate import LimitedCost, Promise, Pruned, SubnetId, read_certificate
 from supernet.errors import SupernetError
 from supernet.latency.costs import costs_of
 from supernet.latency.table import LatencyTable
@@ -43,7 +44,7 @@ def test_everything_of_a_run_is_found(filled: Path) -> None:
     assert run.about["data"] == "synthetic"
     assert run.about["blocks"] == 3
     again = json.loads(json.dumps(report.to_dict(), allow_nan=False))
-    assert (again["format"], again["version"]) == ("supernet-report", 1)
+    assert (again["format"], again["version"]) == ("supernet-report", 2)
 
 
 def test_errors_are_relative_to_what_was_measured(filled: Path) -> None:
@@ -60,8 +61,7 @@ def test_bars_share_out_the_predicted_latency(filled: Path) -> None:
     for one in report.subnets:
         runtime = one.name.split("-")[0]
         table = LatencyTable.load(filled / "tables" / f"{runtime}.json")
-        paper = json.loads((Path(one.path) / "certificate.json").read_text())
-        arch = Arch.from_dict(paper["arch"])
+        arch = read_certificate(Path(one.path)).subnet.arch
         want = arch_cost(run.net.space, costs_of(run.net, table), arch)
         assert one.fixed_share is not None
         spent = sum(bar.ms or 0.0 for bar in one.bars)
@@ -132,13 +132,12 @@ def test_a_front_is_what_no_faster_one_beats(filled: Path) -> None:
 # ---- what belongs to runs but is not of the usual kind ------------------------------------------
 
 
-def test_baselines_are_known_by_their_family(filled: Path) -> None:
+def test_baselines_are_known_by_having_nothing_to_choose(filled: Path) -> None:
     table = LatencyTable.load(filled / "tables" / "torch.json")
-    paper = certificate(Arch((), 8), table, 1.0, arch_id=None)
-    config = {"architecture": "mobilenetv3_small_050", "model_args": {}, "num_classes": 4}
-    write_subnet(filled / "baselines" / "small", paper, config)
+    alone = SubnetId(arch=Arch((), 8), checkpoint_sha256="0", network="timm's resnet18 at 8 px")
+    write_subnet(filled / "baselines" / "small", certificate(alone.arch, table, 1.0, subnet=alone))
     (one,) = (one for one in of(filled).subnets if one.kind == "baseline")
-    assert (one.arch, one.command, one.bars) == ("mobilenetv3_small_050", None, ())
+    assert (one.arch, one.command, one.bars) == ("timm's resnet18 at 8 px", None, ())
     other = filled.with_name("hand_made")
     shutil.copytree(filled / "subnets" / "torch-0", other / "subnets" / "a")
     (other / "config.json").write_text(json.dumps({"net": {"kind": "timm"}}))
@@ -167,8 +166,8 @@ def test_devices_of_one_name_on_two_machines_are_two(filled: Path) -> None:
     table = LatencyTable.load(filled / "tables" / "torch.json")
     board = replace(table, device=replace(table.device, machine="board"))
     board.save(filled / "tables" / "board.json")
-    paper = certificate(Trained.open(filled).net.space.smallest(), board, 0.5)
-    write_subnet(filled / "subnets" / "board-0", paper)
+    held = certificate(Trained.open(filled).net.space.smallest(), board, 0.5)
+    write_subnet(filled / "subnets" / "board-0", held)
     report = of(filled)
     one, other = f"{table.device.name} on nowhere", f"{table.device.name} on board"
     assert set(report.devices) == {"onnxruntime-fp32-1thread", one, other}
@@ -177,11 +176,13 @@ def test_devices_of_one_name_on_two_machines_are_two(filled: Path) -> None:
 
 
 def test_limits_besides_latency_are_in_the_command(filled: Path) -> None:
-    table = LatencyTable.load(filled / "tables" / "torch.json")
-    none = dict.fromkeys(("table_id", "device", "budget_ms", "predicted_ms", "measured_ms", "pace"))
-    limits = {"MACs": {"limit": 2e6, "predicted": 1e6}, "KiB": {"limit": 64.5, "predicted": 60.0}}
-    paper = certificate(Arch((), 8), table, 1.0, arch=None, limits=limits, **none)
-    write_subnet(filled / "subnets" / "small", paper)
+    limits = {
+        "MACs": LimitedCost(limit=2e6, predicted=1e6),
+        "KiB": LimitedCost(limit=64.5, predicted=60.0),
+    }
+    arch = Trained.open(filled).net.space.smallest()
+    held = certificate(arch, None, 1.0, promise=Promise(limits=limits), measured=None)
+    write_subnet(filled / "subnets" / "small", held)
     (one,) = (one for one in of(filled).subnets if one.name == "small")
     assert one.device == "any device"
     assert one.command == (
@@ -192,16 +193,22 @@ def test_limits_besides_latency_are_in_the_command(filled: Path) -> None:
 
 def test_pruned_subnets_are_not_drawn_as_the_space_has_them(filled: Path) -> None:
     folder = filled / "subnets" / "torch-0"
-    paper = json.loads((folder / "certificate.json").read_text())
-    write_subnet(folder, paper | {"pruned": {"hidden_after": [8]}})
+    pruned = Pruned(
+        from_weights_sha256="0",
+        hidden_before=(16,),
+        hidden_after=(8,),
+        finetune_epochs=0,
+        top1_before=0.5,
+    )
+    write_subnet(folder, replace(read_certificate(folder), pruned=pruned))
     (one,) = (one for one in of(filled).subnets if one.name == "torch-0")
     assert (one.kind, one.bars, one.command) == ("pruned", (), None)
 
 
 def test_cropped_kernels_are_in_the_command(filled: Path) -> None:
     folder = filled / "subnets" / "torch-0"
-    paper = json.loads((folder / "certificate.json").read_text())
-    write_subnet(folder, paper | {"kernels_cropped": True})
+    held = read_certificate(folder)
+    write_subnet(folder, replace(held, subnet=replace(held.subnet, kernels_cropped=True)))
     (one,) = (one for one in of(filled).subnets if one.name == "torch-0")
     assert "--crop-kernels" in (one.command or "")
 

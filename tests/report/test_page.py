@@ -110,7 +110,7 @@ def test_of_many_architectures_those_on_the_fronts_are_drawn(report: Report) -> 
 
 def test_an_empty_run_has_a_page(report: Report) -> None:
     runs = tuple(replace(run, curves=()) for run in report.runs)
-    names = ("subnets", "tables", "fronts", "gates", "accuracy", "tastes", "devices")
+    names = ("subnets", "tables", "fronts", "gates", "accuracy", "arch_summaries", "devices")
     bare = replace(report, runs=runs, **dict.fromkeys(names, ()))
     text = page.render(bare)
     assert "No networks yet" in text

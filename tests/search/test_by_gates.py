@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import supernet
+from supernet.deploy.certificate import Certificate, LimitedCost, read_certificate
 from supernet.errors import InfeasibleLimits, SupernetError
 from supernet.latency.costs import costs_of
 from supernet.latency.table import LatencyTable
@@ -30,8 +30,8 @@ def ranges(net: SuperNet) -> dict[str, tuple[float, float]]:
     }
 
 
-def certificate(folder: str) -> dict:
-    return json.loads(Path(folder, "certificate.json").read_text())
+def certificate(folder: str) -> Certificate:
+    return read_certificate(Path(folder))
 
 
 def test_limits_beside_a_latency_budget(command: Command, run: Path, table: Path) -> None:
@@ -43,16 +43,16 @@ def test_limits_beside_a_latency_budget(command: Command, run: Path, table: Path
                      "--max-memory-kib", kib, "--out", "o")  # fmt: skip
     assert result.code == 0, result
     paper = certificate("o")
-    assert paper["macs"] <= macs
-    assert paper["predicted_ms"] <= budget
-    assert paper["limits"]["MACs"] == {"limit": macs, "predicted": paper["macs"]}
-    assert paper["limits"]["KiB"]["predicted"] <= kib
-    assert f"{paper['macs']:.9g} of at most {macs:.9g} MACs" in result.out
+    assert paper.size.macs <= macs
+    assert paper.promise.predicted_ms <= budget
+    assert paper.promise.limits["MACs"] == LimitedCost(limit=macs, predicted=paper.size.macs)
+    assert paper.promise.limits["KiB"].predicted <= kib
+    assert f"{paper.size.macs:.9g} of at most {macs:.9g} MACs" in result.out
     net = supernet.load(run)
     times = LatencyTable.load(table)
     both = supernet.search(net, times, budget, max_macs=macs, max_memory_kib=kib)[0]
     alone = supernet.search(net, times, budget)[0]
-    assert both.arch.to_dict() == paper["arch"]
+    assert both.arch == paper.subnet.arch
     assert alone.score >= both.score
     assert alone.limits == {}
 
@@ -69,14 +69,14 @@ def test_a_limit_without_a_table(
     assert result.code == 0, result
     assert "any device" in result.out + result.err
     paper = certificate("o")
-    assert (paper["device"], paper["predicted_ms"], paper["measured_ms"]) == (None, None, None)
-    assert list(paper["limits"]) == [unit]
-    assert paper["limits"][unit]["predicted"] <= most
+    assert (paper.device, paper.promise.predicted_ms, paper.measured) == (None, None, None)
+    assert list(paper.promise.limits) == [unit]
+    assert paper.promise.limits[unit].predicted <= most
     if count is not None:
-        assert paper["limits"][unit] == {"limit": most, "predicted": paper[count]}
+        assert paper.promise.limits[unit].predicted == getattr(paper.size, count)
     net = supernet.load(run)
     found = supernet.search(net, **{f"max_{option.replace('-', '_')}": most})
-    assert [c.arch.to_dict() for c in found] == [paper["arch"]]
+    assert [c.arch for c in found] == [paper.subnet.arch]
     name = next(name for name in net.gates if name.startswith("any@"))
     assert name.endswith("MACs" if unit == "KiB" else unit)
     assert unit == "KiB" or name == f"any@{most}{unit}"

@@ -107,9 +107,9 @@ def test_what_was_found_is_extracted(
     words = ["extract", folder, "--arch", tmp_path / "f.json", "--table", tmp_path / "T.json"]
     assert command(*words, "--budget-ms", budgets[1], "--out", "found").code == 0
     paper = read_certificate(place / "found")
-    assert paper["arch_id"] == rows[1]["arch_id"]
-    assert paper["predicted_ms"] == pytest.approx(rows[1]["predicted_ms"])
-    assert paper["budget_ms"] == budgets[1]
+    assert paper.subnet.arch_id == rows[1]["arch_id"]
+    assert paper.promise.predicted_ms == pytest.approx(rows[1]["predicted_ms"])
+    assert paper.promise.budget_ms == budgets[1]
     shutil.rmtree(place / "found")
     assert "2 of its 2 architectures are for that" in refused(*words, "--out", "o")
     assert "0 of its 2" in refused(*words, "--budget-ms", 99, "--out", "o")

@@ -20,8 +20,8 @@ import supernet.nn.timm_registry  # registers subnet folders with timm
 from supernet.cli.hydra_config import composed, config_dir
 from supernet.cli.sources import source_of
 from supernet.data.preprocess import resize
-from supernet.deploy.certificate import read_certificate
-from supernet.deploy.extract import promise_of, write_subnet
+from supernet.deploy.certificate import Promise, read_certificate
+from supernet.deploy.extract import write_subnet
 from supernet.deploy.folder import load_config, load_subnet, onnx_outputs
 from supernet.errors import CheckpointError, SpaceError, SupernetError
 from supernet.io.reporter import SILENT
@@ -182,12 +182,12 @@ def digits_folder(digits_run: Path, tmp_path_factory: pytest.TempPathFactory) ->
 def written(run: Path, out: Path) -> Path:
     trained = Trained.open(run)
     chosen = candidate_for(trained, None, None, SILENT)
-    write_subnet(trained, chosen.arch, out, promise=promise_of(None, chosen))
+    write_subnet(trained, chosen.arch, out, promise=Promise.of(chosen))
     return out
 
 
 def test_it_learns(digits_folder: Path) -> None:
-    assert read_certificate(digits_folder)["top1"] > 0.3  # chance is 0.1
+    assert read_certificate(digits_folder).quality.top1 > 0.3  # chance is 0.1
 
 
 OPTIONS = ["ema=0.9", "regularize.dropout=0.2", "clip_grad=1.0", "micro_batches=2",
@@ -341,9 +341,9 @@ def test_its_folder_opens_everywhere(digits_folder: Path, monkeypatch: pytest.Mo
     torch.testing.assert_close(model(x), want)
     assert config["architecture"] == "mobilenetv3_small_050"
     paper = read_certificate(digits_folder)
-    assert paper["difference_extracted_onnxruntime"] < 1e-3
-    assert paper["network"] == "timm's mobilenetv3_small_050 at 16 px"
-    assert paper["arch_id"] is paper["origin"] is paper["predicted_ms"] is None
+    assert paper.differences.extracted_onnxruntime < 1e-3
+    assert paper.subnet.network == "timm's mobilenetv3_small_050 at 16 px"
+    assert paper.subnet.arch_id is paper.subnet.origin is paper.promise.predicted_ms is None
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "torch"])
@@ -370,10 +370,10 @@ def test_it_is_measured_as_subnets_are(
     result = command("extract", digits_run, "--table", "T.json", "--out", "hand")
     assert result.code == 0, result
     assert "timm's mobilenetv3_small_050 at 16 px" in result.out
-    paper = json.loads((place / "hand" / "certificate.json").read_text())
-    assert paper["measured_ms"] > 0
-    assert paper["predicted_ms"] is paper["budget_ms"] is None
-    assert paper["table_id"] == table.id
+    paper = read_certificate(place / "hand")
+    assert paper.measured is not None
+    assert paper.promise.predicted_ms is paper.promise.budget_ms is None
+    assert paper.table_id == table.id
 
 
 def test_the_commands_know_it(digits_run: Path, digits_folder: Path, command: Command) -> None:
@@ -385,7 +385,7 @@ def test_the_commands_know_it(digits_run: Path, digits_folder: Path, command: Co
     (row,) = json.loads(command("eval", digits_run, "--json").out)
     (again,) = json.loads(command("eval", digits_folder, "--json").out)
     assert row["name"] == "network"
-    assert row["top1"] == again["top1"] == read_certificate(digits_folder)["top1"]
+    assert row["top1"] == again["top1"] == read_certificate(digits_folder).quality.top1
     assert command("eval", digits_run).code == 0
     assert command("info", digits_folder).code == 0
     preprocess = supernet.preprocessing(digits_run)
@@ -407,8 +407,7 @@ ON = (
 def fast(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The smallest subnet of the tiny run."""
     run, out = Trained.open(trained_run), tmp_path_factory.mktemp("fast") / "fast"
-    promise = {"table_id": None, "predicted_ms": None}
-    write_subnet(run, run.net.space.smallest(), out, promise=promise)
+    write_subnet(run, run.net.space.smallest(), out)
     return out
 
 
@@ -429,21 +428,21 @@ def test_it_begins_where_the_subnet_ended(fast: Path) -> None:
     config = composed([*ON, f"net.dir={fast}"])
     data = source.data(config)
     got = scores_on(net.extracted(folder.arch), data.test, data.preprocess, 8)
-    assert got.top1 == read_certificate(fast)["top1"]
+    assert got.top1 == read_certificate(fast).quality.top1
 
 
 def test_it_ends_as_a_folder_that_says_where_it_is_from(fast: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     start_run(composed([*ON, f"net.dir={fast}"]), run, SILENT)
     again = written(run, tmp_path / "again")
-    old, new = read_certificate(fast), read_certificate(again)
-    assert new["arch_id"] == old["arch_id"]
-    assert new["arch"] == old["arch"]
-    assert new["checkpoint_sha256"] == Trained.open(run).sha256 != old["checkpoint_sha256"]
-    origin = new["origin"]
+    old, new = read_certificate(fast).subnet, read_certificate(again).subnet
+    assert new.arch == old.arch
+    assert new.checkpoint_sha256 == Trained.open(run).sha256 != old.checkpoint_sha256
+    origin = new.origin
+    assert origin is not None
     assert origin["subnet"] == str(fast)
-    assert origin["arch_id"] == old["arch_id"]
-    assert origin["checkpoint_sha256"] == old["checkpoint_sha256"]
+    assert origin["arch_id"] == old.arch_id
+    assert origin["checkpoint_sha256"] == old.checkpoint_sha256
     assert origin["classifier"] == "kept"
     assert load_config(again).net == load_config(fast).net
     before, after = (load_subnet(place).state_dict() for place in (fast, again))
@@ -491,7 +490,9 @@ def test_other_classes_get_a_new_classifier(fast: Path, tmp_path: Path) -> None:
     start_run(config, tmp_path / "run", SILENT)
     again = written(tmp_path / "run", tmp_path / "again")
     assert len(load_config(again).classes) == 6
-    assert read_certificate(again)["origin"]["classifier"] == "new"
+    origin_again = read_certificate(again).subnet.origin
+    assert origin_again is not None
+    assert origin_again["classifier"] == "new"
     data = json.loads((fast / "config.json").read_text())
     renamed = tmp_path / "renamed"
     renamed.mkdir()
