@@ -192,7 +192,7 @@ def gate_stepper(
     """Return a function that does an arch step."""
     targets = new_targets(run, aims, config)
     return lambda turn: arch_step(
-        run.net, targets, batch, rng=random.Random(turn), config=config, share=0.5
+        run.net, targets, batch, rng=random.Random(turn), config=config, progress=0.5
     )
 
 
@@ -241,7 +241,9 @@ def _peak(folder: Path, kind: str) -> int:
         if kind == "weights":
             weights(turn, largest)
         else:
-            arch_step(run.net, [target], batch, rng=random.Random(turn), config=config, share=0.5)
+            arch_step(
+                run.net, [target], batch, rng=random.Random(turn), config=config, progress=0.5
+            )
     return 1024 * (_kib("VmHWM") - before)
 
 

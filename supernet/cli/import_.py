@@ -47,7 +47,7 @@ def ofa(
     from supernet.io.reporter import in_short
     from supernet.nn.ofa_weights import read_arch, read_supernet
     from supernet.train.build import data_of
-    from supernet.train.import_run import keep
+    from supernet.train.init import keep
     from supernet.train.run import Trained
 
     if run is not None:

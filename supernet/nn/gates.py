@@ -199,8 +199,8 @@ class PathGates(nn.Module):
             [reached[d] + (stop[where][d] if d < max(depths) else 0.0) for d in depths]
         )
 
-    def draw(self, rng: random.Random, paths: int = 2) -> Drawn:
-        """Draw up to `paths` candidates for every choice.
+    def draw(self, rng: random.Random, paths: int | None = 2) -> Drawn:
+        """Draw up to `paths` candidates for every choice; None draws all of them.
 
         Without replacement by their probabilities; one of them becomes active, with its
         probability among the candidates drawn (1812.00332, section 3.2.2).
@@ -302,12 +302,12 @@ def _choices(space: SearchSpace) -> tuple[tuple[int, ...], ...]:
 
 
 def _drawn(
-    rng: random.Random, choices: Sequence[int], probs: Sequence[float], paths: int
+    rng: random.Random, choices: Sequence[int], probs: Sequence[float], paths: int | None
 ) -> tuple[int, ...]:
     """Draw up to `paths` of `choices` by `probs`, the active one first."""
     left = list(choices)
     drawn: list[int] = []
-    while left and len(drawn) < paths:
+    while left and (paths is None or len(drawn) < paths):
         weights = [max(probs[c], 1e-12) for c in left]
         drawn.append(left.pop(rng.choices(range(len(left)), weights)[0]))
     if drawn:

@@ -8,6 +8,7 @@ resumed run).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -32,6 +33,14 @@ from supernet.train.teacher import Teacher
 
 BATCHING = ("augment", "balance")
 """Fields of a `conf/data/` file that say how images are batched, not which there are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """The fields of a `conf/recipe/` file."""
+
+    phases: Mapping[str, Any]
+    strategy: Mapping[str, Any]
 
 
 def build_space(fields: Mapping[str, Any]) -> SearchSpace:
@@ -63,14 +72,10 @@ def build_recipe(config: Mapping[str, Any], space: Choices) -> tuple[tuple[Phase
 
     Of any recipe, one architecture takes epochs, rates and warm-ups: it trains once a step.
     """
-    recipe = construct(_recipe, config["recipe"], "recipe")
-    strategy = construct(Taught, recipe["strategy"], "recipe.strategy")
-    phases = build_phases(space, recipe["phases"])
+    recipe = construct(Recipe, config["recipe"], "recipe")
+    strategy = construct(Taught, recipe.strategy, "recipe.strategy")
+    phases = build_phases(space, recipe.phases)
     return tuple(map(alone, phases)) if isinstance(space, OneArch) else phases, strategy
-
-
-def _recipe(*, phases: dict[str, Any], strategy: dict[str, Any]) -> dict[str, Any]:
-    return {"phases": phases, "strategy": strategy}
 
 
 def build_teacher(config: Mapping[str, Any], data: ImageData) -> nn.Module | None:

@@ -38,6 +38,12 @@ def save(path: Path, content: Mapping[str, Any]) -> None:
         _write(beside, {"format": FORMAT, "version": VERSION, **content})
 
 
+def check_free(folder: Path, mend: str) -> None:
+    """Raise `SupernetError` if `folder` holds a run; `mend` is the advice."""
+    if any((folder / name).exists() for name in (FILE, PREVIOUS)):
+        raise SupernetError(f"{folder} holds a run already; {mend}")
+
+
 def onward(folder: Path) -> str:
     """Return how to go on with the run in `folder` after a stop."""
     there = any((folder / name).exists() for name in (FILE, PREVIOUS))

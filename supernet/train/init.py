@@ -1,18 +1,23 @@
-"""The weights that a new supernet starts from, where they are not fresh.
-
-Not here: how foreign weights are read (`interop/`).
-"""
+"""Start a supernet, or a whole run, from weights that exist. Not here: how they are read."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
 from supernet.data.dataset import ImageData
+from supernet.data.preprocess import Preprocess
 from supernet.errors import CheckpointError, SpaceError, SupernetError
 from supernet.io.reporter import Reporter, in_short
+from supernet.io.version import tool_version
 from supernet.nn.supernet import SuperNet
 from supernet.nn.timm_weights import fill_, for_channels, read_weights
+from supernet.train import checkpoint
 from supernet.train.run import Trained
 
 STEM, HEAD = "stem.conv_stem.weight", "tail.classifier."
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def warm_start_(
@@ -67,3 +72,40 @@ def _fill_from_run_(net: SuperNet, path: str, data: ImageData) -> str:
         reason = " ".join(str(error).split())[:300]
         raise CheckpointError(f"init_from: {path} does not fit ({reason})") from error
     return ", ".join(said)
+
+
+def keep(net: SuperNet, folder: Path, *, config: Mapping[str, Any], data: ImageData | None) -> None:
+    """Write `net`, trained on ImageNet's normalisation, as the run `folder`.
+
+    Args:
+        net: what was read.
+        folder: must not hold a run.
+        config: of the run; where its data is.
+        data: that data, if it is there; without it nothing that needs images works.
+
+    Raises:
+        SupernetError: if `folder` holds a run, or the data has another number of classes.
+    """
+    checkpoint.check_free(folder, "name another --out")
+    if data is not None and (data.num_classes, data.in_chans) != (net.num_classes, net.in_chans):
+        raise SupernetError(
+            f"data {data.name} has {data.num_classes} classes and {data.in_chans} channels; the "
+            f"weights are for {net.num_classes} and {net.in_chans}"
+        )
+    mean, std = IMAGENET
+    size = max(net.space.resolutions)
+    names = [str(n) for n in range(net.num_classes)] if data is None else list(data.classes)
+    checkpoint.save(
+        folder / checkpoint.FILE,
+        {
+            "space": net.space.to_dict(),
+            "num_classes": net.num_classes,
+            "in_chans": net.in_chans,
+            "preprocess": Preprocess(mean=mean, std=std, size=size).to_dict(),
+            "classes": names,
+            "config": dict(config),
+            "supernet": tool_version(),
+            "model": net.state_dict(),
+            "gates": {},
+        },
+    )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,6 @@ from supernet.io.atomic import written
 from supernet.io.lock import held
 from supernet.io.reporter import Reporter
 from supernet.io.validate import construct
-from supernet.io.version import tool_version
 from supernet.latency.costs import costs_of
 from supernet.latency.table import LatencyTable
 from supernet.nn.description import FAULTS
@@ -41,17 +41,23 @@ from supernet.train.build import (
 )
 from supernet.train.describe import describe
 from supernet.train.distributed import Ranks, joined
-from supernet.train.eta import estimate_seconds
-from supernet.train.gates.step import GateConfig
 from supernet.train.gates.target import Target, new_target
 from supernet.train.interrupt import Stopping
-from supernet.train.logger import UNKNOWN_LAUNCH, Launch, RunFolder, Silent, Watch
-from supernet.train.loop import Run, fit
+from supernet.train.logger import UNKNOWN_LAUNCH, Job, Launch, RunFolder, Silent, Watch
+from supernet.train.loop import fit
 from supernet.train.malloc import keep_freed_memory
 from supernet.train.models import ModelSource
-from supernet.train.position import Position
+from supernet.train.position import START, Position
 from supernet.train.run import Trained
-from supernet.train.step import StepConfig
+from supernet.train.step import Training
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetConfig:
+    """A target of the configuration: a file of a latency table and a budget."""
+
+    table: str
+    budget_ms: float
 
 
 def start(
@@ -76,16 +82,15 @@ def start(
     Raises:
         SupernetError: if the configuration cannot be used, or `folder` holds a run.
     """
-    if any((folder / name).exists() for name in (checkpoint.FILE, checkpoint.PREVIOUS)):
-        raise SupernetError(
-            f"{folder} holds a run already; go on with resume={folder}, or choose another name="
-        )
+    checkpoint.check_free(folder, f"go on with resume={folder}, or choose another name=")
+    job = Job(folder=folder, config=config, reporter=reporter, launch=launch, watch=watch)
     with joined() as ranks:
         _use_threads(config)
         data = source.data(config)
         torch.manual_seed(int(config["seed"]))
-        net = source.net(config, data, reporter)
-        _train(net, config, data, folder, reporter, Position(), {}, ranks, launch, watch)
+        training = _built(job, source.net(config, data, reporter), data, ranks)
+        _announce(job, training, START)
+        _run(job, training, START)
 
 
 def resume(path: Path, reporter: Reporter) -> None:
@@ -95,52 +100,37 @@ def resume(path: Path, reporter: Reporter) -> None:
         SupernetError: if there is no such run, or its data or tables are not there any more.
     """
     run = Trained.open(path)
+    folder, state = run.file.parent, run.content
     try:
-        position = construct(Position, run.content.get("position"), "position")
+        position = construct(Position, state.get("position"), "position")
     except SupernetError as error:
         raise CheckpointError(f"{run.file}: lacks the position of training ({error})") from error
     phases, _ = build_recipe(run.config, run.any_net.space)
     if position.phase >= len(phases):
-        reporter.note(f"{run.file.parent} is trained to its end already")
+        reporter.note(f"{folder} is trained to its end already")
         return
+    launch = Launch(command=str(state.get("command", "")), varied=state.get("varied", {}))
+    job = Job(folder=folder, config=run.config, reporter=reporter, launch=launch)
     with joined() as ranks:
         _use_threads(run.config)
-        if "training_model" in run.content:
-            try:
-                run.any_net.load_state_dict(run.content["training_model"])
-            except FAULTS as error:
-                raise CheckpointError(f"{run.file} cannot go on: {shown(error, 300)}") from error
-        folder = run.file.parent
         if ranks.first and run.file.name == checkpoint.PREVIOUS:
             _set_aside(folder / checkpoint.FILE)
-        launch = Launch(
-            command=str(run.content.get("command", "")), varied=run.content.get("varied", {})
-        )
-        _train(
-            run.any_net,
-            run.config,
-            run.data,
-            folder,
-            reporter,
-            position,
-            run.content,
-            ranks,
-            launch,
-        )
+        training = _built(job, run.any_net, run.data, ranks)
+        try:
+            training.load_state_(state)
+        except SupernetError:
+            raise
+        except FAULTS as error:
+            raise CheckpointError(f"{run.file} cannot go on: {shown(error, 300)}") from error
+        _announce(job, training, position)
+        _run(job, training, position)
 
 
-def _train(
-    net: Net,
-    config: Mapping[str, Any],
-    data: ImageData,
-    folder: Path,
-    reporter: Reporter,
-    position: Position,
-    state: Mapping[str, Any],
-    ranks: Ranks,
-    launch: Launch,
-    watch: Watch | None = None,
-) -> None:
+def _built(job: Job, net: Net, data: ImageData, ranks: Ranks) -> Training:
+    """Build all parts of a training, on its device."""
+    config = job.config
+    if not config["save_minutes"] > 0:
+        raise SupernetError(f"save_minutes is {config['save_minutes']}; it must be positive")
     keep_freed_memory()
     device = pick_device(str(config["device"]))
     net.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -153,75 +143,78 @@ def _train(
         net = convert_sync_batchnorm(net)
     phases, strategy = build_recipe(config, net.space)
     steps = build_steps(config)
-    optimizer = build_optimizer(config, net)
     teacher = build_teacher(config, data)
-    if teacher is not None:
-        teacher.to(device)
-    targets = _targets(net, config, steps.gates)
-    if state:
-        try:
-            optimizer.load_state_dict(state["optimizer"])
-            for target in targets:
-                target.load_state_(_stored(state, target))
-        except SupernetError:
-            raise
-        except FAULTS as error:
-            raise CheckpointError(f"{folder} cannot go on: {shown(error, 300)}") from error
-    num_steps = steps.per_epoch(data) * sum(phase.epochs for phase in phases)
-    describe(net, data, reporter)
-    left = estimate_seconds(net, phases, strategy, data, steps, teacher=teacher, ranks=ranks)
-    left *= (num_steps - position.step) / num_steps
-    parts = "1 phase" if len(phases) == 1 else f"{len(phases)} phases"
-    reporter.note(
-        f"training {num_steps - position.step} steps in {parts}, about "
-        f"{left / 60:.1f} min on {device}, {ranks.count} x {torch.get_num_threads()} threads, "
-        f"into {folder}"
+    return Training(
+        net=net, phases=phases, strategy=strategy, data=data, config=steps, ranks=ranks,
+        optimizer=build_optimizer(config, net),
+        teacher=None if teacher is None else teacher.to(device),
+        targets=_targets(net, config, steps.gates.lr),
+    )  # fmt: skip
+
+
+def _targets(net: Net, config: Mapping[str, Any], lr: float) -> list[Target]:
+    if not isinstance(net, SuperNet):
+        return []  # its source has refused targets
+    targets = []
+    for number, fields in enumerate(config["targets"]):
+        wanted = construct(TargetConfig, fields, f"targets[{number}]")
+        table = LatencyTable.load(wanted.table)
+        targets.append(
+            new_target(
+                net, table_id=table.id, device=table.device.name,
+                budget_ms=float(wanted.budget_ms), costs=costs_of(net, table), lr=lr,
+            )
+        )  # fmt: skip
+    return targets
+
+
+def _announce(job: Job, training: Training, position: Position) -> None:
+    """Note the size of the network and of the training."""
+    describe(training.net, training.data, job.reporter)
+    count = len(training.phases)
+    job.reporter.note(
+        f"training {training.num_steps - position.step} steps in {count} "
+        f"phase{'s' * (count > 1)} on {training.device}, {training.ranks.count} x "
+        f"{torch.get_num_threads()} threads, into {job.folder}"
     )
-    meta = {
-        **checkpoint.shape_of(net),
-        "preprocess": data.preprocess.to_dict(),
-        "classes": list(data.classes),
-        "config": dict(config),
-        "supernet": tool_version(),
-        "command": launch.command,
-        "varied": dict(launch.varied),
-    }
-    with Stopping() as stop, held(folder) if ranks.first else nullcontext():
-        run: AbstractContextManager[Run] = nullcontext(Silent(stop))
-        try:
-            if ranks.first:
-                run = kept = RunFolder(
-                    folder, meta=meta, num_steps=num_steps, first_step=position.step,
-                    save_minutes=_save_minutes(config), stop=stop, reporter=reporter,
-                    watch=watch, varied=launch.varied,
-                )  # fmt: skip
-                if position == Position():
-                    kept.show_images(_some_images(data, steps), data.preprocess)
-            with run as reported:
-                ended = fit(
-                    net, phases=phases, strategy=strategy, data=data, optimizer=optimizer,
-                    config=steps, run=reported, targets=targets, teacher=teacher, ranks=ranks,
-                    start=position, state=state,
-                )  # fmt: skip
-        except Diverged as error:
-            raise Diverged(f"{error}; {_last_good(folder)}") from error
-        except RuntimeError as error:
-            if not is_killed_worker(error):
-                raise
-            onward = checkpoint.onward(folder)
-            raise DataError(f"{KILLED_WORKER} ({error}); {onward}") from error
-        except OSError:
-            with written(folder, again=checkpoint.onward(folder)):
-                raise
+
+
+def _run(job: Job, training: Training, position: Position) -> None:
+    """Train to the end, or until a signal asks to stop; the first process keeps the run."""
+    with Stopping() as stop, _in_one_line(job.folder):
+        if training.ranks.first:
+            with held(job.folder), RunFolder(job, training, position, stop) as run:
+                if position == START:
+                    run.show_images(_some_images(training), training.data.preprocess)
+                ended = fit(training, run, position)
+        else:
+            ended = fit(training, Silent(stop), position)
     if not ended:
-        raise KeyboardInterrupt(f"{folder} is saved; go on with resume={folder}")
+        raise KeyboardInterrupt(f"{job.folder} is saved; go on with resume={job.folder}")
 
 
-def _some_images(data: ImageData, steps: StepConfig) -> torch.Tensor:
+@contextmanager
+def _in_one_line(folder: Path) -> Iterator[None]:
+    """Turn expected errors of a training into a line that names a way to continue."""
+    try:
+        yield
+    except Diverged as error:
+        raise Diverged(f"{error}; {_last_good(folder)}") from error
+    except RuntimeError as error:
+        if not is_killed_worker(error):
+            raise
+        raise DataError(f"{KILLED_WORKER} ({error}); {checkpoint.onward(folder)}") from error
+    except OSError:
+        with written(folder, again=checkpoint.onward(folder)):
+            raise
+
+
+def _some_images(training: Training) -> torch.Tensor:
     """Return the first images that training sees, augmented; 32 at most."""
+    data, config = training.data, training.config
     batches = train_batches(
-        data.train, data.preprocess, batch_size=min(32, steps.batch_size), augment=steps.augment,
-        seed=steps.seed, epoch=0, device=torch.device("cpu"), balance=steps.balance, limit=1,
+        data.train, data.preprocess, batch_size=min(32, config.batch_size), augment=config.augment,
+        seed=config.seed, epoch=0, device=torch.device("cpu"), balance=config.balance, limit=1,
     )  # fmt: skip
     return next(batches).images
 
@@ -230,13 +223,6 @@ def _set_aside(damaged: Path) -> None:
     """Keep a damaged checkpoint from taking the place of the good one before it."""
     if damaged.exists():
         damaged.rename(damaged.with_name("checkpoint.damaged.pt"))
-
-
-def _save_minutes(config: Mapping[str, Any]) -> float:
-    minutes = float(config["save_minutes"])
-    if not minutes > 0:
-        raise SupernetError(f"save_minutes is {minutes}; it must be positive")
-    return minutes
 
 
 def _last_good(folder: Path) -> str:
@@ -252,36 +238,3 @@ def _use_threads(config: Mapping[str, Any]) -> None:
     if not 1 <= int(threads) <= 1024:
         raise SupernetError(f"threads is {threads}; it must be 1 or more, or null")
     torch.set_num_threads(int(threads))
-
-
-def _targets(net: Net, config: Mapping[str, Any], gates: GateConfig) -> list[Target]:
-    if not isinstance(net, SuperNet):
-        return []  # its source has refused targets
-    targets = []
-    for number, fields in enumerate(config["targets"]):
-        wanted = construct(_wanted, fields, f"targets[{number}]")
-        table = LatencyTable.load(wanted["table"])
-        targets.append(
-            new_target(
-                net,
-                table_id=table.id,
-                device=table.device.name,
-                budget_ms=float(wanted["budget_ms"]),
-                costs=costs_of(net, table),
-                lr=gates.lr,
-            )
-        )
-    return targets
-
-
-def _wanted(*, table: str, budget_ms: float) -> dict[str, Any]:
-    return {"table": table, "budget_ms": budget_ms}
-
-
-def _stored(state: Mapping[str, Any], target: Target) -> Mapping[str, Any]:
-    stored = state["gates"].get(target.name)
-    if stored is None:
-        raise CheckpointError(
-            f"the run has no gates {target.name}: a table of its targets changed since it began"
-        )
-    return stored

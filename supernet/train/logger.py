@@ -17,11 +17,14 @@ from torch.utils.tensorboard import SummaryWriter
 from supernet.data.preprocess import Preprocess
 from supernet.io.atomic import write_json, written
 from supernet.io.reporter import Reporter, in_short
+from supernet.io.version import tool_version
 from supernet.train import checkpoint
 from supernet.train.gates.target import Target
 from supernet.train.gates.tensorboard import show_gates
 from supernet.train.interrupt import Stopping
 from supernet.train.phases import Phase
+from supernet.train.position import Position
+from supernet.train.step import Training
 
 COLUMNS = ("device", "budget_ms", "predicted_ms", "measured_ms", "top1", "macs", "params", "path")
 
@@ -80,6 +83,9 @@ def _number(text: str) -> float | str:
         return text
 
 
+TIMED = 10
+"""Steps from which the length of a training is estimated."""
+
 Watch = Callable[[Mapping[str, float]], None]
 
 
@@ -100,49 +106,53 @@ def varied_by(overrides: Sequence[str]) -> dict[str, str]:
     return {name: value for name, _, value in pairs}
 
 
-class RunFolder:
-    """Takes what `fit` reports (`loop.Run`) and keeps it in `folder`.
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A run that is to be trained: where, by which configuration, and who is told.
 
     Args:
         folder: such as `runs/demo`.
-        meta: goes into every checkpoint: space, classes, preprocessing, configuration.
-        num_steps: of the whole training, for the progress bar.
-        first_step: where a resumed training starts.
-        save_minutes: how long may pass between two checkpoints.
-        stop: whether training was asked to end.
-        reporter: where progress is shown.
+        config: the whole configuration.
+        reporter: told of the progress.
+        launch: the command.
         watch: called with the accuracies whenever there are some.
-        varied: settings that set it apart in a sweep, for TensorBoard.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        *,
-        meta: Mapping[str, Any],
-        num_steps: int,
-        first_step: int,
-        save_minutes: float,
-        stop: Stopping,
-        reporter: Reporter,
-        watch: Watch | None = None,
-        varied: Mapping[str, str] | None = None,
-    ) -> None:
-        self.watch, self.varied = watch, varied
+    folder: Path
+    config: Mapping[str, Any]
+    reporter: Reporter
+    launch: Launch = UNKNOWN_LAUNCH
+    watch: Watch | None = None
+
+
+class RunFolder:
+    """Takes the reports of `fit` (`loop.Run`) and keeps them in the folder of `job`."""
+
+    def __init__(self, job: Job, training: Training, position: Position, stop: Stopping) -> None:
+        self.job, self.stop = job, stop
         self.phase = ""
         self.top1: tuple[int, Mapping[str, float]] = (0, {})
-        self.folder, self.meta, self.reporter = folder, meta, reporter
-        self.save_minutes, self.stop = save_minutes, stop
-        self.saved = time.monotonic()
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "config.json", meta["config"])
-        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step or None)
-        self.num_steps, self.first_step = num_steps, first_step
+        self.meta = {
+            **checkpoint.shape_of(training.net),
+            "preprocess": training.data.preprocess.to_dict(),
+            "classes": list(training.data.classes),
+            "config": dict(job.config),
+            "supernet": tool_version(),
+            "command": job.launch.command,
+            "varied": dict(job.launch.varied),
+        }
+        job.folder.mkdir(parents=True, exist_ok=True)
+        write_json(job.folder / "config.json", self.meta["config"])
+        self.num_steps, self.first_step = training.num_steps, position.step
+        board = job.folder / "tensorboard"
+        self.writer = SummaryWriter(str(board), purge_step=self.first_step or None)
+        self.saved = self.begun = time.monotonic()
         self.shown = ExitStack()
 
     def __enter__(self) -> RunFolder:
         """Show the progress."""
-        self.progress = self.shown.enter_context(self.reporter.progress("training", self.num_steps))
+        progress = self.job.reporter.progress("training", self.num_steps)
+        self.progress = self.shown.enter_context(progress)
         self.progress.update(self.first_step)
         return self
 
@@ -154,9 +164,9 @@ class RunFolder:
     ) -> None:
         """End the progress and flush TensorBoard."""
         self.shown.close()
-        if error is None and self.varied and self.top1[1]:
+        if error is None and self.job.launch.varied and self.top1[1]:
             step, top1 = self.top1
-            show_settings(self.writer, self.varied, top1, step)
+            show_settings(self.writer, self.job.launch.varied, top1, step)
         self.writer.close()
 
     def show_images(self, images: Tensor, preprocess: Preprocess) -> None:
@@ -173,6 +183,11 @@ class RunFolder:
         loss = metrics.get("loss/random", metrics.get("loss/largest", float("nan")))
         text = f"{phase.name:<8} loss {loss:.3f}"
         self.progress.update(step + 1, text)
+        if step == self.first_step:
+            self.begun = time.monotonic()  # the first step is a slow one
+        elif step == self.first_step + TIMED:
+            left = (time.monotonic() - self.begun) / TIMED * (self.num_steps - step - 1)
+            self.job.reporter.note(f"about {left / 60:.1f} min left")
 
     def gates_moved(self, targets: Sequence[Target], step: int) -> None:
         """Show the gates in TensorBoard."""
@@ -180,7 +195,7 @@ class RunFolder:
 
     def due(self) -> bool:
         """Whether the last checkpoint is too old."""
-        return time.monotonic() - self.saved >= 60 * self.save_minutes
+        return time.monotonic() - self.saved >= 60 * self.job.config["save_minutes"]
 
     def stopping(self) -> bool:
         """Whether training was asked to end."""
@@ -188,7 +203,7 @@ class RunFolder:
 
     def save(self, state: dict[str, Any]) -> None:
         """Write the checkpoint."""
-        checkpoint.save(self.folder / checkpoint.FILE, {**self.meta, **state})
+        checkpoint.save(self.job.folder / checkpoint.FILE, {**self.meta, **state})
         self.saved = time.monotonic()
 
     def scored(self, phase: Phase, step: int, top1: Mapping[str, float], *, last: bool) -> None:
@@ -197,10 +212,10 @@ class RunFolder:
             self.writer.add_scalar(f"held_out_top1/{name}", value, step)
         if last:
             parts = ", ".join(f"{name} {100 * value:.1f} %" for name, value in top1.items())
-            self.reporter.note(f"phase {phase.name} done: held-out top-1 {parts}")
+            self.job.reporter.note(f"phase {phase.name} done: held-out top-1 {parts}")
         self.top1 = step, top1
-        if self.watch is not None:
-            self.watch(top1)
+        if self.job.watch is not None:
+            self.job.watch(top1)
 
 
 class Silent:

@@ -1,29 +1,22 @@
-"""The training step, on one screen: zero, accumulate, clip, step, gates, log, save.
+"""The training loop: phases, epochs, steps on weights and gates, checkpoints and scores.
 
 Everything random is a function of (seed, position), so training that resumes from a checkpoint
-ends with the very weights of training that was never stopped.
+ends with the very weights of training that was never stopped. Not here: a step (`step.py`).
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
 from torch import nn
 
-from supernet.data.batches import (
-    drawn_batch,
-    train_batches,
-)
-from supernet.data.dataset import ImageData
+from supernet.data.batches import Batch, drawn_batch, train_batches
 from supernet.errors import Diverged
-from supernet.nn.fixed import Net
 from supernet.nn.supernet import SuperNet
-from supernet.train.distributed import ALONE, Ranks
-from supernet.train.ema import Average
 from supernet.train.evaluate import top1_of
 from supernet.train.gates.step import arch_step
 from supernet.train.gates.target import Target
@@ -38,8 +31,8 @@ from supernet.train.position import (
     gates_move,
     position_after,
 )
-from supernet.train.step import StepConfig, WeightStep
-from supernet.train.strategies import Strategy, SubnetSampler
+from supernet.train.step import Training, weight_step
+from supernet.train.strategies import SubnetSampler
 
 
 class Run(Protocol):
@@ -66,119 +59,102 @@ class Run(Protocol):
         """Take the top-1 of subnets on held-out images after an epoch, `last` of the phase."""
 
 
-def fit(
-    net: Net,
-    *,
-    phases: Sequence[Phase],
-    strategy: Strategy,
-    data: ImageData,
-    optimizer: torch.optim.Optimizer,
-    config: StepConfig,
-    run: Run,
-    targets: Sequence[Target] = (),
-    teacher: nn.Module | None = None,
-    ranks: Ranks = ALONE,
-    start: Position = START,
-    state: Mapping[str, Any] | None = None,
-) -> bool:
-    """Train `net` through `phases` from `start` on, and the gates of `targets` along with it.
+def fit(training: Training, run: Run, start: Position = START) -> bool:
+    """Train from `start` to the end of all phases, and the gates of the targets along with it.
 
-    Returns whether it came to the end; if not, it was asked to stop and its state was saved.
-
-    Args:
-        net: a supernet, or a plain network; all processes of `ranks` hold the same weights.
-        phases: the schedule.
-        strategy: the losses of a step.
-        data: the images.
-        optimizer: of the net's weights; phases set its rate.
-        config: of the step.
-        run: where to report.
-        targets: gates to train along.
-        teacher: another network, in evaluation mode, that teaches all subnets.
-        ranks: the processes that train together.
-        start: where to begin.
-        state: the checkpoint of that position, for what `fit` keeps itself: the average.
+    Returns whether the end was reached; if not, `run` asked to stop and the state was saved.
 
     Raises:
         Diverged: at a loss or a weight that is not finite; such weights are never saved.
     """
-    device = next(net.parameters()).device
-    step_of = WeightStep(net, strategy, optimizer, config, ranks, teacher)
-    average = Average(net, config.ema) if config.ema else None
-    if state:
-        step_of.precision.scaler.load_state_dict(state["scaler"])
-        if average:
-            average.load_state_(state)
-
-    def save_at(position: Position) -> None:
-        check_finite(net, position.step)
-        scaler = step_of.precision.scaler.state_dict()
-        run.save(state_of(net, average, optimizer, targets, position) | {"scaler": scaler})
-        trim()
-
-    preprocess = data.preprocess
-    per_epoch = config.per_epoch(data)
-    first_move, num_steps = gate_steps(phases, config.gates, per_epoch)
+    phases, config, per_epoch = training.phases, training.config, training.per_epoch
     for position, phase in epochs(phases, start, per_epoch):
-        net.train()
+        training.net.train()
         if position.epoch == position.batch == 0:
-            optimizer.state.clear()  # momenta belong to the phase, and to unsorted channels
-            if phase.sort_channels:
-                net.sort_channels_()
-            if average:
-                average.start_(net)
-        moving = targets if gates_move(phases, position, config.gates) else ()
-        batches = train_batches(
-            data.train, preprocess, batch_size=config.batch_size, augment=config.augment,
-            seed=config.seed, epoch=epochs_before(phases, position), device=device,
-            balance=config.balance, limit=config.epoch_batches, first=position.batch,
-        )  # fmt: skip
-        before = position.step - position.batch
+            _begin(training, phase)
+        moving = training.targets if gates_move(phases, position, config.gates) else ()
         stop = False
-        for number, batch in enumerate(batches, position.batch):
-            step = before + number
-            in_phase = position.epoch * per_epoch + number
-            lr = phase.lr_at(in_phase / (phase.epochs * per_epoch), in_phase)
-            draw = SubnetSampler(phase.sample, config.seed, step, moving, config.gates.share)
-            metrics = step_of(ranks.share(batch), phase=phase, draw=draw, lr=lr, step=step)
-            if average:
-                average.update_(net)
+        for now, batch in _batches(training, position):
+            draw = SubnetSampler(phase.sample, config.seed, now.step, moving, config.gates.share)
+            metrics = weight_step(training, batch, phase=phase, position=now, draw=draw)
             if moving:
-                held = drawn_batch(
-                    data.held_out, preprocess, batch_size=config.gates.batch_size,
-                    seed=config.seed, step=step, device=device, balance=config.balance,
-                )  # fmt: skip
-                rng = random.Random(f"{config.seed}/gates/{step}")
-                assert isinstance(net, SuperNet), "gates choose among the subnets of a supernet"
-                over = (step - first_move) / (num_steps - first_move)
-                moved = arch_step(
-                    net, moving, ranks.share(held), rng=rng, config=config.gates, share=over,
-                    ranks=ranks,
-                )  # fmt: skip
-                for target, values in zip(moving, moved, strict=True):
-                    metrics |= {f"gates/{target.name}/{key}": v for key, v in values.items()}
-            run.log(step, phase, metrics | {"lr": lr})
-            stop = ranks.any(run.stopping())
-            if (stop or run.due()) and number + 1 < per_epoch:
-                save_at(replace(position, step=step + 1, batch=number + 1))
+                metrics |= _gate_step(training, moving, now.step)
+            run.log(now.step, phase, metrics)
+            stop = training.ranks.any(run.stopping())
+            if (stop or run.due()) and now.batch + 1 < per_epoch:
+                _save(training, run, replace(now, step=now.step + 1, batch=now.batch + 1))
                 if stop:
                     return False
         after = position_after(phases, position, per_epoch)
         if moving:
             run.gates_moved(moving, after.step)
-        save_at(after)
+        _save(training, run, after)
         last = position.epoch == phase.epochs - 1
         if last or config.evaluate == "epoch":
-            best = average.net if average else net
-            top1 = {
-                name: top1_of(best, arch, data.held_out, train=data.train, preprocess=preprocess,
-                              ranks=ranks)
-                for name, arch in phase.space.ends.items()
-            }  # fmt: skip
-            run.scored(phase, after.step, top1, last=last)
+            run.scored(phase, after.step, _scores(training, phase), last=last)
         if stop:
             return False
     return True
+
+
+def _begin(training: Training, phase: Phase) -> None:
+    """Prepare the network, the optimizer and the average for a new phase."""
+    training.optimizer.state.clear()  # momenta belong to the phase, and to unsorted channels
+    if phase.sort_channels:
+        training.net.sort_channels_()
+    if training.ema is not None:
+        training.ema.set(training.net)
+
+
+def _batches(training: Training, position: Position) -> Iterator[tuple[Position, Batch]]:
+    """Yield this process's share of the epoch's batches from `position` on."""
+    data, config = training.data, training.config
+    batches = train_batches(
+        data.train, data.preprocess, batch_size=config.batch_size, augment=config.augment,
+        seed=config.seed, epoch=epochs_before(training.phases, position), device=training.device,
+        balance=config.balance, limit=config.epoch_batches, first=position.batch,
+    )  # fmt: skip
+    for ahead, batch in enumerate(batches):
+        now = replace(position, step=position.step + ahead, batch=position.batch + ahead)
+        yield now, training.ranks.share(batch)
+
+
+def _gate_step(training: Training, targets: Sequence[Target], step: int) -> dict[str, float]:
+    """Move the gates of `targets` by held-out images, and return their metrics."""
+    net, data, config = training.net, training.data, training.config
+    assert isinstance(net, SuperNet), "gates choose among the subnets of a supernet"
+    batch = drawn_batch(
+        data.held_out, data.preprocess, batch_size=config.gates.batch_size, seed=config.seed,
+        step=step, device=training.device, balance=config.balance,
+    )  # fmt: skip
+    first, end = gate_steps(training.phases, config.gates, training.per_epoch)
+    moved = arch_step(
+        net, targets, training.ranks.share(batch), rng=random.Random(f"{config.seed}/gates/{step}"),
+        config=config.gates, progress=(step - first) / (end - first), ranks=training.ranks,
+    )  # fmt: skip
+    return {
+        f"gates/{target.name}/{name}": value
+        for target, values in zip(targets, moved, strict=True)
+        for name, value in values.items()
+    }
+
+
+def _save(training: Training, run: Run, position: Position) -> None:
+    check_finite(training.net, position.step)
+    run.save(training.state(position))
+    trim()
+
+
+def _scores(training: Training, phase: Phase) -> dict[str, float]:
+    """Return the held-out top-1 of the smallest and the largest subnet of a phase."""
+    data = training.data
+    return {
+        name: top1_of(
+            training.averaged, arch, data.held_out, train=data.train, preprocess=data.preprocess,
+            ranks=training.ranks,
+        )
+        for name, arch in phase.space.ends.items()
+    }  # fmt: skip
 
 
 def check_finite(net: nn.Module, step: int) -> None:
@@ -186,24 +162,3 @@ def check_finite(net: nn.Module, step: int) -> None:
     for name, parameter in net.named_parameters():
         if not torch.isfinite(parameter).all():
             raise Diverged(f"the weights {name} are not finite after {step} steps")
-
-
-def state_of(
-    net: Net,
-    average: Average | None,
-    optimizer: torch.optim.Optimizer,
-    targets: Sequence[Target],
-    position: Position,
-) -> dict[str, Any]:
-    """Return what a checkpoint needs to go on from `position`.
-
-    `model` is what later commands use: the average where there is one. Then `training_model`
-    holds the weights to train on.
-    """
-    state = {
-        "model": net.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "position": asdict(position),
-        "gates": {target.name: target.state() for target in targets},
-    }
-    return state if average is None else state | average.state(net)

@@ -1,16 +1,21 @@
-"""One training step: forward and backward passes, precision, clipping, optimizer."""
+"""The training step on one screen (`weight_step`), and everything that it works on.
+
+Not here: the losses (`strategies.py`), the order of steps (`loop.py`).
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from math import isfinite
 from statistics import fmean
 from typing import Any
 
 import torch
+from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from supernet.data.batches import (
@@ -20,13 +25,15 @@ from supernet.data.batches import (
     num_batches,
 )
 from supernet.data.dataset import ImageData
-from supernet.errors import Diverged, SupernetError
+from supernet.errors import CheckpointError, Diverged, SupernetError
 from supernet.nn.drop import Noise
 from supernet.nn.fixed import Net
 from supernet.space.arch import Arch
-from supernet.train.distributed import Ranks
+from supernet.train.distributed import ALONE, Ranks
 from supernet.train.gates.step import GateConfig
+from supernet.train.gates.target import Target
 from supernet.train.phases import Phase
+from supernet.train.position import Position
 from supernet.train.strategies import Strategy, SubnetSampler
 
 
@@ -123,7 +130,7 @@ class Precision:
 
 @dataclass(frozen=True, kw_only=True)
 class StepConfig:
-    """What a step needs besides phases and strategy."""
+    """Settings of a training step besides phases and strategy."""
 
     batch_size: int
     augment: Augment
@@ -138,47 +145,136 @@ class StepConfig:
     epoch_batches: int | None = None
     evaluate: str = "phase"
 
-    def per_epoch(self, data: ImageData) -> int:
-        """Return the steps of an epoch."""
-        return num_batches(data.train, self.batch_size, self.epoch_batches)
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Training:
+    """Everything that a training reads and changes; all of it on one device.
 
-@dataclass(frozen=True, eq=False)
-class WeightStep:
-    """A step on the weights: zero, accumulate, average over processes, clip, step."""
+    Args:
+        net: a supernet or a single network; all processes of `ranks` hold the same weights.
+        phases: the schedule.
+        strategy: the losses of a step.
+        data: the images.
+        optimizer: of the net's weights; phases set its rate.
+        config: of a step.
+        targets: gates to train along.
+        teacher: another network, in evaluation mode, that teaches all subnets.
+        ranks: the processes that train together.
+    """
 
     net: Net
+    phases: Sequence[Phase]
     strategy: Strategy
+    data: ImageData
     optimizer: torch.optim.Optimizer
     config: StepConfig
-    ranks: Ranks
-    teacher: nn.Module | None
+    targets: Sequence[Target] = ()
+    teacher: nn.Module | None = None
+    ranks: Ranks = ALONE
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.net.parameters()).device
 
     @cached_property
     def precision(self) -> Precision:
-        """The numbers that it computes in, on the network's device."""
-        return Precision(self.config.amp, next(self.net.parameters()).device)
+        """The numbers that forward and backward passes compute in."""
+        return Precision(self.config.amp, self.device)
 
-    def __call__(
-        self, batch: Batch, *, phase: Phase, draw: SubnetSampler, lr: float, step: int
-    ) -> dict[str, float]:
-        """Take the step on this process's `batch` and return its metrics."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        self.optimizer.zero_grad(set_to_none=True)
-        generator = generator_at(self.config.seed, step, self.ranks.rank, "noise")
-        noise = self.config.regularize.drawn(generator)
-        passes = Passes(self.net, self.precision, noise, self.teacher)
-        losses: dict[str, list[float]] = defaultdict(list)
-        for part in batch.parts(self.config.micro_batches):
-            share = len(part.labels) / len(batch.labels)
-            for name, arch, loss in self.strategy.losses(passes, part, phase=phase, draw=draw):
-                value = loss.item()
-                if not isfinite(value):
-                    raise Diverged(f"the loss is {value} at step {step}, of the subnet {arch}")
-                self.precision.backward(loss * (share / phase.nets))
-                losses[f"loss/{name}"].append(value)
-        self.ranks.average_gradients_(self.net)
-        norm = self.precision.step(self.optimizer, self.net, self.config.clip_grad)
-        metrics = {name: fmean(values) for name, values in losses.items()}
-        return metrics if norm is None else metrics | {"grad_norm": norm}
+    @cached_property
+    def ema(self) -> ModelEmaV3 | None:
+        """Moving average of the weights of a phase, whose channels may be sorted at its start.
+
+        BN statistics are those of the last step: every extracted subnet computes its own.
+        """
+        decay = self.config.ema
+        if decay is None:
+            return None
+        return ModelEmaV3(self.net, decay, use_warmup=True, exclude_buffers=True)
+
+    @property
+    def averaged(self) -> Net:
+        """The network that is evaluated: the average where there is one."""
+        net: Net = self.net if self.ema is None else self.ema.module
+        return net
+
+    @property
+    def per_epoch(self) -> int:
+        """Steps of an epoch."""
+        return num_batches(self.data.train, self.config.batch_size, self.config.epoch_batches)
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of all phases."""
+        return self.per_epoch * sum(phase.epochs for phase in self.phases)
+
+    def state(self, position: Position) -> dict[str, Any]:
+        """Return the part of a checkpoint that `load_state_` needs to go on from `position`.
+
+        `model` is the network that later commands use: the average where there is one. Then
+        `training_model` holds the weights to train on.
+        """
+        return {
+            "model": self.averaged.state_dict(),
+            **({} if self.ema is None else {"training_model": self.net.state_dict()}),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.precision.scaler.state_dict(),
+            "position": asdict(position),
+            "gates": {target.name: target.state() for target in self.targets},
+        }
+
+    def load_state_(self, state: Mapping[str, Any]) -> None:
+        """Continue from what `state()` returned.
+
+        Raises:
+            CheckpointError: if it lacks the gates of a target.
+        """
+        self.net.load_state_dict(state["model" if self.ema is None else "training_model"])
+        if self.ema is not None:
+            self.ema.module.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.precision.scaler.load_state_dict(state["scaler"])
+        for target in self.targets:
+            if target.name not in state["gates"]:
+                raise CheckpointError(
+                    f"the run has no gates {target.name}: a table of its targets changed since it "
+                    "began"
+                )
+            target.load_state_(state["gates"][target.name])
+
+
+def weight_step(
+    training: Training, batch: Batch, *, phase: Phase, position: Position, draw: SubnetSampler
+) -> dict[str, float]:
+    """Train the weights by one step on this process's `batch` and return its metrics.
+
+    Raises:
+        Diverged: at a loss that is not finite.
+    """
+    net, config, optimizer = training.net, training.config, training.optimizer
+    precision, ranks = training.precision, training.ranks
+    done = position.epoch * training.per_epoch + position.batch  # steps of this phase
+    lr = phase.lr_at(done / (phase.epochs * training.per_epoch), done)
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    noise = config.regularize.drawn(generator_at(config.seed, position.step, ranks.rank, "noise"))
+    forward = Passes(net, precision, noise, training.teacher)
+    losses: dict[str, list[float]] = defaultdict(list)
+
+    optimizer.zero_grad(set_to_none=True)
+    for part in batch.parts(config.micro_batches):
+        share = len(part.labels) / len(batch.labels)
+        for name, arch, loss in training.strategy.losses(forward, part, phase=phase, draw=draw):
+            value = loss.item()
+            if not isfinite(value):
+                raise Diverged(f"the loss is {value} at step {position.step}, of the subnet {arch}")
+            precision.backward(loss * (share / phase.nets))
+            losses[f"loss/{name}"].append(value)
+    ranks.average_gradients_(net)
+    norm = precision.step(optimizer, net, config.clip_grad)
+    if training.ema is not None:
+        training.ema.update(net, step=done + 1)
+
+    metrics = {name: fmean(values) for name, values in losses.items()} | {"lr": lr}
+    return metrics if norm is None else metrics | {"grad_norm": norm}

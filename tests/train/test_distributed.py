@@ -37,7 +37,7 @@ from supernet.train.logger import Silent
 from supernet.train.loop import fit
 from supernet.train.phases import Phase
 from supernet.train.run import Trained
-from supernet.train.step import StepConfig
+from supernet.train.step import StepConfig, Training
 from supernet.train.strategies import Taught
 from tests.builders import randomise_, small_space, start_run, tiny_config
 
@@ -58,10 +58,11 @@ def train(strategy: Any, ranks: Ranks) -> SuperNet:
         epoch_batches=3,
     )  # fmt: skip
     optimizer = torch.optim.SGD(net.parameters(), momentum=0.9)
-    assert fit(
-        net, phases=[phase], strategy=strategy, data=synthetic(per_class=12, size=16),
-        optimizer=optimizer, config=config, run=Silent(Stopping()), ranks=ranks,
+    training = Training(
+        net=net, phases=[phase], strategy=strategy, data=synthetic(per_class=12, size=16),
+        optimizer=optimizer, config=config, ranks=ranks,
     )  # fmt: skip
+    assert fit(training, Silent(Stopping()))
     return net
 
 

@@ -33,7 +33,7 @@ from supernet.train.logger import RunFolder
 from supernet.train.loop import fit
 from supernet.train.phases import Phase
 from supernet.train.position import Position, epochs, epochs_before, gates_move
-from supernet.train.step import Passes, Precision, StepConfig
+from supernet.train.step import Passes, Precision, StepConfig, Training
 from supernet.train.strategies import SubnetSampler, Taught
 from tests.builders import (
     TextReporter,
@@ -97,11 +97,12 @@ def fitted(
     phases: list[Phase], config: StepConfig, targets: list[Target], net: SuperNet
 ) -> Recorder:
     run = Recorder()
-    fit(
-        net, phases=phases, strategy=Taught(), config=config, run=run, targets=targets,
+    training = Training(
+        net=net, phases=phases, strategy=Taught(), config=config, targets=targets,
         data=synthetic(per_class=12, size=8),
         optimizer=torch.optim.AdamW(net.parameters()),
     )  # fmt: skip
+    fit(training, run)
     return run
 
 
@@ -210,11 +211,12 @@ def test_no_two_epochs_see_the_same_batches() -> None:
             yield "random", phase.space.largest(), torch.zeros((), requires_grad=True)
 
     net = SuperNet(space, 4)
-    fit(
-        net, phases=[phase_of(space), phase_of(space)], strategy=Spy(), run=Recorder(),
+    training = Training(
+        net=net, phases=[phase_of(space), phase_of(space)], strategy=Spy(),
         config=steps_of(clip_grad=None, augment=Augment()), data=synthetic(per_class=12, size=8),
         optimizer=torch.optim.SGD(net.parameters()),
     )  # fmt: skip
+    fit(training, Recorder())
     per_epoch = len(seen) // 4
     firsts = seen[::per_epoch]
     assert len(firsts) == 4

@@ -28,6 +28,7 @@ from supernet.train import job as training
 from supernet.train.interrupt import Stopping
 from supernet.train.logger import RunFolder
 from supernet.train.run import Trained
+from supernet.train.step import Training
 from tests.builders import TINY, start_run, tiny_config
 from tests.train.test_loop import same
 
@@ -276,9 +277,9 @@ def test_weights_that_are_not_finite_are_never_saved(
     nets: list[nn.Module] = []
     fit = training.fit
 
-    def noted(net: nn.Module, **rest: Any) -> bool:
-        nets.append(net)
-        return fit(net, **rest)
+    def noted(begun: Training, *rest: Any) -> bool:
+        nets.append(begun.net)
+        return fit(begun, *rest)
 
     monkeypatch.setattr(RunFolder, "log", spoiling)
     monkeypatch.setattr(training, "fit", noted)

@@ -29,9 +29,9 @@ from supernet.train import checkpoint
 from supernet.train import job as training
 from supernet.train.build import build_recipe, build_steps, build_teacher
 from supernet.train.distributed import ALONE, Ranks
-from supernet.train.ema import Average
+from supernet.train.logger import RunFolder
 from supernet.train.phases import Phase
-from supernet.train.step import Passes, Precision
+from supernet.train.step import Passes, Precision, Training
 from tests.builders import small_space, start_run, tiny_config, tiny_space
 
 CPU = torch.device("cpu")
@@ -198,24 +198,36 @@ def test_dropped_branches_are_those_of_residual_blocks() -> None:
     assert not torch.equal(net(x, arch, noise=loud), net(x, arch))
 
 
-def test_the_average_follows_the_weights() -> None:
-    net = SuperNet(tiny_space(), 4)
-    average = Average(net, decay=0.9)
-    wanted = [p.detach().clone() for p in net.parameters()]
-    for number in range(1, 30):
-        with torch.no_grad():
-            for p in net.parameters():
-                p.add_(torch.randn_like(p))
-        average.update_(net)
-        decay = min(0.9, (1 + number) / (10 + number))
-        wanted = [
-            decay * w + (1 - decay) * p.detach()
-            for w, p in zip(wanted, net.parameters(), strict=True)
-        ]
-    for got, want in zip(average.net.parameters(), wanted, strict=True):
+def test_the_average_follows_the_weights_of_a_phase(tmp_path: Path) -> None:
+    """From the start of a phase, with timm's warm-up; BN statistics are those of the last step."""
+    seen: list[list[torch.Tensor]] = []
+    log = RunFolder.log
+
+    def noted(self: RunFolder, *rest: Any) -> None:
+        log(self, *rest)
+        seen.append([p.detach().clone() for p in begun[0].net.parameters()])
+
+    begun: list[Training] = []
+    fit = training.fit
+
+    def kept(one: Training, *rest: Any) -> bool:
+        begun.append(one)
+        return fit(one, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunFolder, "log", noted)
+        patch.setattr(training, "fit", kept)
+        start_run(tiny_config("ema=0.7"), tmp_path / "run")
+    (done,) = begun
+    steps = done.phases[-1].epochs * done.per_epoch
+    wanted = seen[-steps]
+    for number, weights in enumerate(seen[-steps:]):
+        decay = min(0.7, 1 - (1 + number) ** (-2 / 3))
+        wanted = [decay * w + (1 - decay) * p for w, p in zip(wanted, weights, strict=True)]
+    assert done.ema is not None
+    for got, want in zip(done.averaged.parameters(), wanted, strict=True):
         torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
-    average.start_(net)
-    assert all(map(torch.equal, average.net.parameters(), net.parameters()))
+    assert all(map(torch.equal, done.averaged.buffers(), done.net.buffers()))
 
 
 def test_bf16_computes_shorter_and_learns() -> None:

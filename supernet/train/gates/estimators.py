@@ -1,9 +1,9 @@
 """How the loss's gradient on path gates is estimated: one small function for each estimator.
 
-Each answers a `Question` with one classification loss `[]` for each target, whose gradient on the
-target's gates is the estimate. But for `reinforce` there is one forward and one backward pass,
-whatever the number of targets: candidates are drawn by one of them, the pass gives the derivative
-by each candidate's binary gate, and every target weighs those by its own probabilities.
+Each takes an `ArchStep` and returns one classification loss `[]` for each target, whose gradient
+on the target's gates is the estimate. All but `reinforce` run one forward and one backward pass,
+whatever the number of targets: the gates of one target draw the candidates, the pass gives the
+derivative by each candidate's binary gate, and every target weighs these by its own probabilities.
 
 Sources: ProxylessNAS (1812.00332) for `two_path`, `full` and REINFORCE; straight-through
 Gumbel-softmax (1611.01144); `weight_space` is ours. Not here: latency in the loss, the step
@@ -31,19 +31,18 @@ from supernet.train.gates.target import Target
 TEMPERATURES = (5.0, 0.5)
 """Of Gumbel-softmax, at the start and at the end; geometric in between."""
 BASELINE_DECAY = 0.9
-EVERY = 1_000_000
 
 
 @dataclass(frozen=True, eq=False)
-class Question:
-    """What an estimator is asked.
+class ArchStep:
+    """The inputs of an estimator.
 
     Args:
         net: in training mode; its weights and its BN statistics stay as they are.
         targets: whose gates are moved.
         batch: held-out images.
-        rng: of the candidates.
-        share: of the training of gates that is over, 0..1.
+        rng: draws the candidates.
+        progress: share of the training of gates that is over, 0..1.
         ranks: processes, each with a part of the batch.
     """
 
@@ -51,50 +50,51 @@ class Question:
     targets: Sequence[Target]
     batch: Batch
     rng: random.Random
-    share: float = 0.0
+    progress: float = 0.0
     ranks: Ranks = ALONE
 
-    def leader(self) -> PathGates:
+    def sampler(self) -> PathGates:
         """Return the gates that draw the candidates of this step."""
         return self.rng.choice(self.targets).gates
 
 
-Estimator = Callable[[Question], list[Tensor]]
+Estimator = Callable[[ArchStep], list[Tensor]]
 
 
-def two_path(ask: Question) -> list[Tensor]:
+def two_path(step: ArchStep) -> list[Tensor]:
     """Two candidates a choice; only the active one passes a gradient on."""
-    return _shared(ask, ask.leader().draw(ask.rng, 2))
+    return _shared(step, step.sampler().draw(step.rng, 2))
 
 
-def full(ask: Question) -> list[Tensor]:
+def full(step: ArchStep) -> list[Tensor]:
     """Every candidate of every choice; only the active one passes a gradient on."""
-    return _shared(ask, ask.leader().draw(ask.rng, EVERY))
+    return _shared(step, step.sampler().draw(step.rng, None))
 
 
-def gumbel(ask: Question) -> list[Tensor]:
+def gumbel(step: ArchStep) -> list[Tensor]:
     """Every candidate, by straight-through Gumbel-softmax at a falling temperature."""
     first, last = TEMPERATURES
-    temperature = first * (last / first) ** ask.share
-    return _shared(ask, ask.leader().draw_gumbel(ask.rng, temperature))
+    temperature = first * (last / first) ** step.progress
+    return _shared(step, step.sampler().draw_gumbel(step.rng, temperature))
 
 
-def weight_space(ask: Question) -> list[Tensor]:
+def weight_space(step: ArchStep) -> list[Tensor]:
     """Every candidate of a block, mixed in the shared weights: one op runs for all of them."""
-    return _shared(ask, ask.leader().draw(ask.rng, EVERY), mixed=True)
+    return _shared(step, step.sampler().draw(step.rng, None), mixed=True)
 
 
-def reinforce(ask: Question) -> list[Tensor]:
+def reinforce(step: ArchStep) -> list[Tensor]:
     """One architecture for each target, without a backward pass through the net.
 
     The baseline is a moving average of the target's losses, and the first of them at the start.
     """
     losses = []
-    for target in ask.targets:
-        arch, paths = target.gates.sample(ask.rng, paths=1)
+    for target in step.targets:
+        arch, paths = target.gates.sample(step.rng, paths=1)
         with torch.no_grad():
-            ce = _loss(ask.net(resize(ask.batch.images, arch.resolution), arch, paths), ask.batch)
-        ask.ranks.average_([ce])
+            images = resize(step.batch.images, arch.resolution)
+            ce = _loss(step.net(images, arch, paths), step.batch)
+        step.ranks.average_([ce])
         baseline = target.memory.get("baseline", ce.item())
         target.memory["baseline"] = baseline + (1 - BASELINE_DECAY) * (ce.item() - baseline)
         score = target.gates.log_prob_of(arch)
@@ -111,22 +111,22 @@ ESTIMATORS: dict[str, Estimator] = {
 }
 
 
-def _shared(ask: Question, drawn: Drawn, *, mixed: bool = False) -> list[Tensor]:
+def _shared(step: ArchStep, drawn: Drawn, *, mixed: bool = False) -> list[Tensor]:
     """Derive the loss by the binary gates of `drawn`, once, and carry that to each target."""
-    gates = ask.targets[0].gates
+    gates = step.targets[0].gates
     binary = torch.zeros_like(drawn.mask, dtype=gates.alpha.dtype, device=gates.alpha.device)
     binary[:, 0] = 1.0
     arch, paths = gates.paths(drawn, binary.requires_grad_(), mixed=mixed)
-    ce = _loss(sized_logits(ask.net, ask.batch, arch, paths), ask.batch)
+    ce = _loss(sized_logits(step.net, step.batch, arch, paths), step.batch)
     (slope,) = torch.autograd.grad(ce, binary)
     ce = ce.detach()
-    ask.ranks.average_([slope, ce])
-    return [ce + _pull(slope, target.gates.weigh(drawn)) for target in ask.targets]
+    step.ranks.average_([slope, ce])
+    return [ce + straight_through(slope, target.gates.weigh(drawn)) for target in step.targets]
 
 
-def _pull(slope: Tensor, soft: Tensor) -> Tensor:
-    """Return zero, with the gradient that `slope` has on `soft`."""
-    return (slope * (soft - soft.detach())).sum()
+def straight_through(slope: Tensor, probs: Tensor) -> Tensor:
+    """Return zero `[]` whose gradient on `probs` is `slope`."""
+    return (slope * (probs - probs.detach())).sum()
 
 
 def _loss(logits: Tensor, batch: Batch) -> Tensor:

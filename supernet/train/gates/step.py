@@ -17,7 +17,7 @@ from supernet.data.batches import Batch
 from supernet.errors import SupernetError
 from supernet.nn.supernet import SuperNet
 from supernet.train.distributed import ALONE, Ranks
-from supernet.train.gates.estimators import ESTIMATORS, Question
+from supernet.train.gates.estimators import ESTIMATORS, ArchStep
 from supernet.train.gates.latency_loss import LATENCY_LOSSES, next_multiplier, with_latency
 from supernet.train.gates.target import Target
 
@@ -80,7 +80,7 @@ def arch_step(
     *,
     rng: random.Random,
     config: GateConfig,
-    share: float = 0.0,
+    progress: float = 0.0,
     ranks: Ranks = ALONE,
 ) -> list[dict[str, float]]:
     """Move the gates of `targets` by one step on `batch` and return the metrics of each.
@@ -91,12 +91,12 @@ def arch_step(
         batch: this process's images.
         rng: of the candidates; the same in all processes.
         config: how.
-        share: of the training of gates that is over, 0..1.
+        progress: share of the training of gates that is over, 0..1.
         ranks: the processes that train together.
     """
     assert net.training
-    losses = ESTIMATORS[config.estimator](Question(net, targets, batch, rng, share, ranks))
-    return [_move(target, ce, config, share) for target, ce in zip(targets, losses, strict=True)]
+    losses = ESTIMATORS[config.estimator](ArchStep(net, targets, batch, rng, progress, ranks))
+    return [_move(target, ce, config, progress) for target, ce in zip(targets, losses, strict=True)]
 
 
 def train_gates(
@@ -116,12 +116,12 @@ def train_gates(
     net.train()
     for step, batch in enumerate(batches):
         rng = random.Random(f"{seed}/gates/{step}")
-        share = step / config.steps
-        on_step(step, arch_step(net, targets, batch, rng=rng, config=config, share=share))
+        progress = step / config.steps
+        on_step(step, arch_step(net, targets, batch, rng=rng, config=config, progress=progress))
     net.train(mode)
 
 
-def _move(target: Target, ce: Tensor, config: GateConfig, share: float) -> dict[str, float]:
+def _move(target: Target, ce: Tensor, config: GateConfig, progress: float) -> dict[str, float]:
     gates, memory = target.gates, target.memory
     expected = gates.expected_cost(target.costs)
     loss = with_latency(
@@ -130,7 +130,7 @@ def _move(target: Target, ce: Tensor, config: GateConfig, share: float) -> dict[
     )  # fmt: skip
     entropy = gates.entropy().mean()
     if config.entropy:
-        loss = loss + config.entropy * share * entropy
+        loss = loss + config.entropy * progress * entropy
     target.optimizer.zero_grad()
     loss.backward()
     target.optimizer.step()

@@ -22,9 +22,8 @@ from supernet.space.search_space import SearchSpace, Stage
 from supernet.train.gates.estimators import (
     BASELINE_DECAY,
     ESTIMATORS,
-    EVERY,
     TEMPERATURES,
-    Question,
+    ArchStep,
     reinforce,
     sized_logits,
 )
@@ -68,9 +67,9 @@ def gradients(loss: Tensor, gates: PathGates) -> list[Tensor]:
 
 DRAWS = {
     "two_path": lambda gates, rng: gates.draw(rng, 2),
-    "full": lambda gates, rng: gates.draw(rng, EVERY),
+    "full": lambda gates, rng: gates.draw(rng, None),
     "gumbel": lambda gates, rng: gates.draw_gumbel(rng, TEMPERATURES[0]),
-    "weight_space": lambda gates, rng: gates.draw(rng, EVERY),
+    "weight_space": lambda gates, rng: gates.draw(rng, None),
 }
 
 
@@ -89,7 +88,7 @@ def test_one_pass_gives_each_target_the_gradient_of_a_pass_through_its_gates(
         return forward(*args, **options)
 
     net.forward = counted  # type: ignore[method-assign]
-    losses = ESTIMATORS[name](Question(net, targets, batch, random.Random(5)))
+    losses = ESTIMATORS[name](ArchStep(net, targets, batch, random.Random(5)))
     assert sum(passes) == 1, "whatever the number of targets"
     net.forward = forward  # type: ignore[method-assign]
 
@@ -116,7 +115,7 @@ def test_no_estimator_touches_masked_entries_or_the_net(space: SearchSpace) -> N
     for name, estimator in ESTIMATORS.items():
         target = with_gates(net, 1)
         target.memory["baseline"] = 0.0
-        (loss,) = estimator(Question(net, [target], batch_of(torch.float64), random.Random(0)))
+        (loss,) = estimator(ArchStep(net, [target], batch_of(torch.float64), random.Random(0)))
         alpha, resolution = gradients(loss, target.gates)
         assert alpha.isfinite().all(), name
         assert not alpha[~allowed].any(), name
@@ -131,7 +130,7 @@ def test_reinforce_is_the_score_times_the_advantage() -> None:
     target, batch = with_gates(net, 1), batch_of(torch.float64)
     baselines = []
     for step in range(3):
-        (loss,) = reinforce(Question(net, [target], batch, random.Random(step)))
+        (loss,) = reinforce(ArchStep(net, [target], batch, random.Random(step)))
         arch, _ = target.gates.sample(random.Random(step), paths=1)
         ce = loss.item()
         before = baselines[-1] if baselines else ce
@@ -172,7 +171,7 @@ def test_mixed_weights_at_a_one_hot_are_the_plain_net(space: SearchSpace) -> Non
     """And their gradient by every gate is that of finite differences, in float64."""
     net, gates = random_net(space).train(), random_gates(space)
     for seed in range(4):
-        drawn = gates.draw(random.Random(seed), EVERY)
+        drawn = gates.draw(random.Random(seed), None)
         one_hot = torch.zeros(drawn.mask.shape, dtype=torch.float64)
         one_hot[:, 0] = 1.0
         arch, paths = gates.paths(drawn, one_hot.clone().requires_grad_(), mixed=True)
@@ -196,7 +195,7 @@ def test_mixing_tells_apart_ops_that_differ() -> None:
     stage = Stage(width=8, stride=1, depths=(1,), se=True)
     space = small_space(stages=(stage,), kernel_sizes=(3, 5), expand_ratios=(2, 3, 4))
     net, gates = random_net(space).train(), random_gates(space)
-    drawn = gates.draw(random.Random(0), EVERY)
+    drawn = gates.draw(random.Random(0), None)
     weights = torch.zeros(drawn.mask.shape, dtype=torch.float64)
     weights[:, 0] = 1.0
     arch, paths = gates.paths(drawn, weights.requires_grad_(), mixed=True)
