@@ -25,11 +25,17 @@ def aim(name: str, wanted: float, value: float, *, at_least: bool) -> dict[str, 
     return {"name": name, "aim": wanted, "value": value, "met": met}
 
 
-def write_result(out: Path, *, question: str, aims: Sequence[dict[str, Any]], data: Any) -> None:
-    """Write a result file: the question, what it was measured with, the aims, the raw figures."""
+def write_result(
+    out: Path, *, question: str, aims: Sequence[dict[str, Any]], data: Any, card: str = ""
+) -> None:
+    """Write a result file: the question, what it was measured with, the aims, the raw figures.
+
+    `card` names the GPU of a benchmark that runs on one.
+    """
+    machine = f"{host.cpu()}, {_memory_gib():.0f} GiB, {platform.system()}"
     result = {
         "question": question,
-        "hardware": f"{host.cpu()}, {_memory_gib():.0f} GiB, {platform.system()}",
+        "hardware": f"{card}; {machine}" if card else machine,
         "versions": {
             "python": platform.python_version(),
             **{name: metadata.version(name) for name in PACKAGES},

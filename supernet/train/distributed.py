@@ -65,9 +65,7 @@ class Ranks:
 
     def wait(self) -> None:
         """Wait until all processes are here."""
-        if self.count > 1:
-            with self._together():
-                dist.barrier()
+        self.any(False)  # dist.barrier() would pass a tensor through the card, if there is one
 
     def average_gradients_(self, module: nn.Module) -> None:
         """Average the gradients of `module`; a parameter without one has none anywhere."""
@@ -77,7 +75,7 @@ class Ranks:
         """Return whether it is so in any of the processes, in all of them."""
         if self.count == 1:
             return mine
-        found = torch.tensor(float(mine), device=_device())
+        found = torch.tensor(float(mine))
         with self._together():
             dist.all_reduce(found, dist.ReduceOp.MAX)
         return bool(found)
@@ -102,11 +100,6 @@ class Ranks:
             ) from error
 
 
-def _device() -> torch.device:
-    """Return where the processes exchange tensors."""
-    return torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
-
-
 ALONE = Ranks()
 
 
@@ -122,11 +115,11 @@ def joined() -> Iterator[Ranks]:
         yield ALONE
         return
     rank = int(os.environ["RANK"])
-    cuda = torch.cuda.is_available()
-    if cuda:
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    try:
-        dist.init_process_group("nccl" if cuda else "gloo")
+    place = int(os.environ.get("LOCAL_RANK", "0"))
+    if place < torch.cuda.device_count():
+        torch.cuda.set_device(place)
+    try:  # tensors of either kind, as CPUs may train where there are cards
+        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     except (RuntimeError, ValueError) as error:
         raise SupernetError(f"process {rank} of {count} cannot join the others: {error}") from error
     try:
