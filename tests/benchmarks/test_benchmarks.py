@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks.results_page import pages, rendered
 
@@ -32,6 +33,8 @@ def named(script: Path) -> str:
 def test_quick_form_writes_a_result(script: Path, tmp_path: Path) -> None:
     out = tmp_path / "result.json"
     words: list[str] = []
+    if script.stem == "gpu" and not torch.cuda.is_available():
+        pytest.skip("benchmarks.throughput.gpu needs an NVIDIA card")
     if script.stem == "search_ofa":
         if not ANCHORS.is_dir():
             pytest.skip("once-for-all's tables and predictor are not there; see SUPERNET_ANCHORS")
