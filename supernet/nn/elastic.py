@@ -213,7 +213,7 @@ class ElasticBlock(nn.Module):
         """Return timm's own block for `op`, with copies of its weights."""
         block = timm_block(self.spec, op, family=self._family, bn_eps=self._bn_eps)
         tensors = self.tensors_for(op)
-        block.to(dtype=next(iter(tensors.values())).dtype)
+        block.to(next(iter(tensors.values())))
         block.load_state_dict({name: tensor.detach() for name, tensor in tensors.items()})
         return block.train(self.training)
 

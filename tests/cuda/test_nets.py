@@ -41,12 +41,17 @@ def channels_last(x: Tensor) -> Tensor:
     return x.cuda().contiguous(memory_format=torch.channels_last)
 
 
-def assert_states_same(got: nn.Module, want: nn.Module) -> None:
+ACT = 2e-6
+"""Tolerance of whole nets: torch's float64 hard-swish has a float32 constant, 1/6, on a card."""
+
+
+def assert_states_same(got: nn.Module, want: nn.Module, tolerance: float = 1e-9) -> None:
     """Compare weights and BN statistics that are on two devices."""
     theirs = want.state_dict()
     for name, tensor in got.state_dict().items():
         assert tensor.is_cuda, name
-        torch.testing.assert_close(tensor.cpu(), theirs[name], rtol=1e-9, atol=1e-9, msg=name)
+        atol = tolerance * max(1.0, theirs[name].abs().max().item())
+        torch.testing.assert_close(tensor.cpu(), theirs[name], rtol=0, atol=atol, msg=name)
 
 
 @pytest.mark.parametrize("name", SPACES)
@@ -83,9 +88,9 @@ def test_subnets_and_the_networks_cut_out_of_them_run_as_on_the_cpu(name: str) -
     for arch in some_archs(net.space, 4):
         x = images(net, arch.resolution)
         want = net(x, arch)
-        assert_same(twin(channels_last(x), arch).cpu(), want)
+        assert_same(twin(channels_last(x), arch).cpu(), want, tolerance=ACT)
         cut = extract(twin, arch)
-        assert_same(cut(channels_last(x)).cpu(), want)
+        assert_same(cut(channels_last(x)).cpu(), want, tolerance=ACT)
         assert_states_same(cut, extract(net, arch))
 
 
@@ -97,7 +102,7 @@ def test_dropout_and_dropped_paths_are_those_of_the_cpu() -> None:
     for side, given in ((net, x), (on_card(net), channels_last(x))):
         noise = Noise(0.3, 0.4, torch.Generator().manual_seed(5))
         outputs.append(side(given, arch, noise=noise).cpu())
-    assert_same(outputs[1], outputs[0])
+    assert_same(outputs[1], outputs[0], tolerance=ACT)
 
 
 @pytest.mark.parametrize("name", SPACES)
@@ -118,7 +123,7 @@ def test_bn_is_calibrated_as_on_the_cpu(name: str) -> None:
         twin = on_card(model)
         calibrate_(model, batches)
         calibrate_(twin, [channels_last(batch) for batch in batches])
-        assert_states_same(twin, model)
+        assert_states_same(twin, model, ACT)
 
 
 def test_float32_is_calibrated_and_scored_as_on_the_cpu(full_precision: None) -> None:

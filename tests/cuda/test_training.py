@@ -8,7 +8,6 @@ import signal
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from io import StringIO
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -18,12 +17,12 @@ import pytest
 import torch
 import torch.distributed as dist
 from PIL import Image
-from rich.console import Console
 from timm.layers import convert_sync_batchnorm
 from torch import multiprocessing, nn
 
 from supernet.cli.hydra_config import composed
 from supernet.data.image_files import FileImages, Files
+from supernet.io.reporter import SILENT
 from supernet.latency.costs import latency_costs
 from supernet.space.cost import cost_range
 from supernet.train import checkpoint
@@ -36,6 +35,7 @@ from tests.builders import (
     middle,
     random_net,
     small_space,
+    start_run,
     tiny_config,
     tiny_space,
     tiny_table,
@@ -44,7 +44,8 @@ from tests.train.test_loop import Stop, same
 
 pytestmark = pytest.mark.cuda
 
-QUIET = Console(file=StringIO())
+FORKS = pytest.mark.filterwarnings("ignore:.*is multi-threaded, use of fork:DeprecationWarning")
+"""Python 3.12 warns of torch's worker processes, which touch nothing but files."""
 PRECISIONS = [None, "bf16", "fp16"]
 
 
@@ -87,11 +88,11 @@ def test_a_training_begins_as_on_the_cpu_and_ends(
     amp: str | None, logged: dict[int, dict[str, float]], tmp_path: Path, full_precision: None
 ) -> None:
     """The first step's losses are float32's of the CPU; later ones drift apart by rounding."""
-    training.start(tiny_config("device=cpu"), tmp_path / "cpu", QUIET)
+    start_run(tiny_config("device=cpu"), tmp_path / "cpu", SILENT)
     wanted = losses(logged[0])
     logged.clear()
     config = cuda_config() if amp is None else cuda_config(f"amp={amp}")
-    training.start(config, tmp_path / "card", QUIET)
+    start_run(config, tmp_path / "card", SILENT)
     assert losses(logged[0]) == pytest.approx(wanted, rel=1e-4 if amp is None else 2e-2)
     assert all(isfinite(value) for step in logged.values() for value in losses(step).values())
     kept = checkpoint.read(tmp_path / "card")
@@ -112,7 +113,7 @@ def test_fp16_leaves_out_a_step_whose_gradients_overflow(
         init(self, device, **options, init_scale=2.0**60)
 
     monkeypatch.setattr(torch.amp.GradScaler, "__init__", huge)
-    training.start(cuda_config("amp=fp16"), tmp_path / "run", QUIET)
+    start_run(cuda_config("amp=fp16"), tmp_path / "run", SILENT)
     kept = checkpoint.read(tmp_path / "run")
     assert kept["scaler"]["scale"] == 2.0 ** (60 - 15), "all 15 steps were left out"
     assert all(torch.isfinite(tensor).all() for tensor in kept["model"].values())
@@ -140,12 +141,12 @@ def test_resuming_gives_the_same_bits_with_deterministic_algorithms(
 ) -> None:
     config = cuda_config("gates.warmup_epochs=1", "gates.share=0.5", "regularize.dropout=0.1")
     config = with_targets({**config, "amp": amp}, tmp_path)
-    training.start(config, tmp_path / "whole", QUIET)
+    start_run(config, tmp_path / "whole", SILENT)
     stop_at(monkeypatch, at)
     with pytest.raises(Stop):
-        training.start(config, tmp_path / "run", QUIET)
+        start_run(config, tmp_path / "run", SILENT)
     assert checkpoint.read(tmp_path / "run")["position"]["step"] == at
-    training.resume(tmp_path / "run", QUIET)
+    training.resume(tmp_path / "run", SILENT)
     same(checkpoint.read(tmp_path / "run"), checkpoint.read(tmp_path / "whole"))
 
 
@@ -153,13 +154,13 @@ def test_without_them_resuming_goes_on_from_the_same_weights_and_images(
     logged: dict[int, dict[str, float]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The promise there: the step after the stop differs by rounding alone."""
-    training.start(cuda_config(), tmp_path / "whole", QUIET)
+    start_run(cuda_config(), tmp_path / "whole", SILENT)
     whole = dict(logged)
     logged.clear()
     stop_at(monkeypatch, 9)
     with pytest.raises(Stop):
-        training.start(cuda_config(), tmp_path / "run", QUIET)
-    training.resume(tmp_path / "run", QUIET)
+        start_run(cuda_config(), tmp_path / "run", SILENT)
+    training.resume(tmp_path / "run", SILENT)
     assert logged.keys() == whole.keys()
     for step, metrics in whole.items():
         assert logged[step]["lr"] == metrics["lr"]
@@ -177,7 +178,7 @@ def _killed(config: dict[str, Any], folder: Path) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     RunFolder.log = dying
-    training.start(config, folder, QUIET)
+    start_run(config, folder, SILENT)
 
 
 def test_a_killed_training_ends_with_the_bits_of_one_that_was_not(
@@ -191,14 +192,14 @@ def test_a_killed_training_ends_with_the_bits_of_one_that_was_not(
     child.join()
     assert child.exitcode == -signal.SIGKILL
     assert checkpoint.read(tmp_path / "run")["position"]["step"] == 7
-    training.resume(tmp_path / "run", QUIET)
-    training.start(config, tmp_path / "whole", QUIET)
+    training.resume(tmp_path / "run", SILENT)
+    start_run(config, tmp_path / "whole", SILENT)
     same(checkpoint.read(tmp_path / "run"), checkpoint.read(tmp_path / "whole"))
 
 
 def test_a_run_of_the_card_goes_on_without_one(tmp_path: Path) -> None:
     """The checkpoint holds no tensor that only a card can read."""
-    training.start(cuda_config("amp=bf16"), tmp_path / "run", QUIET)
+    start_run(cuda_config("amp=bf16"), tmp_path / "run", SILENT)
     held = torch.load(tmp_path / "run" / checkpoint.FILE, map_location="cpu", weights_only=True)
     assert held["model"].keys()
     content = checkpoint.read(tmp_path / "run")
@@ -219,6 +220,7 @@ def pictures(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@FORKS
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_read_from_files_lie_in_pinned_memory(pictures: Path, workers: int) -> None:
     files = Files(sorted(pictures.glob("train/*/*.png")))
@@ -232,6 +234,7 @@ def test_batches_read_from_files_lie_in_pinned_memory(pictures: Path, workers: i
         assert torch.equal(got.pixels.to("cuda", non_blocking=True).cpu(), got.pixels)
 
 
+@FORKS
 def test_a_training_from_files_does_not_depend_on_workers(
     pictures: Path, tmp_path: Path, deterministic: None
 ) -> None:
@@ -243,7 +246,7 @@ def test_a_training_from_files_does_not_depend_on_workers(
             *kept, "device=cuda", "data=folder", f"data.root={pictures}", "data.memory_gb=0",
             f"data.workers={workers}", "recipe.phases.all.epochs=1",
         ])  # fmt: skip
-        training.start(config, tmp_path / f"{workers}", QUIET)
+        start_run(config, tmp_path / f"{workers}", SILENT)
         runs.append(checkpoint.read(tmp_path / f"{workers}")["model"])
     same(runs[1], runs[0])
 
@@ -314,7 +317,7 @@ def test_a_training_with_synchronised_norms_ends(
 
     monkeypatch.setattr(training, "joined", joined)
     config = {**cuda_config("sync_bn=true"), "amp": amp}
-    training.start(config, tmp_path / "run", QUIET)
+    start_run(config, tmp_path / "run", SILENT)
     kept = checkpoint.read(tmp_path / "run")
     assert kept["position"]["step"] == 15
     assert all(torch.isfinite(tensor).all() for tensor in kept["model"].values())
