@@ -23,7 +23,7 @@ from supernet.train.gates.step import GateConfig
 from supernet.train.gates.target import Target
 from supernet.train.loop import fit
 from supernet.train.phases import Phase
-from supernet.train.step import StepConfig
+from supernet.train.step import StepConfig, Training
 from supernet.train.strategies import Taught
 
 RATE, WEIGHT_DECAY, BATCH = 1e-3, 1e-2, 64
@@ -50,17 +50,17 @@ def finetuned(
         seed=int(config.data["seed"]),
         gates=GateConfig(),
     )
-    with reporter.progress("fine-tuning", epochs * steps.per_epoch(data)) as progress:
-        fit(
-            net,
-            phases=(Phase(name="all", space=net.space, epochs=epochs, lr=RATE, teach=False),),
-            strategy=Taught(hard_share=0.5),
-            data=data.normalised_as(config.preprocess),
-            optimizer=torch.optim.AdamW(net.parameters(), lr=RATE, weight_decay=WEIGHT_DECAY),
-            config=steps,
-            run=_Shown(progress),
-            teacher=teacher.eval(),
-        )
+    training = Training(
+        net=net,
+        phases=(Phase(name="all", space=net.space, epochs=epochs, lr=RATE, teach=False),),
+        strategy=Taught(hard_share=0.5),
+        data=data.normalised_as(config.preprocess),
+        optimizer=torch.optim.AdamW(net.parameters(), lr=RATE, weight_decay=WEIGHT_DECAY),
+        config=steps,
+        teacher=teacher.eval(),
+    )
+    with reporter.progress("fine-tuning", training.num_steps) as progress:
+        fit(training, _Shown(progress))
     return net.model.eval()
 
 
