@@ -8,7 +8,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 DOCS = ROOT / "docs"
-PAGES = ("README.md", *(f"docs/{file.name}" for file in sorted(DOCS.glob("*.md"))))
+EXTENDING = "docs/extending.md"
+"""Its files and commands are for a copy of the package: `test_extending.py`."""
+PAGES = tuple(
+    page
+    for page in ("README.md", *(f"docs/{file.name}" for file in sorted(DOCS.glob("*.md"))))
+    if page != EXTENDING
+)
 REFERENCE = "docs/commands.md"
 """Made of the help texts: each of its blocks is an example by itself."""
 
