@@ -8,10 +8,10 @@ from typing import Annotated
 
 import typer
 
+from supernet.cli.flags import Json
 from supernet.io.reporter import SILENT
 
-Subnet = Annotated[Path, typer.Argument(help="A subnet folder.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+SubnetFolder = Annotated[Path, typer.Argument(help="A subnet folder.")]
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -21,7 +21,7 @@ def add_commands(app: typer.Typer) -> None:
 
 
 def export(
-    subnet: Subnet,
+    subnet: SubnetFolder,
     form: Annotated[
         str, typer.Option("--format", help="onnx, openvino, ncnn, litert or executorch.")
     ],
@@ -68,7 +68,7 @@ def export(
 
 
 def verify(
-    subnet: Subnet,
+    subnet: SubnetFolder,
     programs: Annotated[
         bool,
         typer.Option(
@@ -106,7 +106,7 @@ def verify(
         raise typer.Exit(1)
 
 
-def compression(subnet: Subnet, as_json: Json = False) -> None:
+def compression(subnet: SubnetFolder, as_json: Json = False) -> None:
     """Say how small a subnet gets in float16, int8 and Huffman-coded int8.
 
     A command of its own and not a part of `info`, which only reads what is written there: this one
@@ -140,7 +140,7 @@ def compression(subnet: Subnet, as_json: Json = False) -> None:
 
 
 def prune(
-    subnet: Subnet,
+    subnet: SubnetFolder,
     budget_ms: Annotated[float, typer.Option(help="Upper limit of latency in milliseconds.")],
     table: Annotated[
         Path | None,

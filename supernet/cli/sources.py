@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from supernet.deploy.source import Subnet
+from supernet.deploy.source import SubnetSource
 from supernet.errors import SupernetError
 from supernet.io.validate import construct
 from supernet.train.models import ModelSource, Supernet, Timm
@@ -31,7 +31,7 @@ def source_of(config: Mapping[str, Any]) -> ModelSource:
     return source
 
 
-KINDS = {"supernet": Supernet, "timm": Timm, "subnet": Subnet}
+KINDS = {"supernet": Supernet, "timm": Timm, "subnet": SubnetSource}
 
 
 def _check_one(config: Mapping[str, Any], kind: str) -> None:

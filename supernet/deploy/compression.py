@@ -1,4 +1,4 @@
-"""How small a subnet gets: float32, float16, int8, and int8 after Huffman coding.
+"""Compressed sizes of a subnet: float32, float16, int8, and int8 after Huffman coding.
 
 Weights are the tensors of convolutions and linear layers, rounded symmetrically to -127..127 with
 one scale a tensor. Everything else (biases, BN's gains and shifts) stays float32 in every int8
@@ -34,12 +34,12 @@ class Compression:
 
     Args:
         params: all parameters.
-        weights: those of convolutions and linear layers, which are quantised.
+        weights: quantised parameters, which are the weights of convolutions and linear layers.
         fp32_bytes: 4 bytes a parameter.
         fp16_bytes: 2 bytes a parameter.
         int8_bytes: a byte a weight, 4 a scale, 4 for every other parameter.
         entropy_bits: of a quantised weight, over the whole network.
-        huffman_bits: that a quantised weight takes in the code, in the mean.
+        huffman_bits: mean length of a quantised weight in the code.
         huffman_bytes: the coded weights, the code's table, scales and the other parameters.
         largest_params: of the largest subnet of the run.
     """
@@ -56,12 +56,12 @@ class Compression:
 
     @property
     def params_ratio(self) -> float:
-        """Parameters of the largest subnet by this one's."""
+        """Parameters of the largest subnet relative to this one."""
         return self.largest_params / self.params
 
     @property
     def bytes_ratio(self) -> float:
-        """Bytes of the largest subnet in float32 by this one's after Huffman coding."""
+        """Bytes of the largest subnet in float32 relative to this one after Huffman coding."""
         return FLOAT_BYTES * self.largest_params / self.huffman_bytes
 
     def to_dict(self) -> dict[str, Any]:
@@ -71,7 +71,7 @@ class Compression:
 
 
 def compression(folder: Path) -> Compression:
-    """Find out how small the subnet in `folder` gets.
+    """Return the compressed sizes of the subnet in `folder`.
 
     Raises:
         CheckpointError: if it is not a subnet folder.
@@ -80,7 +80,7 @@ def compression(folder: Path) -> Compression:
 
 
 def compressed(model: nn.Module, largest_params: int) -> Compression:
-    """Find out how small `model` gets, beside a network of `largest_params` parameters."""
+    """Return the compressed sizes of `model`, relative to `largest_params` parameters."""
     tensors = [tensor.detach() for tensor in model.parameters()]
     weights = [tensor for tensor in tensors if tensor.ndim >= 2]
     params, count = sum(t.numel() for t in tensors), sum(t.numel() for t in weights)
@@ -103,7 +103,7 @@ def compressed(model: nn.Module, largest_params: int) -> Compression:
 
 
 def quantized(tensor: Tensor) -> Tensor:
-    """Return `tensor` in whole numbers -127..127 of one scale, the largest weight at an end."""
+    """Quantise `tensor` to -127..127 with one scale."""
     scale = tensor.abs().max() / LEVELS
     return (tensor / scale if scale > 0 else tensor).round().to(torch.int8)
 

@@ -1,7 +1,4 @@
-"""From a trained run to subnet folders with certificates: gates, arch, extraction, measurement.
-
-Predicted stands beside measured, always.
-"""
+"""Extract subnets from a trained run into folders with certificates, and measure them."""
 
 from __future__ import annotations
 
@@ -52,7 +49,7 @@ def write_subnet(
     """Extract `arch`, calibrate it, write its folder and return its certificate.
 
     Args:
-        run: where the weights and the data come from.
+        run: source of the weights and the data.
         arch: what is extracted.
         folder: written whole or not at all; a subnet that is there is replaced.
         promise: limits and predicted costs, for the certificate.
@@ -103,9 +100,9 @@ def write_subnet(
 def measure(folders: Sequence[Path], table: LatencyTable, reporter: Reporter) -> None:
     """Time finished subnets as their table was timed, interleaved, and certify the result.
 
-    On another processor than the table's nothing is measured: a time from here would say
-    nothing about the device. `pace` is the time that the reference model takes now,
-    relative to when the table was made: it says how much of a difference is the machine's.
+    Nothing is measured on another processor than the table's. `pace` is the time of the reference
+    model now, relative to when the table was made: the part of a difference that is due to the
+    machine.
     """
     device = table.device
     if device.cpu != host.cpu():

@@ -1,16 +1,14 @@
-"""The subnet folder: what leaves this project, and how it is read back.
+"""Write and read subnet folders.
 
-    config.json        the timm network's arguments, preprocessing, classes, architecture; in
-                       timm's own layout as well, see `timm_models.py`
-    model.safetensors  its weights
-    model.py           rebuilds it with timm and safetensors only: `standalone.py`
-    model.onnx         the same network for ONNX Runtime; input `image` [batch, C, R, R]
-    model.pt2          the same for `torch.export.load`
-    labels.txt         the classes, a line each
-    arch.json          the architecture in this project's terms
-    certificate.json   what was promised and what was measured
-
-Not here: how a subnet comes to be (`deploy.py`).
+config.json        the timm network's arguments, preprocessing, classes, architecture; in
+timm's own layout as well
+model.safetensors  its weights
+model.py           rebuilds it with timm and safetensors only
+model.onnx         the same network for ONNX Runtime; input `image` [batch, C, R, R]
+model.pt2          the same for `torch.export.load`
+labels.txt         the classes, a line each
+arch.json          the architecture in this project's terms
+certificate.json   what was promised and what was measured
 """
 
 from __future__ import annotations
@@ -41,12 +39,12 @@ from supernet.space.arch import Arch
 
 FORMAT, VERSION = "supernet-subnet", 2
 MAX_CONFIG = 16 * 2**20
-"""Bytes of a `config.json`: a hundred thousand classes have a fifth of it."""
+"""Bytes of a `config.json`: 100,000 classes take a fifth of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SubnetConfig:
-    """All that is needed to build a subnet and to feed it."""
+    """Network, architecture, preprocessing, classes and data set of a subnet."""
 
     net: dict[str, Any]
     arch: Arch
@@ -72,11 +70,11 @@ class SubnetConfig:
 
     @property
     def arch_id(self) -> str | None:
-        """Id of the architecture; None for a hand-made network, which chooses nothing."""
+        """Id of the architecture; None for a hand-made network, which has no choices."""
         return self.arch.id if self.arch.ops else None
 
     def _timm_model(self) -> dict[str, Any]:
-        """Return the network as timm names it; a hand-made one needs no entry point of ours."""
+        """Return `architecture` and `model_args` in timm's layout."""
         if self.net["family"] != "timm":
             return {"architecture": ENTRY_POINT, "model_args": {"net": self.net}}
         said = ("family", "name", "num_classes")
@@ -93,9 +91,9 @@ class SubnetConfig:
         }  # fmt: skip
 
     def _pretrained_cfg(self) -> dict[str, Any]:
-        """Return what timm wants to know of the weights.
+        """Return timm's description of the weights: input size, normalisation, labels.
 
-        timm scales once where `preprocess` scales to its own size first: the same but for the
+        timm resizes once and `preprocess` to its own size first. Results are equal up to the
         rounding of pixels, unless that size is below the network's.
         """
         size = self.arch.resolution
@@ -232,6 +230,6 @@ def onnx_outputs(path: Path, images: Tensor) -> Tensor:
         session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         name = session.get_inputs()[0].name
         return torch.from_numpy(session.run(None, {name: images.numpy()})[0])
-    except Exception as error:  # of ONNX Runtime many kinds
+    except Exception as error:  # ONNX Runtime raises many kinds
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise CheckpointError(f"{path}: ONNX Runtime cannot run it ({reason})") from error

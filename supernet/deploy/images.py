@@ -1,7 +1,7 @@
-"""Images for a finished subnet, as its network takes them.
+"""Images for a finished subnet, preprocessed for its network.
 
-`config.json` names the data set that the subnet was trained on. What only compares numbers may
-take made-up images where that set is gone; who does so has to say it.
+`config.json` names the data set of the subnet. Outputs may be compared on random images where that
+set is missing; the caller has to say so.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def data_for(config: SubnetConfig) -> ImageData:
     """Load the images that the subnet was trained on.
 
     Raises:
-        SupernetError: if they are not there, or are not what it was trained on.
+        SupernetError: if they are missing, or differ from the training data.
     """
     fields, seed = config.data.get("fields"), config.data.get("seed")
     if fields is None or seed is None:

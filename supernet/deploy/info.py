@@ -1,4 +1,4 @@
-"""What the commands `info` and `eval` find out, as plain data."""
+"""Facts and test scores of runs and subnet folders, for the commands `info` and `eval`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from supernet.train.run import Trained
 
 
 def facts(path: Path) -> dict[str, Any]:
-    """Return what a run, a checkpoint or a subnet folder is."""
+    """Describe a run, a checkpoint or a subnet folder."""
     return _subnet_facts(path) if is_subnet(path) else _run_facts(path)
 
 
@@ -64,7 +64,7 @@ def _subnet_facts(path: Path) -> dict[str, Any]:
 
 
 def scores(path: Path, arch_file: Path | None) -> list[dict[str, Any]]:
-    """Return test accuracies: of a subnet folder, or of some subnets of a run."""
+    """Return test scores of a subnet folder, or of some subnets of a run."""
     if is_subnet(path):
         config = load_config(path)
         if arch_file is not None:
@@ -89,5 +89,5 @@ def scores(path: Path, arch_file: Path | None) -> list[dict[str, Any]]:
 
 
 def _score(name: str, arch: Arch, found: Scores, images: int) -> dict[str, Any]:
-    arch_id = arch.id if arch.ops else None  # which a hand-made network has none of
+    arch_id = arch.id if arch.ops else None  # a hand-made network has none
     return {"name": name, **asdict(found), "images": images, "arch_id": arch_id, "arch": str(arch)}

@@ -1,4 +1,4 @@
-"""Classifying image files with a subnet folder."""
+"""Classify image files with a subnet folder."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def predictions(
 ) -> Iterator[tuple[Path, dict[str, float]]]:
     """Yield, for each image file, the `top` classes and their probabilities.
 
-    All files are read before the first answer.
+    All files are read before the first prediction.
 
     Raises:
         CheckpointError: if `subnet` is not a subnet folder.

@@ -1,9 +1,8 @@
-"""The command `prune`: a finished subnet narrowed until it meets a lower budget.
+"""Prune a finished subnet until it meets a lower budget.
 
-One share of the hidden channels stays in every block; the largest share whose network meets the
-budget is found by bisection over what is measured here, or for another device over what its table
-predicts. Not here: which channels stay (`prune_channels.py`), the prediction
-(`prune_latency.py`).
+Every block keeps the same share of its hidden channels. The largest share that meets the budget is
+found by bisection, over latencies that are measured here or predicted by the table of another
+device.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ from supernet.train.evaluate import scores_on
 
 @dataclass(frozen=True)
 class _Plans:
-    """The networks there are between all hidden channels and the fewest, and their times."""
+    """Candidate networks, from the fewest hidden channels to all of them, and their latencies."""
 
     model: nn.Module
     config: SubnetConfig
@@ -63,7 +62,7 @@ class _Plans:
     predict: Callable[[Sequence[int]], float] | None
     """milliseconds by hidden channels; None measures here"""
     reference_ms: float | None = None
-    """of the reference model when the budget was compared first; later times are at that pace"""
+    """of the reference model in the first session; later times are scaled to it"""
 
     def write(self, number: int, folder: Path) -> None:
         """Write network `number` as a subnet folder without a certificate."""
@@ -109,8 +108,8 @@ def prune(
         folder: a subnet folder; it stays as it is.
         out: written whole or not at all; a subnet that is there is replaced.
         budget_ms: in milliseconds.
-        reporter: gets what is measured.
-        table: says the runtime, its threads, provider and batch.
+        reporter: told of each measurement.
+        table: gives the runtime, its threads, provider and batch.
         finetune: epochs of training afterwards.
 
     Raises:
@@ -118,7 +117,7 @@ def prune(
         DeviceError: if the certificate is of another processor, and there is no table of it.
         TableError: if the table does not hold enough of the subnet's blocks.
         SupernetError: if no share meets the budget, or all channels do; if the training images
-            are not there.
+            are missing.
     """
     check_budget(budget_ms)
     if finetune < 0:
@@ -224,7 +223,7 @@ def _largest_within(plans: _Plans, folder: Path, budget_ms: float) -> int:
         low = _bisected(plans, high, budget_ms)
         if low == 0 or plans.cost(low) <= budget_ms:
             return low
-        high = low  # what met the budget before was a lucky reading
+        high = low  # the reading that met the budget was an outlier
 
 
 def _bisected(plans: _Plans, high: int, budget_ms: float) -> int:

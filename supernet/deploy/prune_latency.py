@@ -1,7 +1,7 @@
-"""What a table of another device says of a subnet with other hidden widths than it was timed at.
+"""Predict the latency of a pruned subnet by the table of another device.
 
-Between the expand ratios that the table holds of a block, time is taken to be linear in the width;
-below them the line goes on. Everything but these blocks is as the certificate predicted it.
+Latency of a block is interpolated linearly in the width between the expand ratios of the table, and
+extrapolated below them. All other layers take what the certificate predicts.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from supernet.space.layers import BLOCKS, LayerKey
 def predictor_of(
     model: nn.Module, net: dict[str, Any], resolution: int, table: LatencyTable, whole_ms: float
 ) -> Callable[[Sequence[int]], float]:
-    """Return what predicts the milliseconds of `model` at other hidden widths.
+    """Return a function that predicts the milliseconds of `model` at other hidden widths.
 
     Args:
         model: a timm network that `net` describes.
         net: its description, as of `blocks.net_args`.
         resolution: side of its images in pixels.
         table: of the device.
-        whole_ms: what the table predicts of `model` as it is.
+        whole_ms: predicted latency of `model` as it is.
 
     Raises:
-        TableError: if the table holds no two expand ratios of one of the blocks.
+        TableError: if the table has fewer than two expand ratios for one of the blocks.
     """
     lines = [
         _line(key.at(resolution), width, table) for key, width in _keys(model, net, resolution)
@@ -66,7 +66,7 @@ def _keys(model: nn.Module, net: dict[str, Any], resolution: int) -> list[tuple[
 
 
 def _line(key: LayerKey, whole: int, table: LatencyTable) -> Callable[[int], float]:
-    """Return what a block costs more at a hidden width than at the `whole` one, in ms."""
+    """Return the difference in ms between a block at a hidden width and at the `whole` one."""
     ratios = sorted(
         other.expand_ratio
         for other in table.entries
@@ -75,8 +75,8 @@ def _line(key: LayerKey, whole: int, table: LatencyTable) -> Callable[[int], flo
     points = sorted({ratio: table.ms(replace(key, expand_ratio=ratio)) for ratio in ratios}.items())
     if len(points) < 2:
         raise TableError(
-            f"the table of {table.device.name} holds {len(points)} widths of {key}; two are the "
-            "least to tell what others take (cropped kernels are in no table)"
+            f"the table of {table.device.name} holds {len(points)} widths of {key}; predicting "
+            "other widths takes two (no table has cropped kernels)"
         )
 
     def at(ratio: float) -> float:

@@ -19,7 +19,7 @@ from supernet.train.models import _begun, _built
 
 
 @dataclass(frozen=True, kw_only=True)
-class Subnet:
+class SubnetSource:
     """The network of a subnet folder, with its weights, input size and normalisation.
 
     Args:

@@ -1,8 +1,8 @@
-"""Whether a subnet's certificate still holds on this machine.
+"""Check whether a subnet's certificate still holds on this machine.
 
-Files, network, outputs of its three forms, accuracy and latency are each found out again and
-compared with the certificate. Latency says something on the processor that it was measured on
-only; the time that the reference model takes tells how much of a difference is the machine's.
+Files, size, outputs, accuracy and latency are determined again and compared with the certificate.
+Latency is compared only on the processor that it was measured on; the time of the reference model
+tells how much of a difference is due to the machine.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from supernet.train.evaluate import scores_on
 OUTPUT_TOLERANCE = 1e-4
 """Of outputs, relative to the largest one, or to 1 if that is larger."""
 TOP1_TOLERANCE = 0.002
-"""Of top-1: other processors round otherwise, which turns an image in a thousand at most."""
+"""Of top-1: rounding on another processor changes one image in a thousand at most."""
 LATENCY_TOLERANCE = 0.15
-"""Of latency at equal pace. What the table foretold itself is off by up to 10 % at times."""
+"""Of latency at equal pace. Predictions of a table are off by up to 10 % at times."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One part of a certificate; `holds` is None where it cannot be found out here."""
+    """One part of a certificate; `holds` is None where it cannot be checked here."""
 
     name: str
     holds: bool | None
@@ -49,14 +49,14 @@ class Check:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of every part of a certificate."""
+    """The checks of all parts of a certificate."""
 
     folder: Path
     checks: tuple[Check, ...]
 
     @property
     def holds(self) -> bool:
-        """Whether nothing that could be found out speaks against the certificate."""
+        """Whether no check failed."""
         return all(check.holds is not False for check in self.checks)
 
     @property
@@ -82,14 +82,14 @@ def verify(
     seconds: float | None = None,
     programs: bool = False,
 ) -> Verdict:
-    """Find out again what the certificate of `folder` says.
+    """Check the certificate of `folder`.
 
     Args:
-        folder: a subnet's; whoever made it need not be trusted.
+        folder: a subnet folder, which may be from an untrusted source.
         reporter: told of warnings.
         seconds: of timing, at most.
-        programs: run `model.pt2` as well. Torch runs whatever such a file holds, so that is for
-            folders of people whom one trusts.
+        programs: run `model.pt2` as well. Torch runs code that is in such a file, so
+            this is for folders from a trusted source.
 
     Raises:
         CheckpointError: if there is no certificate, or one that is malformed.
@@ -98,7 +98,7 @@ def verify(
     certificate = read_certificate(folder)
     try:
         files = _files(folder, certificate.files)
-        if not files.holds:  # another network: what it computes says nothing
+        if not files.holds:  # of another network, whose outputs prove nothing
             return Verdict(folder, (files,))
         config, model = load_config(folder), load_subnet(folder)
         data: ImageData | SupernetError
@@ -184,7 +184,7 @@ def _accuracy(
 def _latency(
     folder: Path, certificate: Certificate, reporter: Reporter, seconds: float | None
 ) -> Check:
-    """Compare the time now with the one then, or where there is none with the budget."""
+    """Compare latency with the measured one, or with the budget if none was measured."""
     device, promise, then = certificate.device, certificate.promise, certificate.measured
     if device is None:
         return Check("latency", None, "none is promised")

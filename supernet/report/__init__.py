@@ -1,1 +1,1 @@
-"""`supernet report`: what is known of runs, as plain data (`facts.py`), as a page (`page.py`)."""
+"""Report on runs: facts as plain data, and one page with charts."""

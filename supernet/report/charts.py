@@ -1,7 +1,4 @@
-"""The charts of a report, as plotly figures. Colours of text and grid are the page's (CSS).
-
-Not here: the facts (`facts.py`), what is around the charts (`page.py`).
-"""
+"""Charts of a report as plotly figures; colours of text and grid come from the page's CSS."""
 
 from __future__ import annotations
 

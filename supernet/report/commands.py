@@ -21,9 +21,9 @@ def extract(
     arch: str | None = None,
     crop: bool = False,
 ) -> str | None:
-    """Return how a subnet is cut out of a run; None if its table is not at hand.
+    """Return the command that extracts a subnet from a run; None if its table is missing.
 
-    Without a budget and limits the run is of one network, which is all there is to extract.
+    Without budget and limits the run is of one network.
     `arch` is a file that names the architecture for that table and budget; else gates choose.
     """
     words = ["supernet", "extract", run, *([] if arch is None else ["--arch", arch])]
@@ -41,7 +41,7 @@ def extract(
 
 
 def specialize(run: str, table: str | None, budget_ms: float, unit: str) -> str | None:
-    """Return how the gates of a target are trained."""
+    """Return the command that trains the gates of a target."""
     if unit != "ms" or table is None:
         return None
     words = ["supernet", "specialize", run, "--table", table, "--budget-ms", number(budget_ms)]
@@ -49,7 +49,7 @@ def specialize(run: str, table: str | None, budget_ms: float, unit: str) -> str 
 
 
 def profile(of: str, about: Mapping[str, Any], out: str) -> str | None:
-    """Return how a table is made; None for one that was imported or timed elsewhere."""
+    """Return the command that makes a table; None if it was imported or timed elsewhere."""
     if about["source"] != f"supernet {about['tool_version']}":
         return None
     words = ["supernet", "profile", of, "--runtime", str(about["runtime"])]
@@ -60,7 +60,7 @@ def profile(of: str, about: Mapping[str, Any], out: str) -> str | None:
 
 
 def search(run: str, table: str | None, pareto: str) -> str | None:
-    """Return how a front is found."""
+    """Return the command that finds a front."""
     if table is None:
         return None
     return shlex.join(["supernet", "search", run, "--table", table, "--pareto", pareto])

@@ -1,4 +1,4 @@
-"""Training curves, read from the event files that TensorBoard shows, and thinned."""
+"""Training curves, read from TensorBoard's event files and thinned."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from supernet.report.schema import Curve, PhaseSpan
 FOLDER = "tensorboard"
 WANTED = ("loss/", "held_out_top1/", "lr", "grad_norm")
 KEPT = 20_000
-"""Values of one scalar that are looked at; of more, a sample that TensorBoard draws."""
+"""Values that are read of a scalar; TensorBoard samples them from longer ones."""
 POINTS = 240
 
 
@@ -53,7 +53,7 @@ def read(run: Path) -> tuple[Curve, ...]:
 def thinned(
     values: Sequence[tuple[float, float]], most: int
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return at most `most` means of neighbours, of the steps as of the values."""
+    """Return steps and values, averaged over neighbours so that at most `most` remain."""
     size = -(-len(values) // most)
     parts = [values[i : i + size] for i in range(0, len(values), size)]
     return (
@@ -63,9 +63,9 @@ def thinned(
 
 
 def phases_of(config: Mapping[str, Any], position: Mapping[str, Any]) -> tuple[PhaseSpan, ...]:
-    """Return the steps of each phase that a run has come to, from where it stands.
+    """Return the steps of each phase that a run has reached, from its position.
 
-    An epoch has the same number of steps in all phases, so where a run stands says how many.
+    Epochs of all phases have the same number of steps, which follows from the position.
     """
     try:
         epochs = {

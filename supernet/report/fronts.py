@@ -1,4 +1,4 @@
-"""The fronts that `supernet search --pareto` left in a run's folder."""
+"""Fronts in a run's folder, as `supernet search --pareto` writes them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def json_files(folder: Path) -> list[Path]:
 
 
 def rows_in(folder: Path) -> Iterator[tuple[Path, Rows]]:
-    """Yield, of every file of a front in `folder`, the rows of each device."""
+    """Yield the rows of each device from each file of a front in `folder`."""
     for file in json_files(folder):
         try:
             rows = read_json(file, error=SupernetError)

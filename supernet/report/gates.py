@@ -1,4 +1,4 @@
-"""The gates of a run as a report sees them: marginals of every target that was trained."""
+"""Gates of a run in a report: marginals of each target."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ State = tuple[Path, Mapping[str, Any]]
 def states_of(file: Path, content: Mapping[str, Any]) -> Iterator[State]:
     """Yield the states of a run's targets: those of the checkpoint, then those kept beside it.
 
-    Gates of other weights are left out. A damaged file has no state; `read` says so.
+    Gates of other weights are left out. A damaged file yields its error, which `read` raises.
     """
     inside = content.get("gates")
     if isinstance(inside, Mapping):
@@ -44,7 +44,7 @@ def states_of(file: Path, content: Mapping[str, Any]) -> Iterator[State]:
 
 @torch.no_grad()
 def read(found: State, *, space: SearchSpace, run: str, tables: Tables) -> Gates:
-    """Return what a report says of a target's gates; columns that a block has not are None.
+    """Read the gates of a target; columns that a block does not have are None.
 
     Raises:
         SupernetError: if they are damaged, or of another space.

@@ -1,7 +1,7 @@
-"""The page of a report: one HTML file with all it needs in it, which asks the network for nothing.
+"""The page of a report: one self-contained HTML file that loads nothing from the network.
 
-Jinja2 escapes whatever stands between its brackets; figures and details lie in a script as JSON.
-plotly.js (4.8 MB) is inside once. Not here: the facts (`facts.py`), the charts (`charts.py`).
+Jinja2 escapes every value; figures and details are JSON in a script element; plotly.js (4.8 MB) is
+included once.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from supernet.report.schema import BASELINE, Bar, Report, SubnetRecord, best_fir
 
 HERE = Path(__file__).parent
 MOST_DRAWN = 24
-"""Architectures that are drawn; of more, those on the fronts first."""
+"""Largest number of drawn architectures; those on the fronts come first."""
 STEPS = 6
 """Colours of the share of latency."""
 
@@ -85,7 +85,7 @@ def _once(subnets: Sequence[SubnetRecord]) -> list[SubnetRecord]:
 
 
 def _data(report: Report) -> dict[str, Any]:
-    """Return what the page's script works on: figures, and the details of each point."""
+    """Return the data of the page's script: figures, and the details of each point."""
     names = [run.name for run in report.runs]
     fronts = charts.front_charts(report.subnets, report.fronts, report.devices, names)
     found: dict[str, dict[str, Any] | None] = {}
@@ -132,7 +132,7 @@ def _inside(name: str) -> str:
     return (HERE / name).read_text(encoding="utf-8")
 
 
-# ---- what the template asks ---------------------------------------------------------------------
+# ---- values and filters of the template -------------------------------------------------------
 
 
 def _matrices(drawn: Sequence[SubnetRecord]) -> list[dict[str, Any]]:
@@ -201,7 +201,7 @@ def _signed(value: float | None) -> str:
 
 
 def _terms(about: Mapping[str, Any]) -> list[str]:
-    """Return the terms of a table's correction that there are (`latency/correction.py`)."""
+    """Return the terms of a table's correction that there are."""
     terms = [f"scale {about['scale']:.3f}"]
     units = {"overhead_ms": "ms a layer", "edge_ms": "ms a million activations",
              "weights_ms": "ms a million weights", "run_ms": "ms a net"}  # fmt: skip

@@ -1,7 +1,4 @@
-"""A run as a report sees it: its checkpoint's facts, its phases, its curves.
-
-Not here: its subnets, tables, gates and fronts, which have files of their own.
-"""
+"""Runs in a report: facts of their checkpoints, phases, curves."""
 
 from __future__ import annotations
 
@@ -22,7 +19,7 @@ from supernet.train import checkpoint
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class OpenedRun:
-    """What one run's folder holds; without a checkpoint that can be read `file` is None."""
+    """A run folder; `file` is None if it has no readable checkpoint."""
 
     name: str
     folder: Path
@@ -45,7 +42,7 @@ class OpenedRun:
 
 
 def opened(path: Path) -> OpenedRun:
-    """Read a run's checkpoint; a damaged one is a note, as long as the folder holds something.
+    """Read a run's checkpoint; a damaged one becomes a note if the folder holds anything else.
 
     Raises:
         SupernetError: if there is no run.
@@ -88,7 +85,7 @@ def spaced(run: OpenedRun) -> Spaced | None:
 
 
 def record_of(run: OpenedRun, spaced: Spaced | None, lines: tuple[Curve, ...]) -> RunRecord:
-    """Return what a report says of a run."""
+    """Return the record of a run."""
     config, content = run.config, run.content
     data, where = config.get("data"), content.get("position")
     position = where if isinstance(where, Mapping) else {}

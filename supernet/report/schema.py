@@ -16,8 +16,8 @@ BASELINE, PRUNED, SUBNET = "baseline", "pruned", "subnet"
 class Bar:
     """One block of an architecture; `kernel_size` None if it is skipped.
 
-    `ms` is what the table says that it adds, `share` of the whole net's predicted latency; None
-    without a table. `width` is the hidden one relative to the block's input: the expand ratio.
+    `ms` is its latency by the table, `share` its part of the predicted latency of the network; both
+    are None without a table.
     """
 
     stage: int
@@ -30,7 +30,7 @@ class Bar:
 
 @dataclass(frozen=True, kw_only=True)
 class SubnetRecord:
-    """A finished network with a certificate: of a supernet, narrowed later, or hand-made.
+    """A finished network with a certificate: extracted, pruned or hand-made.
 
     Args:
         run: as the report names it; empty if the folder was given by itself.
@@ -39,9 +39,9 @@ class SubnetRecord:
         device: that it was made for; `any device` without a table.
         error: of the predicted milliseconds, relative to the measured ones.
         pace: time of the reference model when it was measured, relative to when the table was made.
-        fixed_share: what stem, first block and head have of the predicted latency.
+        fixed_share: share of stem, first block and head in the predicted latency.
         bars: its blocks; none where the space is not known, or widths are no longer the space's.
-        command: that makes it; None if that cannot be said.
+        command: that makes it; None if it is not known.
     """
 
     run: str
@@ -77,7 +77,7 @@ class SubnetRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class TableRecord:
-    """A latency table: whose, how it was made, how far it can be trusted."""
+    """A latency table: device, provenance, error."""
 
     path: str
     device: str
@@ -146,7 +146,7 @@ class PhaseSpan:
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
-    """A run: what was trained, on what, how far it has come."""
+    """A run: network, data, progress."""
 
     name: str
     kind: str
@@ -161,11 +161,11 @@ class Accuracy:
     """How well the milliseconds of a device were predicted, over its measured subnets.
 
     Args:
-        mape: mean of the absolute errors relative to what was measured.
-        bias: mean of the signed ones; above zero predictions are too long.
-        worst: the largest absolute one.
+        mape: mean absolute error, relative to the measured latency.
+        bias: mean error; predictions are too long above zero.
+        worst: largest absolute error.
         held_out: leave-one-out error of the table on the whole networks that it was fitted on.
-        pace: the mean of the subnets': how slow the machine was, relative to the table's day.
+        pace: mean pace of the machine, relative to when the table was made.
     """
 
     device: str
@@ -193,7 +193,7 @@ class ArchSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """All facts of a report; `notes` name what could not be read."""
+    """All facts of a report; `notes` name files that could not be read."""
 
     created: str
     tool_version: str
@@ -214,7 +214,7 @@ class Report:
 
 
 def best_first(subnets: Sequence[SubnetRecord]) -> list[SubnetRecord]:
-    """Return those that no faster one beats in accuracy: the Pareto front, fastest first."""
+    """Return the Pareto front of accuracy and latency, fastest first."""
     timed = [(one.ms, one) for one in subnets if one.ms is not None]
     front: list[SubnetRecord] = []
     for _, one in sorted(timed, key=lambda pair: (pair[0], -pair[1].top1)):

@@ -1,4 +1,4 @@
-"""The latency tables of a report: provenance, and what each block of a subnet has of the time."""
+"""Latency tables in a report: provenance, and the share of each block in a subnet's latency."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def is_table(file: Path) -> bool:
 
 
 def record_of(file: Path, table: LatencyTable, run: str, tables: Tables) -> TableRecord:
-    """Return what a report says of a table; `run` is the one that it was made for."""
+    """Return the record of a table that was made for `run`."""
     about = {**facts(table, date.today()), "reference_ms": table.reference_ms,
              "tool_version": table.tool_version}  # fmt: skip
     return TableRecord(
@@ -77,7 +77,7 @@ def record_of(file: Path, table: LatencyTable, run: str, tables: Tables) -> Tabl
 def bars_of(
     arch: Arch | None, spaced: Spaced | None, table: LatencyTable | None
 ) -> tuple[tuple[Bar, ...], float | None]:
-    """Return the blocks of `arch` and the share of the predicted latency outside of them.
+    """Return the blocks of `arch`, and the share of all other layers in the predicted latency.
 
     No bars where the space is not known or `arch` is not of it, no shares without the table.
     """
@@ -101,7 +101,7 @@ def bars_of(
 def _milliseconds(
     arch: Arch, spaced: Spaced, table: LatencyTable | None
 ) -> tuple[Sequence[float | None], float | None]:
-    """Return what each block adds on the table's device, and all the rest."""
+    """Return the milliseconds of each block and of all other layers."""
     space = spaced.space
     nothing: list[float | None] = [None] * len(space.blocks)
     if table is None:
