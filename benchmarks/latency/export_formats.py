@@ -25,10 +25,25 @@ from supernet.deploy.compression import compression
 from supernet.deploy.export.job import export_to
 from supernet.deploy.extract import write_subnet
 from supernet.errors import DeviceError
+from supernet.io.reporter import Reporter
 from supernet.latency import runtimes
+from supernet.latency.request import TimingRequest
 from supernet.train.run import Trained
 
 SECONDS = 4.0
+
+
+class _Notes(Reporter):
+    """Keeps notes and warnings."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def warn(self, text: str) -> None:
+        self.notes.append(f"warning: {text}")
 
 
 def main() -> None:
@@ -37,10 +52,11 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         run = trained(Path(folder) / "run" if flags.quick else flags.run, quick=flags.quick)
-        measure(run, Path(folder), 0.2 if flags.quick else SECONDS, flags.json)
+        request = TimingRequest(seconds=0.2 if flags.quick else SECONDS)
+        measure(run, Path(folder), request, flags.json)
 
 
-def measure(run: Trained, folder: Path, seconds: float, out: Path) -> None:
+def measure(run: Trained, folder: Path, request: TimingRequest, out: Path) -> None:
     """Export one subnet in every format and precision there is."""
     arch = run.net.space.smallest()
     subnet = folder / "subnet"
@@ -55,13 +71,13 @@ def measure(run: Trained, folder: Path, seconds: float, out: Path) -> None:
             found[name] = json.loads(file.read_text(encoding="utf-8"))
             continue
         print(name)
-        notes: list[str] = []
+        reporter = _Notes()
         try:
             chosen = export.get(name)
             int8 = chosen.NO_INT8 is None
             place = subnet / name
             exported = export_to(
-                subnet, name, int8=int8, out=place, seconds=seconds, on_note=notes.append
+                subnet, name, int8=int8, out=place, request=request, reporter=reporter
             )
         except DeviceError as error:
             skipped[name] = str(error).replace(str(folder), "")
@@ -70,7 +86,7 @@ def measure(run: Trained, folder: Path, seconds: float, out: Path) -> None:
         found[name] = {
             **exported.to_dict(),
             "runtime_version": runtimes.get(chosen.RUNTIME).version(),
-            "notes": notes,
+            "notes": reporter.notes,
         }
         found[name].pop("place")
         file.write_text(json.dumps(found[name]), encoding="utf-8")

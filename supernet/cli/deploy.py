@@ -45,12 +45,11 @@ def export(
     """
     from supernet.cli.console import ConsoleReporter
     from supernet.deploy.export.job import export_to
+    from supernet.latency.request import TimingRequest
 
     reporter = SILENT if as_json else ConsoleReporter()
-    exported = export_to(
-        subnet, form, int8=int8, out=out, threads=threads,
-        reporter=reporter,
-    )  # fmt: skip
+    request = TimingRequest(threads=threads)
+    exported = export_to(subnet, form, int8=int8, out=out, request=request, reporter=reporter)
     if as_json:
         print(json.dumps(exported.to_dict(), indent=2))
         return

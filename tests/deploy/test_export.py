@@ -26,10 +26,12 @@ from supernet.errors import DeviceError, SupernetError
 from supernet.io.reporter import SILENT
 from supernet.latency import runtimes
 from supernet.latency.plan import Session
+from supernet.latency.request import TimingRequest
 from tests.builders import entry
 from tests.conftest import Command
 
 ROOT = Path(__file__).resolve().parents[2]
+QUICK = TimingRequest(seconds=0.2)
 EXTRA = {"openvino": "openvino", "ncnn": "ncnn", "litert": "ai_edge_litert",
          "executorch": "executorch"}  # fmt: skip
 FORMATS = ["onnx", *(pytest.param(name, marks=pytest.mark.runtimes) for name in EXTRA)]
@@ -163,7 +165,7 @@ def test_ranges_come_from_training_images(subnet: Path, monkeypatch: pytest.Monk
 
 
 def test_it_is_really_timed(subnet: Path) -> None:
-    exported = export_to(subnet, "onnx", int8=True, seconds=0.2)
+    exported = export_to(subnet, "onnx", int8=True, request=QUICK)
     for row in exported.rows:
         assert 0 < row.interval_ms[0] <= row.median_ms <= row.interval_ms[1]
 
@@ -172,7 +174,7 @@ def test_it_is_really_timed(subnet: Path) -> None:
 @pytest.mark.parametrize("name", EXTRA)
 def test_every_runtime_is_really_timed(subnet: Path, name: str) -> None:
     needs(name)
-    (row,) = export_to(subnet, name, seconds=0.2).rows
+    (row,) = export_to(subnet, name, request=QUICK).rows
     assert row.median_ms > 0
 
 

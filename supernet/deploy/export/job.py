@@ -30,16 +30,17 @@ from supernet.latency.request import TimingRequest
 from supernet.train.evaluate import scores
 
 FORMAT, VERSION = "supernet-export", 1
-PAPER = "export.json"
+RECORD = "export.json"
+REQUEST = TimingRequest()
 CALIBRATION_IMAGES, COMPARED_IMAGES = 256, 64
 POINT = 0.01
 TOLERANCE = 1e-3
-"""Of float32 outputs, relative to the largest one, or to 1 if that is larger."""
+"""Tolerance of float32 outputs, relative to the largest one, or to 1 if that is larger."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One precision of a format: what its files weigh, and what they compute how fast."""
+    """One precision of a format: size, accuracy and latency of its files."""
 
     precision: str
     bytes: int
@@ -51,7 +52,7 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Exported:
-    """What was written, and the rows of float32 and, if asked, int8."""
+    """A finished export, with a row for float32 and, if asked for, one for int8."""
 
     place: Path
     format: str
@@ -61,7 +62,7 @@ class Exported:
 
     @property
     def warning(self) -> str | None:
-        """Say so if int8 costs more than a point of accuracy."""
+        """A warning if int8 costs more than a point of accuracy."""
         if len(self.rows) < 2 or self.rows[0].top1 is None or self.rows[1].top1 is None:
             return None
         lost = self.rows[0].top1 - self.rows[1].top1
@@ -84,10 +85,10 @@ class Exported:
 def is_export(folder: Path) -> bool:
     """Whether `folder` was written by `export_to`."""
     try:
-        paper = read_json(folder / PAPER, error=SupernetError)
+        record = read_json(folder / RECORD, error=SupernetError)
     except SupernetError:
         return False
-    return isinstance(paper, dict) and paper.get("kind") == FORMAT
+    return isinstance(record, dict) and record.get("kind") == FORMAT
 
 
 def export_to(
@@ -96,20 +97,18 @@ def export_to(
     *,
     int8: bool = False,
     out: Path | None = None,
-    threads: int = 1,
-    seconds: float | None = None,
+    request: TimingRequest = REQUEST,
     reporter: Reporter = SILENT,
 ) -> Exported:
-    """Write the subnet in `folder` in the format `name`, once it has been compared and timed.
+    """Write the subnet in `folder` in the format `name`, compared and timed.
 
     Args:
         folder: a subnet folder.
         name: one of `export.FORMATS`.
         int8: quantise, with ranges from the training images.
-        out: where to; left out: a folder in `folder`.
-        threads: of the runtime that times.
-        seconds: of timing, at most.
-        reporter: told of notes and warnings.
+        out: the folder to write; left out: one in `folder`.
+        request: threads, and the time limit.
+        reporter: gets notes and warnings.
 
     Raises:
         CheckpointError: if `folder` is not a subnet's.
@@ -118,7 +117,7 @@ def export_to(
         SupernetError: if int8 is asked for and the training images are not there, or `out` holds
             something else.
     """
-    host.check_threads(threads)
+    host.check_threads(request.threads)
     place = out or folder / (f"{name}-int8" if int8 else name)
     subnet = export.Subnet(folder=folder, config=load_config(folder), model=load_subnet(folder))
     check_replaceable(place, is_export, "an export")
@@ -137,9 +136,9 @@ def export_to(
         places = {"fp32": Path(temporary) if int8 else to} | ({"int8": to} if int8 else {})
         for precision, there in places.items():
             chosen.write(subnet, there, calibration if precision == "int8" else None)
-        found = _found(subnet, name, places, data, threads, seconds, reporter)
-        exported = Exported(place=place, format=name, **found)
-        write_json(to / PAPER, _paper(subnet, chosen, exported))
+        facts = _compared(subnet, name, places, data, request, reporter)
+        exported = Exported(place=place, format=name, **facts)
+        write_json(to / RECORD, _record(subnet, chosen, exported))
     return exported
 
 
@@ -156,52 +155,45 @@ def _data(subnet: export.Subnet, int8: bool, reporter: Reporter) -> ImageData | 
 
 
 @torch.no_grad()
-def _found(
+def _compared(
     subnet: export.Subnet,
     name: str,
     places: dict[str, Path],
     data: ImageData | None,
-    threads: int,
-    seconds: float | None,
+    request: TimingRequest,
     reporter: Reporter,
 ) -> dict[str, Any]:
-    """Compare, score and time the files in `places`."""
+    """Compare, score and time the files in `places`; return fields of `Exported`."""
     if data is None:
         images, of = made_up(subnet.config, COMPARED_IMAGES), "made-up images"
     else:
         images, of = some_of(data.test, subnet.config, COMPARED_IMAGES), "test images"
     want = subnet.model(images)
-    computed: dict[str, tuple[float, float | None]] = {}
+    limit = TOLERANCE * max(1.0, float(want.abs().max()))
     chosen = export.get(name)
-    runtime = runtimes.get(chosen.RUNTIME)
-    for precision, place in places.items():
-        run = runtime.load_file(place / chosen.FILE, threads=threads)
-        difference = _difference(run, images, want)
-        limit = TOLERANCE * max(1.0, float(want.abs().max()))
+    files = {precision: place / chosen.FILE for precision, place in places.items()}
+    facts: dict[str, dict[str, Any]] = {}
+    for precision, file in files.items():
+        run = runtimes.get(chosen.RUNTIME).load_file(file, threads=request.threads)
+        difference = float((torch.from_numpy(run(images.numpy())) - want).abs().max())
         if precision == "fp32" and not difference <= limit:
             raise DeviceError(
                 f"{name} computes something else than PyTorch on {len(images)} {of}: outputs are "
                 f"up to {difference:.3g} apart, {limit:.3g} is allowed; nothing is written"
             )
-        computed[precision] = difference, _top1(_Runs(run), subnet, data)
+        size = sum(path.stat().st_size for path in file.parent.iterdir())
+        top1 = _top1(_FileModel(run), subnet, data)
+        facts[precision] = {"bytes": size, "largest_difference": difference, "top1": top1}
     shape = (1, *subnet.image_shape)
-    session = measure_exports(
-        [(chosen.RUNTIME, place / chosen.FILE, shape) for place in places.values()],
-        TimingRequest(threads=threads, seconds=seconds),
-        reporter=reporter,
-    )  # fmt: skip
+    timed = [(chosen.RUNTIME, file, shape) for file in files.values()]
+    timings = measure_exports(timed, request, reporter=reporter).timings
     rows = tuple(
-        Row(precision=precision, bytes=_bytes(places[precision]), largest_difference=difference,
-            top1=top1, median_ms=timing.median_ms, interval_ms=(timing.low_ms, timing.high_ms))
-        for (precision, (difference, top1)), timing in zip(
-            computed.items(), session.timings, strict=True)
+        Row(precision=precision, **facts[precision], median_ms=timing.median_ms,
+            interval_ms=(timing.low_ms, timing.high_ms))
+        for precision, timing in zip(facts, timings, strict=True)
     )  # fmt: skip
     torch_top1 = _top1(subnet.model, subnet, data)
     return {"images": f"{len(images)} {of}", "torch_top1": torch_top1, "rows": rows}
-
-
-def _difference(run: runtimes.Run, images: Tensor, want: Tensor) -> float:
-    return float((torch.from_numpy(run(images.numpy())) - want).abs().max())
 
 
 def _top1(model: nn.Module, subnet: export.Subnet, data: ImageData | None) -> float | None:
@@ -213,8 +205,8 @@ def _top1(model: nn.Module, subnet: export.Subnet, data: ImageData | None) -> fl
     return scores(model, batches, config.arch.resolution).top1
 
 
-class _Runs(nn.Module):
-    """What runs exported files, as a network that is scored."""
+class _FileModel(nn.Module):
+    """An exported file as a network that can be scored."""
 
     def __init__(self, run: runtimes.Run) -> None:
         super().__init__()
@@ -225,15 +217,11 @@ class _Runs(nn.Module):
         return torch.from_numpy(self._run(images.contiguous().numpy()))
 
 
-def _bytes(place: Path) -> int:
-    return sum(file.stat().st_size for file in place.iterdir())
-
-
-def _paper(subnet: export.Subnet, chosen: export.Format, exported: Exported) -> dict[str, Any]:
-    """Return what stands beside the files: what they are, what they take, what was found."""
+def _record(subnet: export.Subnet, chosen: export.Format, exported: Exported) -> dict[str, Any]:
+    """Return the content of `export.json`: versions, input, classes and the comparison."""
     preprocess = subnet.config.preprocess
-    found = exported.to_dict()
-    found.pop("place")
+    rest = exported.to_dict()
+    rest.pop("place")
     return {
         "kind": FORMAT,
         "version": VERSION,
@@ -247,5 +235,5 @@ def _paper(subnet: export.Subnet, chosen: export.Format, exported: Exported) -> 
             "std": list(preprocess.std),
         },
         "classes": list(subnet.config.classes),
-        **found,
+        **rest,
     }
