@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from executorch.extension.pybindings import portable_lib
 
 from supernet.errors import DeviceError
-from supernet.io.quiet import silent
+from supernet.io.quiet import quiet, silent
 from supernet.latency.model import Model
 from supernet.latency.runtimes import Loaded, one_by_one, refusal
+
+with quiet():  # its interface is experimental, it says
+    from executorch.extension.pybindings import portable_lib
 
 if TYPE_CHECKING:
     from supernet.latency.runtimes import Array, Run
