@@ -1,6 +1,6 @@
 """Hydra: the root schema, where the YAML files lie, and composing them into plain data.
 
-Only this file and `train_app.py` know Hydra.
+Only this file and `train.py` know Hydra.
 """
 
 from __future__ import annotations

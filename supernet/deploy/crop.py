@@ -1,7 +1,7 @@
 """Depthwise kernels of an extracted net cut to the taps that meet its maps, once and for all.
 
 The input size of a finished subnet is fixed. On a map of h x h, taps further than h - 1 from the
-centre multiply padding alone, so a kernel of 2h - 1 computes the same (`depthwise.py` does this
+centre multiply padding alone, so a kernel of 2h - 1 computes the same (`nn/depthwise.py` does this
 at every call). The architecture stays what it is; the net's description has the kernels as they
 are, so whoever rebuilds it gets these.
 """

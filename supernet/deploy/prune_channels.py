@@ -1,11 +1,11 @@
 """An extracted net with fewer hidden channels: which ones stay, and how timm builds it.
 
 The hidden channels of an inverted residual are those between its expansion and its projection;
-nothing outside the block sees them. Importance is the L1 norm of the projection's weights that
-read a channel, as where the supernet sorts its channels (`elastic.py`); SE's inner channels are
+nothing outside the block sees them. Importance is the L1 norm of the projection's weights that read
+a channel, as where the supernet sorts its channels (`nn/elastic.py`); SE's inner channels are
 chosen likewise by what reads them. Written here and not taken from torch-pruning, since a subnet
 folder has to rebuild from block strings: widths must be what timm makes of an expand ratio, and
-SE's inner width what timm makes of those. Not here: how narrow (`pruning.py`).
+SE's inner width what timm makes of those. Not here: how narrow.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Files of tensors that others wrote: read without running any code in them, and within limits.
 
 The zip is looked at before torch sees it, and what torch made of it before anybody else does: a
-file must not take more memory than it has bytes, nor hold what breaks whoever walks through it.
-Not here: what a checkpoint holds (`checkpoint.py`).
+file must not take more memory than it has bytes, nor hold what breaks whoever walks through it. Not
+here: what a checkpoint holds.
 """
 
 from __future__ import annotations

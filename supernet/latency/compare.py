@@ -1,6 +1,6 @@
 """Looking at tables: what one is, what it lacks, how two differ, several as one.
 
-Standard library only. Not here: the format (`table.py`), tables of other projects (`interop/`).
+Standard library only. Not here: the format, tables of other projects.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """What turns the timings of layers into their share of a net's time.
 
-A layer was timed as a model of its own, again and again. In a net it differs in three ways: the
-net runs once, not once a layer; layers hand their outputs on as the runtime lays them out; and a
+A layer was timed as a model of its own, again and again. In a net it differs in three ways: the net
+runs once, not once a layer; layers hand their outputs on as the runtime lays them out; and a
 layer's weights are no longer in the nearest cache when its turn comes, but for as many as that
 holds. Each is a term that adds up over layers, so that a table stays a sum. Standard library only.
-Not here: how the terms are found (`fit.py`).
+Not here: how the terms are found.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Fitting a correction on whole nets: which terms pay, and how well the result holds.
 
-Not here: what the terms mean and how they are applied (`correction.py`).
+Not here: what the terms mean and how they are applied.
 """
 
 from __future__ import annotations

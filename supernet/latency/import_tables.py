@@ -8,7 +8,7 @@ is the hidden width in once-for-all's files and the ratio in those of ProxylessN
 (`Conv_2`); ProxylessNAS's (1812.00332) of MobileNetV2-like nets, where `Logits` pools as well.
 
 Every entry is one of a file, none is made up: the median is their mean, the interval its 95 % one.
-Not here: the project's own format (`latency/table.py`).
+Not here: the project's own format.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What is timed for a table, in which order, and the table that the timings make.
 
-The same whether this machine times (`profile.py`) or a board does (`bundle.py`). Standard library
-only. Not here: how models are timed (`timing.py`), the fit (`correction.py`).
+The same whether this machine times (`profile.py`) or a board does (`board/bundle.py`). Standard
+library only. Not here: how models are timed, the fit.
 """
 
 from __future__ import annotations

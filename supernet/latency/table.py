@@ -1,7 +1,7 @@
 """The latency table of one device: its JSON format, provenance, correction and coverage.
 
-Standard library only. Not here: how a device is timed (`timing.py`, `profile.py`), how a table
-becomes a `[B, O]` cost (`cost.py`), the keys (`keys.py`), checks of single values (`fields.py`).
+Standard library only. Not here: how a device is timed, how a table becomes a `[B, O]` cost, the
+keys, checks of single values.
 
 A file holds one object: `format`, `version`, the scalar fields of `LatencyTable`, `device`, and
 `entries`, a list of `{"key": {...}, "median_ms", "low_ms", "high_ms", "visits", "converged"}`.
@@ -77,7 +77,7 @@ class Entry:
 class LatencyTable:
     """The timings of layers on one device, and what turns their sum into the time of a net.
 
-    The time of a net is the sum of its layers', each corrected (`correction.py`).
+    The time of a net is the sum of its layers', each corrected.
 
     Args:
         device: what was timed.

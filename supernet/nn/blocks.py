@@ -1,7 +1,7 @@
 """The one place where values of a space become timm modules.
 
 Whole subnets as data (`net_args`; `standalone.py` builds them), single blocks (`timm_block`), and
-single layers as a device is timed on them (`layer`). Not here: shared weights (`elastic.py`).
+single layers as a device is timed on them (`layer`). Not here: shared weights.
 
 timm's networks: MobileNetV3 (1905.02244) with the SE of once-for-all (hard-sigmoid gate, ReLU
 inside, reduced from the expanded width, rounded to 8), and EfficientNet (1905.11946).

@@ -73,7 +73,7 @@ def params_costs(space: SearchSpace, *, in_chans: int, num_classes: int) -> dict
 
 
 def memory_peaks(space: SearchSpace, *, in_chans: int, num_classes: int) -> dict[int, PeakMatrix]:
-    """Return peak activation memory in KiB, as `activations.py` defines it."""
+    """Return peak activation memory in KiB, as this module defines it."""
     peaks = {}
     for resolution in space.resolutions:
         keys = space_keys(space, resolution, in_chans=in_chans, num_classes=num_classes)

@@ -6,7 +6,7 @@ input positions with all output positions, summed over the images (one batched m
 of which each tap of the kernel adds up those that lie its own offset apart.
 `benchmarks/throughput/train.py` times a whole step, and keeps the profile of it.
 
-Not here: which kernel an op has (`elastic.py`).
+Not here: which kernel an op has.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Networks that a stranger's file describes: looked at before anything is built or allocated.
 
-The description names no code: a family of ours with block strings, or a network of timm by its
-name with three numbers; timm takes more, such as files to load and places to fetch from. Its
-weights have to be those of the file, found out on torch's `meta` device, which has no memory. Not
-here: building it (`standalone.py`).
+The description names no code: a family of ours with block strings, or a network of timm by its name
+with three numbers; timm takes more, such as files to load and places to fetch from. Its weights
+have to be those of the file, found out on torch's `meta` device, which has no memory. Not here:
+building it.
 """
 
 from __future__ import annotations

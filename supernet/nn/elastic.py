@@ -6,7 +6,7 @@ centre of the next larger one through a learned matrix. `forward` and `export` b
 an extracted block cannot differ from the one that was trained.
 
 Source: Once-for-All (1908.09791), section 3: elastic kernel size, elastic width with channel
-sorting. Not here: which op to run (`network.py`), depth (a block that is skipped is not called).
+sorting. Not here: which op to run, depth (a block that is skipped is not called).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """From supernet and architecture to a plain timm network with copies of the weights.
 
-Not here: BN calibration (`evaluate.py`), files (`subnet.py`).
+Not here: BN calibration, files.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A hand-made network of timm, or the network of a subnet folder. Training, evaluation and files see
 no more of a supernet than this has, so all of them serve both. Not here: where its weights come
-from (`origins.py`).
+from.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ The network is built without weights on the meta device, and everything is read 
 largest subnet is then built in the same way and compared with it module by module, so a network
 that a space cannot say is refused, never approximated.
 
-Not here: its weights (`timm_weights.py`).
+Not here: its weights.
 """
 
 from __future__ import annotations

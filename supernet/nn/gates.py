@@ -9,8 +9,8 @@ A choice is one of G: an op for each block, a depth for each stage, a resolution
 for them (`Drawn`) are plain columns, so that gates of several targets can weigh the same ones.
 
 Sources: ProxylessNAS (1812.00332), section 3.2 for binarized gates and the two-path update;
-Gumbel-softmax (1611.01144); the hazards are ours. Not here: running paths (`network.py`), gradients
-(`train/estimators.py`), training gates (`train/gate_step.py`).
+Gumbel-softmax (1611.01144); the hazards are ours. Not here: running paths, gradients, training
+gates.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Path:
 class Paths:
     """The candidates drawn for one step, the active one first in each tuple.
 
-    `mixed` ones are added up as weights of one op, the others as outputs (`network.py`).
+    `mixed` ones are added up as weights of one op, the others as outputs (`supernet.py`).
     """
 
     ops: tuple[tuple[Path, ...], ...]

@@ -5,7 +5,7 @@ outputs: BN and kernel matrices included, names of older and of newer releases. 
 say, which narrower expand ratios and depths it was trained for, is given. A `net.config` becomes an
 `Arch`. Files are read without running any code in them.
 
-Source: once-for-all (1908.09791), `ofa` 0.1.0. Not here: its latency tables (`tables.py`).
+Source: once-for-all (1908.09791), `ofa` 0.1.0. Not here: its latency tables.
 """
 
 from __future__ import annotations

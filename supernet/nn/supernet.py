@@ -1,8 +1,7 @@
 """How blocks form a network: `SuperNet`, a timm network whose blocks are elastic.
 
-An architecture is an argument of `forward`, never a state of the modules. Not here: how weights
-are cut (`elastic.py`), which architecture to run (`train/`, `gates.py`), extraction
-(`extraction.py`).
+An architecture is an argument of `forward`, never a state of the modules. Not here: how weights are
+cut, which architecture to run, extraction.
 """
 
 from __future__ import annotations

@@ -5,8 +5,7 @@ cropped as smaller ops are cut: first channels, centre of the kernel. Blocks bey
 stage, and the head of other classes, are left out. Anything else that is missing, too small or left
 over is listed, and then nothing is loaded. Files are read without running any code in them.
 
-Not here: the space of a timm network (`timm_space.py`); how an op's weights lie in the shared ones
-(`elastic.py`).
+Not here: the space of a timm network; how an op's weights lie in the shared ones.
 """
 
 from __future__ import annotations

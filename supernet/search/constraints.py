@@ -64,7 +64,7 @@ class Caps:
     Args:
         macs: multiply-adds for one image, as fvcore counts; one multiply-add is 1.
         params: parameters, BN's affine ones included.
-        memory_kib: peak activation memory, as `activations.py` defines it.
+        memory_kib: peak activation memory, as `nn/count.py` defines it.
     """
 
     macs: float | None = None

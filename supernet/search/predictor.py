@@ -3,8 +3,8 @@
 Three models compete by five-fold cross-validation, from the cheapest on: ridge regression on
 one-hots, which is additive; the same with pairwise terms of the stages; an ensemble of small MLPs.
 A dearer one is taken only if it lowers the error by a twentieth; the additive one is kept in any
-case, as exact search begins with its optimum. Not here: which architectures are
-scored (`scoring.py`), the search that uses the prediction (`search/`).
+case, as exact search begins with its optimum. Not here: which architectures are scored, the search
+that uses the prediction.
 
 scikit-learn and parts of scipy are imported when first used, here and in `data/` and `latency/`:
 that takes about a second, and most commands never need them.

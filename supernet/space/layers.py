@@ -1,7 +1,7 @@
 """The layers a network is timed in: `LayerKey`, and which keys a space needs.
 
 A layer is identified by its own shapes, so spaces, stages and resolutions share table entries.
-Standard library only. Not here: the table itself (`table.py`), building a layer (`blocks.py`).
+Standard library only. Not here: the table itself, building a layer.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ searchable block, the ops it allows; an architecture picks one of them, or `None
 each block, and one input resolution. At a given resolution every block has fixed input and
 output shapes, so all that is known of a space can be laid out as a `[B blocks, O ops]` matrix.
 
-Not here: weights (`elastic.py`), costs (`cost.py`), timm modules (`blocks.py`).
+Not here: weights, costs, timm modules.
 
 Sources: Once-for-All (1908.09791, section 3) for elastic kernel, expand, depth and resolution;
 ProxylessNAS (1812.00332) for skipping any block.

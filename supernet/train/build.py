@@ -1,7 +1,7 @@
 """From plain configuration values to objects: one constructor for each part.
 
 Nothing is instantiated from a path that stands in a file, and an unknown or missing field is one
-clear line. Not here: where the values come from (`config.py` for Hydra, a checkpoint for a
+clear line. Not here: where the values come from (Hydra, a checkpoint for a
 resumed run).
 """
 

@@ -1,7 +1,7 @@
 """The training loop: phases, epochs, steps on weights and gates, checkpoints and scores.
 
-Everything random is a function of (seed, position), so training that resumes from a checkpoint
-ends with the very weights of training that was never stopped. Not here: a step (`step.py`).
+Everything random is a function of (seed, position), so training that resumes from a checkpoint ends
+with the very weights of training that was never stopped. Not here: a step.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The shrinking schedule: a list of phases, each with a restricted space.
 
 Source: Once-for-All (1908.09791), section 3, progressive shrinking. Not here: which subnets and
-losses a step uses (`strategies.py`).
+losses a step uses.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The training step on one screen (`weight_step`), and everything that it works on.
 
-Not here: the losses (`strategies.py`), the order of steps (`loop.py`).
+Not here: the losses, the order of steps.
 """
 
 from __future__ import annotations

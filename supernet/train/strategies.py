@@ -1,4 +1,4 @@
-"""Which subnets and losses a step uses. Not here: where to sample (`phases.py`), the optimizer."""
+"""Which subnets and losses a step uses. Not here: where to sample, the optimizer."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """The formats that a finished subnet is exported to, one module each; its name is the format's.
 
 A module writes the files of one network; the runtime that it names loads them. A new format is a
-new file here that offers what `Format` lists. Not here: the comparison with PyTorch (`job.py`),
-static quantisation that several formats share (`qdq.py`).
+new file here that offers what `Format` lists. Not here: the comparison with PyTorch, static
+quantisation that several formats share.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Layers as ONNX graphs, built directly: about 2 ms each, where an exporter takes over a second.
 
 The ops are those that `torch.onnx.export(dynamo=True)` gives for the same modules (torch 2.14,
-opset 20), BN folded into the convolutions, so that a runtime fuses and lays out a layer as it
-does the whole net. Not here: the modules (`blocks.py`), whole subnets with their trained weights.
+opset 20), BN folded into the convolutions, so that a runtime fuses and lays out a layer as it does
+the whole net. Not here: the modules, whole subnets with their trained weights.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Block kinds made of convolutions: `ConvKind`, a list of steps, and the steps.
 
 A kind's file names the children of timm's block once. Everything that has to know a block's inside
-walks the steps: running it with shared weights, sorting and mixing channels (`elastic.py`), the
+walks the steps: running it with shared weights, sorting and mixing channels (`nn/elastic.py`), the
 ONNX writer, pruning, cropping, importing weights. A step that a block does not have (`nn.Identity`
 in timm, no tensors in a state dict) is left out.
 

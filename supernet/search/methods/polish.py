@@ -3,7 +3,7 @@
 The optimum within the limits of an additive model `[R, B, O]` (given, or fitted to what has been
 asked) is found exactly over the whole space, and moves of one and of two genes improve on that
 until none does. Then the model is fitted anew, with the good ones weighing most, and so on. Not
-here: the exact search itself (`exact.py`, `several.py`).
+here: the exact search itself.
 """
 
 from __future__ import annotations

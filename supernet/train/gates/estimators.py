@@ -6,8 +6,7 @@ whatever the number of targets: the gates of one target draw the candidates, the
 derivative by each candidate's binary gate, and every target weighs these by its own probabilities.
 
 Sources: ProxylessNAS (1812.00332) for `two_path`, `full` and REINFORCE; straight-through
-Gumbel-softmax (1611.01144); `weight_space` is ours. Not here: latency in the loss, the step
-(`gate_step.py`).
+Gumbel-softmax (1611.01144); `weight_space` is ours. Not here: latency in the loss, the step.
 """
 
 from __future__ import annotations

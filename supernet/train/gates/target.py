@@ -1,6 +1,6 @@
 """Targets: gates for one device and budget, with what their training hands on.
 
-Not here: the step that moves them (`gate_step.py`).
+Not here: the step that moves them.
 """
 
 from __future__ import annotations

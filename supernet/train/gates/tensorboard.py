@@ -1,7 +1,7 @@
 """What TensorBoard shows of gates: entropies, how devices differ, a heat-map for each target.
 
 Scalars that every step has (expected latency, multiplier) are metrics of the step itself
-(`gate_step.py`).
+(`step.py`).
 """
 
 from __future__ import annotations
