@@ -10,6 +10,18 @@ import typer
 
 RunPath = Annotated[Path, typer.Argument(help="A run such as runs/demo, or a checkpoint file.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Argument(help="Of a space by name, such as space.model=mobilenetv2_100."),
+]
+SpaceName = Annotated[str, typer.Option(help="A run, a checkpoint, or a space of conf/space/.")]
+Resolution = Annotated[
+    list[int] | None, typer.Option(help="Only this input size; may be repeated.")
+]
+InChans = Annotated[int, typer.Option(min=1, help="Image channels, for a bare space.")]
+NumClasses = Annotated[int, typer.Option(min=1, help="Classes, for a bare space.")]
+Threads = Annotated[int, typer.Option(min=1, help="Threads of the runtime.")]
+Batch = Annotated[int, typer.Option(min=1, help="Images in a run.")]
 
 
 def positive(number: float | None) -> float | None:
@@ -17,3 +29,11 @@ def positive(number: float | None) -> float | None:
     if number is not None and not 0 < number < math.inf:
         raise typer.BadParameter(f"{number} is not a positive number")
     return number
+
+
+Seconds = Annotated[
+    float | None,
+    typer.Option(
+        callback=positive, help="Time limit of each process in seconds (default: 0.15 s per layer)."
+    ),
+]

@@ -7,14 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
-from supernet.cli.flags import positive
-from supernet.cli.table import Settings
+from supernet.cli import flags
 
 
 def profile(
     of: Annotated[str, typer.Argument(help="A run, a checkpoint, or a space of conf/space/.")],
     out: Annotated[Path, typer.Option(help="The table to write.")],
-    settings: Settings = None,
+    settings: flags.Settings = None,
     runtime: Annotated[
         str,
         typer.Option(help="onnxruntime, onnxruntime-int8, openvino, ncnn, litert or torch."),
@@ -22,23 +21,15 @@ def profile(
     provider: Annotated[
         str, typer.Option(help="Device of the runtime, such as cpu, gpu or cuda.")
     ] = "cpu",
-    threads: Annotated[int, typer.Option(min=1, help="Threads of the runtime.")] = 1,
-    batch: Annotated[int, typer.Option(min=1, help="Images in a run.")] = 1,
-    resolution: Annotated[
-        list[int] | None, typer.Option(help="Only this input size; may be repeated.")
-    ] = None,
-    in_chans: Annotated[int, typer.Option(min=1, help="Image channels, where OF is a space.")] = 3,
-    num_classes: Annotated[int, typer.Option(min=1, help="Classes, where OF is a space.")] = 1000,
+    threads: flags.Threads = 1,
+    batch: flags.Batch = 1,
+    resolution: flags.Resolution = None,
+    in_chans: flags.InChans = 3,
+    num_classes: flags.NumClasses = 1000,
     processes: Annotated[
         int, typer.Option(min=1, help="Number of timing processes, run in turn and averaged.")
     ] = 3,
-    seconds: Annotated[
-        float | None,
-        typer.Option(
-            callback=positive,
-            help="Time limit of each process in seconds (default: 0.15 s per layer).",
-        ),
-    ] = None,
+    seconds: flags.Seconds = None,
     host: Annotated[
         str | None, typer.Option(help="A board to time over ssh, such as user@board.")
     ] = None,
@@ -78,25 +69,17 @@ def profile(
 
 
 def bundle(
-    space: Annotated[str, typer.Option(help="A run, a checkpoint, or a space of conf/space/.")],
+    space: flags.SpaceName,
     out: Annotated[Path, typer.Option(help="Folder to write.")],
-    settings: Settings = None,
+    settings: flags.Settings = None,
     runtime: Annotated[
         str, typer.Option(help="The board's runtime: onnxruntime, onnxruntime-int8 or openvino.")
     ] = "onnxruntime",
-    batch: Annotated[int, typer.Option(min=1, help="Images in a run.")] = 1,
-    resolution: Annotated[
-        list[int] | None, typer.Option(help="Only this input size; may be repeated.")
-    ] = None,
-    in_chans: Annotated[int, typer.Option(min=1, help="Image channels, for a bare space.")] = 3,
-    num_classes: Annotated[int, typer.Option(min=1, help="Classes, for a bare space.")] = 1000,
-    seconds: Annotated[
-        float | None,
-        typer.Option(
-            callback=positive,
-            help="Time limit of each process in seconds (default: 0.15 s per layer).",
-        ),
-    ] = None,
+    batch: flags.Batch = 1,
+    resolution: flags.Resolution = None,
+    in_chans: flags.InChans = 3,
+    num_classes: flags.NumClasses = 1000,
+    seconds: flags.Seconds = None,
 ) -> None:
     """Write a bundle that times a board without torch: models and one program.
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from supernet.cli.flags import InChans, Json, NumClasses, Resolution, Settings, SpaceName
 from supernet.errors import TableError
 from supernet.latency.table import UNKNOWN, Device, LatencyTable
 
@@ -19,11 +20,6 @@ table_app = typer.Typer(
 
 TablePath = Annotated[Path, typer.Argument(help="A table file.")]
 Out = Annotated[Path, typer.Option(help="The table to write.")]
-Settings = Annotated[
-    list[str] | None,
-    typer.Argument(help="Of a space by name, such as space.model=mobilenetv2_100."),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 Count = Annotated[int, typer.Option(min=1, help="What it ran with, if not 1.")]
 Said = Annotated[str, typer.Option(help="What it was measured with; the files do not say.")]
 
@@ -55,13 +51,11 @@ def show(table: TablePath, as_json: Json = False) -> None:
 @table_app.command()
 def check(
     table: TablePath,
-    space: Annotated[str, typer.Option(help="A run, a checkpoint, or a space of conf/space/.")],
+    space: SpaceName,
     settings: Settings = None,
-    resolution: Annotated[
-        list[int] | None, typer.Option(help="Only this input size; may be repeated.")
-    ] = None,
-    in_chans: Annotated[int, typer.Option(min=1, help="Image channels, for a bare space.")] = 3,
-    num_classes: Annotated[int, typer.Option(min=1, help="Classes, for a bare space.")] = 1000,
+    resolution: Resolution = None,
+    in_chans: InChans = 3,
+    num_classes: NumClasses = 1000,
     as_json: Json = False,
 ) -> None:
     """Say whether a table covers a space; list every layer that it lacks, with exit code 2.
