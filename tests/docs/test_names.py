@@ -27,8 +27,7 @@ from tests.docs.typist import command_of
 MORE = ("ARCHITECTURE.md", "CHANGELOG.md")
 ELSEWHERE = ("model.py", "profile_board.py", "train_ofa_net.py")
 """Written by commands into subnet folders and bundles, and a script of once-for-all's authors."""
-PYTHON = {"budget_ms", "features_only", "ignore_errors", "inplace", "local_files_only", "mode",
-          "pretrained", "python", "size", "source", "weights_only"}  # fmt: skip
+PYTHON = {"features_only", "inplace", "python", "size", "weights_only"}
 """Arguments of Python functions and of mount, which look like settings."""
 GROUPS = ("data", "experiment", "gates", "net", "recipe", "space")
 PLACEHOLDERS = re.compile(r"\b(NAME|RUN|FILE|DIR|FOLDER|CMD|PART)\b|\{|\*\*|\.\.\.")
