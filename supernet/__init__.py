@@ -2,10 +2,10 @@
 
 The front door. `import supernet` is cheap: torch is imported by the first call that needs it.
 
-    net = supernet.load("runs/demo")                       # SuperNet, with .space and .gates
+    run = supernet.load_run("runs/demo")                   # its .net, .gates, .data, .classes
     table = supernet.LatencyTable.load("T.json")
-    best = supernet.search(net, table, budget_ms=2.5)[0]   # Candidate: arch, predicted_ms
-    model = supernet.extract(net, best.arch)               # a plain timm network
+    best = supernet.search(run, table, budget_ms=2.5)[0]   # arch, score, predicted_ms
+    model = supernet.extract(run.net, best.arch)           # a plain timm network
     model = supernet.load_subnet("runs/demo/subnets/...")  # the same, from a folder
     prepare = supernet.preprocessing("runs/demo")          # prepare(image, resolution) -> tensor
 """
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from supernet.data.preprocess import Preprocess
     from supernet.nn.supernet import SuperNet
     from supernet.search.by_gates import Candidate
+    from supernet.train.run import Trained
 
 # The package of algorithms is loaded before the function of its name below, so that importing
 # one of its modules later does not hide the function.
@@ -46,6 +47,7 @@ __all__ = [
     "SupernetError",
     "extract",
     "load",
+    "load_run",
     "load_subnet",
     "preprocessing",
     "search",
@@ -55,7 +57,7 @@ __all__ = [
 def load(path: str | Path) -> SuperNet:
     """Load the supernet of a run folder or a checkpoint file, in evaluation mode.
 
-    Its `.space` says what can be run and its `.gates` hold the gates trained for it, by target.
+    Its `.space` says what can be run. `load_run` gives the gates that were trained for it as well.
 
     Raises:
         CheckpointError: if there is none, or it is damaged.
@@ -67,8 +69,22 @@ def load(path: str | Path) -> SuperNet:
     return Trained.open(path).net
 
 
+def load_run(path: str | Path) -> Trained:
+    """Open a run folder or a checkpoint file.
+
+    Its `.net` is the supernet, `.gates` hold the gates trained for it by target, `.data` the images
+    and `.classes` their classes.
+
+    Raises:
+        CheckpointError: if there is none, or it is damaged.
+    """
+    from supernet.train.run import Trained
+
+    return Trained.open(path)
+
+
 def search(
-    net: SuperNet,
+    run: Trained,
     table: LatencyTable | None = None,
     budget_ms: float | Sequence[float] | None = None,
     *,
@@ -79,7 +95,7 @@ def search(
     """Return, for each budget, the most likely architecture that meets it on the table's device.
 
     Args:
-        net: a supernet with gates for this table and these budgets.
+        run: of a supernet, with gates for this table and these budgets.
         table: of the device; without one only what follows is limited.
         budget_ms: one budget or several, in milliseconds.
         max_macs: multiply-adds for one image at most; one multiply-add is 1.
@@ -89,14 +105,14 @@ def search(
     Raises:
         InfeasibleBudget: if no architecture meets a budget, with the feasible range.
         InfeasibleLimits: if none meets all limits at once, with the range of each.
-        SupernetError: if `net` has no gates for the table and a budget.
+        SupernetError: if `run` has no gates for the table and a budget.
         TableError: if the table lacks layers of the space.
     """
     from supernet.search.by_gates import choose
     from supernet.search.constraints import Caps
 
     caps = Caps(macs=max_macs, params=max_params, memory_kib=max_memory_kib)
-    return choose(net, table, budget_ms, caps)
+    return choose(run, table, budget_ms, caps)
 
 
 def extract(net: SuperNet, arch: Arch) -> nn.Module:

@@ -116,7 +116,7 @@ def specialize(
     reporter = ConsoleReporter()
     new = {target.name for target in train_gates(trained, aims, reporter)}
     for aim in aims:
-        chosen = pick(trained.net.gates[aim.name], aim)
+        chosen = pick(trained.gates[aim.name], aim)
         reporter.note(
             f"{aim.text}: {'trained' if aim.name in new else 'there already'}; "
             f"{chosen.predicted_ms:.4g} ms  {chosen.arch}"

@@ -43,7 +43,7 @@ def _run_facts(path: Path) -> dict[str, Any]:
     for name, arch in reversed(net.space.ends.items()):
         macs, params = size_of(net, arch)
         found[name] = f"{macs:,} MACs, {params:,} parameters"
-    return found if isinstance(net, PlainNet) else found | {"gates": sorted(net.gates) or "none"}
+    return found if isinstance(net, PlainNet) else found | {"gates": sorted(run.gates) or "none"}
 
 
 def _net_facts(net: Net) -> dict[str, Any]:

@@ -6,7 +6,7 @@ cut, which architecture to run, extraction.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,7 @@ from supernet.errors import SpaceError
 from supernet.nn.blocks import STEM_ROLES, frame, net_args
 from supernet.nn.drop import Noise
 from supernet.nn.elastic import ElasticBlock
-from supernet.nn.gates import Path, PathGates, Paths
+from supernet.nn.gates import Path, Paths
 from supernet.nn.standalone import timm_model
 from supernet.space.arch import Arch
 from supernet.space.search_space import SearchSpace
@@ -36,7 +36,6 @@ class SuperNet(nn.Module):
     def __init__(self, space: SearchSpace, num_classes: int, in_chans: int = 3) -> None:
         super().__init__()
         self.space, self.num_classes, self.in_chans = space, num_classes, in_chans
-        self.gates: Mapping[str, PathGates] = {}
         args = net_args(space, space.largest(), num_classes=num_classes, in_chans=in_chans)
         parts = frame(timm_model(args), space)
         self.stem = nn.Sequential()

@@ -13,7 +13,6 @@ from supernet.latency.costs import costs_of
 from supernet.latency.table import LatencyTable
 from supernet.nn.fixed import PlainNet
 from supernet.nn.gates import PathGates
-from supernet.nn.supernet import SuperNet
 from supernet.search.constraints import (
     NO_CAPS,
     Aim,
@@ -94,7 +93,7 @@ def pick(gates: PathGates, aim: Aim) -> Candidate:
 
 
 def choose(
-    net: SuperNet,
+    run: Trained,
     table: LatencyTable | None,
     budget_ms: float | Sequence[float] | None,
     caps: Caps = NO_CAPS,
@@ -107,13 +106,13 @@ def choose(
         budgets = list(budget_ms)
     found = []
     for budget in budgets:
-        aim = aim_for(net, table, budget, caps)
-        if aim.name not in net.gates:
+        aim = aim_for(run.net, table, budget, caps)
+        if aim.name not in run.gates:
             raise SupernetError(
-                f"this supernet has no gates for {aim.text} (it has: "
-                f"{', '.join(net.gates) or 'none'}); `supernet extract` trains and keeps them"
+                f"{run.file} has no gates for {aim.text} (it has: "
+                f"{', '.join(run.gates) or 'none'}); `supernet extract` trains and keeps them"
             )
-        found.append(pick(net.gates[aim.name], aim))
+        found.append(pick(run.gates[aim.name], aim))
     return found
 
 
@@ -147,7 +146,7 @@ def candidate_for(
         return Candidate(arch=arch, score=0.0, predicted_ms=None, budget_ms=None)
     aim = aim_for(run.net, table, budget_ms, caps)
     specialize(run, [aim], reporter)
-    return pick(run.net.gates[aim.name], aim)
+    return pick(run.gates[aim.name], aim)
 
 
 def named_candidate(

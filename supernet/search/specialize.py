@@ -39,7 +39,7 @@ def specialize(
     """
     net = run.net
     config = config or construct(GateConfig, run.config["gates"], "gates")
-    missing = {aim.name: aim for aim in aims if aim.name not in net.gates}
+    missing = {aim.name: aim for aim in aims if aim.name not in run.gates}
     targets = [
         new_target(
             net, table_id=aim.table_id, device=aim.device, budget_ms=aim.budget, costs=aim.costs,
@@ -68,7 +68,7 @@ def specialize(
         train_gates(net, targets, batches, seed=seed, config=config, on_step=note)
     for target in targets:
         run.keep_gates(target.name, target.state())
-    net.gates = {**net.gates, **{target.name: target.gates for target in targets}}
+        run.gates[target.name] = target.gates
     return targets
 
 

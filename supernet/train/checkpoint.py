@@ -136,7 +136,7 @@ def shape_of(net: Net) -> dict[str, Any]:
 
 
 def net_of(content: Mapping[str, Any], source: str | Path) -> Net:
-    """Rebuild the net of a checkpoint, in evaluation mode; a supernet with its gates.
+    """Rebuild the network of a checkpoint, in evaluation mode.
 
     Raises:
         CheckpointError: if its weights are not those of its space.
@@ -150,8 +150,6 @@ def net_of(content: Mapping[str, Any], source: str | Path) -> Net:
     except FAULTS as error:
         reason = " ".join(str(error).split())[:300]
         raise CheckpointError(f"{source}: the weights do not fit the space ({reason})") from error
-    if isinstance(net, SuperNet):
-        net.gates = gates_of(content.get("gates", {}), net.space, source)
     return net.to(memory_format=torch.channels_last).eval()
 
 

@@ -1,4 +1,4 @@
-"""A trained run as later commands see it: the net, its data, its gates, its provenance."""
+"""A trained run as later commands use it: its network, gates, data and provenance."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from supernet.errors import CheckpointError, SupernetError
 from supernet.io.atomic import sha256
 from supernet.io.tensors import load_tensors
 from supernet.nn.fixed import Net, PlainNet
+from supernet.nn.gates import PathGates
 from supernet.nn.supernet import SuperNet
 from supernet.train import checkpoint
 from supernet.train.build import build_data
@@ -39,7 +40,7 @@ class Trained:
 
     @property
     def net(self) -> SuperNet:
-        """The supernet in evaluation mode, with all gates that were trained for it.
+        """The supernet in evaluation mode.
 
         Raises:
             SupernetError: if the run trained one network alone.
@@ -54,17 +55,23 @@ class Trained:
     @cached_property
     def any_net(self) -> Net:
         """The run's network in evaluation mode: a supernet as `net` gives it, or a plain one."""
-        net = checkpoint.net_of(self.content, self.file)
-        if isinstance(net, PlainNet):
-            return net
-        stored = {}
+        return checkpoint.net_of(self.content, self.file)
+
+    @cached_property
+    def gates(self) -> dict[str, PathGates]:
+        """The gates of the supernet by target: trained along with it, or later and kept beside it.
+
+        Raises:
+            CheckpointError: if a file of gates is damaged, or its gates do not fit the space.
+        """
+        space = self.net.space
+        later = {}
         for file in sorted(self.gates_folder.glob("*.pt")):
             state = read_gates(file)
             if state["checkpoint"] == self.sha256:
-                stored[state["name"]] = state
-        gates = checkpoint.gates_of(stored, net.space, self.gates_folder)
-        net.gates = {**net.gates, **gates}
-        return net
+                later[state["name"]] = state
+        along = checkpoint.gates_of(self.content.get("gates", {}), space, self.file)
+        return along | checkpoint.gates_of(later, space, self.gates_folder)
 
     @cached_property
     def preprocess(self) -> Preprocess:

@@ -161,14 +161,15 @@ def test_the_certificate_says_what_holds(
 def test_search_finds_the_stored_gates(
     main_job_done: MainJob, table: LatencyTable, subnets: list[Path]
 ) -> None:
-    net = supernet.load(main_job_done.folder)
+    run = supernet.load_run(main_job_done.folder)
+    net = run.net
     assert isinstance(net, SuperNet)
     budgets = [row["budget_ms"] for row in main_job_done.rows]
-    assert set(net.gates) == {target_name(table.id, budget) for budget in budgets}
-    found = supernet.search(net, table, budgets)
+    assert set(run.gates) == {target_name(table.id, budget) for budget in budgets}
+    found = supernet.search(run, table, budgets)
     assert [c.arch for c in found] == [load_config(folder).arch for folder in subnets]
     assert [c.predicted_ms for c in found] == [row["predicted_ms"] for row in main_job_done.rows]
-    (one,) = supernet.search(net, table, budgets[0])
+    (one,) = supernet.search(run, table, budgets[0])
     assert one == found[0]
     model = supernet.extract(net, one.arch)
     x = torch.randn(2, 1, one.arch.resolution, one.arch.resolution)
@@ -179,14 +180,14 @@ def test_search_finds_the_stored_gates(
 def test_search_says_what_it_cannot_do(run: Trained, table: LatencyTable) -> None:
     low, high = cost_range(run.net.space, costs_of(run.net, table))
     with pytest.raises(SupernetError, match=r"no gates for .* at .*supernet extract"):
-        supernet.search(run.net, table, middle((low, high), 0.5))
+        supernet.search(run, table, middle((low, high), 0.5))
     with pytest.raises(InfeasibleBudget) as error:
-        supernet.search(run.net, table, low / 2)
+        supernet.search(run, table, low / 2)
     assert (error.value.lowest, error.value.highest) == (low, high)
     with pytest.raises(SupernetError, match="positive number"):
-        supernet.search(run.net, table, [float("nan")])
+        supernet.search(run, table, [float("nan")])
     with pytest.raises(supernet.SupernetError, match="lacks"):
-        supernet.search(run.net, made_up_table(run.net.space, in_chans=3, num_classes=9), high)
+        supernet.search(run, made_up_table(run.net.space, in_chans=3, num_classes=9), high)
 
 
 def test_gates_are_trained_once(
@@ -200,7 +201,7 @@ def test_gates_are_trained_once(
     copied.mkdir()
     shutil.copy(main_job_done.folder / "checkpoint.pt", copied)
     run = Trained.open(copied)
-    assert not run.net.gates
+    assert not run.gates
     ends = cost_range(run.net.space, costs_of(run.net, table))
     budget = middle(ends, 0.3)
     before = {name: tensor.clone() for name, tensor in run.net.state_dict().items()}
@@ -211,7 +212,7 @@ def test_gates_are_trained_once(
     monkeypatch.setattr(specialize, "train_gates", lambda *_, **__: pytest.fail("it trains again"))
     assert candidate_for(run, table, budget, reporter) == first
     assert candidate_for(Trained.open(copied), table, budget, reporter) == first
-    assert supernet.search(supernet.load(copied), table, budget) == [first]
+    assert supernet.search(supernet.load_run(copied), table, budget) == [first]
 
 
 def test_budgets_that_come_later_share_one_training(
@@ -229,7 +230,7 @@ def test_budgets_that_come_later_share_one_training(
     kept = Trained.open(copied)
     for target in targets:
         torch.testing.assert_close(
-            kept.net.gates[target.name].state_dict(), target.gates.state_dict(), rtol=0, atol=0
+            kept.gates[target.name].state_dict(), target.gates.state_dict(), rtol=0, atol=0
         )
     log = EventAccumulator(str(copied / "tensorboard" / "specialize")).Reload()
     scalars = set(log.Tags()["scalars"])

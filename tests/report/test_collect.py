@@ -72,9 +72,9 @@ def test_bars_share_out_the_predicted_latency(filled: Path) -> None:
 
 
 def test_gates_are_the_runs_marginals(filled: Path) -> None:
-    net = Trained.open(filled).net
+    run = Trained.open(filled)
     for one in of(filled).gates:
-        want = net.gates[one.name].marginals().detach().double()
+        want = run.gates[one.name].marginals().detach().double()
         got = torch.tensor([[p or 0.0 for p in row] for row in one.marginals]).double()
         torch.testing.assert_close(got, want, rtol=0, atol=1e-6)
         assert sum(one.resolutions.values()) == pytest.approx(1)

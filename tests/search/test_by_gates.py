@@ -48,10 +48,9 @@ def test_limits_beside_a_latency_budget(command: Command, run: Path, table: Path
     assert paper.promise.limits["MACs"] == LimitedCost(limit=macs, predicted=paper.size.macs)
     assert paper.promise.limits["KiB"].predicted <= kib
     assert f"{paper.size.macs:.9g} of at most {macs:.9g} MACs" in result.out
-    net = supernet.load(run)
-    times = LatencyTable.load(table)
-    both = supernet.search(net, times, budget, max_macs=macs, max_memory_kib=kib)[0]
-    alone = supernet.search(net, times, budget)[0]
+    opened, times = supernet.load_run(run), LatencyTable.load(table)
+    both = supernet.search(opened, times, budget, max_macs=macs, max_memory_kib=kib)[0]
+    alone = supernet.search(opened, times, budget)[0]
     assert both.arch == paper.subnet.arch
     assert alone.score >= both.score
     assert alone.limits == {}
@@ -74,10 +73,10 @@ def test_a_limit_without_a_table(
     assert paper.promise.limits[unit].predicted <= most
     if count is not None:
         assert paper.promise.limits[unit].predicted == getattr(paper.size, count)
-    net = supernet.load(run)
-    found = supernet.search(net, **{f"max_{option.replace('-', '_')}": most})
+    opened = supernet.load_run(run)
+    found = supernet.search(opened, **{f"max_{option.replace('-', '_')}": most})
     assert [c.arch for c in found] == [paper.subnet.arch]
-    name = next(name for name in net.gates if name.startswith("any@"))
+    name = next(name for name in opened.gates if name.startswith("any@"))
     assert name.endswith("MACs" if unit == "KiB" else unit)
     assert unit == "KiB" or name == f"any@{most}{unit}"
 
@@ -118,9 +117,9 @@ def test_gates_for_other_limits_are_not_taken(run: Path, table: Path) -> None:
     net = supernet.load(run)
     macs = middle(ranges(net)["MACs"])
     with pytest.raises(SupernetError, match=r"no gates for any device at .* MACs .*extract"):
-        supernet.search(net, max_macs=macs)
+        supernet.search(supernet.load_run(run), max_macs=macs)
     times = LatencyTable.load(table)
     with pytest.raises(SupernetError, match="no gates for onnxruntime-fp32-1thread at 1000 ms"):
-        supernet.search(net, times, 1000, max_macs=macs)
+        supernet.search(supernet.load_run(run), times, 1000, max_macs=macs)
     with pytest.raises(InfeasibleLimits):
         aim_for(net, times, 1000, Caps(macs=1))

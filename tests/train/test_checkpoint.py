@@ -229,7 +229,7 @@ def test_gates_of_another_space_are_refused(
     file = tmp_path / checkpoint.FILE
     checkpoint.write(file, {**content, "gates": gates})
     with pytest.raises(CheckpointError) as error:
-        supernet.load(file)
+        _ = supernet.load_run(file).gates
     one_line(error, str(file), "gates")
 
 
@@ -289,12 +289,12 @@ def test_gates_are_kept_beside_the_checkpoint_they_belong_to(
     torch.nn.init.normal_(gates.alpha)
     run.keep_gates("table@2.5ms", {"gates": gates.state_dict(), "table_id": "table"})
     again = Trained.open(tmp_path)
-    assert set(again.net.gates) == {"table@2.5ms"}
-    assert torch.equal(again.net.gates["table@2.5ms"].alpha, gates.alpha)
+    assert set(again.gates) == {"table@2.5ms"}
+    assert torch.equal(again.gates["table@2.5ms"].alpha, gates.alpha)
 
     content = checkpoint.read(file)
     checkpoint.save(file, {**content, "position": {"phase": 9, "epoch": 0, "step": 0}})
-    assert not Trained.open(tmp_path).net.gates, "gates of older weights do not count"
+    assert not Trained.open(tmp_path).gates, "gates of older weights do not count"
 
 
 @pytest.mark.parametrize(
@@ -316,4 +316,4 @@ def test_odd_gate_files_are_named(
     state = {**load_tensors(kept), **changes}
     checkpoint.write(kept, {key: value for key, value in state.items() if value is not None})
     with pytest.raises(CheckpointError, match=message):
-        supernet.load(tmp_path)
+        _ = supernet.load_run(tmp_path).gates
