@@ -183,8 +183,7 @@ def unsettled_warning(timings: Sequence[Entry]) -> str | None:
         return None
     return (
         f"{len(widths)} of {len(timings)} timings did not settle to within {TOLERANCE:.0%}; "
-        f"the worst is known to {max(widths):.1%}: give it more seconds, or a machine with "
-        "less else to do"
+        f"worst interval +-{max(widths):.1%}; use more --seconds or an idle machine"
     )
 
 
