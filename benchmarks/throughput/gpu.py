@@ -31,16 +31,16 @@ from torch import Tensor
 
 from benchmarks.common import aim, commit, write_result
 from supernet.data.batches import Augment, Batch
+from supernet.data.synthetic import synthetic
 from supernet.nn.count import size_of
 from supernet.nn.ofa_weights import net_of
-from supernet.nn.supernet import SuperNet
 from supernet.space.arch import Arch, Op
 from supernet.space.presets import ofa_mbv3
-from supernet.train.distributed import ALONE
 from supernet.train.gates.step import GateConfig
 from supernet.train.phases import Phase
-from supernet.train.step import StepConfig, WeightStep
-from supernet.train.strategies import Taught
+from supernet.train.position import START
+from supernet.train.step import StepConfig, Training, weight_step
+from supernet.train.strategies import SubnetSampler, Taught
 
 SPACE = ofa_mbv3(width_mult=1.0, resolutions=(224,))
 CLASSES = 1000
@@ -291,17 +291,21 @@ def _count(step: Step) -> int:
 
 def sandwich(ours: Side, batch: int, turns: int) -> dict[str, float]:
     """Time the training loop's step on four subnets against the sum of the subnets' own steps."""
-    net: SuperNet = ours.net
     images, labels = batch_of(batch)
-    drawn = [ARCHS["random 1"], ARCHS["random 2"]]
-    config = StepConfig(batch_size=batch, augment=Augment(), seed=0, gates=GateConfig(), amp="bf16")
+    draw = SubnetSampler(SPACE.sample, 0, 0)
     phase = Phase(name="all", space=SPACE, epochs=1, lr=LR, subnets=2, smallest=True)
-    whole = WeightStep(net, Taught(), ours.optimizer, config, ALONE, None)
+    training = Training(
+        net=ours.net, phases=[phase], strategy=Taught(), data=synthetic(size=1),
+        optimizer=ours.optimizer,
+        config=StepConfig(
+            batch_size=batch, augment=Augment(), seed=0, gates=GateConfig(), amp="bf16"
+        ),
+    )  # fmt: skip
     own = [ours.step_of(arch, images, labels)
-           for arch in (ARCHS["largest"], ARCHS["smallest"], *drawn)]  # fmt: skip
+           for arch in (SPACE.largest(), SPACE.smallest(), draw(0), draw(1))]  # fmt: skip
 
     def together() -> None:
-        whole(Batch(images, labels), phase=phase, draw=drawn.__getitem__, lr=LR, step=0)
+        weight_step(training, Batch(images, labels), phase=phase, position=START, draw=draw)
 
     for step in (together, *own):
         timed(step, 2)

@@ -48,7 +48,7 @@ def test_an_arch_step_is_that_of_the_cpu(name: str, estimator: str, loss: str) -
             targets = targets_of(side)
             metrics = arch_step(
                 side, targets, Batch(x.to(device), labels.to(device)),
-                rng=random.Random(step), config=config, share=0.4,
+                rng=random.Random(step), config=config, progress=0.4,
             )  # fmt: skip
             slopes = [p.grad.cpu() for target in targets for p in target.gates.parameters()]
             found.append((metrics, slopes, targets))
