@@ -8,25 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
-from supernet.data.dataset import ImageData
-from supernet.deploy.folder import SubnetConfig, onnx_outputs
 from supernet.errors import CheckpointError, SupernetError, shown
 from supernet.io.atomic import sha256, write_json
 from supernet.io.read import is_inside, is_line, read_json
 from supernet.io.validate import MOST, construct_nested, record
-from supernet.io.version import tool_version
 from supernet.latency.table import UNKNOWN, Device, Entry
-from supernet.nn.count import module_macs, num_params
 from supernet.search.by_gates import Candidate
 from supernet.space.arch import Arch
-from supernet.train.evaluate import scores_on
 
 CERTIFICATE = "certificate.json"
 FORMAT, VERSION = "supernet-certificate", 3
@@ -43,14 +34,9 @@ def _check(part: Any, names: str, *, positive: bool = False, most: float = MOST)
 
 @dataclass(frozen=True, kw_only=True)
 class SubnetId:
-    """Which subnet it is.
+    """The architecture and the checkpoint that it was extracted from.
 
-    Args:
-        arch: the architecture.
-        checkpoint_sha256: hash of the checkpoint that it was extracted from.
-        kernels_cropped: whether kernel taps that only meet padding were left out.
-        network: title of a network that was trained alone.
-        origin: source of the first weights of such a network; None if they were fresh.
+    A network that was trained alone has a title, and an origin if its first weights were not fresh.
     """
 
     arch: Arch
@@ -78,13 +64,7 @@ class LimitedCost:
 
 @dataclass(frozen=True, kw_only=True)
 class Promise:
-    """Costs that were promised before anything was measured.
-
-    Args:
-        budget_ms: limit of the latency; None if there was none.
-        predicted_ms: latency by the table; None without one.
-        limits: further limits, by unit.
-    """
+    """Costs that were promised before anything was measured; further limits by unit."""
 
     budget_ms: float | None = None
     predicted_ms: float | None = None
@@ -110,14 +90,9 @@ class Promise:
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """Measured latency: median, 95 % interval, and the pace of the machine at that time.
+    """Measured latency and its 95 % interval, beside the reference model in the same session.
 
-    Args:
-        median_ms: of the subnet.
-        low_ms: lower end of the interval.
-        high_ms: upper end of it.
-        reference_ms: median of the reference model in the same session.
-        pace: `reference_ms` relative to the table's; None without a table.
+    `pace` is the time of the reference model relative to the table's; None without a table.
     """
 
     median_ms: float
@@ -176,15 +151,7 @@ class Differences:
 
 @dataclass(frozen=True, kw_only=True)
 class Pruned:
-    """What pruning changed.
-
-    Args:
-        from_weights_sha256: hash of the weights of the subnet that was pruned.
-        hidden_before: its hidden channels, block by block.
-        hidden_after: the hidden channels that are left.
-        finetune_epochs: epochs of training afterwards.
-        top1_before: top-1 of the subnet that was pruned.
-    """
+    """Changes by pruning; hidden channels are counted block by block."""
 
     from_weights_sha256: str
     hidden_before: tuple[int, ...]
@@ -199,21 +166,10 @@ class Pruned:
 
 @dataclass(frozen=True, kw_only=True)
 class Certificate:
-    """What is promised, measured and counted of a finished subnet.
+    """Promises, measurements and counts of a finished subnet.
 
-    Args:
-        created: ISO time.
-        tool_version: of the supernet that wrote it.
-        subnet: which one.
-        table_id: latency table that it was made with; None without one.
-        device: that it was made for; None: for any.
-        promise: limits and predicted costs.
-        measured: latency; None if it was not measured on the device.
-        quality: scores.
-        size: counts.
-        differences: of outputs.
-        files: hash of every other file of the folder, by name.
-        pruned: of a pruned subnet only.
+    Without a table, `table_id` and `device` are None: the subnet is for any device. `files` has the
+    SHA-256 of every other file of the folder.
     """
 
     created: str
@@ -302,44 +258,6 @@ def _regrouped(flat: dict[str, Any]) -> dict[str, Any]:
 
 def _without(group: dict[str, Any], *names: str) -> dict[str, Any]:
     return {name: value for name, value in group.items() if name not in names}
-
-
-@torch.no_grad()
-def findings(
-    folder: Path,
-    model: nn.Module,
-    config: SubnetConfig,
-    data: ImageData,
-    images: Tensor,
-    *,
-    largest: tuple[int, int],
-    supernet_difference: float | None,
-) -> dict[str, Any]:
-    """Return the fields of a certificate that are found out from a finished `folder`.
-
-    Args:
-        folder: its files are hashed, whatever is in it.
-        model: the network, in evaluation mode.
-        config: of the network.
-        data: whose test images it is scored on.
-        images: `[N, C, R, R]`, on which ONNX Runtime is compared with PyTorch.
-        largest: MACs and parameters of the largest subnet of the run.
-        supernet_difference: of outputs, between the supernet and the extracted subnet.
-    """
-    outputs = onnx_outputs(folder / "model.onnx", images)
-    difference = float((outputs - model(images)).abs().max())
-    scores = scores_on(model, data.test, config.preprocess, config.arch.resolution)
-    macs, params = module_macs(model, images[:1]), num_params(model)
-    return {
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "tool_version": tool_version(),
-        "quality": Quality(**asdict(scores), test_images=len(data.test)),
-        "size": Size(macs=macs, params=params, largest_macs=largest[0], largest_params=largest[1]),
-        "differences": Differences(
-            supernet_extracted=supernet_difference, extracted_onnxruntime=difference
-        ),
-        "files": hashes_of(folder),
-    }
 
 
 def hashes_of(folder: Path) -> dict[str, str]:

@@ -3,34 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 
+from supernet.data.dataset import ImageData
 from supernet.data.preprocess import resize
 from supernet.deploy.certificate import (
     Certificate,
+    Differences,
     Measurement,
     Promise,
+    Quality,
+    Size,
     SubnetId,
-    findings,
+    hashes_of,
     read_certificate,
     write_certificate,
 )
 from supernet.deploy.crop import cropped
-from supernet.deploy.folder import SubnetConfig, check_ours, is_subnet, save_subnet
+from supernet.deploy.folder import SubnetConfig, check_ours, is_subnet, onnx_outputs, save_subnet
 from supernet.io.atomic import replacing
 from supernet.io.reporter import Reporter
+from supernet.io.version import tool_version
 from supernet.latency import host
 from supernet.latency.profile import measure_subnets
 from supernet.latency.request import TimingRequest
 from supernet.latency.table import LatencyTable
-from supernet.nn.count import size_of
+from supernet.nn.count import module_macs, num_params, size_of
 from supernet.nn.extract import args_of, extract
 from supernet.nn.fixed import PlainNet
 from supernet.space.arch import Arch
 from supernet.train.bn_calibration import calibrate_on_
+from supernet.train.evaluate import scores_on
 from supernet.train.run import Trained
 
 NOTHING_PROMISED = Promise()
@@ -95,6 +104,44 @@ def write_subnet(
         )
         write_certificate(beside, certificate)
     return certificate
+
+
+@torch.no_grad()
+def findings(
+    folder: Path,
+    model: nn.Module,
+    config: SubnetConfig,
+    data: ImageData,
+    images: Tensor,
+    *,
+    largest: tuple[int, int],
+    supernet_difference: float | None,
+) -> dict[str, Any]:
+    """Return the fields of a certificate that are found out from a finished `folder`.
+
+    Args:
+        folder: its files are hashed, whatever is in it.
+        model: the network, in evaluation mode.
+        config: of the network.
+        data: whose test images it is scored on.
+        images: `[N, C, R, R]`, on which ONNX Runtime is compared with PyTorch.
+        largest: MACs and parameters of the largest subnet of the run.
+        supernet_difference: of outputs, between the supernet and the extracted subnet.
+    """
+    outputs = onnx_outputs(folder / "model.onnx", images)
+    difference = float((outputs - model(images)).abs().max())
+    scores = scores_on(model, data.test, config.preprocess, config.arch.resolution)
+    macs, params = module_macs(model, images[:1]), num_params(model)
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "tool_version": tool_version(),
+        "quality": Quality(**asdict(scores), test_images=len(data.test)),
+        "size": Size(macs=macs, params=params, largest_macs=largest[0], largest_params=largest[1]),
+        "differences": Differences(
+            supernet_extracted=supernet_difference, extracted_onnxruntime=difference
+        ),
+        "files": hashes_of(folder),
+    }
 
 
 def measure(folders: Sequence[Path], table: LatencyTable, reporter: Reporter) -> None:

@@ -8,13 +8,13 @@ from typing import Any
 
 from supernet.deploy.certificate import read_certificate
 from supernet.deploy.folder import is_subnet, load_config, load_subnet
+from supernet.deploy.images import data_for
 from supernet.errors import SpaceError
 from supernet.nn.count import num_params, size_of
 from supernet.nn.extract import extract
 from supernet.nn.fixed import Net, PlainNet
 from supernet.space.arch import Arch, read_arch
 from supernet.train.bn_calibration import calibrate_on_
-from supernet.train.build import data_of
 from supernet.train.describe import weights_of
 from supernet.train.evaluate import Scores, scores_on
 from supernet.train.run import Trained
@@ -69,13 +69,9 @@ def scores(path: Path, arch_file: Path | None) -> list[dict[str, Any]]:
         config = load_config(path)
         if arch_file is not None:
             raise SpaceError(f"{path} is one subnet already; --arch goes with a run")
-        data = data_of(
-            config.data["fields"], seed=int(config.data["seed"]), size=config.preprocess.size
-        )
-        model = load_subnet(path)
-        size = config.arch.resolution
-        found = scores_on(model, data.test, config.preprocess, size)
-        return [_score("subnet", config.arch, found, len(data.test))]
+        test, size = data_for(config).test, config.arch.resolution
+        found = scores_on(load_subnet(path), test, config.preprocess, size)
+        return [_score("subnet", config.arch, found, len(test))]
     run = Trained.open(path)
     net = run.any_net
     archs = net.space.ends if arch_file is None else {arch_file.stem: read_arch(arch_file)}

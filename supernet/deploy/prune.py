@@ -19,10 +19,10 @@ from supernet.deploy.certificate import (
     Certificate,
     Measurement,
     Pruned,
-    findings,
     read_certificate,
     write_certificate,
 )
+from supernet.deploy.extract import findings
 from supernet.deploy.finetune import finetuned
 from supernet.deploy.folder import (
     SubnetConfig,

@@ -359,7 +359,7 @@ def test_no_duration_is_read_off_the_clock_on_the_wall() -> None:
         wall = {"time.time", "time.time_ns", "datetime.now", "datetime.utcnow"} & names
         if wall:
             seen[file.relative_to(ROOT / "supernet").as_posix()] = wall
-    dated = ("deploy/certificate.py", "report/collect.py")
+    dated = ("deploy/extract.py", "report/collect.py")
     assert seen == {name: {"datetime.now"} for name in dated}
 
 
