@@ -4,9 +4,10 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# two tests at a time, each of one thread; those of two threads wait without spinning
+# two tests at a time, each of one thread; those of two threads wait without spinning; at the end
+# stands what was skipped, and why
 THREADS := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive
-TEST := $(THREADS) $(BIN)/python -m pytest -n 2
+TEST := $(THREADS) $(BIN)/python -m pytest -n 2 -rs
 
 .PHONY: demo test test-all test-oldest lint clean
 
