@@ -102,9 +102,7 @@ def parse_json(text: str, *, place: str, error: type[SupernetError]) -> Any:
             text, parse_int=_whole, parse_float=_finite, parse_constant=_no_number,
             object_pairs_hook=_once,
         )  # fmt: skip
-        check_nested(data)
-        if _ESCAPED.search(text):
-            _check_texts(data)
+        _check_inside(data, texts=_ESCAPED.search(text) is not None)
     except _Refused as fault:
         at = text.find(fault.words) if fault.words else -1
         where = f"line {text.count(chr(10), 0, at) + 1} " if at >= 0 else ""
@@ -125,16 +123,6 @@ def is_inside(name: str) -> bool:
     """Whether `name`, relative and written with `/`, stays in the folder that it is joined to."""
     parts = name.split("/")
     return bool(name) and "\\" not in name and not {"", ".", ".."} & set(parts)
-
-
-def check_nested(data: Any) -> None:
-    """Raise `ValueError` if lists and dicts in `data` are nested deeper than `MAX_DEPTH`."""
-    level, depth = [data], 0
-    while level:
-        depth += 1
-        if depth > MAX_DEPTH:
-            raise _Refused(f"nested deeper than {MAX_DEPTH} lists and objects")
-        level = [one for group in level for one in _inside(group) if isinstance(one, (list, dict))]
 
 
 class _Refused(ValueError):
@@ -180,26 +168,28 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return group
 
 
-def _inside(group: Any) -> Iterator[Any]:
-    if isinstance(group, dict):
-        yield from group.values()
-    elif isinstance(group, list):
-        yield from group
-
-
-def _check_texts(data: Any) -> None:
-    """Raise if a text cannot be encoded, or ends early for whoever reads it as C does."""
-    level = [data]
+def _check_inside(data: Any, *, texts: bool) -> None:
+    """Raise if groups are nested too deep, or a text cannot be encoded or ends early in C."""
+    level, depth = [data], 0
     while level:
-        texts = [name for group in level if isinstance(group, dict) for name in group]
-        texts += [one for one in level if isinstance(one, str)]
-        for text in texts:
+        depth += any(isinstance(one, (list, dict)) for one in level)
+        if depth > MAX_DEPTH:
+            raise _Refused(f"nested deeper than {MAX_DEPTH} lists and objects")
+        found = [one for one in level if isinstance(one, str)] if texts else []
+        groups = [one for one in level if isinstance(one, (list, dict))]
+        if texts:
+            found += [name for group in groups if isinstance(group, dict) for name in group]
+        for text in found:
             if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
                 raise _Refused(
                     f"holds a text with half a character or NUL, {text[:_SHOWN]!r}",
                     json.dumps(text),
                 )
-        level = [one for group in level for one in _inside(group)]
+        level = [
+            one
+            for group in groups
+            for one in (group.values() if isinstance(group, dict) else group)
+        ]
 
 
 MAX_YAML = 8 * 2**20
@@ -216,58 +206,44 @@ def read_yaml(path: Path, *, error: type[SupernetError], most: int = MAX_YAML) -
     import yaml  # here, so that `import supernet` does without its seventeen modules
 
     text = read_text(path, most=most, error=error)
-    loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    safe: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        _check_events(text, loader)
-        return yaml.load(text, Loader=loader)
+        _check_events(yaml.parse(text, Loader=safe))
+        return yaml.load(text, Loader=type("_Loader", (safe,), {"construct_mapping": _mapping}))
     except _Refused as fault:
         raise error(f"{path}: {fault}") from fault
     except (yaml.YAMLError, ValueError, TypeError, OverflowError) as fault:  # 2001-99-99, 1e9999
         raise error(f"{path}: not YAML, or cut off: {' '.join(str(fault).split())}") from fault
 
 
-def _check_events(text: str, loader: Any) -> None:
-    """Raise if the document could do harm."""
-    import yaml
-
-    groups: list[_Group] = []
-    for event in yaml.parse(text, Loader=loader):
-        line = event.start_mark.line + 1
-        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
+def _check_events(events: Iterator[Any]) -> None:
+    """Raise before anything is built if the document could grow, nest too deep or run code."""
+    depth = 0
+    for event in events:
+        line, kind = event.start_mark.line + 1, type(event).__name__
+        if kind == "AliasEvent" or getattr(event, "anchor", None) is not None:
             raise _Refused(f"line {line} has an anchor or an alias; write the value out")
         if getattr(event, "tag", None) is not None:
             raise _Refused(f"line {line} has the tag {event.tag[:40]!r}; plain values are read")
-        if isinstance(event, yaml.ScalarEvent):
-            if len(event.value) > MAX_SCALAR:
-                raise _Refused(f"line {line} has a value of more than {MAX_SCALAR} letters")
-            if groups and not groups[-1].takes(event.value):
-                raise _Refused(f"line {line} has the name {event.value[:40]!r} a second time")
-        elif isinstance(event, (yaml.MappingStartEvent, yaml.SequenceStartEvent)):
-            if groups and groups[-1].at_name:
-                raise _Refused(f"line {line} has a group as a name")
-            groups.append(_Group(named=isinstance(event, yaml.MappingStartEvent)))
-            if len(groups) > _MAX_YAML_DEPTH:
-                raise _Refused(f"line {line} is nested deeper than {_MAX_YAML_DEPTH} groups")
-        elif isinstance(event, (yaml.MappingEndEvent, yaml.SequenceEndEvent)):
-            groups.pop()
-            if groups:
-                groups[-1].at_name = groups[-1].named
+        if kind == "ScalarEvent" and len(event.value) > MAX_SCALAR:
+            raise _Refused(f"line {line} has a value of more than {MAX_SCALAR} letters")
+        depth += kind in ("MappingStartEvent", "SequenceStartEvent")
+        depth -= kind in ("MappingEndEvent", "SequenceEndEvent")
+        if depth > _MAX_YAML_DEPTH:
+            raise _Refused(f"line {line} is nested deeper than {_MAX_YAML_DEPTH} groups")
 
 
-class _Group:
-    """A mapping or list that is being read."""
-
-    def __init__(self, *, named: bool) -> None:
-        self.named = self.at_name = named
-        self.names: set[str] = set()
-
-    def takes(self, scalar: str) -> bool:
-        """Whether a scalar may stand here: a name only once."""
-        if not self.named:
-            return True
-        self.at_name = not self.at_name
-        if self.at_name:  # it was a value
-            return True
-        fresh = scalar not in self.names
-        self.names.add(scalar)
-        return fresh
+def _mapping(loader: Any, node: Any, deep: bool = False) -> dict[Any, Any]:
+    """Construct a mapping whose names are scalars, each of them once."""
+    names: set[str] = set()
+    for name, _ in node.value:
+        line = name.start_mark.line + 1
+        if not isinstance(name.value, str):
+            raise _Refused(f"line {line} has a group as a name")
+        if name.value in names:
+            raise _Refused(f"line {line} has the name {name.value[:40]!r} a second time")
+        names.add(name.value)
+    return {
+        loader.construct_object(name): loader.construct_object(value, deep=deep)
+        for name, value in node.value
+    }
