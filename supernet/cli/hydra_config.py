@@ -1,4 +1,4 @@
-"""Hydra: the root schema, where the YAML files lie, and composing them into plain data.
+"""Compose the YAML files of `conf/` into plain data with Hydra.
 
 Only this file and `train.py` know Hydra.
 """
@@ -30,14 +30,14 @@ from supernet.train.schema import Schema, check_config
 
 FAULTS = (HydraException, OmegaConfBaseException, YAMLError, ValueError, TypeError, KeyError,
           AttributeError, RecursionError, OverflowError, AssertionError)  # fmt: skip
-"""What Hydra and OmegaConf raise for overrides that they did not think of."""
+"""Errors of Hydra and OmegaConf for overrides that they do not check."""
 SHOWN = 600
 OF_ALL_PHASES = ("epochs", "lr", "warmup_steps")
-"""What a recipe says once; its phases are made of it here, so that a run stores only phases."""
+"""Fields of a recipe that its phases refer to; a run stores the phases only."""
 
 
 def register() -> None:
-    """Make the schema known to Hydra, and what the recipes compute by."""
+    """Register the schema and the resolvers of the recipes with Hydra."""
     ConfigStore.instance().store(name="schema", node=Schema)
     for share in (share_of_epochs, share_of_lr):
         OmegaConf.register_new_resolver(share.__name__, share, replace=True)
@@ -46,7 +46,7 @@ def register() -> None:
 def share_of_epochs(share: Any, *, _root_: Any) -> Any:
     """Return a part, such as `1/3`, of `recipe.epochs`: rounded, and at least one.
 
-    What is no such number is returned as it is: a phase refuses it, by name.
+    Anything but a valid number of epochs is returned as it is: a phase refuses it, by name.
     """
     epochs = _root_.recipe.epochs
     if type(epochs) is not int or epochs < 1:
@@ -55,7 +55,7 @@ def share_of_epochs(share: Any, *, _root_: Any) -> Any:
 
 
 def share_of_lr(share: Any, *, _root_: Any) -> Any:
-    """Return a part of `recipe.lr`; what is no number as it is."""
+    """Return a part of `recipe.lr`; anything but a number as it is."""
     lr = _root_.recipe.lr
     return float(lr * Fraction(str(share))) if type(lr) in (int, float) else lr
 

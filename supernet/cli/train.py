@@ -52,7 +52,7 @@ def _first_of_sweeps(words: list[str]) -> list[str]:
     try:
         parsed = OverridesParser.create().parse_overrides(words)
     except (HydraException, ValueError, RecursionError):  # such as a number of 5,000 digits
-        return words  # composing them says what is wrong
+        return words  # composing them raises a clear error
     return [
         f"{override.get_key_element()}={next(override.sweep_string_iterator())}"
         if override.is_sweep_override()

@@ -1,6 +1,6 @@
-"""Files and folders that are written whole or not at all, and their hashes.
+"""Write files and folders atomically, and hash them.
 
-Standard library only. What is written lies beside its place, as `.NAME.HOST-PID.tmp`, until all of
+Standard library only. New content lies beside its place, as `.NAME.HOST-PID.tmp`, until all of
 it is on the disk. A kill leaves that behind; the next writer of the same place removes it.
 """
 
@@ -23,14 +23,14 @@ AGAIN = "give the same command again"
 _END, _OLD = ".tmp", ".old.tmp"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _OF_WRITING = (*_FULL, errno.EROFS, errno.EIO)
-"""What only a writer meets, whatever else is done meanwhile."""
+"""Errors that only writing raises."""
 
 
 @contextmanager
 def whole(path: Path, *, keep: Path | None = None, again: str = AGAIN) -> Iterator[Path]:
     """Give a place beside `path` for a file or a folder, which is moved to `path` at the end.
 
-    What was at `path` before is there until then, and stays if anything goes wrong.
+    The old content of `path` is there until then, and stays if anything goes wrong.
 
     Args:
         path: where to.
@@ -63,7 +63,7 @@ def whole(path: Path, *, keep: Path | None = None, again: str = AGAIN) -> Iterat
 
 @contextmanager
 def written(path: Path, *, again: str = AGAIN) -> Iterator[None]:
-    """Turn what a full disk or a read-only folder raises into a line that names `path`.
+    """Turn the error of a full disk or a read-only folder into a line that names `path`.
 
     Raises:
         SupernetError: in place of that.
@@ -128,7 +128,7 @@ def _related(path: Path, other: Any) -> bool:
 
 
 def _remove_left(path: Path) -> None:
-    """Remove what writers of `path` on this machine left behind that are no more."""
+    """Remove temporary files that dead writers of `path` on this machine left behind."""
     start = f".{path.name}.{platform.node()}-"
     with os.scandir(path.parent) as entries:
         left = [e.name for e in entries if e.name.startswith(start) and e.name.endswith(_END)]

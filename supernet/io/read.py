@@ -16,9 +16,9 @@ from supernet.errors import SupernetError
 MAX_JSON = 64 * 2**20
 """Bytes of any JSON file that is read; a table of all that has ever been timed is below a tenth."""
 MAX_ONNX = 2**31 - 1
-"""Bytes of an ONNX file: what a protobuf message can have."""
+"""Bytes of an ONNX file: the limit of a protobuf message."""
 MAX_DEPTH = 64
-"""Of lists and objects inside each other: what is written here needs a dozen."""
+"""Of lists and objects inside each other; our own files need a dozen."""
 MAX_GROUPS = 2**20
 """Lists and objects in a file: an empty one takes 25 times its two characters in memory."""
 _ESCAPED = re.compile(r"\\u(?:[dD][89a-fA-F]|0000)")
@@ -76,7 +76,7 @@ def read_json(path: Path, *, error: type[SupernetError], most: int = MAX_JSON) -
 
     Raises:
         SupernetError: of the kind `error`, naming the file: if there is none, it is no JSON, or
-            holds what is refused by `parse_json`.
+            is refused by `parse_json`.
     """
     return parse_json(read_text(path, most=most, error=error), place=str(path), error=error)
 

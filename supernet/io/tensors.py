@@ -1,8 +1,8 @@
-"""Files of tensors that others wrote: read without running any code in them, and within limits.
+"""Read files of tensors from untrusted sources, without running code in them and within limits.
 
-The zip is looked at before torch sees it, and what torch made of it before anybody else does: a
-file must not take more memory than it has bytes, nor hold what breaks whoever walks through it. Not
-here: what a checkpoint holds.
+The zip is checked before torch reads it, and the values before they are returned: a file must not
+take more memory than it has bytes, nor hold values that break a recursive walk. Not here: the
+parts of a checkpoint.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def is_state(value: Any) -> bool:
 
 
 def _check_zip(path: Path) -> None:
-    """Raise if the parts of a zip are not what they say; torch writes their sums and never looks.
+    """Raise if the parts of a zip are damaged; torch writes checksums and never checks them.
 
     Files of before torch 1.6 are no zips.
     """
@@ -82,7 +82,7 @@ def _check_zip(path: Path) -> None:
 
 
 def _weigh(value: Any, known: dict[int, int], depth: int) -> int:
-    """Return how many values there are in `value`; raise if it holds what it must not."""
+    """Return the number of values in `value`; raise if one of them is not allowed."""
     if isinstance(value, Tensor):
         _check_tensor(value)
     elif isinstance(value, _GROUPS):

@@ -1,4 +1,4 @@
-"""Gates for devices that come later: trained on frozen weights, kept beside the checkpoint."""
+"""Train gates for further devices on frozen weights, and keep them beside the checkpoint."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PICTURES = 5
 def specialize(
     run: Trained, aims: Sequence[Aim], reporter: Reporter, config: GateConfig | None = None
 ) -> list[Target]:
-    """Train gates for those of `aims` that the run has none for, all on the same images.
+    """Train gates for all `aims` without gates in the run, on the same images.
 
     They are kept beside the checkpoint, and shown in the run's TensorBoard.
 

@@ -22,7 +22,7 @@ _Norms = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 class _Enough(Exception):
-    """The last BN layer has seen a batch: what is behind it changes no statistics."""
+    """The last BN layer has seen a batch; layers behind it change no statistics."""
 
 
 class _Pooled:
@@ -65,7 +65,7 @@ class _Pooled:
 
 @torch.no_grad()
 def calibrate_(model: nn.Module, batches: Iterable[Tensor], ranks: Ranks = ALONE) -> None:
-    """Replace all BN statistics of `model` by those of `batches`, pooled in float64.
+    """Replace all BN statistics of `model` by statistics of `batches`, pooled in float64.
 
     Each batch `[N, C, H, W]` passes once, normalised by its own statistics; only BN layers are in
     training mode meanwhile. Batches weigh as many values as they hold. The processes of `ranks`

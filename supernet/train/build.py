@@ -1,4 +1,4 @@
-"""From plain configuration values to objects: one constructor for each part.
+"""Build objects from plain configuration values, with one function for each part.
 
 Nothing is instantiated from a path that stands in a file, and an unknown or missing field is one
 clear line. Not here: where the values come from (Hydra, a checkpoint for a
@@ -86,7 +86,7 @@ def build_teacher(config: Mapping[str, Any], data: ImageData) -> nn.Module | Non
 
 
 def build_steps(config: Mapping[str, Any]) -> StepConfig:
-    """Build what a training step needs."""
+    """Build the settings of a training step."""
     batch_size = int(config["batch_size"])
     if batch_size < 2:
         raise SupernetError(f"batch_size is {batch_size}; BN needs 2 or more")

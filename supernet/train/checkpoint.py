@@ -1,4 +1,4 @@
-"""The training file: what it holds, written atomically, read without running any code in it.
+"""Checkpoint files: written atomically, and read without running any code in them.
 
 A checkpoint is a `torch.save` of tensors and primitives only, read with `weights_only=True`.
 """
@@ -67,7 +67,7 @@ def _write(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def read(path: str | Path) -> dict[str, Any]:
-    """Return what `newest` reads."""
+    """Return the content of a checkpoint, as `newest` does."""
     return newest(path)[1]
 
 
@@ -127,7 +127,7 @@ def find(path: str | Path) -> Path:
 
 
 def shape_of(net: Net) -> dict[str, Any]:
-    """Return what a checkpoint says of `net` besides its weights; `net_of` reads it."""
+    """Return the description of `net` in a checkpoint, without weights; `net_of` reads it."""
     shape: dict[str, Any] = {"num_classes": net.num_classes, "in_chans": net.in_chans}
     if isinstance(net, PlainNet):
         arch = net.space.arch.to_dict()
@@ -139,7 +139,7 @@ def net_of(content: Mapping[str, Any], source: str | Path) -> Net:
     """Rebuild the network of a checkpoint, in evaluation mode.
 
     Raises:
-        CheckpointError: if its weights are not those of its space.
+        CheckpointError: if its weights do not fit its space.
     """
     try:
         state = content["model"]

@@ -9,10 +9,10 @@ from supernet.nn.fixed import Net, PlainNet
 
 
 def describe(net: Net, data: ImageData, reporter: Reporter) -> None:
-    """Print what the data is, and the size of the net: of its smallest and largest subnets."""
+    """Note the data, and the sizes of the smallest and the largest subnet."""
     reporter.note(
-        f"data {data.name}: {len(data.train)} images for weights, {len(data.held_out)} for gates, "
-        f"{len(data.test)} for reports; {data.num_classes} classes"
+        f"data {data.name}: {len(data.train)} train, {len(data.held_out)} validation, "
+        f"{len(data.test)} test images; {data.num_classes} classes"
     )
     for note in data.notes:
         reporter.note(f"note: {note}")
@@ -23,7 +23,7 @@ def describe(net: Net, data: ImageData, reporter: Reporter) -> None:
 
 
 def summary_of(net: Net) -> str:
-    """Return in a line what a net is."""
+    """Return a network in one line."""
     if isinstance(net, PlainNet):
         return f"{net.title}; weights: {weights_of(net)}"
     space = net.space

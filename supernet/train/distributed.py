@@ -89,7 +89,7 @@ class Ranks:
 
     @contextmanager
     def _together(self) -> Iterator[None]:
-        """Turn what the library raises if another process is gone into a line."""
+        """Turn the library's error about a process that is gone into one line."""
         try:
             yield
         except RuntimeError as error:

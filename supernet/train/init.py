@@ -23,11 +23,11 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 def warm_start_(
     net: SuperNet, data: ImageData, *, init: str | None, run: str | None, reporter: Reporter
 ) -> None:
-    """Fill a fresh supernet with weights, and say what was taken.
+    """Fill a fresh supernet with weights, and note their source.
 
     Args:
         net: for the classes and channels of `data`.
-        data: what will be trained on.
+        data: the training data.
         init: `timm:NAME` or a file, whose network the largest subnet becomes.
         run: a run of the same space.
         reporter: gets the report.
@@ -44,25 +44,25 @@ def warm_start_(
             reporter.note(str(fill_(net, read_weights(init), init)))
         except SupernetError as error:
             raise CheckpointError(f"net.init: {error}") from error
-        net.sort_channels_()  # theirs lie in no order, and narrow ops keep the first ones
+        net.sort_channels_()  # imported channels are unsorted, and narrow ops keep the first
 
 
 def _fill_from_run_(net: SuperNet, path: str, data: ImageData) -> str:
-    """Take the weights of a run of the same space; return what was done, in a line."""
+    """Load the weights of a run of the same space, and return a line about it."""
     try:
         run = Trained.open(path)
-        theirs = run.net
+        other = run.net
     except SupernetError as error:
         raise CheckpointError(f"init_from: {error}") from error
-    if theirs.space != net.space:
+    if other.space != net.space:
         raise SpaceError(
-            f"init_from: {path} is a run of another space of {in_short(theirs.space.size)} "
-            f"architectures in {len(theirs.space.blocks)} blocks; leave `space` out to take it"
+            f"init_from: {path} is a run of another space of {in_short(other.space.size)} "
+            f"architectures in {len(other.space.blocks)} blocks; leave `space` out to take it"
         )
-    state, said = dict(theirs.state_dict()), [f"weights of {path}"]
-    if theirs.in_chans != net.in_chans:
+    state, said = dict(other.state_dict()), [f"weights of {path}"]
+    if other.in_chans != net.in_chans:
         state[STEM] = for_channels(state[STEM], net.in_chans)
-        said.append(f"the stem turned from {theirs.in_chans} to {net.in_chans} image channels")
+        said.append(f"the stem turned from {other.in_chans} to {net.in_chans} image channels")
     if run.classes != data.classes:
         state |= {name: value for name, value in net.state_dict().items() if name.startswith(HEAD)}
         said.append(f"a new head for {data.num_classes} classes in place of {len(run.classes)}")
@@ -78,7 +78,7 @@ def keep(net: SuperNet, folder: Path, *, config: Mapping[str, Any], data: ImageD
     """Write `net`, trained on ImageNet's normalisation, as the run `folder`.
 
     Args:
-        net: what was read.
+        net: the imported supernet.
         folder: must not hold a run.
         config: of the run; where its data is.
         data: that data, if it is there; without it nothing that needs images works.

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a wish: training ends after the step it is at, and its state is saved."""
+"""Turn Ctrl-C and SIGTERM into a request to stop after the current step and save the state."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Run folder of a training: checkpoints, TensorBoard, progress, and its silent twin."""
+"""The folder of a run in training: checkpoints, TensorBoard and progress."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ COLUMNS = ("device", "budget_ms", "predicted_ms", "measured_ms", "top1", "macs",
 
 
 def show_phase(writer: SummaryWriter, phase: Phase, step: int) -> None:
-    """Say at which step a phase begins, and what it trains."""
+    """Describe a phase at the step where it begins."""
     subnets = [f"{phase.subnets} {phase.drawn}"] * (phase.subnets > 0)
     subnets += ["the smallest"] * phase.smallest + ["the largest as teacher"] * phase.teach
     tied = ", depths and expand ratios tied" if phase.tied else ""
@@ -52,7 +52,7 @@ def show_images(writer: SummaryWriter, images: Tensor, preprocess: Preprocess) -
 def show_settings(
     writer: SummaryWriter, varied: Mapping[str, str], top1: Mapping[str, float], step: int
 ) -> None:
-    """Write what sets this run apart in its sweep, beside its last accuracies."""
+    """Write the settings that vary in a sweep, beside the last accuracies."""
     values = {name: _number(text) for name, text in varied.items()}
     metrics = {f"sweep/{name}": value for name, value in top1.items()}
     writer.add_hparams(values, metrics, run_name=".", global_step=step)
@@ -91,7 +91,7 @@ Watch = Callable[[Mapping[str, float]], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Launch:
-    """What asked for a run: the command, and of one in a sweep the settings that vary."""
+    """The command that started a run and, in a sweep, the settings that vary."""
 
     command: str = ""
     varied: Mapping[str, str] = field(default_factory=dict)
@@ -108,12 +108,12 @@ def varied_by(overrides: Sequence[str]) -> dict[str, str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A run that is to be trained: where, by which configuration, and who is told.
+    """A run to train: its folder, its configuration and its observers.
 
     Args:
         folder: such as `runs/demo`.
         config: the whole configuration.
-        reporter: told of the progress.
+        reporter: shows the progress.
         launch: the command.
         watch: called with the accuracies whenever there are some.
     """
@@ -219,7 +219,7 @@ class RunFolder:
 
 
 class Silent:
-    """Takes the reports of the other processes of a training, which keep nothing."""
+    """`loop.Run` of the other processes of a training, which keep nothing."""
 
     def __init__(self, stop: Stopping) -> None:
         self.stop = stop

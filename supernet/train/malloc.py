@@ -9,7 +9,7 @@ _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 
 
 def keep_freed_memory() -> None:
-    """Tell glibc to keep what is freed; nothing happens where there is no glibc."""
+    """Tell glibc to keep freed memory; do nothing with another C library."""
     if not sys.platform.startswith("linux"):
         return
     try:

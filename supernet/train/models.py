@@ -1,4 +1,4 @@
-"""Which network a run trains and where its first weights are from: the group `conf/net/`.
+"""Model sources (`conf/net/`): the network that a run trains, and its initial weights.
 
 One kind each: a supernet, a hand-made network of timm, the network of a subnet folder. Files are
 read without running any code in them. A resumed run looks at none of this: its checkpoint holds
@@ -38,7 +38,7 @@ class ModelSource(Protocol):
         ...
 
     def net(self, config: Mapping[str, Any], data: ImageData, reporter: Reporter) -> Net:
-        """Build the network for `data`; `reporter` gets what is told of its first weights."""
+        """Build the network for `data`, and note its initial weights."""
         ...
 
 
@@ -47,7 +47,7 @@ class Supernet:
     """A supernet of the run's space.
 
     Args:
-        init: what its largest subnet starts from: `timm:NAME`, or a file; None is fresh weights.
+        init: initial weights of the largest subnet: `timm:NAME`, or a file; None is fresh ones.
     """
 
     init: str | None = None
@@ -132,7 +132,7 @@ def _built(net: Mapping[str, Any], arch: Arch) -> PlainNet:
 def _begun(
     made: PlainNet, weights: Mapping[str, Tensor], origin: Mapping[str, Any], *, kept: bool
 ) -> PlainNet:
-    """Load `weights` into a fresh network, those of the classifier only if they are `kept`."""
+    """Load `weights` into a fresh network; the classifier's only if it is `kept`."""
     fresh = {} if kept else _head(made.model)
     old = {name: tensor for name, tensor in weights.items() if name not in fresh}
     try:
@@ -160,7 +160,7 @@ def _timms_weights(name: str, args: Mapping[str, Any]) -> dict[str, Tensor]:
         weights: dict[str, Tensor] = timm.create_model(name, pretrained=True, **args).state_dict()
     except Exception as error:  # of networks, hubs and caches, many kinds
         raise SupernetError(
-            f"net.pretrained: timm's weights of {name} are not to be had ({_line(error)})"
+            f"net.pretrained: cannot load timm's pretrained weights of {name} ({_line(error)})"
         ) from error
     return weights
 

@@ -21,7 +21,7 @@ from supernet.space.search_space import SearchSpace
 
 
 class Choices(Protocol):
-    """What training sees of a space: `space.SearchSpace`, or one architecture alone."""
+    """A space as training uses it: a `SearchSpace`, or a single architecture."""
 
     @property
     def ends(self) -> Mapping[str, Arch]:
@@ -33,7 +33,7 @@ class Choices(Protocol):
 
     @property
     def restrict(self) -> Callable[..., Choices]:
-        """What gives the part of this space that a phase keeps."""
+        """Return the part of this space that a phase keeps."""
 
     def largest(self) -> Arch:
         """Return the largest architecture."""
@@ -78,7 +78,7 @@ class Phase:
 
     @property
     def drawn(self) -> str:
-        """What a drawn subnet is, in logs: `largest` where only the input size is left to draw."""
+        """Name of a drawn subnet in logs: `largest` where only the input size is drawn."""
         alone = self.space.smallest().ops == self.space.largest().ops
         return "largest" if alone else "random"
 

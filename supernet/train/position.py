@@ -1,4 +1,4 @@
-"""Position of a training: phase, epoch and step, and what follows from them."""
+"""Position of a training (phase, epoch, step), and the schedule of gates."""
 
 from __future__ import annotations
 

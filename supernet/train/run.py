@@ -47,8 +47,8 @@ class Trained:
         """
         if isinstance(self.any_net, PlainNet):
             raise SupernetError(
-                f"{self.file} is of one network, {self.any_net.title}, and this needs a "
-                "supernet's run; extract, eval and info take either"
+                f"{self.file} holds a single network ({self.any_net.title}); this command needs a "
+                "supernet. extract, eval and info accept both"
             )
         return self.any_net
 
@@ -75,7 +75,7 @@ class Trained:
 
     @cached_property
     def preprocess(self) -> Preprocess:
-        """What the run does to an image."""
+        """The preprocessing of an image."""
         return checkpoint.preprocess_of(self.content, self.file)
 
     @cached_property
@@ -83,7 +83,7 @@ class Trained:
         """The run's images, normalised as they were in training.
 
         Raises:
-            SupernetError: if they are not there, or are not what the run was trained on.
+            SupernetError: if they are missing, or differ from the images of the training.
         """
         try:
             data = build_data(self.config, size=max(self.any_net.space.resolutions))

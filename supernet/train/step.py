@@ -105,7 +105,7 @@ class Precision:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None)
 
     def widened(self, x: Tensor) -> Tensor:
-        """Return what autocast made, as float32."""
+        """Return the result of autocast as float32."""
         return x if self.dtype is None else x.float()
 
     def backward(self, loss: Tensor) -> None:
@@ -186,7 +186,7 @@ class Training:
     def ema(self) -> ModelEmaV3 | None:
         """Moving average of the weights of a phase, whose channels may be sorted at its start.
 
-        BN statistics are those of the last step: every extracted subnet computes its own.
+        Its BN statistics are copied from the last step; every extracted subnet computes its own.
         """
         decay = self.config.ema
         if decay is None:

@@ -1,4 +1,4 @@
-"""Which subnets and losses a step uses. Not here: where to sample, the optimizer."""
+"""Strategies: the subnets and losses of a step. Not here: where to sample, the optimizer."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Strategy(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Taught:
-    """The largest subnet learns from labels, the others from what it predicts in the same step.
+    """The largest subnet learns from labels, the others from its logits in the same step.
 
     In-place distillation (BigNAS, 2003.11142), so that no second set of weights is kept. Where
     the run has another teacher, all learn from that one. In phases that do not teach, all learn

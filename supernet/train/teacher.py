@@ -1,4 +1,4 @@
-"""Another network as the teacher: any of timm's, with weights that were trained on these classes.
+"""A teacher for all subnets: a timm network with weights trained on the same classes.
 
 Weights are read without running any code in the file. Images reach the teacher as they reach
 the supernet, normalised by the run's own preprocessing, at the size of the run.

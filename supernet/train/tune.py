@@ -2,7 +2,7 @@
 
 A trial is a training of its own folder; after every epoch it reports the mean of the held-out top-1
 of its largest and its smallest subnet, by which it may be stopped early. Any process that names the
-same storage takes part. Not here: what is varied.
+same storage takes part. Not here: the settings to vary.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ def tune(
     storage: str | None = None,
     seconds: float | None = None,
 ) -> dict[str, Any]:
-    """Run the trials of `plan` that are still missing and return what came out.
+    """Run the missing trials of `plan` and return the results.
 
     Args:
-        plan: what to vary.
+        plan: the settings to vary.
         compose: from Hydra overrides to a configuration.
         source_of: from a configuration to the source of its network.
         folder: of the trials' runs, the database and the results.
-        reporter: where each trial's end is told.
+        reporter: notes the end of each trial.
         storage: an Optuna storage URL; left out: SQLite in `folder`.
         seconds: after which no further trial begins.
 
@@ -116,7 +116,7 @@ def _tuned(
             study.optimize(objective, catch=(Diverged,), callbacks=[after])
         except KeyboardInterrupt as error:
             raise KeyboardInterrupt(
-                f"{folder} keeps what is done; go on with the same command"
+                f"{folder} keeps finished trials; go on with the same command"
             ) from error
         except (optuna.exceptions.StorageInternalError, AssertionError) as error:
             failed = error.__context__ if isinstance(error, AssertionError) else error
@@ -124,7 +124,7 @@ def _tuned(
                 raise  # Optuna's "Should not reach." comes where it cannot note a trial's end
             raise SupernetError(
                 f"the storage {storage or folder / DATABASE} fails ({failed.__cause__ or failed}); "
-                "it keeps what is done: see to it and give the same command again"
+                "finished trials are kept: repair it and give the same command again"
             ) from error
     found = _result(plan, study)
     write_json(folder / "tune.json", found)

@@ -1,4 +1,4 @@
-"""What `supernet tune` varies: ranges and choices of settings, some of which bring their own.
+"""Search spaces of `supernet tune`: ranges and choices of settings, which may be nested.
 
 A plan is a YAML file such as `conf/tune/digits.yaml`. Each name under `search` is a Hydra key, or
 any word with `sets`, the keys that take its value. A choice may bring further names, which are
@@ -19,7 +19,7 @@ PRUNERS = ("asha", "hyperband", "none")
 
 
 class Trial(Protocol):
-    """What is asked of Optuna's trial."""
+    """The methods of Optuna's trial that are used."""
 
     def suggest_float(self, name: str, low: float, high: float, *, log: bool) -> float:
         """Return a number of a range."""
@@ -82,7 +82,7 @@ def space_of(fields: Any, where: str) -> Space:
     """Read the names under `search`.
 
     Raises:
-        SupernetError: naming what cannot be used.
+        SupernetError: naming the invalid part.
     """
     if not isinstance(fields, Mapping):
         raise SupernetError(f"{where} is {fields!r}; it must be a group of names")
@@ -117,7 +117,7 @@ def _taken(trial: Trial, space: Space, prefix: str) -> Iterator[tuple[str, Any]]
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A tuning: what all trials share, what differs, and how it is searched.
+    """A tuning plan: shared settings, settings to vary, and the search.
 
     Args:
         overrides: Hydra overrides of every trial.
@@ -152,7 +152,7 @@ def plan_of(fields: Any, where: str) -> Plan:
     """Read a plan.
 
     Raises:
-        SupernetError: naming what cannot be used.
+        SupernetError: naming the invalid part.
     """
     if isinstance(fields, Mapping) and "search" in fields:
         fields = {**fields, "search": space_of(fields["search"], f"{where}: search")}

@@ -92,7 +92,7 @@ def test_what_is_done_is_kept(main_job_done: MainJob, monkeypatch: pytest.Monkey
     folder = main_job_done.folder
     with pytest.raises(SupernetError, match="holds a run with other settings"):
         main_job.do_main_job({**main_job_done.config, "seed": 1}, folder, reporter)
-    monkeypatch.setattr(training, "_train", lambda *_: pytest.fail("it trains again"))
+    monkeypatch.setattr(training, "_run", lambda *_: pytest.fail("it trains again"))
     monkeypatch.setattr(main_job, "profile_to", lambda *_, **__: pytest.fail("it profiles again"))
     monkeypatch.setattr(main_job, "RUNTIMES", ("onnxruntime",))
     monkeypatch.setattr(main_job, "_deploy", lambda *_: main_job_done.rows)

@@ -588,7 +588,7 @@ def test_what_only_a_supernet_can_do(
 ) -> None:
     tiny_table().save(place / "T.json")
     line = refused(*[str(digits_run) if word == "RUN" else word for word in words])
-    assert "of one network, timm's mobilenetv3_small_050 at 16 px" in line
+    assert "holds a single network (timm's mobilenetv3_small_050 at 16 px)" in line
     assert "needs a supernet" in line
 
 
@@ -603,7 +603,7 @@ def test_a_limit_needs_a_choice(
 
 
 def test_it_is_no_supernet(digits_run: Path) -> None:
-    with pytest.raises(SupernetError, match="of one network"):
+    with pytest.raises(SupernetError, match="holds a single network"):
         supernet.load(digits_run)
 
 

@@ -1,4 +1,4 @@
-"""How the loss's gradient on path gates is estimated: one small function for each estimator.
+"""Estimators of the loss's gradient on path gates, a small function each.
 
 Each takes an `ArchStep` and returns one classification loss `[]` for each target, whose gradient
 on the target's gates is the estimate. All but `reinforce` run one forward and one backward pass,

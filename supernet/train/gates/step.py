@@ -1,4 +1,4 @@
-"""Training gates: an arch step moves those of one or more targets, and the weights stay.
+"""Train gates: an arch step moves the gates of one or more targets, and the weights stay.
 
 It serves gates that train along with the weights and gates that train later on frozen ones. Source:
 ProxylessNAS (1812.00332), section 3. Not here: the estimate of the gradient, how latency enters the

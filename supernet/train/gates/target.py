@@ -1,4 +1,4 @@
-"""Targets: gates for one device and budget, with what their training hands on.
+"""Targets: gates for one device and budget, with the state of their training.
 
 Not here: the step that moves them.
 """
@@ -43,7 +43,7 @@ class Target:
         return unit_of(self.costs)
 
     def state(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps of it."""
+        """Return the state that a checkpoint keeps."""
         return {
             "table_id": self.table_id,
             "device": self.device,
@@ -55,7 +55,7 @@ class Target:
         }
 
     def load_state_(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state()` returned."""
+        """Continue from the result of `state()`."""
         self.gates.load_state_dict(state["gates"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.memory.clear()

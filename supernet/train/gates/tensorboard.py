@@ -1,4 +1,4 @@
-"""What TensorBoard shows of gates: entropies, how devices differ, a heat-map for each target.
+"""Gates in TensorBoard: entropies, differences between devices, heat maps of marginals.
 
 Scalars that every step has (expected latency, multiplier) are metrics of the step itself
 (`step.py`).
