@@ -45,7 +45,6 @@ class Images:
     labels: Tensor
 
     def __len__(self) -> int:
-        """Number of images."""
         return len(self.labels)
 
     def take(self, indices: Tensor) -> Images:

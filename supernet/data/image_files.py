@@ -33,7 +33,6 @@ class Files(Sequence[Path]):
         self._ends = np.cumsum([0, *map(len, texts)])
 
     def __len__(self) -> int:
-        """Number of paths."""
         return len(self._ends) - 1
 
     @overload
@@ -71,7 +70,6 @@ class FileImages:
     workers: int
 
     def __len__(self) -> int:
-        """Number of images."""
         return len(self.files)
 
     def take(self, indices: Tensor) -> Images:

@@ -59,7 +59,6 @@ class ResumeFile:
         return lines[1:]
 
     def __enter__(self) -> ResumeFile:
-        """Return the file."""
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -150,7 +150,6 @@ class RunFolder:
         self.shown = ExitStack()
 
     def __enter__(self) -> RunFolder:
-        """Show the progress."""
         progress = self.job.reporter.progress("training", self.num_steps)
         self.progress = self.shown.enter_context(progress)
         self.progress.update(self.first_step)
