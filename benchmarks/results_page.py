@@ -27,6 +27,7 @@ MODULES = {
     "search_methods": "search.methods",
     "search_ofa": "search.search_ofa",
     "search_pairs": "search.pairs",
+    "search_solver": "search.solver",
     "train_throughput": "throughput.train",
     "tune": "search.tune",
 }
@@ -240,6 +241,18 @@ def search_pairs(result: Result) -> list[str]:
     return table(("pairs", *after), [("seconds", *(f"{value:.1f}" for value in after.values()))])
 
 
+def search_solver(result: Result) -> list[str]:
+    """Return missed problems and times by solver."""
+    data = result["data"]
+    times = data["median_ms"]
+    rows = [
+        (name, f"{missed} of {data['of']}",
+         *(f"{times[key]:.1f}" if (key := f"{name}, {n}") in times else "" for n in (1, 2, 3)))
+        for name, missed in data["missed"].items()
+    ]  # fmt: skip
+    return table(("solver", "missed", "ms, one budget", "ms, two", "ms, three"), rows)
+
+
 def scale(result: Result) -> list[str]:
     """Return images a second by processes."""
     data = result["data"]
@@ -304,7 +317,7 @@ FIGURES: dict[str, Callable[[Sequence[Result]], list[str]]] = {
         figures.__name__: _one(figures)
         for figures in (export_formats, fashion_mnist, accuracy_fashion, train_throughput,
                         gate_search, scale, tune, search_ofa, search_methods, reliability,
-                        search_pairs)
+                        search_pairs, search_solver)
     },
 }  # fmt: skip
 

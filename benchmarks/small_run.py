@@ -8,10 +8,11 @@ from pathlib import Path
 from supernet.cli.console import ConsoleReporter
 from supernet.cli.hydra_config import composed
 from supernet.cli.sources import source_of
+from supernet.latency.costs import costs_of
 from supernet.latency.job import profile_to
 from supernet.latency.request import TimingRequest
 from supernet.latency.table import LatencyTable
-from supernet.search.constraints import Aim, aim_for
+from supernet.search.constraints import Goal, goal_for
 from supernet.space.cost import cost_range
 from supernet.train import checkpoint
 from supernet.train import job as training
@@ -60,7 +61,7 @@ def tables(run: Trained, *, seconds: float | None = None) -> list[LatencyTable]:
     return found
 
 
-def aims(run: Trained, table: LatencyTable) -> list[Aim]:
+def goals_of(run: Trained, table: LatencyTable) -> list[Goal]:
     """Return the budgets of a table that are searched for."""
-    low, high = cost_range(run.net.space, aim_for(run.net, table, 1e9).costs)
-    return [aim_for(run.net, table, low + share * (high - low)) for share in SHARES]
+    low, high = cost_range(run.net.space, costs_of(run.net, table))
+    return [goal_for(run.net, table, low + share * (high - low)) for share in SHARES]

@@ -4,7 +4,7 @@ The front door. `import supernet` is cheap: torch is imported by the first call 
 
     run = supernet.load_run("runs/demo")                   # its .net, .gates, .data, .classes
     table = supernet.LatencyTable.load("T.json")
-    best = supernet.search(run, table, budget_ms=2.5)[0]   # arch, score, predicted_ms
+    best = supernet.best_archs(run, table, budget_ms=2.5)[0]  # Choice: arch, predicted_ms
     model = supernet.extract(run.net, best.arch)           # a plain timm network
     model = supernet.load_subnet("runs/demo/subnets/...")  # the same, from a folder
     prepare = supernet.preprocessing("runs/demo")          # prepare(image, resolution) -> tensor
@@ -13,7 +13,6 @@ The front door. `import supernet` is cheap: torch is imported by the first call 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,12 +27,9 @@ if TYPE_CHECKING:
 
     from supernet.data.preprocess import Preprocess
     from supernet.nn.supernet import SuperNet
-    from supernet.search.by_gates import Candidate
+    from supernet.search.constraints import Choice
     from supernet.train.run import Trained
 
-# The package of algorithms is loaded before the function of its name below, so that importing
-# one of its modules later does not hide the function.
-import_module("supernet.search")
 
 __version__ = tool_version()
 __all__ = [
@@ -45,12 +41,12 @@ __all__ = [
     "SearchSpace",
     "Stage",
     "SupernetError",
+    "best_archs",
     "extract",
     "load",
     "load_run",
     "load_subnet",
     "preprocessing",
-    "search",
 ]
 
 
@@ -83,7 +79,7 @@ def load_run(path: str | Path) -> Trained:
     return Trained.open(path)
 
 
-def search(
+def best_archs(
     run: Trained,
     table: LatencyTable | None = None,
     budget_ms: float | Sequence[float] | None = None,
@@ -91,7 +87,7 @@ def search(
     max_macs: float | None = None,
     max_params: float | None = None,
     max_memory_kib: float | None = None,
-) -> list[Candidate]:
+) -> list[Choice]:
     """Return, for each budget, the most likely architecture that meets it on the table's device.
 
     Args:
@@ -108,11 +104,10 @@ def search(
         SupernetError: if `run` has no gates for the table and a budget.
         TableError: if the table lacks layers of the space.
     """
-    from supernet.search.by_gates import choose
-    from supernet.search.constraints import Caps
+    from supernet.search.by_gates import best_archs as best_archs_
 
-    caps = Caps(macs=max_macs, params=max_params, memory_kib=max_memory_kib)
-    return choose(run, table, budget_ms, caps)
+    limits = {"macs": max_macs, "params": max_params, "memory_kib": max_memory_kib}
+    return best_archs_(run, table, budget_ms, **limits)
 
 
 def extract(net: SuperNet, arch: Arch) -> nn.Module:

@@ -23,8 +23,9 @@ from supernet.latency.correction import Correction
 from supernet.latency.table import Device, Entry, LatencyTable
 from supernet.nn.gates import PathGates
 from supernet.nn.supernet import SuperNet
+from supernet.search.constraints import Goal
 from supernet.space.arch import Arch, Op
-from supernet.space.cost import CostMatrix
+from supernet.space.cost import Constraint, CostMatrix, Costs
 from supernet.space.layers import LayerKey, space_keys
 from supernet.space.search_space import BLOCK_KINDS, FAMILIES, FixedBlock, SearchSpace, Stage
 from supernet.train import job as training
@@ -424,6 +425,12 @@ def digits_config(*overrides: str) -> dict[str, Any]:
     return composed([*DIGITS, *overrides])
 
 
+def one_limit(table: LatencyTable | None, costs: Costs, limit: float) -> Goal:
+    """Return the goal of meeting one additive limit."""
+    constraint = Constraint(costs, limit)
+    return Goal(table=table, budget=constraint, constraints=(constraint,))
+
+
 def random_gates(space: SearchSpace, seed: int = 0) -> PathGates:
     """Return gates in float64 with every logit random, also those that are masked."""
     generator = torch.Generator().manual_seed(seed)
@@ -444,5 +451,5 @@ def random_costs(space: SearchSpace, seed: int = 0) -> dict[int, CostMatrix]:
         cell = torch.rand(allowed.shape, generator=generator, dtype=torch.float64) * allowed
         cell[:, 0] = 0.0
         fixed = torch.rand((), generator=generator, dtype=torch.float64)
-        costs[resolution] = CostMatrix(fixed, cell, "ms")
+        costs[resolution] = CostMatrix(fixed.item(), cell.numpy(), "ms")
     return costs

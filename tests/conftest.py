@@ -18,7 +18,7 @@ from supernet.deploy.certificate import Measurement, Promise, write_certificate
 from supernet.deploy.extract import write_subnet
 from supernet.io.reporter import SILENT
 from supernet.latency import host, profile
-from supernet.search.by_gates import Candidate
+from supernet.search.constraints import Choice
 from supernet.train.run import Trained
 from tests.builders import (
     DEVICE,
@@ -83,7 +83,7 @@ def digits_subnet(digits_run: Path, tmp_path_factory: pytest.TempPathFactory) ->
     arch = trained.net.space.largest()
     device = replace(DEVICE, cpu=host.cpu())
     table = made_up_table(trained.net.space, in_chans=1, num_classes=10, device=device)
-    chosen = Candidate(arch=arch, score=0.0, predicted_ms=2.1, budget_ms=2.2)
+    chosen = Choice(arch=arch, predicted_ms=2.1, budget_ms=2.2)
     certificate = write_subnet(trained, arch, folder, promise=Promise.of(chosen), table=table)
     times = Measurement(median_ms=2.0, low_ms=1.9, high_ms=2.1, reference_ms=0.1, pace=1.0)
     write_certificate(folder, replace(certificate, measured=times))

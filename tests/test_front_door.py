@@ -26,13 +26,8 @@ def test_importing_it_is_cheap() -> None:
         "supernet.report.collect",
         "supernet.train.logger",
     )
-    lazy = "{'sklearn', 'scipy.stats'}"
+    lazy = "{'sklearn', 'scipy.optimize', 'scipy.stats'}"
     fresh(f"import sys, {', '.join(modules)}; assert not {lazy} & set(sys.modules)")
-
-
-def test_search_stays_a_function_beside_the_package_of_that_name() -> None:
-    fresh("import supernet, supernet.search.methods.exact; assert callable(supernet.search)")
-    fresh("import supernet.search.methods.exact, supernet; assert callable(supernet.search)")
 
 
 @pytest.mark.parametrize("name", supernet.__all__)

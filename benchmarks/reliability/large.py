@@ -31,11 +31,11 @@ from supernet.nn.count import macs_costs, memory_peaks, params_costs
 from supernet.nn.gates import PathGates
 from supernet.nn.supernet import SuperNet
 from supernet.search.by_gates import most_likely
-from supernet.search.constraints import Aim, Limit, aim_for
+from supernet.search.constraints import Goal
 from supernet.search.find import find
 from supernet.search.methods.encoding import Floats, Integers
 from supernet.search.pareto import FIELDS
-from supernet.space.cost import cost_range
+from supernet.space.cost import Constraint, cost_range
 from supernet.space.layers import LayerKey, space_keys
 from supernet.space.presets import ofa_mbv3
 from supernet.space.search_space import SearchSpace, Stage
@@ -104,7 +104,7 @@ def of_table(folder: Path, count: int, timed: Timed) -> None:
 
     def searched() -> None:
         costs = latency_costs(read, space, **SHAPES)
-        most_likely(PathGates(space), costs, sum(cost_range(space, costs)) / 2)
+        most_likely(PathGates(space), [Constraint(costs, sum(cost_range(space, costs)) / 2)])
 
     timed("table: searched", searched)
     file.unlink()
@@ -131,10 +131,10 @@ def of_blocks(count: int, timed: Timed) -> int:
 
     costs, macs = timed("blocks: latency, MACs, parameters and memory known", costed)
     budget = sum(cost_range(space, costs)) / 3
-    cap = Limit(macs, sum(cost_range(space, macs)) / 3)
+    limits = (Constraint(costs, budget), Constraint(macs, sum(cost_range(space, macs)) / 3))
     gates = PathGates(space)
     timed("blocks: most likely architecture within two limits",
-          lambda: most_likely(gates, costs, budget, [cap]))  # fmt: skip
+          lambda: most_likely(gates, limits))  # fmt: skip
     worth = np.random.default_rng(0).normal(size=(len(space.blocks), len(space.ops)))
     rows = np.arange(len(space.blocks))
 
@@ -142,7 +142,7 @@ def of_blocks(count: int, timed: Timed) -> int:
         found: Floats = worth[rows, genomes[:, :-1]].sum(axis=1)
         return found
 
-    wanted = Aim(table=table, costs=costs, budget=budget, caps=())
+    wanted = Goal(table=table, budget=limits[0], constraints=limits[:1])
     for method in ("auto", "evolution"):
         timed(f"blocks: search by {method}", partial(find, wanted, space, fitness, method=method))
     return space.size
@@ -157,7 +157,7 @@ def of_front(folder: Path, count: int, timed: Timed) -> float:
     net, rng = Trained.open(run).net, random.Random(0)
     table = made_up(net.space, in_chans=net.in_chans, num_classes=net.num_classes)
     table.save(run / "tables" / "T.json")
-    device, rows = aim_for(net, table, 1e9).device, []
+    device, rows = table.device.name, []
     for number in range(count):
         arch, ms, top1 = net.space.sample(rng), 1 + number / count, 0.5 + number / count / 3
         values = (device, table.id, ms, ms, top1, arch.id, arch.to_dict())

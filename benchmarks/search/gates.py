@@ -24,13 +24,13 @@ from typing import Any
 import torch
 
 from benchmarks.common import aim, write_result
-from benchmarks.small_run import aims as aims_of
-from benchmarks.small_run import flags_of, tables, trained
+from benchmarks.small_run import flags_of, goals_of, tables, trained
 from supernet.data.batches import Batch, drawn_batch
 from supernet.data.preprocess import resize
+from supernet.latency.costs import costs_of
 from supernet.search.accuracy import Scored
 from supernet.search.by_gates import pick
-from supernet.search.constraints import Aim, aim_for
+from supernet.search.constraints import Goal, goal_for
 from supernet.space.arch import Arch
 from supernet.space.cost import arch_cost, cost_range
 from supernet.train.build import build_optimizer
@@ -61,19 +61,19 @@ def measure(
 ) -> None:  # fmt: skip
     """Compare every estimator with random search, and an arch step with a weight step."""
     torch.set_num_threads(1)
-    aims = [one for table in tables(run, seconds=seconds) for one in aims_of(run, table)]
+    goals = [one for table in tables(run, seconds=seconds) for one in goals_of(run, table)]
     scored = Scored(run)
-    best = [best_of_random(run, scored, aim, num_random) for aim in aims]
+    best = [best_of_random(run, scored, goal, num_random) for goal in goals]
     found: dict[str, Any] = {}
     for name in sorted(ESTIMATORS, key=lambda name: name != config.estimator):
         count = seeds if name == config.estimator else 1
         one = replace(config, estimator=name)
-        found[name] = [searched(run, scored, aims, one, seed) for seed in range(count)]
-    steps = step_times(run, aims, config)
+        found[name] = [searched(run, scored, goals, one, seed) for seed in range(count)]
+    steps = step_times(run, goals, config)
     default = found[config.estimator]
     gains = [
         100 * (statistics.fmean(seed["test"][i] for seed in default) - best[i]["test"])
-        for i in range(len(aims))
+        for i in range(len(goals))
     ]
     images = config.steps * config.batch_size / (num_random * len(run.data.held_out))
     kinds = ("weights", "two_path", "weight_space")
@@ -94,8 +94,9 @@ def measure(
             "run": str(run.file.parent),
             "gates": vars(config),
             "points": [
-                {"device": aim.device, "budget_ms": aim.budget, "random": best[i], "gain": gains[i]}
-                for i, aim in enumerate(aims)
+                {"device": goal.device, "budget_ms": goal.budget.limit, "random": best[i],
+                 "gain": gains[i]}
+                for i, goal in enumerate(goals)
             ],
             "estimators": found,
             "seconds_of_a_step": steps,
@@ -104,13 +105,13 @@ def measure(
     )  # fmt: skip
 
 
-def best_of_random(run: Trained, scored: Scored, aim: Aim, count: int) -> dict[str, Any]:
+def best_of_random(run: Trained, scored: Scored, goal: Goal, count: int) -> dict[str, Any]:
     """Return the best by held-out accuracy of `count` random architectures within a budget."""
-    rng, space = random.Random(f"random/{aim.name}"), run.net.space
+    rng, space = random.Random(f"random/{goal.name}"), run.net.space
     archs: dict[Arch, float] = {}
     while len(archs) < count:
         arch = space.sample(rng)
-        if arch_cost(space, aim.costs, arch) <= aim.budget:
+        if arch_cost(space, goal.budget.costs, arch) <= goal.budget.limit:
             archs[arch] = 0.0
     for arch in archs:
         archs[arch] = scored.top1(arch)
@@ -123,17 +124,17 @@ def best_of_random(run: Trained, scored: Scored, aim: Aim, count: int) -> dict[s
 
 
 def searched(
-    run: Trained, scored: Scored, aims: list[Aim], config: GateConfig, seed: int
+    run: Trained, scored: Scored, goals: list[Goal], config: GateConfig, seed: int
 ) -> dict[str, Any]:
     """Train the gates of all targets at once; return their choices and scores."""
-    targets, start = new_targets(run, aims, config), time.perf_counter()
+    targets, start = new_targets(run, goals, config), time.perf_counter()
     last: list[dict[str, float]] = []
     train_gates(
         run.net, targets, held_out(run, config, seed), seed=seed, config=config,
         on_step=lambda step, metrics: last.__setitem__(slice(None), metrics),
     )  # fmt: skip
     seconds = time.perf_counter() - start
-    chosen = [pick(target.gates, aim) for target, aim in zip(targets, aims, strict=True)]
+    chosen = [pick(target.gates, goal) for target, goal in zip(targets, goals, strict=True)]
     result = {
         "seed": seed,
         "seconds": seconds,
@@ -148,13 +149,14 @@ def searched(
     return result
 
 
-def new_targets(run: Trained, aims: list[Aim], config: GateConfig) -> list[Target]:
-    """Start gates for `aims`."""
+def new_targets(run: Trained, goals: list[Goal], config: GateConfig) -> list[Target]:
+    """Start gates for `goals`."""
     return [
-        new_target(run.net, table_id=aim.table_id, device=aim.device, budget_ms=aim.budget,
-                   costs=aim.costs, lr=config.lr)
-        for aim in aims
-    ]  # fmt: skip
+        new_target(
+            run.net, table_id=goal.table_id, device=goal.device, budget=goal.budget, lr=config.lr
+        )
+        for goal in goals
+    ]
 
 
 def held_out(run: Trained, config: GateConfig, seed: int) -> list[Batch]:
@@ -166,16 +168,16 @@ def held_out(run: Trained, config: GateConfig, seed: int) -> list[Batch]:
     ]  # fmt: skip
 
 
-def step_times(run: Trained, aims: list[Aim], config: GateConfig) -> dict[str, float]:
+def step_times(run: Trained, goals: list[Goal], config: GateConfig) -> dict[str, float]:
     """Return median seconds of a weight step, of an arch step by estimator and by targets."""
     batch = held_out(run, replace(config, steps=1), 0)[0]
     kinds: dict[str, Callable[[int], Any]] = {"weights": weight_step(run, batch)}
     run.net.train()
     for name in ESTIMATORS:
-        kinds[name] = gate_stepper(run, aims[:1], replace(config, estimator=name), batch)
+        kinds[name] = gate_stepper(run, goals[:1], replace(config, estimator=name), batch)
     for name in {config.estimator, "two_path"}:
         one = replace(config, estimator=name)
-        kinds[f"{name}, {len(aims)} targets"] = gate_stepper(run, aims, one, batch)
+        kinds[f"{name}, {len(goals)} targets"] = gate_stepper(run, goals, one, batch)
     seconds: dict[str, list[float]] = {name: [] for name in kinds}
     for turn in range(30):
         for name, step in kinds.items():
@@ -187,10 +189,10 @@ def step_times(run: Trained, aims: list[Aim], config: GateConfig) -> dict[str, f
 
 
 def gate_stepper(
-    run: Trained, aims: list[Aim], config: GateConfig, batch: Batch
+    run: Trained, goals: list[Goal], config: GateConfig, batch: Batch
 ) -> Callable[[int], Any]:
     """Return a function that does an arch step."""
-    targets = new_targets(run, aims, config)
+    targets = new_targets(run, goals, config)
     return lambda turn: arch_step(
         run.net, targets, batch, rng=random.Random(turn), config=config, progress=0.5
     )
@@ -227,8 +229,8 @@ def _peak(folder: Path, kind: str) -> int:
     batch = held_out(run, replace(config, steps=1), 0)[0]
     space = run.net.space
     (table, *_) = tables(run)
-    low, high = cost_range(space, aim_for(run.net, table, 1e9).costs)
-    (target,) = new_targets(run, [aim_for(run.net, table, (low + high) / 2)], config)
+    low, high = cost_range(space, costs_of(run.net, table))
+    (target,) = new_targets(run, [goal_for(run.net, table, (low + high) / 2)], config)
     largest = space.largest()
     with torch.no_grad():
         target.gates.alpha[range(len(space.blocks)), space.encode(largest)] = 20.0

@@ -21,15 +21,13 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.common import ROOT, aim, write_result
-from benchmarks.small_run import aims, flags_of, tables, trained
+from benchmarks.small_run import flags_of, goals_of, tables, trained
 from supernet.cli.console import ConsoleReporter
 from supernet.errors import SupernetError
 from supernet.search.accuracy import Scored
-from supernet.search.constraints import Aim, Limit
+from supernet.search.constraints import Goal
 from supernet.search.find import AUTO, METHODS, problem_of
 from supernet.search.fit_predictor import file_of, fit_predictor, load_predictor
-from supernet.search.methods import polish as polished
-from supernet.search.methods.encoding import arch_of
 from supernet.search.methods.problem import Evaluator
 from supernet.search.predictor import Predictor
 from supernet.train.run import Trained
@@ -62,7 +60,7 @@ def measure(
         fit_predictor(run, num_archs, ConsoleReporter())
     predictor, scored = load_predictor(run), Scored(run)
     equal = EQUAL if EQUAL in checkpoints else checkpoints[-1]
-    wanted = aims(run, tables(run, seconds=seconds)[0])
+    wanted = goals_of(run, tables(run, seconds=seconds)[0])
     rows = [
         {"budget": place, **row}
         for place, one in enumerate(wanted)
@@ -70,7 +68,7 @@ def measure(
         for seed in range(seeds)
         for row in searched(run, predictor, scored, one, name, seed, checkpoints)
     ]
-    draw(rows, [one.budget for one in wanted], picture)
+    draw(rows, [one.budget.limit for one in wanted], picture)
     means = {name: mean_at(rows, name, equal) for name in METHODS}
     others = [value for name, value in means.items() if name != AUTO and value is not None]
     slowest = max(row["seconds"] for row in rows if row["method"] == AUTO)
@@ -87,7 +85,7 @@ def measure(
             "predictor": {"kind": predictor.kind, "rmse": predictor.rmse, "tau": predictor.tau,
                           "compared": dict(predictor.compared), "num_archs": predictor.num_archs},
             "device": wanted[0].device,
-            "budgets_ms": [one.budget for one in wanted],
+            "budgets_ms": [one.budget.limit for one in wanted],
             "equal": equal,
             "mean_at_equal": means,
             "searches": rows,
@@ -96,19 +94,16 @@ def measure(
 
 
 def searched(
-    run: Trained, predictor: Predictor, scored: Scored, one: Aim, name: str, seed: int,
+    run: Trained, predictor: Predictor, scored: Scored, one: Goal, name: str, seed: int,
     checkpoints: tuple[int, ...],
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Return what a method holds for the best at each checkpoint; nothing if it does not apply."""
     space, method, start = run.net.space, METHODS[name], time.process_time()
-    problem = problem_of(space, predictor, [Limit(one.costs, one.budget)])
+    problem = problem_of(space, predictor, one.constraints, predictor.additive)
     evaluate = Evaluator(problem, min(method.evaluations, checkpoints[-1]))
     rng = np.random.default_rng(seed)
     try:
-        if name == "exact":
-            polished.search(problem, evaluate, rng, model=predictor.additive)
-        else:
-            method.search(problem, evaluate, rng)
+        method.load()(problem, evaluate, rng)
     except SupernetError as error:
         print(f"{name}: {error}", flush=True)
         return []
@@ -120,12 +115,13 @@ def searched(
         best = int(fine.argmax())
         if count > evaluate.evaluations or not np.isfinite(fine[best]):
             continue
-        arch = arch_of(space, asked.genomes[best])
+        arch = problem.encoding.arch(asked.genomes[best])
         rows.append({"method": name, "seed": seed, "evaluations": count, "seconds": seconds,
                      "asked": len(asked.fitness), "predicted": float(fine[best]),
                      "test": scored.top1(arch, on_test=True), "arch": arch.id})  # fmt: skip
     tops = " ".join(f"{100 * row['test']:.2f}" for row in rows)
-    print(f"{one.budget:.3g} ms {name:<12} seed {seed}: {tops} %, {seconds:.2f} s", flush=True)
+    title = f"{one.budget.limit:.3g} ms {name:<12} seed {seed}"
+    print(f"{title}: {tops} %, {seconds:.2f} s", flush=True)
     return rows
 
 

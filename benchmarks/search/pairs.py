@@ -20,8 +20,9 @@ import torch
 from benchmarks.common import ROOT, aim, write_result
 from benchmarks.small_run import flags_of, tables, trained
 from supernet.cli.console import ConsoleReporter
+from supernet.latency.costs import costs_of
 from supernet.latency.table import LatencyTable
-from supernet.search.constraints import aim_for
+from supernet.search.constraints import goal_for
 from supernet.search.find import AUTO, find
 from supernet.search.fit_predictor import file_of, fit_predictor, load_predictor
 from supernet.space.cost import cost_range
@@ -61,15 +62,15 @@ def measure(run: Trained, paths: list[Path], budgets: int, num_archs: int, out: 
     pairs = []
     for path in paths:
         table = LatencyTable.load(path)
-        low, high = cost_range(space, aim_for(run.net, table, 1e12).costs)
+        low, high = cost_range(space, costs_of(run.net, table))
         pairs += [(table, max(float(ms), low)) for ms in np.geomspace(low, high, budgets)]
     random.Random(0).shuffle(pairs)
     rows, done = [], []
     for table, budget in pairs:
-        aimed = aim_for(run.net, table, budget)
-        found = find(aimed, space, predictor, model=predictor.additive)
+        goal = goal_for(run.net, table, budget)
+        found = find(goal, space, predictor, additive=predictor.additive)
         done.append(time.perf_counter() - start)
-        rows.append({"device": aimed.device, "budget_ms": budget, "seconds": found.seconds,
+        rows.append({"device": goal.device, "budget_ms": budget, "seconds": found.seconds,
                      "evaluations": found.evaluations, "predicted_ms": found.predicted_ms,
                      "predicted_top1": found.predicted_top1})  # fmt: skip
     write_result(

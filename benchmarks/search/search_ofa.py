@@ -25,13 +25,12 @@ from benchmarks.common import aim, write_result
 from supernet.latency.costs import latency_costs
 from supernet.latency.import_tables import read_tables
 from supernet.latency.table import UNKNOWN, Device
-from supernet.search.constraints import Limit
 from supernet.search.find import problem_of
 from supernet.search.methods import polish as polished
-from supernet.search.methods.encoding import Floats, Integers, arch_of, genomes_of
+from supernet.search.methods.encoding import SpaceEncoding
 from supernet.search.methods.problem import Evaluator
 from supernet.space.arch import Arch
-from supernet.space.cost import CostMatrix, arch_cost
+from supernet.space.cost import Constraint, CostMatrix, Floats, Integers, arch_cost
 from supernet.space.presets import ofa_mbv3
 from supernet.space.search_space import SearchSpace
 
@@ -166,7 +165,7 @@ def check_same(
     archs = [space.sample(rng) for _ in range(200)]
     specs = [theirs.spec(space, arch) for arch in archs]
     wanted = 100 * theirs.model.predict_accuracy(specs).numpy()[:, 0]
-    found = fitness(genomes_of(space, archs))
+    found = fitness(SpaceEncoding(space).genomes(archs))
     assert np.abs(found - wanted).max() / 100 < 1e-5, np.abs(found - wanted).max()
     for arch, spec in zip(archs, specs, strict=True):
         latency = theirs.table.predict_efficiency(spec)
@@ -179,12 +178,12 @@ def ours(
 ) -> dict[str, float]:  # fmt: skip
     """Run method `exact`; all that a budget needs is timed."""
     start = time.perf_counter()
-    problem = problem_of(space, fitness, [Limit(costs, budget)])
+    problem = problem_of(space, fitness, [Constraint(costs, budget)])
     evaluate = Evaluator(problem, evaluations)
     polished.search(problem, evaluate, np.random.default_rng(seed))
     seconds = time.perf_counter() - start
     assert evaluate.best is not None
-    assert arch_cost(space, costs, arch_of(space, evaluate.best)) <= budget * (1 + 1e-12)
+    assert arch_cost(space, costs, problem.encoding.arch(evaluate.best)) <= budget
     return {"accuracy": evaluate.best_fitness, "seconds": seconds}
 
 

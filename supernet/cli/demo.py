@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,8 @@ from supernet.latency.table import LatencyTable
 from supernet.report import page
 from supernet.report.collect import collect
 from supernet.report.pareto_png import draw_pareto
-from supernet.search.by_gates import candidate_for
-from supernet.search.constraints import aim_for
+from supernet.search.by_gates import choose
+from supernet.search.constraints import Goal, goal_for
 from supernet.search.specialize import specialize
 from supernet.space.cost import cost_range
 from supernet.train import checkpoint
@@ -59,10 +60,9 @@ def do_main_job(
     tables = [_table(run, folder, runtime, reporter) for runtime in RUNTIMES]
     _title(reporter, "3. a subnet for each budget, without retraining")
     rows: list[dict[str, Any]] = []
-    budgets = [_budgets(run, table) for table in tables]
-    aims = [aim_for(run.net, t, ms) for t, each in zip(tables, budgets, strict=True) for ms in each]
-    specialize(run, aims, reporter, construct(GateConfig, config["gates"], "gates"))
-    for table, each in zip(tables, budgets, strict=True):
+    goals = [[goal_for(run.net, table, ms) for ms in _budgets(run, table)] for table in tables]
+    specialize(run, list(chain(*goals)), reporter, construct(GateConfig, config["gates"], "gates"))
+    for table, each in zip(tables, goals, strict=True):
         rows += _deploy(run, table, each, folder, reporter)
     write_json(folder / "summary.json", rows)
     draw_pareto(rows, folder / "pareto.png")
@@ -113,14 +113,14 @@ def _budgets(run: Trained, table: LatencyTable) -> list[float]:
 
 
 def _deploy(
-    run: Trained, table: LatencyTable, budgets: Sequence[float], folder: Path, reporter: Reporter
+    run: Trained, table: LatencyTable, goals: Sequence[Goal], folder: Path, reporter: Reporter
 ) -> list[dict[str, Any]]:
     """Extract and measure a subnet for each budget of one device."""
     folders = []
-    for budget in budgets:
-        candidate = candidate_for(run, table, budget, reporter)
-        out = folder / "subnets" / f"{table.device.runtime}-{budget:g}ms"
-        write_subnet(run, candidate.arch, out, promise=Promise.of(candidate), table=table)
+    for goal in goals:
+        choice = choose(run, goal, reporter)
+        out = folder / "subnets" / f"{table.device.runtime}-{goal.budget.limit:g}ms"
+        write_subnet(run, choice.arch, out, promise=Promise.of(choice), table=table)
         folders.append(out)
     measure(folders, table, reporter)
     return [summary_row(out) for out in folders]

@@ -63,31 +63,30 @@ def extract(
     from supernet.io.atomic import check_replaceable
     from supernet.io.lock import held_beside
     from supernet.latency.table import LatencyTable
-    from supernet.search.by_gates import candidate_for, named_candidate
-    from supernet.search.constraints import Caps
+    from supernet.search.by_gates import choose, named_choice, run_goal
     from supernet.space.arch import read_arch
     from supernet.train.run import Trained
 
     reporter = ConsoleReporter()
     check_replaceable(out, is_subnet, "a subnet")
-    caps = Caps(macs=max_macs, params=max_params, memory_kib=max_memory_kib)
+    limits = {"macs": max_macs, "params": max_params, "memory_kib": max_memory_kib}
     times = None if table is None else LatencyTable.load(table)
     trained = Trained.open(run)
     with held_beside(out):
         if arch is None:
-            candidate = candidate_for(trained, times, budget_ms, reporter, caps=caps)
+            choice = choose(trained, run_goal(trained, times, budget_ms, **limits), reporter)
         else:
             table_id = None if times is None else times.id
             given = read_arch(arch, table_id=table_id, budget_ms=budget_ms)
-            candidate = named_candidate(trained, given, times, budget_ms, caps=caps)
-        write_subnet(trained, candidate.arch, out, promise=Promise.of(candidate), table=times,
+            choice = named_choice(trained, given, times, budget_ms, **limits)
+        write_subnet(trained, choice.arch, out, promise=Promise.of(choice), table=times,
                      crop_kernels=crop_kernels)  # fmt: skip
         if times is not None:
             measure([out], times, reporter)
     show([summary_row(out)], reporter.console, title_of(trained))
-    for unit, (limit, cost) in candidate.limits.items():
+    for unit, (limit, cost) in choice.limits.items():
         reporter.note(f"{cost:.9g} of at most {limit:.9g} {unit}")
-    reporter.note(f"{candidate.arch}\n{out}")
+    reporter.note(f"{choice.arch}\n{out}")
 
 
 def specialize(
@@ -107,18 +106,18 @@ def specialize(
     from supernet.cli.console import ConsoleReporter
     from supernet.latency.table import LatencyTable
     from supernet.search.by_gates import pick
-    from supernet.search.constraints import aim_for
+    from supernet.search.constraints import goal_for
     from supernet.search.specialize import specialize as train_gates
     from supernet.train.run import Trained
 
     trained, times = Trained.open(run), LatencyTable.load(table)
-    aims = [aim_for(trained.net, times, budget) for budget in budget_ms]
+    goals = [goal_for(trained.net, times, budget) for budget in budget_ms]
     reporter = ConsoleReporter()
-    new = {target.name for target in train_gates(trained, aims, reporter)}
-    for aim in aims:
-        chosen = pick(trained.gates[aim.name], aim)
+    new = {target.name for target in train_gates(trained, goals, reporter)}
+    for goal in goals:
+        chosen = pick(trained.gates[goal.name], goal)
         reporter.note(
-            f"{aim.text}: {'trained' if aim.name in new else 'there already'}; "
+            f"{goal.text}: {'trained' if goal.name in new else 'there already'}; "
             f"{chosen.predicted_ms:.4g} ms  {chosen.arch}"
         )
 
@@ -185,14 +184,13 @@ def search(
     supernet search runs/demo --table T.json --table U.json --pareto front
     """
     from supernet.cli.console import ConsoleReporter
-    from supernet.search.constraints import Caps
     from supernet.search.job import explore
 
-    caps = Caps(macs=max_macs, params=max_params, memory_kib=max_memory_kib)
+    limits = {"macs": max_macs, "params": max_params, "memory_kib": max_memory_kib}
     reporter = ConsoleReporter()
     rows = explore(
-        run, table or [], budget_ms or [], method=method, pareto=pareto, out=out, caps=caps,
-        seed=seed, reporter=reporter,
+        run, table or [], budget_ms or [], method=method, pareto=pareto, out=out,
+        limits=limits, seed=seed, reporter=reporter,
     )  # fmt: skip
     if rows:
         _show_found(rows, reporter.console)

@@ -16,7 +16,7 @@ from supernet.io.atomic import sha256, write_json
 from supernet.io.read import is_inside, is_line, read_json
 from supernet.io.validate import MOST, construct_nested, record
 from supernet.latency.table import UNKNOWN, Device, Entry
-from supernet.search.by_gates import Candidate
+from supernet.search.constraints import Choice
 from supernet.space.arch import Arch
 
 CERTIFICATE = "certificate.json"
@@ -75,7 +75,7 @@ class Promise:
         _check(self, "predicted_ms")
 
     @classmethod
-    def of(cls, chosen: Candidate) -> Promise:
+    def of(cls, chosen: Choice) -> Promise:
         """Return the promise of a chosen architecture."""
         limits = {
             unit: LimitedCost(limit=limit, predicted=cost)

@@ -119,7 +119,7 @@ def prune(
         SupernetError: if no share meets the budget, or all channels do; if the training images
             are missing.
     """
-    check_budget(budget_ms)
+    check_budget(budget_ms, "ms")
     if finetune < 0:
         raise SupernetError(f"finetune is {finetune} epochs; 0 is the least")
     if out.resolve() == folder.resolve():

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from supernet.latency.table import LatencyTable
 from supernet.nn.supernet import SuperNet
-from supernet.space.cost import CostMatrix, Costs, _matrix
+from supernet.space.cost import CostMatrix, Costs, summed
 from supernet.space.layers import LayerKey, space_keys
 from supernet.space.search_space import SearchSpace
 
@@ -22,9 +22,7 @@ def latency_costs(
     keys = {r: space_keys(space, r, in_chans=in_chans, num_classes=num_classes)
             for r in space.resolutions}  # fmt: skip
     table.require(key.at(r) for r, part in keys.items() for key in part.distinct())
-    return {
-        r: _matrix(space, part.fixed, part.cell, _ms_at(table, r), "ms") for r, part in keys.items()
-    }
+    return {r: summed(part.fixed, part.cell, _ms_at(table, r), "ms") for r, part in keys.items()}
 
 
 def _ms_at(table: LatencyTable, resolution: int) -> Callable[[LayerKey], float]:

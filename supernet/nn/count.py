@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 from timm.layers import (
     SelectAdaptivePool2d,
@@ -21,7 +22,7 @@ from supernet.nn.blocks import layer
 from supernet.nn.fixed import Net
 from supernet.nn.supernet import SuperNet
 from supernet.space.arch import Arch
-from supernet.space.cost import CostMatrix, PeakMatrix, _matrix
+from supernet.space.cost import CostMatrix, summed
 from supernet.space.layers import BLOCKS, LayerKey, arch_keys, space_keys
 from supernet.space.search_space import SearchSpace
 
@@ -72,14 +73,14 @@ def params_costs(space: SearchSpace, *, in_chans: int, num_classes: int) -> dict
     return _counted(space, layer_params, "params", in_chans, num_classes)
 
 
-def memory_peaks(space: SearchSpace, *, in_chans: int, num_classes: int) -> dict[int, PeakMatrix]:
-    """Return peak activation memory in KiB, as this module defines it."""
+def memory_peaks(space: SearchSpace, *, in_chans: int, num_classes: int) -> dict[int, CostMatrix]:
+    """Return peak activation memory in KiB, the largest of `layer_peak_bytes`."""
     peaks = {}
     for resolution in space.resolutions:
         keys = space_keys(space, resolution, in_chans=in_chans, num_classes=num_classes)
         cell = [[0.0 if key is None else _peak_kib(key) for key in row] for row in keys.cell]
-        fixed = torch.tensor(max(map(_peak_kib, keys.fixed)), dtype=torch.float64)
-        peaks[resolution] = PeakMatrix(fixed, torch.tensor(cell, dtype=torch.float64), "KiB")
+        fixed = max(map(_peak_kib, keys.fixed))
+        peaks[resolution] = CostMatrix(fixed, np.array(cell), "KiB", reduce="max")
     return peaks
 
 
@@ -98,7 +99,7 @@ def _counted(
         r: space_keys(space, r, in_chans=in_chans, num_classes=num_classes)
         for r in space.resolutions
     }
-    return {r: _matrix(space, part.fixed, part.cell, count, unit) for r, part in parts.items()}
+    return {r: summed(part.fixed, part.cell, count, unit) for r, part in parts.items()}
 
 
 @lru_cache(maxsize=65_536)

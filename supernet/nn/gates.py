@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from supernet.space.arch import Arch
-from supernet.space.cost import CostMatrix
+from supernet.space.cost import Costs
 from supernet.space.search_space import SearchSpace
 
 NEVER = -torch.inf
@@ -84,6 +84,30 @@ class Drawn:
     def padded(self) -> Tensor:
         """`[G, P]`, the columns, 0 where there is none."""
         return torch.tensor([[*row, *[0] * (self.most - len(row))] for row in self.columns])
+
+
+@dataclass(frozen=True, eq=False)
+class CostTensors:
+    """An additive cost at one resolution: `fixed` `[]` and `cell` `[B, O]`, float64."""
+
+    fixed: Tensor
+    cell: Tensor
+
+    def expected(self, marginals: Tensor) -> Tensor:
+        """Return the expected cost `[...]` of `marginals` `[..., B, O]`; differentiable."""
+        return self.fixed + (self.cell * marginals).sum(dim=(-2, -1))
+
+
+def cost_tensors(costs: Costs, device: torch.device | None = None) -> dict[int, CostTensors]:
+    """Return an additive cost by resolution, for `PathGates.expected_cost`."""
+    assert all(cost.reduce == "sum" for cost in costs.values())
+    return {
+        resolution: CostTensors(
+            torch.tensor(cost.fixed, dtype=torch.float64, device=device),
+            torch.tensor(cost.cell, dtype=torch.float64, device=device),
+        )
+        for resolution, cost in costs.items()
+    }
 
 
 class PathGates(nn.Module):
@@ -170,7 +194,7 @@ class PathGates(nn.Module):
         rows = self.marginals()
         return torch.special.entr(torch.where(rows > 0, rows, 1.0)).sum(1)  # its slope at 0 is inf
 
-    def expected_cost(self, costs: Mapping[int, CostMatrix]) -> Tensor:
+    def expected_cost(self, costs: Mapping[int, CostTensors]) -> Tensor:
         """Return E[cost] over ops and resolutions, differentiable, in the unit of `costs`."""
         rows = self.marginals()
         each = torch.stack([costs[r].expected(rows) for r in self.space.resolutions])

@@ -55,7 +55,7 @@ def read(found: State, *, space: SearchSpace, run: str, tables: Tables) -> Gates
     name = str(state["name"])
     try:
         gates = checkpoint.gates_of({name: state}, space, file)[name]
-        budget = float(state["budget_ms"])
+        budget = float(state["budget"] if "budget" in state else state["budget_ms"])
     except (SupernetError, KeyError, TypeError, ValueError) as error:
         raise SupernetError(f"{file}: gates {name} cannot be used ({error})") from error
     rows = gates.marginals().double().tolist()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
 import torch
 
@@ -14,148 +13,114 @@ from supernet.latency.table import LatencyTable
 from supernet.nn.fixed import PlainNet
 from supernet.nn.gates import PathGates
 from supernet.search.constraints import (
-    NO_CAPS,
-    Aim,
-    Caps,
-    Limit,
-    aim_for,
-    best_within,
+    Choice,
+    Goal,
+    choice_of,
+    goal_for,
     infeasible,
-    meets,
+    limits_of,
 )
-from supernet.search.methods.encoding import Encoding
+from supernet.search.methods.milp import best_within
 from supernet.search.specialize import specialize
 from supernet.space.arch import Arch
-from supernet.space.cost import Costs, arch_cost, check_budget
+from supernet.space.cost import Constraint, arch_cost
 from supernet.train.run import Trained
 
 
-@dataclass(frozen=True, kw_only=True)
-class Candidate:
-    """A chosen architecture, its log-probability under the gates, and what it costs.
-
-    Without a table latency is None. `limits` holds, by unit, what else was limited: the limit and
-    what the architecture costs.
-    """
-
-    arch: Arch
-    score: float
-    predicted_ms: float | None
-    budget_ms: float | None
-    limits: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-
-
 @torch.no_grad()
-def most_likely(
-    gates: PathGates,
-    costs: Costs | None = None,
-    budget: float | None = None,
-    further: Sequence[Limit] = (),
-) -> Arch:
-    """Return the most likely architecture, under a budget and further limits if given.
+def most_likely(gates: PathGates, constraints: Sequence[Constraint] = ()) -> Arch:
+    """Return the most likely architecture that meets all constraints.
 
-    Exact over the whole space (`search/`): the log-probability is additive.
+    The log-probability is additive, so the choice is exact (`methods/milp.py`).
 
     Raises:
-        InfeasibleBudget: if no architecture costs `budget` or less, with the feasible range.
-        InfeasibleLimits: if none meets all limits at once, with the range of each.
+        InfeasibleBudget: if no architecture meets the only constraint, with the feasible range.
+        InfeasibleLimits: if none meets all of them at once, with the range of each.
     """
-    space, encoding = gates.space, Encoding.of(gates.space)
-    limits = list(further)
-    if costs is not None and budget is not None:
-        limits.insert(0, Limit(costs, budget))
+    space = gates.space
     scores = gates.log_probs().double().cpu().numpy()
     sizes = gates.resolution.log_softmax(0).tolist()
-    found = []
-    for resolution, size_score in zip(space.resolutions, sizes, strict=True):
-        best = best_within(encoding, scores, resolution, limits)
-        if best is not None and meets(limits, resolution, best.indices):
-            found.append((best.score + size_score, best.indices, resolution))
+    found = [
+        (best.score + size_score, best.columns, resolution)
+        for resolution, size_score in zip(space.resolutions, sizes, strict=True)
+        if (best := best_within(space, scores, resolution, constraints)) is not None
+    ]
     if not found:
-        raise infeasible(space, limits)
-    _, indices, resolution = max(found, key=lambda item: item[0])
-    return space.decode(indices, resolution)
+        raise infeasible(space, constraints)
+    _, columns, resolution = max(found, key=lambda item: item[0])
+    return space.decode(columns, resolution)
 
 
-def pick(gates: PathGates, aim: Aim) -> Candidate:
-    """Return the most likely architecture that meets all limits of `aim`."""
-    latency = aim.costs if aim.table is not None else None
-    budget = aim.budget if aim.table is not None else None
-    arch = most_likely(gates, latency, budget, aim.caps)
-    space = gates.space
-    return Candidate(
-        arch=arch,
-        score=gates.log_prob(arch),
-        predicted_ms=None if latency is None else arch_cost(space, latency, arch),
-        budget_ms=budget,
-        limits={cap.unit: (cap.most, arch_cost(space, cap.costs, arch)) for cap in aim.caps},
-    )
+def pick(gates: PathGates, goal: Goal) -> Choice:
+    """Return the most likely architecture that meets all constraints of a goal."""
+    arch = most_likely(gates, goal.constraints)
+    return choice_of(arch, gates.space, goal, score=gates.log_prob(arch))
 
 
-def choose(
+def best_archs(
     run: Trained,
     table: LatencyTable | None,
     budget_ms: float | Sequence[float] | None,
-    caps: Caps = NO_CAPS,
-) -> list[Candidate]:
-    """See `supernet.search`."""
-    budgets: list[float | None]
-    if budget_ms is None or isinstance(budget_ms, (int, float)):
-        budgets = [budget_ms]
-    else:
-        budgets = list(budget_ms)
+    **limits: float | None,
+) -> list[Choice]:
+    """See `supernet.best_archs`; limits are as `limits_of` takes them."""
     found = []
-    for budget in budgets:
-        aim = aim_for(run.net, table, budget, caps)
-        if aim.name not in run.gates:
+    for budget in budget_ms if isinstance(budget_ms, Sequence) else [budget_ms]:
+        goal = goal_for(run.net, table, budget, **limits)
+        if goal.name not in run.gates:
             raise SupernetError(
-                f"{run.file} has no gates for {aim.text} (it has: "
+                f"{run.file} has no gates for {goal.text} (it has: "
                 f"{', '.join(run.gates) or 'none'}); `supernet extract` trains and keeps them"
             )
-        found.append(pick(run.gates[aim.name], aim))
+        found.append(pick(run.gates[goal.name], goal))
     return found
 
 
-def candidate_for(
-    run: Trained,
-    table: LatencyTable | None,
-    budget_ms: float | None,
-    reporter: Reporter,
-    caps: Caps = NO_CAPS,
-) -> Candidate:
-    """Return the run's choice for a device and limits, training gates for it where it has none.
+def choose(run: Trained, goal: Goal | None, reporter: Reporter) -> Choice:
+    """Return the run's choice for a goal, training gates for it where it has none.
 
-    Gates that are trained here are kept beside the checkpoint. They are trained for the budget of
-    the table, or without one for that of the first other cost; what else is limited, the choice
-    among them keeps to. A run of one network has that alone, for whatever device.
+    Gates that are trained here are kept beside the checkpoint. They are trained for the goal's
+    budget, and the choice among them meets the other constraints as well. A run of one network has
+    that alone, and no goal.
 
     Raises:
         InfeasibleBudget: if no architecture meets the budget.
-        InfeasibleLimits: if none meets all limits at once.
-        SupernetError: if gates must be trained and the run's data is not there, or there is a
-            limit and nothing to choose from.
-        TableError: if the table lacks layers of the space.
+        InfeasibleLimits: if none meets all constraints at once.
+        SupernetError: if gates must be trained and the run's data is missing.
     """
     if isinstance(run.any_net, PlainNet):
-        if budget_ms is not None or caps != NO_CAPS:
-            raise SupernetError(
-                f"{run.file} is of one network, {run.any_net.title}: there is nothing to choose "
-                "within a limit; leave budget and limits out"
-            )
-        arch = run.any_net.space.arch
-        return Candidate(arch=arch, score=0.0, predicted_ms=None, budget_ms=None)
-    aim = aim_for(run.net, table, budget_ms, caps)
-    specialize(run, [aim], reporter)
-    return pick(run.gates[aim.name], aim)
+        assert goal is None, "one network has no choice"
+        return Choice(arch=run.any_net.space.arch)
+    assert goal is not None
+    specialize(run, [goal], reporter)
+    return pick(run.gates[goal.name], goal)
 
 
-def named_candidate(
+def run_goal(
+    run: Trained, table: LatencyTable | None, budget_ms: float | None, **limits: float | None
+) -> Goal | None:
+    """Return the goal for a run, as `goal_for` does; None for a run of one network.
+
+    Raises:
+        SupernetError: if it is a run of one network and there is a limit; see also `goal_for`.
+    """
+    if not isinstance(run.any_net, PlainNet):
+        return goal_for(run.net, table, budget_ms, **limits)
+    if any(limit is not None for limit in (budget_ms, *limits.values())):
+        raise SupernetError(
+            f"{run.file} is of one network, {run.any_net.title}: there is nothing to choose "
+            "within a limit; leave budget and limits out"
+        )
+    return None
+
+
+def named_choice(
     run: Trained,
     arch: Arch,
     table: LatencyTable | None,
     budget_ms: float | None,
-    caps: Caps = NO_CAPS,
-) -> Candidate:
+    **limits: float | None,
+) -> Choice:
     """Return `arch` of the run as the choice for a device and limits, if it is within them.
 
     Raises:
@@ -167,23 +132,19 @@ def named_candidate(
     net.space.check(arch)
     if budget_ms is not None and table is None:
         raise SupernetError("--budget-ms goes with --table")
-    predicted = None
-    if table is not None:
-        predicted = arch_cost(net.space, costs_of(net, table), arch)
-        if budget_ms is not None and predicted > check_budget(budget_ms):
+    costs = None if table is None else costs_of(net, table)
+    limited = limits_of(net, **limits)
+    budget = () if costs is None or budget_ms is None else (Constraint(costs, budget_ms),)
+    for one in (*budget, *limited):
+        cost = arch_cost(net.space, one.costs, arch)
+        if cost > one.limit:
             raise SupernetError(
-                f"{arch} takes {predicted:.4g} ms by the table, more than the {budget_ms:g} ms "
-                "that are allowed: search for that budget, or leave it out"
+                f"{arch} takes {cost:.9g} {one.unit}, more than the {one.limit:.9g} {one.unit} "
+                "that are allowed: search within that limit, or leave it out"
             )
-    shapes = {"in_chans": net.in_chans, "num_classes": net.num_classes}
-    limits = {}
-    for cap in caps.limits(net.space, **shapes):
-        cost = arch_cost(net.space, cap.costs, arch)
-        if cost > cap.most:
-            raise SupernetError(
-                f"{arch} takes {cost:.9g} {cap.unit}, more than the {cap.most:.9g} that are allowed"
-            )
-        limits[cap.unit] = (cap.most, cost)
-    return Candidate(
-        arch=arch, score=0.0, predicted_ms=predicted, budget_ms=budget_ms, limits=limits
+    return Choice(
+        arch=arch,
+        predicted_ms=None if costs is None else arch_cost(net.space, costs, arch),
+        budget_ms=budget_ms,
+        limits={one.unit: (one.limit, arch_cost(net.space, one.costs, arch)) for one in limited},
     )

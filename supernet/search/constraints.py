@@ -1,4 +1,4 @@
-"""Constraints on an architecture: limits of sums and peaks, their ranges and feasibility.
+"""Goals of a search: a device, its latency budget, and limits of MACs, parameters and memory.
 
 Not here: the costs themselves, the solvers.
 """
@@ -6,145 +6,38 @@ Not here: the costs themselves, the solvers.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
-import torch
 
 from supernet.errors import InfeasibleBudget, InfeasibleLimits, SupernetError
 from supernet.latency.costs import costs_of
 from supernet.latency.table import LatencyTable
 from supernet.nn.count import macs_costs, memory_peaks, params_costs
 from supernet.nn.supernet import SuperNet
-from supernet.search.methods.constrained import Ceiling, best_bounded
-from supernet.search.methods.encoding import Encoding, Floats
-from supernet.search.methods.exact import Best, Cost
-from supernet.space.cost import (
-    CostMatrix,
-    Costs,
-    PeakMatrix,
-    check_budget,
-    cost_range,
-    peak_range,
-    unit_of,
-)
+from supernet.search.methods.milp import best_within
+from supernet.space.arch import Arch
+from supernet.space.cost import Constraint, arch_cost
 from supernet.space.search_space import SearchSpace
 from supernet.train.gates.target import target_name
 
 
-@dataclass(frozen=True, eq=False)
-class Limit:
-    """A cost of a space and the most that an architecture may cost, in its unit."""
-
-    costs: Mapping[int, CostMatrix | PeakMatrix]
-    most: float
-
-    @property
-    def unit(self) -> str:
-        """Unit of the cost."""
-        return next(iter(self.costs.values())).unit
-
-    def sums(self) -> dict[int, CostMatrix]:
-        """Return the cost by resolution if it is a sum; empty if it is a peak."""
-        return {r: part for r, part in self.costs.items() if isinstance(part, CostMatrix)}
-
-    def range(self, space: SearchSpace) -> tuple[float, float]:
-        """Return the lowest and the highest cost of any architecture."""
-        sums = self.sums()
-        if sums:
-            return cost_range(space, sums)
-        peaks = {r: part for r, part in self.costs.items() if isinstance(part, PeakMatrix)}
-        return peak_range(space, peaks)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Caps:
-    """Limits besides latency, as people give them; None is no limit.
-
-    Args:
-        macs: multiply-adds for one image, as fvcore counts; one multiply-add is 1.
-        params: parameters, BN's affine ones included.
-        memory_kib: peak activation memory, as `nn/count.py` defines it.
-    """
-
-    macs: float | None = None
-    params: float | None = None
-    memory_kib: float | None = None
-
-    def __post_init__(self) -> None:
-        """Check the numbers."""
-        for name, most in vars(self).items():
-            if most is not None and not 0 < most < float("inf"):
-                raise SupernetError(f"a limit of {name} must be a positive number; got {most}")
-
-    def limits(self, space: SearchSpace, *, in_chans: int, num_classes: int) -> list[Limit]:
-        """Return the limits that are set, sums first."""
-        kinds = (
-            (self.macs, macs_costs), (self.params, params_costs), (self.memory_kib, memory_peaks),
-        )  # fmt: skip
-        return [
-            Limit(costs(space, in_chans=in_chans, num_classes=num_classes), most)
-            for most, costs in kinds
-            if most is not None
-        ]
-
-
-def best_within(
-    encoding: Encoding, scores: Floats, resolution: int, limits: Sequence[Limit]
-) -> Best | None:
-    """Return the architecture of the highest total score at `resolution` that meets all limits.
-
-    Args:
-        encoding: the space.
-        scores: `[B, O]`; minus infinity forbids an op.
-        resolution: of the input.
-        limits: what must be met; none: the best of all.
-    """
-    ceilings = [
-        Ceiling(Cost(float(part.fixed), part.cell.cpu().numpy()), limit.most,
-                isinstance(part, PeakMatrix))
-        for limit in limits
-        for part in [limit.costs[resolution]]
-    ]  # fmt: skip
-    return best_bounded(encoding, scores, ceilings)
-
-
-def meets(limits: Sequence[Limit], resolution: int, indices: Sequence[int]) -> bool:
-    """Return whether `indices` `[B]` cost no more than the limits, up to rounding errors."""
-    columns = torch.tensor(indices)
-    costs = ((float(limit.costs[resolution].of(columns)), limit.most) for limit in limits)
-    return all(cost <= most * (1 + 1e-12) for cost, most in costs)
-
-
-def infeasible(space: SearchSpace, limits: Sequence[Limit]) -> SupernetError:
-    """Return the error that names the limits and what each of them can be."""
-    rows = [(limit.most, *limit.range(space), limit.unit) for limit in limits]
-    return InfeasibleBudget(*rows[0]) if len(rows) == 1 else InfeasibleLimits(rows)
-
-
-def check_limits(space: SearchSpace, limits: Sequence[Limit]) -> None:
-    """Raise `InfeasibleBudget` or `InfeasibleLimits` if no architecture meets all limits."""
-    scores = np.zeros(np.shape(space.allowed))
-    encoding = Encoding.of(space)
-    if all(best_within(encoding, scores, size, limits) is None for size in space.resolutions):
-        raise infeasible(space, limits)
-
-
-NO_CAPS = Caps()
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Aim:
-    """What is chosen for: the budget that gates are trained for, and further limits.
+class Goal:
+    """What an architecture is chosen for.
 
-    Without a table the budget is of another cost: the first that is limited, and where only
-    memory is, MACs, with the most that an architecture within the limit has.
+    Args:
+        table: of the device; None without a budget of latency.
+        budget: what gates are trained for, an additive cost: latency, or without a table the first
+            of MACs and parameters that is limited. Where only memory is, the budget is the most
+            MACs of an architecture within that limit.
+        constraints: what the architecture must meet, latency first.
     """
 
     table: LatencyTable | None
-    costs: Costs
-    budget: float
-    caps: tuple[Limit, ...]
+    budget: Constraint
+    constraints: tuple[Constraint, ...]
 
     @property
     def table_id(self) -> str:
@@ -158,57 +51,136 @@ class Aim:
 
     @property
     def text(self) -> str:
-        """What gates are trained for, in words."""
-        return f"{self.device} at {self.budget:.9g} {unit_of(self.costs)}"
+        """Device and budget in words."""
+        return f"{self.device} at {self.budget.limit:.9g} {self.budget.unit}"
 
     @property
     def name(self) -> str:
-        """The key of its gates among those of a net; the further limits are not part of it."""
-        return target_name(self.table_id, self.budget, unit_of(self.costs))
+        """Key of the goal's gates in a run; constraints beside the budget are not part of it."""
+        return target_name(self.table_id, self.budget.limit, self.budget.unit)
 
 
-def aim_for(
-    net: SuperNet, table: LatencyTable | None, budget_ms: float | None, caps: Caps = NO_CAPS
-) -> Aim:
-    """Return what to choose for.
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """A chosen architecture and its costs.
+
+    Args:
+        arch: the architecture.
+        score: its log-probability under gates; 0 if none were asked.
+        predicted_ms: by the table; None without one.
+        budget_ms: None without one.
+        limits: limit and cost by unit, of what was limited beside latency.
+        predicted_top1: accuracy by the predictor, as a share.
+        held_out_top1: accuracy on validation images, as a share.
+        seconds: of the search.
+        evaluations: architectures whose accuracy was predicted.
+    """
+
+    arch: Arch
+    score: float = 0.0
+    predicted_ms: float | None = None
+    budget_ms: float | None = None
+    limits: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    predicted_top1: float | None = None
+    held_out_top1: float | None = None
+    seconds: float = 0.0
+    evaluations: int = 0
+
+
+def choice_of(arch: Arch, space: SearchSpace, goal: Goal, **found: Any) -> Choice:
+    """Return an architecture with its costs; `found` holds the other fields of `Choice`."""
+    limits = {
+        one.unit: (one.limit, arch_cost(space, one.costs, arch))
+        for one in goal.constraints
+        if goal.table is None or one is not goal.budget
+    }
+    if goal.table is not None:
+        found["predicted_ms"] = arch_cost(space, goal.budget.costs, arch)
+        found["budget_ms"] = goal.budget.limit
+    return Choice(arch=arch, limits=limits, **found)
+
+
+def limits_of(
+    net: SuperNet,
+    *,
+    macs: float | None = None,
+    params: float | None = None,
+    memory_kib: float | None = None,
+) -> tuple[Constraint, ...]:
+    """Return the limits that are set as constraints, sums first.
+
+    Args:
+        net: the supernet.
+        macs: multiply-adds for one image, as fvcore counts; one multiply-add is 1.
+        params: parameters, BN's affine ones included.
+        memory_kib: peak activation memory (`nn.count.memory_peaks`).
+    """
+    kinds = ((macs, macs_costs), (params, params_costs), (memory_kib, memory_peaks))
+    return tuple(
+        Constraint(costs(net.space, in_chans=net.in_chans, num_classes=net.num_classes), limit)
+        for limit, costs in kinds
+        if limit is not None
+    )
+
+
+def goal_for(
+    net: SuperNet,
+    table: LatencyTable | None,
+    budget_ms: float | None,
+    **limits: float | None,
+) -> Goal:
+    """Return the goal for a device and a budget, and limits as `limits_of` takes them.
 
     Raises:
-        InfeasibleBudget: if no architecture meets the only limit, with the feasible range.
+        InfeasibleBudget: if no architecture meets the only constraint, with the feasible range.
         InfeasibleLimits: if none meets them all at once, with the range of each.
-        SupernetError: if there is no limit, or a table without a budget or a budget without one.
+        SupernetError: if there is no constraint, or a table without a budget or a budget without
+            one.
         TableError: if the table lacks layers of the space.
     """
-    shapes = {"in_chans": net.in_chans, "num_classes": net.num_classes}
-    further = caps.limits(net.space, **shapes)
     if (table is None) != (budget_ms is None):
         raise SupernetError("a table and a budget in milliseconds go together; one is missing")
+    constraints = limits_of(net, **limits)
     if table is not None and budget_ms is not None:
-        aim = Aim(table=table, costs=costs_of(net, table), budget=check_budget(budget_ms),
-                  caps=tuple(further))  # fmt: skip
-        check_limits(net.space, [Limit(aim.costs, aim.budget), *further])
-        return aim
-    if not further:
+        constraints = (Constraint(costs_of(net, table), budget_ms), *constraints)
+    if not constraints:
         raise SupernetError(
             "nothing is limited: name a table and a budget in milliseconds, or at most so many "
             "MACs, parameters or KiB of activations"
         )
-    check_limits(net.space, further)
-    if caps.macs is None and caps.params is None:
-        macs = macs_costs(net.space, **shapes)
-        most = _most(net, macs, further)
-        return Aim(table=None, costs=macs, budget=most, caps=tuple(further))
-    first = further[0]
-    return Aim(table=None, costs=first.sums(), budget=first.most, caps=tuple(further))
+    cheapest_within(net.space, constraints)
+    budget = constraints[0] if constraints[0].additive else _most_macs(net, constraints)
+    return Goal(table=table, budget=budget, constraints=constraints)
 
 
-def _most(net: SuperNet, costs: Costs, limits: Sequence[Limit]) -> float:
-    """Return the highest cost of an architecture that meets the limits."""
-    encoding = Encoding.of(net.space)
-    most = []
-    for resolution, cost in costs.items():
-        best = best_within(encoding, cost.cell.numpy(), resolution, limits)
+def _most_macs(net: SuperNet, constraints: Sequence[Constraint]) -> Constraint:
+    """Return the limit of MACs that architectures within the constraints reach."""
+    costs = macs_costs(net.space, in_chans=net.in_chans, num_classes=net.num_classes)
+    found = [
+        cost.fixed + best.score
+        for resolution, cost in costs.items()
+        if (best := best_within(net.space, cost.cell, resolution, constraints)) is not None
+    ]
+    return Constraint(costs, max(found))
+
+
+def cheapest_within(space: SearchSpace, constraints: Sequence[Constraint]) -> Arch:
+    """Return the architecture that costs least of the first sum among those that meet all.
+
+    Raises:
+        InfeasibleBudget: if no architecture meets the only constraint, with the feasible range.
+        InfeasibleLimits: if none meets them all at once, with the range of each.
+    """
+    sums = [one for one in constraints if one.additive]
+    for resolution in space.resolutions:
+        scores = -sums[0].costs[resolution].cell if sums else np.zeros(np.shape(space.allowed))
+        best = best_within(space, scores, resolution, constraints)
         if best is not None:
-            most.append(float(cost.fixed) + best.score)
-    if not most:
-        raise infeasible(net.space, limits)
-    return max(most)
+            return space.decode(best.columns, resolution)
+    raise infeasible(space, constraints)
+
+
+def infeasible(space: SearchSpace, constraints: Sequence[Constraint]) -> SupernetError:
+    """Return the error that names the constraints and the range of each."""
+    rows = [(one.limit, *one.range(space), one.unit) for one in constraints]
+    return InfeasibleBudget(*rows[0]) if len(rows) == 1 else InfeasibleLimits(rows)

@@ -1,108 +1,82 @@
-"""Search over a trained run: predictor, method, limits; the best few scored anew on real images."""
+"""Search with a predictor of accuracy: method, constraints, the best few scored on real images."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from importlib import import_module
 
 import numpy as np
 
 from supernet.errors import SupernetError, needed_by
 from supernet.search.accuracy import Scored
-from supernet.search.constraints import Aim, Limit, best_within, check_limits
-from supernet.search.methods import evolution, grid, mnasnet
-from supernet.search.methods import polish as polished
-from supernet.search.methods import random as uniform
-from supernet.search.methods.encoding import Floats, arch_of, genes_of
-from supernet.search.methods.problem import Bound, Evaluator, Fitness, Problem
-from supernet.space.arch import Arch
-from supernet.space.cost import arch_cost
+from supernet.search.constraints import Choice, Goal, cheapest_within, choice_of
+from supernet.search.methods.encoding import SpaceEncoding
+from supernet.search.methods.problem import Evaluator, Fitness, Problem
+from supernet.space.cost import Constraint, Floats
 from supernet.space.search_space import SearchSpace
 
 TOP = 5
 
-Search = Callable[[Problem, Evaluator, np.random.Generator], None]
-
 
 @dataclass(frozen=True)
 class Method:
-    """A way to search, and how many architectures it asks for unless told otherwise."""
+    """A function `(problem, evaluate, rng)` of a module in `methods/`, imported when it is used.
 
-    search: Search
+    `evaluations` is how many architectures it asks for unless told otherwise.
+    """
+
+    module: str
+    function: str = "search"
     evaluations: int = 10_000
 
+    def load(self) -> Callable[[Problem, Evaluator, np.random.Generator], None]:
+        """Import the function.
 
-def _nsga2(problem: Problem, evaluate: Evaluator, rng: np.random.Generator) -> None:
-    with needed_by("method 'nsga2'", "search"):
-        from supernet.search.methods import nsga2
-
-    nsga2.search(problem, evaluate, rng)
-
-
-def _optuna(name: str, problem: Problem, evaluate: Evaluator, rng: np.random.Generator) -> None:
-    with needed_by(f"method {name!r}", "search"):
-        from supernet.search.methods import optuna as optuna_samplers
-
-    getattr(optuna_samplers, name)(problem, evaluate, rng)
+        Raises:
+            SupernetError: if it needs a library that is not installed.
+        """
+        with needed_by(f"method {self.module!r}", "search"):
+            module = import_module(f"supernet.search.methods.{self.module}")
+        search: Callable[[Problem, Evaluator, np.random.Generator], None]
+        search = getattr(module, self.function)
+        return search
 
 
-METHODS: dict[str, Method] = {
-    "exact": Method(polished.search),
-    "evolution": Method(evolution.search),
-    "nsga2": Method(_nsga2),
-    "mnasnet": Method(mnasnet.search),
-    "mnasnet-soft": Method(partial(mnasnet.search, hard=False)),
-    "tpe": Method(partial(_optuna, "tpe"), 1_000),  # its time grows with the square,
-    "gp": Method(partial(_optuna, "gp"), 100),  # and this one's with the cube
-    "random": Method(uniform.search),
-    "grid": Method(grid.search, 100_000),
+METHODS = {
+    "exact": Method("polish"),
+    "evolution": Method("evolution"),
+    "nsga2": Method("nsga2"),
+    "mnasnet": Method("mnasnet"),
+    "mnasnet-soft": Method("mnasnet", "search_soft"),
+    "tpe": Method("optuna", "tpe", 1_000),  # its time grows with the square,
+    "gp": Method("optuna", "gp", 100),  # and this one's with the cube
+    "random": Method("random"),
+    "grid": Method("grid", evaluations=100_000),
 }
 AUTO = "exact"
 
 
-def problem_of(space: SearchSpace, fitness: Fitness, limits: Sequence[Limit]) -> Problem:
-    """Return what search methods see of a space, a fitness and limits.
+def problem_of(
+    space: SearchSpace,
+    fitness: Fitness,
+    constraints: Sequence[Constraint],
+    additive: Floats | None = None,
+) -> Problem:
+    """Return what search methods see of a space, a fitness and constraints.
 
     Raises:
-        InfeasibleBudget: if no architecture meets the only limit, with the feasible range.
+        InfeasibleBudget: if no architecture meets the only constraint, with the feasible range.
         InfeasibleLimits: if none meets them all at once.
     """
-    check_limits(space, limits)
-    genes = genes_of(space)
-    encoding = genes.encoding
-    zeros = np.zeros(encoding.allowed.shape)
-    anchor = next(
-        np.array([*best.indices, number])
-        for number, size in enumerate(space.resolutions)
-        if (best := best_within(encoding, zeros, size, limits)) is not None
-    )
-    return Problem(genes, fitness, [_bound(space, limit) for limit in limits], genes.encode(anchor))
-
-
-def _bound(space: SearchSpace, limit: Limit) -> Bound:
-    parts = [limit.costs[size] for size in space.resolutions]
-    fixed = np.array([float(part.fixed) for part in parts])
-    cell = np.stack([part.cell.cpu().numpy() for part in parts])
-    return Bound(fixed, cell, limit.most, peak=not limit.sums())
-
-
-@dataclass(frozen=True, kw_only=True)
-class Found:
-    """The winner of a search: accuracies as shares, costs in the unit of its limit."""
-
-    arch: Arch
-    predicted_top1: float | None
-    held_out_top1: float | None
-    predicted_ms: float | None
-    budget_ms: float | None
-    seconds: float
-    evaluations: int
+    encoding = SpaceEncoding(space)
+    (anchor,) = encoding.genomes([cheapest_within(space, constraints)])
+    return Problem(encoding, fitness, constraints, encoding.encode(anchor), additive)
 
 
 def find(
-    aim: Aim,
+    goal: Goal,
     space: SearchSpace,
     fitness: Fitness,
     *,
@@ -110,55 +84,44 @@ def find(
     evaluations: int | None = None,
     seed: int = 0,
     scored: Scored | None = None,
-    model: Floats | None = None,
-) -> Found:
-    """Return the best architecture for `aim` that `method` finds.
+    additive: Floats | None = None,
+) -> Choice:
+    """Return the best architecture for a goal that a method finds.
 
     Args:
-        aim: the limits.
+        goal: the constraints.
         space: what is searched.
         fitness: predicted accuracy of genomes.
         method: one of `METHODS`, or `auto`.
         evaluations: of the fitness, at most; left out: the method's own number.
         seed: of the method.
-        scored: true accuracies, of which the best of the five best by prediction wins; left out:
+        scored: true accuracies, by which the best of the five best by prediction wins; left out:
             the best by prediction.
-        model: the additive part of `fitness`, for `exact`.
+        additive: `[R, B, O]`, the additive part of `fitness`, if it is known.
 
     Raises:
-        SupernetError: if there is no such method, or nothing meets the limits.
+        SupernetError: if there is no such method, or nothing meets the constraints.
     """
     name = AUTO if method == "auto" else method
     if name not in METHODS:
         raise SupernetError(f"no method {method!r}; there are: auto, gates, {', '.join(METHODS)}")
-    limits = [*([Limit(aim.costs, aim.budget)] if aim.table is not None else []), *aim.caps]
+    search = METHODS[name].load()
     start = time.perf_counter()
-    problem = problem_of(space, fitness, limits)
+    problem = problem_of(space, fitness, goal.constraints, additive)
     evaluate = Evaluator(problem, evaluations or METHODS[name].evaluations)
-    evaluate(problem.anchor[None])  # so that something is found, whatever the method
-    rng = np.random.default_rng(seed)
-    if name == "exact":
-        polished.search(problem, evaluate, rng, model=model)
-    else:
-        METHODS[name].search(problem, evaluate, rng)
+    evaluate(problem.anchor[None])  # so that there is an answer, whatever the method
+    search(problem, evaluate, np.random.default_rng(seed))
     seconds = time.perf_counter() - start
     top = evaluate.top(TOP if scored else 1)
-    archs = [
-        (arch_of(space, genome), value)
-        for genome, value in zip(top.genomes, top.fitness.tolist(), strict=True)
-    ]
-    held_out = None
-    arch, predicted = archs[0]
-    if scored is not None:
-        measured = [(scored.top1(one), one, value) for one, value in archs]
-        held_out, arch, predicted = max(measured, key=lambda row: row[0])
-    latency = aim.table is not None
-    return Found(
-        arch=arch,
-        predicted_top1=predicted,
-        held_out_top1=held_out,
-        predicted_ms=arch_cost(space, aim.costs, arch) if latency else None,
-        budget_ms=aim.budget if latency else None,
+    archs = [problem.encoding.arch(genome) for genome in top.genomes]
+    top1 = [scored.top1(arch) for arch in archs] if scored else []
+    best = int(np.argmax(top1)) if top1 else 0
+    return choice_of(
+        archs[best],
+        space,
+        goal,
+        predicted_top1=float(top.fitness[best]),
+        held_out_top1=top1[best] if top1 else None,
         seconds=seconds,
         evaluations=len(evaluate.known),
     )

@@ -14,7 +14,7 @@ from supernet.io.reporter import Reporter
 from supernet.nn.count import macs_costs
 from supernet.search import predictor
 from supernet.search.accuracy import Scored
-from supernet.search.methods.encoding import genes_of, genomes_of
+from supernet.search.methods.encoding import SpaceEncoding
 from supernet.search.predictor import Predictor
 from supernet.space.arch import Arch
 from supernet.space.cost import arch_cost
@@ -55,7 +55,8 @@ def fit_predictor(run: Trained, num_archs: int, reporter: Reporter, *, seed: int
         ranks.wait()
         known = Scored(run) if ranks.count > 1 else scored  # the others' are in the file as well
         top1 = np.array([known.top1(arch) for arch in archs])
-        fitted = predictor.fit(genes_of(space), genomes_of(space, archs), top1)
+        encoding = SpaceEncoding(space)
+        fitted = predictor.fit(encoding, encoding.genomes(archs), top1)
         if ranks.first:
             fitted.save(file_of(run), checkpoint=run.sha256)
         ranks.wait()
@@ -74,7 +75,7 @@ def load_predictor(run: Trained) -> Predictor:
         raise SupernetError(
             f"{run.file.parent} has no predictor yet: supernet predictor {run.file.parent}"
         )
-    return predictor.load(path, genes_of(run.net.space), checkpoint=run.sha256)
+    return predictor.load(path, SpaceEncoding(run.net.space), checkpoint=run.sha256)
 
 
 def file_of(run: Trained) -> Path:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,9 @@ from supernet.io.lock import held_beside
 from supernet.io.reporter import Reporter
 from supernet.latency.table import LatencyTable
 from supernet.search.accuracy import Scored
-from supernet.search.by_gates import candidate_for
-from supernet.search.constraints import Aim, Caps, aim_for
-from supernet.search.find import AUTO, Found, find
+from supernet.search.by_gates import choose
+from supernet.search.constraints import Choice, Goal, goal_for
+from supernet.search.find import AUTO, find
 from supernet.search.fit_predictor import load_predictor
 from supernet.search.pareto import front_of, rows_of, write_front
 from supernet.train.run import Trained
@@ -23,7 +24,8 @@ from supernet.train.run import Trained
 
 def explore(
     path: Path, tables: Sequence[Path], budgets: Sequence[float], *, method: str,
-    pareto: Path | None, out: Path | None, caps: Caps, seed: int, reporter: Reporter,
+    pareto: Path | None, out: Path | None, limits: Mapping[str, float | None], seed: int,
+    reporter: Reporter,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Search a run and return plain data of what was found.
 
@@ -39,22 +41,23 @@ def explore(
     if budgets and not loaded:
         raise SupernetError("--budget-ms goes with --table")
     wanted = [(table, budget) for table in loaded for budget in budgets]
-    aims = [aim_for(net, table, budget, caps) for table, budget in wanted]
-    if not loaded and caps != Caps():
-        aims = [aim_for(net, None, None, caps)]
-    if not aims and pareto is None:
+    goals = [goal_for(net, table, budget, **limits) for table, budget in wanted]
+    if not loaded and any(limit is not None for limit in limits.values()):
+        goals = [goal_for(net, None, None, **limits)]
+    if not goals and pareto is None:
         raise SupernetError("nothing to search for: name a table and a budget, or limits")
     scored = Scored(run)
     predictor = None if method == "gates" and pareto is None else load_predictor(run)
 
-    def found(aim: Aim) -> Found:
+    def found(goal: Goal) -> Choice:
         if method == "gates" or predictor is None:
-            return _by_gates(run, aim, caps, scored, reporter)
-        return find(aim, net.space, predictor, method=method, seed=seed, scored=scored,
-                    model=predictor.additive)  # fmt: skip
+            chosen = choose(run, goal, reporter)
+            return replace(chosen, held_out_top1=scored.top1(chosen.arch))
+        return find(goal, net.space, predictor, method=method, seed=seed, scored=scored,
+                    additive=predictor.additive)  # fmt: skip
 
-    with held_beside(scored.file) if aims else nullcontext():
-        rows = [_row(aim, found(aim)) for aim in aims]
+    with held_beside(scored.file) if goals else nullcontext():
+        rows = [_row(goal, found(goal)) for goal in goals]
     if out is not None:
         write_json(out, rows)
     if pareto is not None and predictor is not None:
@@ -69,18 +72,16 @@ def explore(
     return rows
 
 
-def _by_gates(run: Trained, aim: Aim, caps: Caps, scored: Scored, reporter: Reporter) -> Found:
-    chosen = candidate_for(run, aim.table, aim.budget if aim.table else None, reporter, caps)
-    return Found(arch=chosen.arch, predicted_top1=None, held_out_top1=scored.top1(chosen.arch),
-                 predicted_ms=chosen.predicted_ms, budget_ms=chosen.budget_ms, seconds=0.0,
-                 evaluations=0)  # fmt: skip
-
-
 def _by_prediction(method: str) -> str:
     return AUTO if method in ("auto", "gates") else method
 
 
-def _row(aim: Aim, found: Found) -> dict[str, Any]:
-    fields = {name: value for name, value in vars(found).items() if name != "arch"}
-    return {"device": aim.device, "table_id": aim.table_id, **fields, "arch_id": found.arch.id,
-            "arch": found.arch.to_dict()}  # fmt: skip
+_FIELDS = (
+    "predicted_top1", "held_out_top1", "predicted_ms", "budget_ms", "seconds", "evaluations"
+)  # fmt: skip
+
+
+def _row(goal: Goal, choice: Choice) -> dict[str, Any]:
+    fields = {name: getattr(choice, name) for name in _FIELDS}
+    return {"device": goal.device, "table_id": goal.table_id, **fields, "arch_id": choice.arch.id,
+            "arch": choice.arch.to_dict()}  # fmt: skip

@@ -14,12 +14,13 @@ from matplotlib.figure import Figure
 
 from supernet.errors import TableError
 from supernet.io.atomic import whole, write_text
+from supernet.latency.costs import costs_of
 from supernet.latency.table import LatencyTable
 from supernet.nn.supernet import SuperNet
-from supernet.search.constraints import Aim, aim_for
-from supernet.search.find import Found, find
+from supernet.search.constraints import Choice, Goal
+from supernet.search.find import find
 from supernet.search.predictor import Predictor
-from supernet.space.cost import cost_range
+from supernet.space.cost import Constraint, cost_range
 
 POINTS = 24
 FIELDS = ("device", "table_id", "budget_ms", "predicted_ms", "predicted_top1", "arch_id", "arch")
@@ -27,7 +28,7 @@ FIELDS = ("device", "table_id", "budget_ms", "predicted_ms", "predicted_top1", "
 
 def front_of(
     net: SuperNet, table: LatencyTable, predictor: Predictor, *, method: str, seed: int = 0
-) -> list[tuple[Aim, Found]]:
+) -> list[tuple[Goal, Choice]]:
     """Return the best architectures of a device from its fastest to the largest that pays.
 
     Budgets are spread evenly in their logarithms; what another one beats is left out.
@@ -35,7 +36,7 @@ def front_of(
     Raises:
         TableError: if by the table a network takes no time at all.
     """
-    costs = aim_for(net, table, 1e12).costs
+    costs = costs_of(net, table)
     low, high = cost_range(net.space, costs)
     if low <= 0:
         raise TableError(
@@ -44,28 +45,29 @@ def front_of(
         )
     found = []
     for budget in np.geomspace(low, high, POINTS):
-        aim = aim_for(net, table, max(float(budget), low))
-        found.append((aim, find(aim, net.space, predictor, method=method, seed=seed,
-                                model=predictor.additive)))  # fmt: skip
-    front: list[tuple[Aim, Found]] = []
+        limit = Constraint(costs, max(float(budget), low))
+        goal = Goal(table=table, budget=limit, constraints=(limit,))
+        found.append((goal, find(goal, net.space, predictor, method=method, seed=seed,
+                                 additive=predictor.additive)))  # fmt: skip
+    front: list[tuple[Goal, Choice]] = []
     best = -np.inf
-    for aim, one in found:
+    for goal, one in found:
         assert one.predicted_top1 is not None
         if one.predicted_top1 > best:
-            front.append((aim, one))
+            front.append((goal, one))
             best = one.predicted_top1
     return front
 
 
-def rows_of(front: Sequence[tuple[Aim, Found]]) -> list[dict[str, Any]]:
+def rows_of(front: Sequence[tuple[Goal, Choice]]) -> list[dict[str, Any]]:
     """Return plain data of a front."""
     return [
         {
-            "device": aim.device, "table_id": aim.table_id, "budget_ms": aim.budget,
+            "device": goal.device, "table_id": goal.table_id, "budget_ms": one.budget_ms,
             "predicted_ms": one.predicted_ms, "predicted_top1": one.predicted_top1,
             "arch_id": one.arch.id, "arch": one.arch.to_dict(),
         }
-        for aim, one in front
+        for goal, one in front
     ]  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,8 @@ from supernet.errors import CheckpointError
 from supernet.io.atomic import whole
 from supernet.io.read import check_regular, parse_json
 from supernet.io.validate import construct
-from supernet.search.methods.encoding import Floats, Genes, Integers
+from supernet.search.methods.encoding import SpaceEncoding
+from supernet.space.cost import Floats, Integers
 
 FORMAT, VERSION = "supernet-predictor", 2
 FOLDS = 5
@@ -40,26 +41,29 @@ HIDDEN, MEMBERS, ROUNDS = 32, 4, 200
 DECAYS = (0.1, 1.0, 10.0)
 
 
-def _pairs(genes: Genes, genomes: Integers) -> Floats:
-    """Return the one-hots, and products of the stages' depths and of the resolution."""
-    depths = [
-        np.count_nonzero(genomes[:, where], axis=1) / (where.stop - where.start)
-        for where in genes.encoding.stages
-    ]
-    size = genomes[:, -1] / max(genes.num_resolutions - 1, 1)
-    sums = np.stack([*depths, size], axis=1)
-    i, j = np.triu_indices(sums.shape[1])
-    return np.concatenate([genes.one_hot(genomes), sums[:, i] * sums[:, j]], axis=1)
-
-
 Model = Mapping[str, Floats]
 
 
-def _fit_ridge(x: Floats, y: Floats, ridge: float) -> Model:
+def _pairs(encoding: SpaceEncoding, genomes: Integers) -> Floats:
+    """Return the one-hots, and products of the stages' depths and of the resolution."""
+    depths = [
+        np.count_nonzero(genomes[:, where], axis=1) / (where.stop - where.start)
+        for where in encoding.space.stage_slices
+    ]
+    size = genomes[:, -1] / max(encoding.num_resolutions - 1, 1)
+    sums = np.stack([*depths, size], axis=1)
+    i, j = np.triu_indices(sums.shape[1])
+    return np.concatenate([encoding.one_hot(genomes), sums[:, i] * sums[:, j]], axis=1)
+
+
+def _ridge(ridge: float, count: int) -> Any:
     from sklearn.linear_model import Ridge
 
-    found = Ridge(ridge * len(x)).fit(x, y)
-    return {"weights": found.coef_, "bias": np.array([found.intercept_])}
+    return Ridge(ridge * count)
+
+
+def _ridge_tensors(fitted: Any) -> Model:
+    return {"weights": fitted.coef_, "bias": np.array([fitted.intercept_])}
 
 
 def _run_ridge(model: Model, x: Floats) -> Floats:
@@ -67,24 +71,28 @@ def _run_ridge(model: Model, x: Floats) -> Floats:
     return found
 
 
-def _fit_mlp(x: Floats, y: Floats, decay: float) -> Model:
-    """Fit ensemble members, each from other weights, on all of the data."""
-    from sklearn.exceptions import ConvergenceWarning
+def _mlps(decay: float, count: int) -> Any:
+    """Return ensemble members that start from other weights and see all of the data."""
+    from sklearn.compose import TransformedTargetRegressor
+    from sklearn.ensemble import VotingRegressor
     from sklearn.neural_network import MLPRegressor
+    from sklearn.preprocessing import StandardScaler
 
-    mean, spread = y.mean(), y.std() + 1e-12
-    members: dict[str, Floats] = {"mean": np.array([mean]), "spread": np.array([spread])}
-    for member in range(MEMBERS):
-        net = MLPRegressor(
-            hidden_layer_sizes=(HIDDEN,), alpha=decay, max_iter=ROUNDS, solver="lbfgs",
-            random_state=member,
-        )  # fmt: skip
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # ending early is wanted
-            net.fit(x, (y - mean) / spread)
+    members = [
+        (str(member), MLPRegressor(hidden_layer_sizes=(HIDDEN,), alpha=decay, max_iter=ROUNDS,
+                                   solver="lbfgs", random_state=member))
+        for member in range(MEMBERS)
+    ]  # fmt: skip
+    return TransformedTargetRegressor(VotingRegressor(members), transformer=StandardScaler())
+
+
+def _mlp_tensors(fitted: Any) -> Model:
+    scaler = fitted.transformer_
+    tensors = {"mean": scaler.mean_, "spread": scaler.scale_}
+    for member, net in enumerate(fitted.regressor_.estimators_):
         for layer, (weights, biases) in enumerate(zip(net.coefs_, net.intercepts_, strict=True)):
-            members |= {f"{member}.weights{layer}": weights, f"{member}.bias{layer}": biases}
-    return members
+            tensors |= {f"{member}.weights{layer}": weights, f"{member}.bias{layer}": biases}
+    return tensors
 
 
 def _run_mlp(model: Model, x: Floats) -> Floats:
@@ -98,14 +106,25 @@ def _run_mlp(model: Model, x: Floats) -> Floats:
     return found
 
 
-Features = Callable[[Genes, Integers], Floats]
-Fit = Callable[[Floats, Floats, float], Model]
-Run = Callable[[Model, Floats], Floats]
-KINDS: dict[str, tuple[Features, Fit, Run, tuple[float, ...]]] = {
-    "ridge": (Genes.one_hot, _fit_ridge, _run_ridge, RIDGES),
-    "pairs": (_pairs, _fit_ridge, _run_ridge, RIDGES),
-    "mlp": (Genes.one_hot, _fit_mlp, _run_mlp, DECAYS),
-}
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """A kind of model: features, a fresh estimator for a penalty, its tensors, and how they run."""
+
+    features: Callable[[SpaceEncoding, Integers], Floats]
+    estimator: Callable[[float, int], Any]
+    tensors: Callable[[Any], Model]
+    run: Callable[[Model, Floats], Floats]
+    penalties: tuple[float, ...]
+
+
+_RIDGE = Kind(features=SpaceEncoding.one_hot, estimator=_ridge, tensors=_ridge_tensors,
+              run=_run_ridge, penalties=RIDGES)  # fmt: skip
+KINDS = {
+    "ridge": _RIDGE,
+    "pairs": replace(_RIDGE, features=_pairs),
+    "mlp": Kind(features=SpaceEncoding.one_hot, estimator=_mlps, tensors=_mlp_tensors,
+                run=_run_mlp, penalties=DECAYS),
+}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +132,7 @@ class Predictor:
     """A fitted model.
 
     Args:
-        genes: of the space it was fitted on.
+        encoding: of the space it was fitted on.
         kind: one of `KINDS`.
         model: its tensors, `weights` of the additive part among them.
         rmse: cross-validated root mean squared error, in the unit of what is predicted.
@@ -122,7 +141,7 @@ class Predictor:
         num_archs: how many architectures it was fitted on.
     """
 
-    genes: Genes
+    encoding: SpaceEncoding
     kind: str
     model: Model
     rmse: float
@@ -132,13 +151,13 @@ class Predictor:
 
     def __call__(self, genomes: Integers) -> Floats:
         """Return the predicted accuracies `[N]` of `genomes` `[N, B + 1]`."""
-        features, _, run, _ = KINDS[self.kind]
-        return run(self.model, features(self.genes, genomes))
+        kind = KINDS[self.kind]
+        return kind.run(self.model, kind.features(self.encoding, genomes))
 
     @property
     def additive(self) -> Floats:
         """The additive part `[R, B, O]`; beside small networks that of the ridge regression."""
-        return self.genes.scores(self.model["weights"])
+        return self.encoding.scores(self.model["weights"])
 
     def save(self, path: Path, *, checkpoint: str) -> None:
         """Write tensors and facts to a safetensors file."""
@@ -152,7 +171,7 @@ class Predictor:
             beside.write_bytes(content)
 
 
-def load(path: Path, genes: Genes, *, checkpoint: str | None = None) -> Predictor:
+def load(path: Path, encoding: SpaceEncoding, *, checkpoint: str | None = None) -> Predictor:
     """Read what `Predictor.save` wrote.
 
     Raises:
@@ -178,8 +197,8 @@ def load(path: Path, genes: Genes, *, checkpoint: str | None = None) -> Predicto
         raise CheckpointError(
             f"{path}: fitted on another checkpoint; fit it anew with `supernet predictor`"
         )
-    predictor = Predictor(genes, model=model, **told)
-    genome = np.zeros((1, len(genes.encoding.allowed) + 1), dtype=np.int64)
+    predictor = Predictor(encoding, model=model, **told)
+    genome = np.zeros((1, len(encoding.allowed) + 1), dtype=np.int64)
     try:
         fits = predictor(genome).shape == (1,) and all(
             np.isfinite(found).all() for found in (predictor(genome), predictor.additive)
@@ -204,42 +223,41 @@ def _told(
     return {"kind": kind, "rmse": rmse, "tau": tau, "compared": compared, "num_archs": num_archs}
 
 
-def fit(genes: Genes, genomes: Integers, top1: Floats) -> Predictor:
+def fit(encoding: SpaceEncoding, genomes: Integers, top1: Floats) -> Predictor:
     """Fit every kind, and return the cheapest that is good enough.
 
     Args:
-        genes: of the space.
+        encoding: of the space.
         genomes: `[N, B + 1]`, at least `LEAST`.
         top1: `[N]`, what they score.
     """
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.model_selection import PredefinedSplit, cross_val_predict
+
     assert len(genomes) >= LEAST
-    fold = np.random.default_rng(0).permutation(len(genomes)) % FOLDS
+    count = len(genomes)
+    folds = PredefinedSplit(np.random.default_rng(0).permutation(count) % FOLDS)
     compared: dict[str, float] = {}
-    best: tuple[str, float, float, float] | None = None
-    additive: Model = {}
-    for kind, (features, fitted, run, ridges) in KINDS.items():
-        x = features(genes, genomes)
-        tries = [(_crossed(fitted, run, x, top1, fold, ridge), ridge) for ridge in ridges]
-        (predicted, ridge) = min(tries, key=lambda pair: _rmse(pair[0], top1))
-        error = compared[kind] = _rmse(predicted, top1)
-        if kind == "ridge":
-            additive = {"weights": fitted(x, top1, ridge)["weights"]}
-        if best is None or error < (1 - GAIN) * best[1]:
-            best = (kind, error, ridge, float(scipy.stats.kendalltau(predicted, top1).statistic))
-    assert best is not None
-    kind, error, ridge, tau = best
-    features, fitted, _, _ = KINDS[kind]
-    model = {**additive, **fitted(features(genes, genomes), top1, ridge)}
-    return Predictor(genes, kind, model, error, tau, compared, len(genomes))
-
-
-def _crossed(fitted: Fit, run: Run, x: Floats, y: Floats, fold: Integers, ridge: float) -> Floats:
-    """Return what each fold is predicted by the model of the others."""
-    predicted = np.zeros(len(y))
-    for number in range(FOLDS):
-        mine = fold == number
-        predicted[mine] = run(fitted(x[~mine], y[~mine], ridge), x[mine])
-    return predicted
+    penalties: dict[str, float] = {}
+    best, tau = "ridge", float("nan")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # ending early is wanted
+        for name, kind in KINDS.items():
+            x = kind.features(encoding, genomes)
+            tries = []
+            for penalty in kind.penalties:
+                model = kind.estimator(penalty, count - count // FOLDS)
+                predicted = cross_val_predict(model, x, top1, cv=folds)
+                tries.append((_rmse(predicted, top1), penalty, predicted))
+            compared[name], penalties[name], predicted = min(tries, key=lambda item: item[0])
+            if name == best or compared[name] < (1 - GAIN) * compared[best]:
+                best, tau = name, float(scipy.stats.kendalltau(predicted, top1).statistic)
+        tensors: dict[str, Floats] = {}
+        for name in dict.fromkeys(("ridge", best)):  # the additive part is kept in any case
+            kind = KINDS[name]
+            fresh = kind.estimator(penalties[name], count)
+            tensors |= kind.tensors(fresh.fit(kind.features(encoding, genomes), top1))
+    return Predictor(encoding, best, tensors, compared[best], tau, compared, count)
 
 
 def _rmse(a: Floats, b: Floats) -> float:

@@ -11,7 +11,7 @@ from supernet.data.dataset import ImageSource
 from supernet.io.atomic import written
 from supernet.io.reporter import Reporter
 from supernet.io.validate import construct
-from supernet.search.constraints import Aim
+from supernet.search.constraints import Goal
 from supernet.train.gates.step import GateConfig, train_gates
 from supernet.train.gates.target import Target, new_target
 from supernet.train.gates.tensorboard import show_gates
@@ -21,15 +21,15 @@ PICTURES = 5
 
 
 def specialize(
-    run: Trained, aims: Sequence[Aim], reporter: Reporter, config: GateConfig | None = None
+    run: Trained, goals: Sequence[Goal], reporter: Reporter, config: GateConfig | None = None
 ) -> list[Target]:
-    """Train gates for all `aims` without gates in the run, on the same images.
+    """Train gates for all `goals` without gates in the run, on the same images.
 
     They are kept beside the checkpoint, and shown in the run's TensorBoard.
 
     Args:
         run: whose weights and held-out images are used; the weights stay as they are.
-        aims: devices and budgets.
+        goals: devices and budgets.
         reporter: for progress.
         config: how gates are trained; left out: as the run's configuration says.
 
@@ -39,18 +39,17 @@ def specialize(
     """
     net = run.net
     config = config or construct(GateConfig, run.config["gates"], "gates")
-    missing = {aim.name: aim for aim in aims if aim.name not in run.gates}
+    missing = {goal.name: goal for goal in goals if goal.name not in run.gates}
     targets = [
         new_target(
-            net, table_id=aim.table_id, device=aim.device, budget_ms=aim.budget, costs=aim.costs,
-            lr=config.lr,
+            net, table_id=goal.table_id, device=goal.device, budget=goal.budget, lr=config.lr
         )
-        for aim in missing.values()
-    ]  # fmt: skip
+        for goal in missing.values()
+    ]
     if not targets:
         return []
     held_out = run.data.held_out
-    names = [aim.text for aim in missing.values()]
+    names = [goal.text for goal in missing.values()]
     title = f"gates for {names[0] if len(names) == 1 else f'{len(names)} targets'}"
     batches = _shown(_batches(run, held_out, config), reporter, config.steps, title)
     every = max(1, config.steps // PICTURES)

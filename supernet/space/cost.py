@@ -1,7 +1,9 @@
-"""Costs of a search space: additive (`CostMatrix`) and maximal (`PeakMatrix`) over blocks.
+"""Costs of a search space as `[B, O]` matrices, and constraints on them.
 
-Latency, MACs and parameters are sums. Such a cost is linear in the gates' marginals, and the cost
-of one architecture is the same expression at a one-hot. Activation memory is a peak.
+Latency, MACs and parameters are sums over blocks, and so linear in the gates' marginals: the cost
+of one architecture is the same expression at a one-hot. Activation memory is a maximum.
+
+Not here: layers and their costs, solvers.
 """
 
 from __future__ import annotations
@@ -9,76 +11,97 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from supernet.errors import InfeasibleBudget, SupernetError
 from supernet.space.arch import Arch
 from supernet.space.layers import LayerKey
 from supernet.space.search_space import SearchSpace
 
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+Truths = NDArray[np.bool_]
+
 
 @dataclass(frozen=True, eq=False)
 class CostMatrix:
-    """A cost that is additive over blocks, at one resolution.
+    """The cost of a space's architectures at one resolution.
 
     Args:
-        fixed: `[]`, what every architecture pays (stem, first block, head), float64.
-        cell: `[B, O]`, what each op of each block adds; 0 for a skipped block and where an op is
-            not allowed. Float64, none negative.
-        unit: `ms`, `MACs` or `params`.
+        fixed: cost of stem, first block and head, which every architecture has.
+        cell: `[B, O]`, cost of each op of each block; 0 for a skipped block and where an op is not
+            allowed. None is negative.
+        unit: `ms`, `MACs`, `params` or `KiB`.
+        reduce: whether an architecture costs the sum of its parts or their maximum.
     """
 
-    fixed: Tensor
-    cell: Tensor
+    fixed: float
+    cell: Floats
     unit: str
+    reduce: Literal["sum", "max"] = "sum"
 
-    def expected(self, marginals: Tensor) -> Tensor:
-        """Return the expected cost `[...]` of `marginals` `[..., B, O]`; differentiable."""
-        return self.fixed + (self.cell * marginals).sum(dim=(-2, -1))
-
-    def of(self, indices: Tensor | Sequence[int]) -> Tensor:
+    def of(self, indices: ArrayLike) -> Floats:
         """Return the cost `[...]` of `indices` `[..., B]`, columns of the space's `ops`."""
-        columns = torch.as_tensor(indices, device=self.cell.device)
-        rows = torch.arange(self.cell.shape[0], device=self.cell.device)
-        return self.fixed + self.cell[rows, columns].sum(-1)
-
-    def to(self, device: torch.device) -> CostMatrix:
-        """Return it on another device."""
-        return CostMatrix(self.fixed.to(device), self.cell.to(device), self.unit)
-
-
-@dataclass(frozen=True, eq=False)
-class PeakMatrix:
-    """A cost that is the largest one of its blocks, at one resolution: activation memory.
-
-    Args:
-        fixed: `[]`, what every architecture reaches, float64.
-        cell: `[B, O]`, what each op of each block reaches; 0 for a skipped block and where an op
-            is not allowed.
-        unit: `KiB`.
-    """
-
-    fixed: Tensor
-    cell: Tensor
-    unit: str
-
-    def of(self, indices: Tensor | Sequence[int]) -> Tensor:
-        """Return the peak `[...]` of `indices` `[..., B]`, columns of the space's `ops`."""
-        rows = torch.arange(self.cell.shape[0])
-        return torch.maximum(self.fixed, self.cell[rows, torch.as_tensor(indices)].amax(-1))
+        cells = self.cell[np.arange(len(self.cell)), np.asarray(indices)]
+        if self.reduce == "max":
+            return np.maximum(self.fixed, cells.max(-1))
+        return np.asarray(self.fixed + cells.sum(-1))
 
 
 Costs = Mapping[int, CostMatrix]
 """A cost of a space: a matrix for every resolution."""
-Peaks = Mapping[int, PeakMatrix]
-"""The same of a peak."""
 
 
-def arch_cost(
-    space: SearchSpace, costs: Mapping[int, CostMatrix | PeakMatrix], arch: Arch
-) -> float:
+@dataclass(frozen=True, eq=False)
+class Constraint:
+    """A cost of a space, at its resolutions in order, and the limit of it, in the same unit."""
+
+    costs: Costs
+    limit: float
+
+    def __post_init__(self) -> None:
+        """Check the limit."""
+        check_budget(self.limit, self.unit)
+
+    @property
+    def unit(self) -> str:
+        """Unit of the cost."""
+        return unit_of(self.costs)
+
+    @property
+    def additive(self) -> bool:
+        """Whether the cost is a sum."""
+        return all(matrix.reduce == "sum" for matrix in self.costs.values())
+
+    @cached_property
+    def _stacked(self) -> tuple[Floats, Floats]:
+        matrices = self.costs.values()
+        return np.array([m.fixed for m in matrices]), np.stack([m.cell for m in matrices])
+
+    def of(self, genomes: Integers) -> Floats:
+        """Return the costs `[N]` of `genomes` `[N, B + 1]`; a resolution's number is the last."""
+        (fixed, cell), size = self._stacked, genomes[:, -1]
+        cells = cell[size[:, None], np.arange(cell.shape[1]), genomes[:, :-1]]
+        if not self.additive:
+            return np.maximum(fixed[size], cells.max(axis=1))
+        return fixed[size] + np.ascontiguousarray(cells).sum(axis=1)  # rounds as `CostMatrix.of`
+
+    def range(self, space: SearchSpace) -> tuple[float, float]:
+        """Return the lowest and the highest cost of any architecture."""
+        return cost_range(space, self.costs)
+
+    def check(self, space: SearchSpace) -> None:
+        """Raise `InfeasibleBudget` if no architecture of `space` meets the constraint."""
+        lowest, highest = self.range(space)
+        if self.limit < lowest:
+            raise InfeasibleBudget(self.limit, lowest, highest, self.unit)
+
+
+def arch_cost(space: SearchSpace, costs: Costs, arch: Arch) -> float:
     """Return the cost of one architecture."""
     return float(costs[arch.resolution].of(space.encode(arch)))
 
@@ -90,66 +113,56 @@ def unit_of(costs: Costs) -> str:
 
 def cost_range(space: SearchSpace, costs: Costs) -> tuple[float, float]:
     """Return the lowest and the highest cost of any architecture at any resolution."""
-    ends = []
+    ends: list[float] = []
     for cost in costs.values():
-        for least in (True, False):
-            indices = _extreme(space, cost.cell.tolist(), least=least)
-            ends.append(float(cost.of(indices)))
+        if cost.reduce == "max":
+            least = np.where(space.allowed, cost.cell, np.inf).min(1).max()
+            ends += [max(cost.fixed, float(least)), max(cost.fixed, float(cost.cell.max()))]
+            continue
+        for sign in (-1, 1):
+            columns = best_columns(space, sign * cost.cell)
+            assert columns is not None
+            ends.append(float(cost.of(columns)))
     return min(ends), max(ends)
 
 
-def _extreme(space: SearchSpace, cell: list[list[float]], *, least: bool) -> list[int]:
-    """Return the columns `[B]` of the cheapest or the dearest architecture, stage by stage."""
-    pick = min if least else max
-    indices = [0] * len(cell)
+def best_columns(space: SearchSpace, scores: Floats) -> Integers | None:
+    """Return the columns `[B]` of the architecture of the highest total score.
+
+    Args:
+        space: the space; ops that a block does not allow are never taken.
+        scores: `[B, O]`; minus infinity forbids an op. If nothing is left, the result is None.
+    """
+    scores = np.where(space.allowed, scores, -np.inf)
+    columns = 1 + scores[:, 1:].argmax(axis=1)
     for where, stage in zip(space.stage_slices, space.stages, strict=True):
-        columns, totals = [], [0.0]
-        for row, allowed in zip(cell[where], space.allowed[where], strict=True):
-            there = [c for c in range(1, len(row)) if allowed[c]]
-            column = pick(there, key=row.__getitem__) if there else 0
-            columns.append(column)
-            totals.append(totals[-1] + row[column])
-        depth = pick(stage.depths, key=totals.__getitem__)
-        indices[where.start : where.start + depth] = columns[:depth]
-    return indices
+        run, skip = scores[where, 1:].max(axis=1), scores[where, 0]
+        totals = [run[:depth].sum() + skip[depth:].sum() for depth in stage.depths]
+        at = int(np.argmax(totals))
+        if totals[at] == -np.inf:
+            return None
+        columns[where.start + stage.depths[at] : where.stop] = 0
+    return columns
 
 
-def check_feasible(space: SearchSpace, costs: Costs, budget: float) -> None:
-    """Raise `InfeasibleBudget` if no architecture of `space` meets the budget."""
-    lowest, highest = cost_range(space, costs)
-    if check_budget(budget) < lowest:
-        raise InfeasibleBudget(budget, lowest, highest, unit_of(costs))
-
-
-def peak_range(space: SearchSpace, peaks: Peaks) -> tuple[float, float]:
-    """Return the lowest and the highest peak of any architecture at any resolution."""
-    allowed = torch.tensor(space.allowed)
-    ends = []
-    for peak in peaks.values():
-        least = peak.cell.masked_fill(~allowed, math.inf).amin(1).max()
-        ends += [float(torch.maximum(peak.fixed, end)) for end in (least, peak.cell.max())]
-    return min(ends), max(ends)
-
-
-def check_budget(budget: float) -> float:
+def check_budget(budget: float, unit: str) -> float:
     """Return `budget` if it is a positive finite number.
 
     Raises:
         SupernetError: if not.
     """
     if not (math.isfinite(budget) and budget > 0):
-        raise SupernetError(f"a budget must be a positive number of milliseconds; got {budget}")
+        raise SupernetError(f"a limit must be a positive number of {unit}; got {budget:g}")
     return budget
 
 
-def _matrix(
-    space: SearchSpace,
+def summed(
     fixed: Sequence[LayerKey],
     cell: Sequence[Sequence[LayerKey | None]],
     price: Callable[[LayerKey], float],
     unit: str,
 ) -> CostMatrix:
+    """Return the cost that adds up the prices of layers, as `space_keys` lists them."""
     rows = [[0.0 if key is None else price(key) for key in row] for row in cell]
     total = math.fsum(price(key) for key in fixed)
-    fixed_cost = torch.tensor(total, dtype=torch.float64)
-    return CostMatrix(fixed_cost, torch.tensor(rows, dtype=torch.float64), unit)
+    return CostMatrix(total, np.array(rows, dtype=np.float64), unit)

@@ -31,6 +31,7 @@ from supernet.latency.table import LatencyTable
 from supernet.nn.description import FAULTS
 from supernet.nn.fixed import Net
 from supernet.nn.supernet import SuperNet
+from supernet.space.cost import Constraint
 from supernet.train import checkpoint
 from supernet.train.build import (
     build_optimizer,
@@ -159,12 +160,10 @@ def _targets(net: Net, config: Mapping[str, Any], lr: float) -> list[Target]:
     for number, fields in enumerate(config["targets"]):
         wanted = construct(TargetConfig, fields, f"targets[{number}]")
         table = LatencyTable.load(wanted.table)
+        budget = Constraint(costs_of(net, table), float(wanted.budget_ms))
         targets.append(
-            new_target(
-                net, table_id=table.id, device=table.device.name,
-                budget_ms=float(wanted.budget_ms), costs=costs_of(net, table), lr=lr,
-            )
-        )  # fmt: skip
+            new_target(net, table_id=table.id, device=table.device.name, budget=budget, lr=lr)
+        )
     return targets
 
 

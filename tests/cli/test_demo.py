@@ -32,8 +32,8 @@ from supernet.nn.supernet import SuperNet
 from supernet.search import accuracy as scored
 from supernet.search import specialize
 from supernet.search.accuracy import Scored
-from supernet.search.by_gates import candidate_for
-from supernet.search.constraints import aim_for
+from supernet.search.by_gates import choose
+from supernet.search.constraints import goal_for
 from supernet.space.arch import Arch
 from supernet.space.cost import arch_cost, cost_range
 from supernet.train import job as training
@@ -166,10 +166,10 @@ def test_search_finds_the_stored_gates(
     assert isinstance(net, SuperNet)
     budgets = [row["budget_ms"] for row in main_job_done.rows]
     assert set(run.gates) == {target_name(table.id, budget) for budget in budgets}
-    found = supernet.search(run, table, budgets)
+    found = supernet.best_archs(run, table, budgets)
     assert [c.arch for c in found] == [load_config(folder).arch for folder in subnets]
     assert [c.predicted_ms for c in found] == [row["predicted_ms"] for row in main_job_done.rows]
-    (one,) = supernet.search(run, table, budgets[0])
+    (one,) = supernet.best_archs(run, table, budgets[0])
     assert one == found[0]
     model = supernet.extract(net, one.arch)
     x = torch.randn(2, 1, one.arch.resolution, one.arch.resolution)
@@ -180,14 +180,14 @@ def test_search_finds_the_stored_gates(
 def test_search_says_what_it_cannot_do(run: Trained, table: LatencyTable) -> None:
     low, high = cost_range(run.net.space, costs_of(run.net, table))
     with pytest.raises(SupernetError, match=r"no gates for .* at .*supernet extract"):
-        supernet.search(run, table, middle((low, high), 0.5))
+        supernet.best_archs(run, table, middle((low, high), 0.5))
     with pytest.raises(InfeasibleBudget) as error:
-        supernet.search(run, table, low / 2)
+        supernet.best_archs(run, table, low / 2)
     assert (error.value.lowest, error.value.highest) == (low, high)
     with pytest.raises(SupernetError, match="positive number"):
-        supernet.search(run, table, [float("nan")])
+        supernet.best_archs(run, table, [float("nan")])
     with pytest.raises(supernet.SupernetError, match="lacks"):
-        supernet.search(run, made_up_table(run.net.space, in_chans=3, num_classes=9), high)
+        supernet.best_archs(run, made_up_table(run.net.space, in_chans=3, num_classes=9), high)
 
 
 def test_gates_are_trained_once(
@@ -205,14 +205,15 @@ def test_gates_are_trained_once(
     ends = cost_range(run.net.space, costs_of(run.net, table))
     budget = middle(ends, 0.3)
     before = {name: tensor.clone() for name, tensor in run.net.state_dict().items()}
-    first = candidate_for(run, table, budget, reporter)
+    goal = goal_for(run.net, table, budget)
+    first = choose(run, goal, reporter)
     torch.testing.assert_close(run.net.state_dict(), before, rtol=0, atol=0)
     assert first.predicted_ms <= budget
     assert not run.net.training
     monkeypatch.setattr(specialize, "train_gates", lambda *_, **__: pytest.fail("it trains again"))
-    assert candidate_for(run, table, budget, reporter) == first
-    assert candidate_for(Trained.open(copied), table, budget, reporter) == first
-    assert supernet.search(supernet.load_run(copied), table, budget) == [first]
+    assert choose(run, goal, reporter) == first
+    assert choose(Trained.open(copied), goal, reporter) == first
+    assert supernet.best_archs(supernet.load_run(copied), table, budget) == [first]
 
 
 def test_budgets_that_come_later_share_one_training(
@@ -223,10 +224,10 @@ def test_budgets_that_come_later_share_one_training(
     shutil.copy(main_job_done.folder / "checkpoint.pt", copied)
     run = Trained.open(copied)
     ends = cost_range(run.net.space, costs_of(run.net, table))
-    aims = [aim_for(run.net, table, middle(ends, share)) for share in (0.3, 0.6)]
-    targets = specialize.specialize(run, [*aims, aims[0]], reporter)
-    assert [target.name for target in targets] == [aim.name for aim in aims]
-    assert specialize.specialize(run, aims, reporter) == [], "there already"
+    goals = [goal_for(run.net, table, middle(ends, share)) for share in (0.3, 0.6)]
+    targets = specialize.specialize(run, [*goals, goals[0]], reporter)
+    assert [target.name for target in targets] == [goal.name for goal in goals]
+    assert specialize.specialize(run, goals, reporter) == [], "there already"
     kept = Trained.open(copied)
     for target in targets:
         torch.testing.assert_close(
@@ -234,11 +235,11 @@ def test_budgets_that_come_later_share_one_training(
         )
     log = EventAccumulator(str(copied / "tensorboard" / "specialize")).Reload()
     scalars = set(log.Tags()["scalars"])
-    for aim in aims:
-        assert {f"gates/{aim.name}/{name}" for name in ("of_budget", "multiplier")} <= scalars
-        assert f"gates/{aim.name}/entropy/block00" in scalars
-        assert f"gates/{aim.name}/marginals" in log.Tags()["images"]
-    assert f"gates/kl/{aims[0].name} from {aims[1].name}" in scalars
+    for goal in goals:
+        assert {f"gates/{goal.name}/{name}" for name in ("of_budget", "multiplier")} <= scalars
+        assert f"gates/{goal.name}/entropy/block00" in scalars
+        assert f"gates/{goal.name}/marginals" in log.Tags()["images"]
+    assert f"gates/kl/{goals[0].name} from {goals[1].name}" in scalars
 
 
 def test_scores_are_computed_once(

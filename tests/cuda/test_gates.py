@@ -11,7 +11,7 @@ import torch
 
 from supernet.data.batches import Batch
 from supernet.nn.supernet import SuperNet
-from supernet.space.cost import cost_range
+from supernet.space.cost import Constraint, cost_range
 from supernet.train.gates.estimators import ESTIMATORS
 from supernet.train.gates.latency_loss import LATENCY_LOSSES
 from supernet.train.gates.step import GateConfig, arch_step
@@ -25,10 +25,15 @@ def targets_of(net: SuperNet) -> list[Target]:
     costs = random_costs(net.space)
     ends = cost_range(net.space, costs)
     return [
-        new_target(net, table_id=f"t{share}", device="made up", budget_ms=middle(ends, share),
-                   costs=costs, lr=0.05)
+        new_target(
+            net,
+            table_id=f"t{share}",
+            device="made up",
+            budget=Constraint(costs, middle(ends, share)),
+            lr=0.05,
+        )
         for share in (0.3, 0.7)
-    ]  # fmt: skip
+    ]
 
 
 @pytest.mark.parametrize("loss", LATENCY_LOSSES)

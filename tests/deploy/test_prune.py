@@ -36,7 +36,7 @@ from supernet.nn.blocks import net_args
 from supernet.nn.extract import extract
 from supernet.nn.families import FAMILIES
 from supernet.nn.standalone import timm_model
-from supernet.search.by_gates import Candidate
+from supernet.search.constraints import Choice
 from supernet.space.arch import Arch, Op
 from supernet.space.cost import arch_cost
 from supernet.train.run import Trained
@@ -292,8 +292,8 @@ def test_by_a_table_of_another_device_it_is_predicted(
         Arch(tuple(Op(5, ratio) for _ in space.blocks), resolution=16) for ratio in (3, 2)
     )
     whole, least = (arch_cost(space, costs, arch) for arch in (wide, slim))
-    candidate = Candidate(arch=wide, predicted_ms=whole, budget_ms=whole, score=0.0, limits={})
-    write_subnet(trained, wide, Path("fast"), promise=Promise.of(candidate), table=times)
+    choice = Choice(arch=wide, predicted_ms=whole, budget_ms=whole)
+    write_subnet(trained, wide, Path("fast"), promise=Promise.of(choice), table=times)
     predict = predictor_of(load_subnet("fast"), load_config("fast").net, 16, times, whole)
     widths = hidden(Path("fast"))
     assert predict(widths) == pytest.approx(whole)

@@ -24,7 +24,7 @@ from supernet.deploy.extract import write_subnet
 from supernet.io.reporter import SILENT
 from supernet.latency.costs import costs_of
 from supernet.latency.table import LatencyTable
-from supernet.search.by_gates import Candidate
+from supernet.search.constraints import Choice
 from supernet.space.cost import arch_cost, cost_range
 from supernet.train.run import Trained
 from tests.builders import DEVICE, made_up_table, start_run
@@ -70,7 +70,7 @@ def _tables_and_subnet(top: Path) -> None:
     row = {"table_id": first.id, "budget_ms": within, "arch": smallest.to_dict()}
     (top / "found.json").write_text(json.dumps([row]))
     ms = arch_cost(space, costs_of(run.net, first), arch)
-    chosen = Candidate(arch=arch, score=0.0, predicted_ms=ms, budget_ms=ms)
+    chosen = Choice(arch=arch, predicted_ms=ms, budget_ms=ms)
     write_subnet(run, arch, top / "fast", promise=Promise.of(chosen), table=first)
 
 

@@ -45,7 +45,7 @@ from supernet.nn.ofa_weights import read_arch as read_ofa_arch
 from supernet.nn.supernet import SuperNet
 from supernet.report import subnets as report_subnets
 from supernet.report.tables import Tables
-from supernet.search.methods.encoding import Encoding, Genes
+from supernet.search.methods.encoding import SpaceEncoding
 from supernet.search.predictor import load as load_predictor
 from supernet.space.arch import read_arch
 from supernet.space.layers import space_keys
@@ -549,9 +549,9 @@ def _predictor(facts: Any, tensors: dict[str, Any]) -> bytes:
     return save(tensors, {"supernet": json.dumps(facts)})
 
 
-def _fitted() -> tuple[Genes, dict[str, Any], dict[str, Any]]:
+def _fitted() -> tuple[SpaceEncoding, dict[str, Any], dict[str, Any]]:
     """Return the genes of the space, and a predictor's facts and tensors."""
-    genes = Genes(Encoding.of(SPACE), len(SPACE.resolutions))
+    genes = SpaceEncoding(SPACE)
     width = genes.one_hot(np.zeros((1, len(SPACE.blocks) + 1), dtype=np.int64)).shape[1]
     facts = {"format": "supernet-predictor", "version": 1, "kind": "ridge", "rmse": 0.1, "tau": 0.5,
              "compared": {"ridge": 0.1}, "num_archs": 20, "checkpoint": "x"}  # fmt: skip

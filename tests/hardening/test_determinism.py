@@ -25,10 +25,10 @@ from supernet.deploy.extract import write_subnet
 from supernet.io.reporter import SILENT
 from supernet.latency.costs import costs_of, latency_costs
 from supernet.search import predictor
-from supernet.search.by_gates import candidate_for
-from supernet.search.constraints import aim_for
+from supernet.search.by_gates import choose
+from supernet.search.constraints import goal_for
 from supernet.search.find import METHODS, find
-from supernet.search.methods.encoding import genes_of
+from supernet.search.methods.encoding import SpaceEncoding
 from supernet.space.cost import cost_range
 from supernet.train import checkpoint
 from supernet.train.build import build_space
@@ -118,7 +118,7 @@ def test_subnet_and_gates_of_a_run_are_the_same_bits(runs: dict[int, Path], tmp_
         run = Trained.open(shutil.copytree(runs[1], copy / "run"))
         table = made_up_table(run.net.space, seed=1, **SHAPES)
         budget = middle(cost_range(run.net.space, costs_of(run.net, table)), 0.4)
-        chosen = candidate_for(run, table, budget, SILENT)
+        chosen = choose(run, goal_for(run.net, table, budget), SILENT)
         promise = Promise.of(chosen)
         write_subnet(run, chosen.arch, copy / "out", promise=promise, table=table)
         (weights,) = (load_file(file) for file in (copy / "out").glob("*.safetensors"))
@@ -161,8 +161,8 @@ def test_search_is_a_function_of_its_seed(runs: dict[int, Path], method: str, co
         pytest.skip(f"{needs[method]} is not installed")
     run = Trained.open(runs[1])
     space, table = run.net.space, made_up_table(run.net.space, **SHAPES)
-    aim = aim_for(run.net, table, middle(cost_range(space, costs_of(run.net, table))))
-    genes, rng = genes_of(space), np.random.default_rng(0)
+    goal = goal_for(run.net, table, middle(cost_range(space, costs_of(run.net, table))))
+    genes, rng = SpaceEncoding(space), np.random.default_rng(0)
     genomes = genes.decode(genes.sample(60, rng))
     hot = genes.one_hot(genomes)
     truth = np.sin(3 * hot @ rng.normal(size=hot.shape[1]))
@@ -170,8 +170,8 @@ def test_search_is_a_function_of_its_seed(runs: dict[int, Path], method: str, co
     for threads in (1, count):
         with working_on(threads):
             fitted = predictor.fit(genes, genomes, truth)
-            found.append(find(aim, space, fitted, method=method, seed=5, evaluations=40,
-                              model=fitted.additive))  # fmt: skip
+            found.append(find(goal, space, fitted, method=method, seed=5, evaluations=40,
+                              additive=fitted.additive))  # fmt: skip
     one, again = found
     assert again.arch == one.arch
     if count == 1:

@@ -49,7 +49,7 @@ def test_search(without: Callable[..., None], method: str, package: str, module:
     problem = problem_of(small_space(), lambda genomes: np.zeros(len(genomes)), [])
     without(package, f"supernet.search.{module}")
     with pytest.raises(MissingPackage, match=rf"{method}'.* '{package}.*'supernet\[search\]'$"):
-        METHODS[method].search(problem, Evaluator(problem, 10), np.random.default_rng(0))
+        METHODS[method].load()(problem, Evaluator(problem, 10), np.random.default_rng(0))
 
 
 def test_sweep(refused: Callable[..., str]) -> None:

@@ -25,11 +25,10 @@ from supernet.nn.supernet import SuperNet
 from supernet.report import page
 from supernet.report.collect import collect
 from supernet.search.by_gates import most_likely
-from supernet.search.constraints import Aim, Limit
 from supernet.search.find import find
-from supernet.search.methods.encoding import genes_of
+from supernet.search.methods.encoding import SpaceEncoding
 from supernet.search.pareto import FIELDS
-from supernet.space.cost import arch_cost, cost_range
+from supernet.space.cost import Constraint, arch_cost, cost_range
 from supernet.space.layers import LayerKey
 from supernet.space.search_space import SearchSpace, Stage
 from supernet.train.run import Trained
@@ -38,6 +37,7 @@ from tests.builders import (
     entry,
     made_up_table,
     middle,
+    one_limit,
     random_gates,
     small_space,
     start_run,
@@ -97,7 +97,7 @@ def test_a_table_of_50_000_entries_is_read_and_searched(tmp_path: Path) -> None:
     costs = latency_costs(replace(read, entries=counted), space, **SHAPES)
     assert Counted.walks <= 2, "the entries are looked up, not walked through for every layer"
     ends = cost_range(space, costs)
-    arch = most_likely(random_gates(space), costs, middle(ends))
+    arch = most_likely(random_gates(space), [Constraint(costs, middle(ends))])
     assert arch_cost(space, costs, arch) <= middle(ends)
 
 
@@ -111,9 +111,9 @@ def test_a_space_of_200_blocks_is_searched(skip: str) -> None:
     table = made_up_table(space, **SHAPES)
     costs = latency_costs(table, space, **SHAPES)
     budget = middle(cost_range(space, costs), 0.3)
-    genes = genes_of(space)
+    encoding = SpaceEncoding(space)
     model = np.random.default_rng(0).normal(size=(2, 200, len(space.ops)))
-    aim = Aim(table=table, costs=costs, budget=budget, caps=())
+    goal = one_limit(table, costs, budget)
 
     def fitness(genomes: np.ndarray) -> np.ndarray:
         size, columns = genomes[:, -1], genomes[:, :-1]
@@ -121,8 +121,8 @@ def test_a_space_of_200_blocks_is_searched(skip: str) -> None:
 
     found = {
         method: find(
-            aim, space, fitness, method=method, evaluations=2_000,
-            model=model if method == "auto" else None,
+            goal, space, fitness, method=method, evaluations=2_000,
+            additive=model if method == "auto" else None,
         )
         for method in ("auto", "evolution", "random")
     }  # fmt: skip
@@ -132,9 +132,9 @@ def test_a_space_of_200_blocks_is_searched(skip: str) -> None:
     best = found.pop("auto")
     assert all(best.predicted_top1 >= one.predicted_top1 for one in found.values())
     gates = random_gates(space)
-    chosen = most_likely(gates, costs, budget, [Limit(costs, 1.5 * budget)])
+    chosen = most_likely(gates, [*goal.constraints, Constraint(costs, 1.5 * budget)])
     assert arch_cost(space, costs, chosen) <= budget
-    assert genes.count >= 200
+    assert encoding.count >= 200
 
 
 def test_alike_blocks_are_built_once() -> None:
@@ -189,7 +189,7 @@ def test_a_space_beyond_floats_is_encoded_and_searched() -> None:
     costs = latency_costs(table, space, **SHAPES)
     budget = middle(cost_range(space, costs))
     gates = random_gates(space)
-    arch = most_likely(gates, costs, budget)
+    arch = most_likely(gates, [Constraint(costs, budget)])
     assert arch_cost(space, costs, arch) <= budget
     assert gates.log_prob(arch) > gates.log_prob(space.smallest())
 

@@ -18,12 +18,12 @@ from supernet.latency.correction import Correction
 from supernet.latency.costs import latency_costs
 from supernet.nn.count import macs_costs, memory_peaks, module_macs, num_params, params_costs
 from supernet.nn.extract import extract
-from supernet.nn.gates import PathGates
+from supernet.nn.gates import PathGates, cost_tensors
 from supernet.nn.supernet import SuperNet
 from supernet.search.by_gates import most_likely
-from supernet.search.constraints import Aim, Limit, check_limits
+from supernet.search.constraints import cheapest_within
 from supernet.search.find import METHODS, find
-from supernet.space.cost import CostMatrix, arch_cost
+from supernet.space.cost import Constraint, CostMatrix, arch_cost
 from supernet.space.presets import ofa_mbv3
 from supernet.space.search_space import SearchSpace, Stage
 from tests.builders import (
@@ -32,6 +32,7 @@ from tests.builders import (
     conf_space,
     each_by_itself,
     made_up_table,
+    one_limit,
     random_costs,
     random_gates,
     small_space,
@@ -106,9 +107,11 @@ def test_expected_cost_and_marginals_in_plain_numbers(space: SearchSpace, seed: 
     plain = Hazards.of(gates)
     want = torch.tensor(plain.marginals(space), dtype=torch.float64)
     torch.testing.assert_close(gates.marginals(), want, rtol=1e-12, atol=1e-14)
-    assert gates.expected_cost(costs).item() == pytest.approx(plain.expected(space, costs))
+    assert gates.expected_cost(cost_tensors(costs)).item() == pytest.approx(
+        plain.expected(space, costs)
+    )
     single = gates.float()
-    assert single.expected_cost(costs).item() == pytest.approx(
+    assert single.expected_cost(cost_tensors(costs)).item() == pytest.approx(
         Hazards.of(single).expected(space, costs), rel=2e-6
     )
 
@@ -119,7 +122,7 @@ def test_the_gradient_of_expected_cost_is_that_of_finite_differences(
     space: SearchSpace, seed: int
 ) -> None:
     gates, costs = random_gates(space, seed), random_costs(space, seed)
-    gates.expected_cost(costs).backward()
+    gates.expected_cost(cost_tensors(costs)).backward()
     alpha, sizes = gates.alpha.tolist(), gates.resolution.tolist()
     step = 1e-6
 
@@ -182,7 +185,7 @@ def tenths(space: SearchSpace, seed: int) -> dict[int, CostMatrix]:
     allowed = np.array(space.allowed)
     cell = np.where(allowed, rng.integers(1, 9, allowed.shape) / 10, 0.0)
     cell[:, 0] = 0.0
-    one = CostMatrix(torch.tensor(0.3, dtype=torch.float64), torch.from_numpy(cell), "ms")
+    one = CostMatrix(0.3, cell, "ms")
     return dict.fromkeys(space.resolutions, one)
 
 
@@ -196,15 +199,16 @@ def test_no_rounding_lets_an_arch_over_the_limit(space: SearchSpace) -> None:
             gates.alpha[range(len(space.blocks)), space.encode(arch)] += 9.0
         budget = arch_cost(space, costs, arch)
         for most, allowed in ((budget, True), (budget * (1 - 1e-9), False)):
-            for further in ([], [Limit(costs, most)]):
+            for count in (1, 2):
                 try:
-                    found = most_likely(gates, costs, most, further)
+                    found = most_likely(gates, [Constraint(costs, most)] * count)
                 except (InfeasibleBudget, InfeasibleLimits):
                     assert not allowed
                     continue
+                assert arch_cost(space, costs, found) <= most
                 spent = exact_sum(costs[found.resolution], space.encode(found))
                 assert spent <= Fraction(most) * (1 + Fraction(1, 10**11))
-                if allowed and further:
+                if allowed:
                     assert gates.log_prob(found) >= gates.log_prob(arch) - 1e-9
 
 
@@ -222,10 +226,10 @@ def test_a_whole_number_is_a_limit_to_the_last_unit(unit: str) -> None:
         with torch.no_grad():
             gates.alpha[range(len(space.blocks)), space.encode(arch)] += 30.0
         cost = arch_cost(space, costs, arch)
-        found = most_likely(gates, further=[Limit(costs, cost)])
+        found = most_likely(gates, [Constraint(costs, cost)])
         assert arch_cost(space, costs, found) <= cost
         try:
-            below = most_likely(gates, further=[Limit(costs, cost - one)])
+            below = most_likely(gates, [Constraint(costs, cost - one)])
         except InfeasibleBudget:
             continue
         assert arch_cost(space, costs, below) < cost
@@ -240,8 +244,8 @@ def test_what_is_found_costs_no_more_than_the_budget_exactly(method: str) -> Non
     rows = np.arange(len(space.blocks))
     for seed in range(4):
         budget = arch_cost(space, costs, space.sample(random.Random(seed)))
-        aim = Aim(table=made_up_table(space, **SHAPES), costs=costs, budget=budget, caps=())
-        found = find(aim, space, lambda genomes: worth[rows, genomes[:, :-1]].sum(1),
+        goal = one_limit(made_up_table(space, **SHAPES), costs, budget)
+        found = find(goal, space, lambda genomes: worth[rows, genomes[:, :-1]].sum(1),
                      method=method, evaluations=3000)  # fmt: skip
         spent = exact_sum(costs[found.arch.resolution], space.encode(found.arch))
         assert spent <= Fraction(budget) * (1 + Fraction(1, 10**11))
@@ -253,7 +257,7 @@ def test_what_is_found_costs_no_more_than_the_budget_exactly(method: str) -> Non
 def test_the_lowest_budget_that_a_message_names_can_be_met(space: SearchSpace, seed: int) -> None:
     costs = random_costs(space, seed)
     with pytest.raises(InfeasibleBudget) as caught:
-        check_limits(space, [Limit(costs, 1e-12)])
+        cheapest_within(space, [Constraint(costs, 1e-12)])
     named = float(str(caught.value).split("lie between ")[1].split(" and ")[0])
-    check_limits(space, [Limit(costs, named)])
+    cheapest_within(space, [Constraint(costs, named)])
     assert named == pytest.approx(caught.value.lowest, rel=1e-5)

@@ -21,14 +21,13 @@ from supernet.nn.count import macs_costs, module_macs
 from supernet.nn.extract import extract
 from supernet.nn.gates import PathGates
 from supernet.search.by_gates import most_likely
-from supernet.search.constraints import Aim
 from supernet.search.find import METHODS, find
 from supernet.space.cost import cost_range
 from supernet.space.search_space import SearchSpace
 from supernet.train.build import build_steps, data_of
 from supernet.train.evaluate import top1_of
 from supernet.train.run import Trained
-from tests.builders import made_up_table, start_run, tiny_config
+from tests.builders import made_up_table, one_limit, start_run, tiny_config
 from tests.conftest import Command
 
 SHORT = ("recipe.phases.largest.epochs=1", "recipe.phases.all.epochs=1", "epoch_batches=2",
@@ -191,7 +190,7 @@ def test_every_method_finds_the_only_architecture(method: str) -> None:
     costs = latency_costs(table, space, in_chans=3, num_classes=4)
     low, high = cost_range(space, costs)
     assert low == high
-    aim = Aim(table=table, costs=costs, budget=low, caps=())
-    found = find(aim, space, lambda genomes: np.zeros(len(genomes)), method=method)
-    assert found.arch == space.largest() == most_likely(PathGates(space), costs, low)
+    goal = one_limit(table, costs, low)
+    found = find(goal, space, lambda genomes: np.zeros(len(genomes)), method=method)
+    assert found.arch == space.largest() == most_likely(PathGates(space), goal.constraints)
     assert found.evaluations == 1

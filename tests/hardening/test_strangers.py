@@ -43,7 +43,7 @@ from supernet.nn.fixed import PlainNet
 from supernet.nn.ofa_weights import read_supernet
 from supernet.nn.timm_weights import read_weights
 from supernet.report.collect import collect
-from supernet.search.methods.encoding import Encoding, Genes
+from supernet.search.methods.encoding import SpaceEncoding
 from supernet.search.predictor import load as load_predictor
 from supernet.space.arch import Arch
 from supernet.train import checkpoint
@@ -123,7 +123,7 @@ FORMS: dict[str, Callable[[Malicious], bytes]] = {
     "npy": _npy,
     "npz": _npz,
 }
-GENES = Genes(Encoding.of(SPACE), len(SPACE.resolutions))
+GENES = SpaceEncoding(SPACE)
 READERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "run folder": ("checkpoint.pt", lambda file: Trained.open(file.parent)),
     "checkpoint": ("checkpoint.pt", Trained.open),

@@ -15,8 +15,8 @@ from supernet.latency.costs import costs_of
 from supernet.latency.table import LatencyTable
 from supernet.nn.count import macs_costs, memory_peaks, params_costs
 from supernet.nn.supernet import SuperNet
-from supernet.search.constraints import Caps, aim_for
-from supernet.space.cost import cost_range, peak_range
+from supernet.search.constraints import goal_for
+from supernet.space.cost import cost_range
 from tests.builders import middle
 from tests.conftest import Command
 
@@ -26,7 +26,7 @@ def ranges(net: SuperNet) -> dict[str, tuple[float, float]]:
     return {
         "MACs": cost_range(net.space, macs_costs(net.space, **shapes)),
         "params": cost_range(net.space, params_costs(net.space, **shapes)),
-        "KiB": peak_range(net.space, memory_peaks(net.space, **shapes)),
+        "KiB": cost_range(net.space, memory_peaks(net.space, **shapes)),
     }
 
 
@@ -49,8 +49,8 @@ def test_limits_beside_a_latency_budget(command: Command, run: Path, table: Path
     assert paper.promise.limits["KiB"].predicted <= kib
     assert f"{paper.size.macs:.9g} of at most {macs:.9g} MACs" in result.out
     opened, times = supernet.load_run(run), LatencyTable.load(table)
-    both = supernet.search(opened, times, budget, max_macs=macs, max_memory_kib=kib)[0]
-    alone = supernet.search(opened, times, budget)[0]
+    both = supernet.best_archs(opened, times, budget, max_macs=macs, max_memory_kib=kib)[0]
+    alone = supernet.best_archs(opened, times, budget)[0]
     assert both.arch == paper.subnet.arch
     assert alone.score >= both.score
     assert alone.limits == {}
@@ -74,7 +74,7 @@ def test_a_limit_without_a_table(
     if count is not None:
         assert paper.promise.limits[unit].predicted == getattr(paper.size, count)
     opened = supernet.load_run(run)
-    found = supernet.search(opened, **{f"max_{option.replace('-', '_')}": most})
+    found = supernet.best_archs(opened, **{f"max_{option.replace('-', '_')}": most})
     assert [c.arch for c in found] == [paper.subnet.arch]
     name = next(name for name in opened.gates if name.startswith("any@"))
     assert name.endswith("MACs" if unit == "KiB" else unit)
@@ -101,9 +101,9 @@ def test_limits_out_of_reach(refused: Callable[..., str], run: Path, table: Path
         ((), "nothing is limited"),
         (("--budget-ms", 1), "go together"),
         (("--table", "T.json"), "go together"),
-        (("--max-macs", 0), "limit of macs must be a positive number; got 0"),
-        (("--max-params", "nan"), "limit of params"),
-        (("--max-memory-kib=-1",), "limit of memory_kib"),
+        (("--max-macs", 0), "limit must be a positive number of MACs; got 0"),
+        (("--max-params", "nan"), "limit must be a positive number of params"),
+        (("--max-memory-kib=-1",), "limit must be a positive number of KiB"),
         (("--max-macs", "many"), "--max-macs"),
     ],
 )
@@ -117,9 +117,9 @@ def test_gates_for_other_limits_are_not_taken(run: Path, table: Path) -> None:
     net = supernet.load(run)
     macs = middle(ranges(net)["MACs"])
     with pytest.raises(SupernetError, match=r"no gates for any device at .* MACs .*extract"):
-        supernet.search(supernet.load_run(run), max_macs=macs)
+        supernet.best_archs(supernet.load_run(run), max_macs=macs)
     times = LatencyTable.load(table)
     with pytest.raises(SupernetError, match="no gates for onnxruntime-fp32-1thread at 1000 ms"):
-        supernet.search(supernet.load_run(run), times, 1000, max_macs=macs)
+        supernet.best_archs(supernet.load_run(run), times, 1000, max_macs=macs)
     with pytest.raises(InfeasibleLimits):
-        aim_for(net, times, 1000, Caps(macs=1))
+        goal_for(net, times, 1000, macs=1)

@@ -21,9 +21,8 @@ from supernet.latency.costs import costs_of
 from supernet.latency.table import LatencyTable
 from supernet.search import fit_predictor as scoring
 from supernet.search.accuracy import Scored
-from supernet.search.constraints import Caps
 from supernet.search.job import explore
-from supernet.search.methods.encoding import arch_of
+from supernet.search.methods.encoding import SpaceEncoding
 from supernet.space.arch import Arch
 from supernet.space.cost import arch_cost, cost_range
 from supernet.train.run import Trained
@@ -44,7 +43,7 @@ def folder(main_job_done: MainJob, tmp_path_factory: pytest.TempPathFactory) -> 
 
 def search(folder: Path, **changes: object) -> list[dict[str, object]]:
     options: dict[str, object] = {
-        "method": "auto", "pareto": None, "out": None, "caps": Caps(), "seed": 0, "reporter": QUIET,
+        "method": "auto", "pareto": None, "out": None, "limits": {}, "seed": 0, "reporter": QUIET,
     }  # fmt: skip
     tables = changes.pop("tables", [folder / "tables" / "onnxruntime.json"])
     budgets = changes.pop("budgets", [])
@@ -56,8 +55,8 @@ def test_architectures_for_the_predictor_reach_over_the_whole_range(folder: Path
     archs = scoring.spread_archs(run, 24, random.Random(0))
     assert len(set(archs)) == 24
     assert {run.net.space.smallest(), run.net.space.largest()} <= set(archs)
-    genomes = scoring.genomes_of(run.net.space, archs)
-    assert [arch_of(run.net.space, genome) for genome in genomes] == archs
+    encoding = SpaceEncoding(run.net.space)
+    assert [encoding.arch(genome) for genome in encoding.genomes(archs)] == archs
 
 
 def test_a_predictor_is_kept_with_its_error(folder: Path) -> None:
@@ -116,7 +115,7 @@ def test_what_was_found_is_extracted(
     (tmp_path / "arch.json").write_text(json.dumps(net.space.largest().to_dict()))
     words[3] = tmp_path / "arch.json"
     assert "more than the" in refused(*words, "--budget-ms", budgets[0], "--out", "o")
-    assert "more than the 9 that are allowed" in refused(
+    assert "more than the 9 params that are allowed" in refused(
         *words[:4], "--max-params", 9, "--out", "o"
     )
 
@@ -151,7 +150,7 @@ def test_fronts_of_two_devices(folder: Path, tmp_path: Path) -> None:
 
 def test_limits_without_a_table_and_words_that_do_not_fit(folder: Path, tmp_path: Path) -> None:
     run = Trained.open(folder)
-    (row,) = search(folder, tables=[], caps=Caps(params=60_000))
+    (row,) = search(folder, tables=[], limits={"params": 60_000})
     assert row["predicted_ms"] is None
     lucky = dataclasses.replace(LatencyTable.load(folder / "tables" / "onnxruntime.json"),
                     correction=Correction(run_ms=-1e3))  # fmt: skip
@@ -168,5 +167,5 @@ def test_limits_without_a_table_and_words_that_do_not_fit(folder: Path, tmp_path
     content = file.read_bytes()
     file.write_bytes(content[:40])
     with pytest.raises(CheckpointError, match="not a predictor of this program"):
-        search(folder, tables=[], caps=Caps(params=60_000))
+        search(folder, tables=[], limits={"params": 60_000})
     file.write_bytes(content)

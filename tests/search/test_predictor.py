@@ -9,12 +9,13 @@ import pytest
 
 from supernet.errors import CheckpointError
 from supernet.search import predictor
-from supernet.search.methods.encoding import Encoding, Floats, Genes, Integers
+from supernet.search.methods.encoding import SpaceEncoding
 from supernet.search.predictor import Predictor
+from supernet.space.cost import Floats, Integers
 from tests.builders import conf_space
 
 SPACE = conf_space("fashion")
-GENES = Genes(Encoding.of(SPACE), len(SPACE.resolutions))
+GENES = SpaceEncoding(SPACE)
 
 
 def genomes_of(count: int, seed: int = 0) -> Integers:
@@ -73,7 +74,7 @@ def test_what_is_kept_predicts_the_same(tmp_path: Path, pairs: bool) -> None:
         predictor.load(path, GENES, checkpoint="other")
     other = conf_space("tiny")
     with pytest.raises(CheckpointError, match="fitted on another space"):
-        predictor.load(path, Genes(Encoding.of(other), len(other.resolutions)))
+        predictor.load(path, SpaceEncoding(other))
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"\x80\x04N.", b"\xff" * 100])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -77,8 +78,8 @@ def test_latency_is_the_sum_over_the_layers(space: SearchSpace) -> None:
         assert arch_cost(space, costs, arch) == pytest.approx(want, rel=1e-12)
         assert costs[arch.resolution].unit == "ms"
     for cost in costs.values():
-        assert cost.cell.dtype == torch.float64
-        assert not cost.cell[~torch.tensor(space.allowed)].any()
+        assert cost.cell.dtype == np.float64
+        assert not cost.cell[~np.array(space.allowed)].any()
         assert not cost.cell[:, 0].any()
 
 
@@ -86,7 +87,7 @@ def test_a_layer_below_the_overhead_costs_nothing() -> None:
     space = HAND_MADE["mobilenetv3-suffix"]
     table = made_up_table(space, correction=Correction(overhead_ms=1e6), **SHAPES)
     costs = latency_costs(table, space, **SHAPES)
-    stems = [cost.fixed.item() for cost in costs.values()]
+    stems = [cost.fixed for cost in costs.values()]
     assert min(stems) > 0
     assert all(not cost.cell.any() for cost in costs.values())
 
@@ -122,6 +123,6 @@ def test_a_restriction_costs_what_the_whole_space_does() -> None:
 
 @pytest.mark.parametrize("budget", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_budget_is_positive_and_finite(budget: float) -> None:
-    with pytest.raises(SupernetError, match=rf"positive number of milliseconds; got {budget}"):
-        check_budget(budget)
-    assert check_budget(2.5) == 2.5
+    with pytest.raises(SupernetError, match=rf"positive number of MACs; got {budget:g}"):
+        check_budget(budget, "MACs")
+    assert check_budget(2.5, "MACs") == 2.5

@@ -21,7 +21,7 @@ from supernet.io.reporter import SILENT
 from supernet.latency.costs import latency_costs
 from supernet.nn.supernet import SuperNet
 from supernet.space.arch import Arch
-from supernet.space.cost import cost_range
+from supernet.space.cost import Constraint, cost_range
 from supernet.space.search_space import SearchSpace
 from supernet.train import checkpoint
 from supernet.train import job as training
@@ -109,10 +109,8 @@ def fitted(
 def target_of(net: SuperNet, config: StepConfig, name: str = "table") -> Target:
     table = tiny_table()
     costs = latency_costs(table, net.space, in_chans=3, num_classes=4)
-    return new_target(
-        net, table_id=name, device="made up", budget_ms=middle(cost_range(net.space, costs)),
-        costs=costs, lr=config.gates.lr,
-    )  # fmt: skip
+    budget = Constraint(costs, middle(cost_range(net.space, costs)))
+    return new_target(net, table_id=name, device="made up", budget=budget, lr=config.gates.lr)
 
 
 # ---- learning ----------------------------------------------------------------------------------

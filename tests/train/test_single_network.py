@@ -30,7 +30,7 @@ from supernet.latency.model import of_subnet
 from supernet.nn.drop import Noise
 from supernet.nn.extract import extract
 from supernet.nn.fixed import PlainNet
-from supernet.search.by_gates import candidate_for
+from supernet.search.by_gates import choose
 from supernet.space.arch import Arch, Op
 from supernet.space.single import OneArch
 from supernet.train import checkpoint
@@ -181,7 +181,7 @@ def digits_folder(digits_run: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 def written(run: Path, out: Path) -> Path:
     trained = Trained.open(run)
-    chosen = candidate_for(trained, None, None, SILENT)
+    chosen = choose(trained, None, SILENT)
     write_subnet(trained, chosen.arch, out, promise=Promise.of(chosen))
     return out
 

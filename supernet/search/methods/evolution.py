@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from supernet.search.methods.encoding import Integers
 from supernet.search.methods.problem import Evaluator, Problem
+from supernet.space.cost import Integers
 
 POPULATION, PARENTS, RATE = 100, 25, 0.1
 
@@ -17,7 +17,7 @@ POPULATION, PARENTS, RATE = 100, 25, 0.1
 def search(problem: Problem, evaluate: Evaluator, rng: np.random.Generator) -> None:
     """Keep the best of parents and children, without duplicates; all are within the limits."""
     count = min(POPULATION, evaluate.evaluations)
-    population = problem.repair(problem.genes.sample(count, rng), rng)
+    population = problem.repair(problem.encoding.sample(count, rng), rng)
     while not evaluate.over:
         population = evolved(problem, evaluate, rng, population, 1)
     evaluate(population)
@@ -32,7 +32,7 @@ def evolved(
     rate: float = RATE,
 ) -> Integers:
     """Return the genes `[n, G]` of the population some generations later, the best first."""
-    genes, half = problem.genes, POPULATION // 2
+    genes, half = problem.encoding, POPULATION // 2
     for _ in range(generations):
         fitness = evaluate(population)
         first = _firsts(genes.decode(population))

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from supernet.search.methods.encoding import Floats
 from supernet.search.methods.problem import Evaluator, Problem
+from supernet.space.cost import Floats, Truths
 
 BATCH, RATE, DECAY = 32, 0.05, 0.9
 SOFT = -0.07
@@ -19,7 +19,7 @@ def search(
     problem: Problem, evaluate: Evaluator, rng: np.random.Generator, *, hard: bool = True
 ) -> None:
     """Learn where rewards are high; what is found within the limits counts."""
-    sizes = problem.genes.sizes
+    sizes = problem.encoding.sizes
     alive = np.arange(sizes.max()) < sizes[:, None]
     logits = np.zeros(alive.shape)
     square, baseline, batches = np.zeros(alive.shape), None, 0
@@ -28,7 +28,7 @@ def search(
         noise = rng.gumbel(size=(BATCH, *alive.shape))
         genes = np.where(alive, logits + noise, -np.inf).argmax(axis=2)
         fitness = evaluate(genes)
-        ratio = 1 + problem.excess(problem.genes.decode(genes))
+        ratio = 1 + problem.excess(problem.encoding.decode(genes))
         power = np.where(ratio <= 1, 0.0, -1.0) if hard else np.full(BATCH, SOFT)
         reward = np.where(np.isfinite(fitness), fitness, 0.0) * np.maximum(ratio, 1e-6) ** power
         baseline = reward.mean() if baseline is None else baseline
@@ -40,7 +40,12 @@ def search(
         logits += RATE * slope / (np.sqrt(unbiased) + 1e-12) * alive
 
 
-def _softmax(logits: Floats, alive: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> Floats:
+def search_soft(problem: Problem, evaluate: Evaluator, rng: np.random.Generator) -> None:
+    """Learn with a reward that falls slowly and everywhere with latency."""
+    search(problem, evaluate, rng, hard=False)
+
+
+def _softmax(logits: Floats, alive: Truths) -> Floats:
     top = np.where(alive, logits, -np.inf)
     raised = np.exp(top - top.max(axis=1, keepdims=True))
     return raised / raised.sum(axis=1, keepdims=True)

@@ -23,16 +23,17 @@ class _Front(Vectorised):  # type: ignore[misc]
 
     def __init__(self, problem: Problem, evaluate: Evaluator) -> None:
         super().__init__(
-            n_var=problem.genes.count, n_obj=2, n_ieq_constr=1, xl=0, vtype=int,
-            xu=problem.genes.sizes - 1,
+            n_var=problem.encoding.count, n_obj=2, n_ieq_constr=1, xl=0, vtype=int,
+            xu=problem.encoding.sizes - 1,
         )  # fmt: skip
         self.problem, self.evaluate_fitness = problem, evaluate
 
     def _evaluate(self, x: Any, out: dict[str, Any], *_: Any, **__: Any) -> None:
         genes = np.asarray(x, dtype=np.int64)
-        genomes = self.problem.genes.decode(genes)
+        genomes = self.problem.encoding.decode(genes)
         fitness = self.evaluate_fitness(genes)
-        cost = self.problem.bounds[0].of(genomes) if self.problem.bounds else np.zeros(len(genes))
+        first = self.problem.constraints[:1]
+        cost = first[0].of(genomes) if first else np.zeros(len(genes))
         out["F"] = np.stack([-np.where(np.isfinite(fitness), fitness, -1e9), cost], axis=1)
         out["G"] = self.problem.excess(genomes)[:, None]
 

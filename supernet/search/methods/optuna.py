@@ -22,14 +22,14 @@ def tpe(problem: Problem, evaluate: Evaluator, rng: np.random.Generator) -> None
     """Tree-structured Parzen estimator, multivariate."""
     seed = int(rng.integers(2**31))
     sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True)
-    kinds = [CategoricalDistribution(list(range(size))) for size in problem.genes.sizes.tolist()]
+    kinds = [CategoricalDistribution(list(range(size))) for size in problem.encoding.sizes.tolist()]
     _search(problem, evaluate, sampler, kinds, BATCH)
 
 
 def gp(problem: Problem, evaluate: Evaluator, rng: np.random.Generator) -> None:
     """Gaussian process with log expected improvement."""
     seed = int(rng.integers(2**31))
-    kinds = [IntDistribution(0, size - 1) for size in problem.genes.sizes.tolist()]
+    kinds = [IntDistribution(0, size - 1) for size in problem.encoding.sizes.tolist()]
     _search(problem, evaluate, optuna.samplers.GPSampler(seed=seed), kinds, 1)
 
 
@@ -48,7 +48,7 @@ def _search(
         genes = np.array([[trial.params[name] for name in choices] for trial in trials])
         fitness = evaluate(genes)
         for trial, value, excess in zip(
-            trials, fitness, problem.excess(problem.genes.decode(genes)), strict=True
+            trials, fitness, problem.excess(problem.encoding.decode(genes)), strict=True
         ):
             trial.set_constraint("limits", max(float(excess), 0.0))
             if np.isfinite(value):

@@ -1,9 +1,9 @@
-"""The exact optimum of an additive model, polished under the full fitness: method `exact`.
+"""Local search from the optima of additive models: method `exact`.
 
-The optimum within the limits of an additive model `[R, B, O]` (given, or fitted to what has been
-asked) is found exactly over the whole space, and moves of one and of two genes improve on that
-until none does. Then the model is fitted anew, with the good ones weighing most, and so on. Not
-here: the exact search itself.
+The optimum of an additive model `[R, B, O]` within the constraints (given, or fitted to what has
+been asked) is found over the whole space, and moves of one and of two genes improve on that until
+none does. Then the model is fitted anew, with the good ones weighing most, and so on. Where few
+architectures meet the constraints, all are asked for. Not here: the optimum of a model.
 """
 
 from __future__ import annotations
@@ -12,28 +12,25 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from supernet.search.methods.constrained import Ceiling, best_bounded
-from supernet.search.methods.encoding import Floats, Genes, Integers
+from supernet.search.methods.encoding import SpaceEncoding
 from supernet.search.methods.enumerate import all_within
 from supernet.search.methods.evolution import POPULATION, evolved
-from supernet.search.methods.exact import Cost
-from supernet.search.methods.problem import Evaluator, Problem, Truths
+from supernet.search.methods.knapsack import best_on_grid
+from supernet.search.methods.problem import Evaluator, Problem
+from supernet.space.cost import Floats, Integers, Truths
 
 START = 200
 GENERATIONS = 20
 FITTED = 3000
 PAIRS = 400
-MODEL_GRID = 500  # a fitted model is not worth a finer one
 RIDGE = 1e-3
 
 
-def search(
-    problem: Problem, evaluate: Evaluator, rng: np.random.Generator, *, model: Floats | None = None
-) -> None:
+def search(problem: Problem, evaluate: Evaluator, rng: np.random.Generator) -> None:
     """Alternate between optima of a model, evolution and moves, a round a resolution.
 
-    The additive part of the fitness, `model` `[R, B, O]`, is where it begins, if it is known; later
-    models are fitted to what has been asked.
+    The first model is the additive part of the fitness, if it is known; later models are fitted to
+    what has been asked.
 
     Where so few architectures are within the limits that all can be asked for, they are.
 
@@ -44,9 +41,9 @@ def search(
     if every is not None:
         evaluate(every)
         return
-    genes = problem.genes
-    if model is not None:
-        start = optima_of(problem, model)
+    genes = problem.encoding
+    if problem.additive is not None:
+        start = optima_of(problem, problem.additive)
         _polish(problem, evaluate, start[int(evaluate(start).argmax())])
     count = min(START, max(evaluate.evaluations // 4, 1))
     evaluate(problem.repair(genes.sample(count, rng), rng))
@@ -71,19 +68,15 @@ def _evolve_and_polish(
 
 def optima_of(problem: Problem, model: Floats) -> Integers:
     """Return genes `[n, G]` of the model's optimum at each resolution that has one."""
-    found = []
+    found, space = [], problem.encoding.space
     for size, scores in enumerate(model):
-        ceilings = [
-            Ceiling(Cost(float(bound.fixed[size]), bound.cell[size]), bound.most, bound.peak)
-            for bound in problem.bounds
-        ]
-        best = best_bounded(problem.genes.encoding, scores, ceilings, grid=MODEL_GRID)
+        best = best_on_grid(space, scores, space.resolutions[size], problem.constraints)
         if best is not None:
-            found.append(problem.genes.encode(np.array([*best.indices, size])))
+            found.append(problem.encoding.encode(np.array([*best.columns, size])))
     return np.stack(found) if found else problem.anchor[None]
 
 
-def _fitted(genes: Genes, evaluate: Evaluator) -> Floats:
+def _fitted(genes: SpaceEncoding, evaluate: Evaluator) -> Floats:
     """Fit `[R, B, O]` by ridge regression to the best that are known.
 
     The best tenth of them weighs ten times as much.
@@ -108,7 +101,7 @@ class _Moves:
     value: Integers
 
 
-def _single_moves(genes: Genes, start: Integers) -> _Moves:
+def _single_moves(genes: SpaceEncoding, start: Integers) -> _Moves:
     pairs = [
         (gene, value)
         for gene, size in enumerate(genes.sizes.tolist())
@@ -121,7 +114,7 @@ def _single_moves(genes: Genes, start: Integers) -> _Moves:
 
 def _polish(problem: Problem, evaluate: Evaluator, start: Integers) -> None:
     """Move by one gene or two as long as that is better, within the limits."""
-    genes = problem.genes
+    genes = problem.encoding
     (current,) = evaluate(start[None])
     while not evaluate.over:
         moves = _single_moves(genes, start)
@@ -152,10 +145,10 @@ def _polish(problem: Problem, evaluate: Evaluator, start: Integers) -> None:
 
 def _cheap(problem: Problem, ones: Integers, start: Integers, i: Integers, j: Integers) -> Truths:
     """Return whether pairs of moves are within the limits as far as single moves tell."""
-    genomes, here = problem.genes.decode(ones), problem.genes.decode(start[None])
+    genomes, here = problem.encoding.decode(ones), problem.encoding.decode(start[None])
     fine = np.ones(len(i), dtype=bool)
-    for bound in problem.bounds:
-        alone, now = bound.of(genomes), float(bound.of(here)[0])
-        together = np.maximum(alone[i], alone[j]) if bound.peak else alone[i] + alone[j] - now
-        fine &= together <= bound.most * 1.02
+    for one in problem.constraints:
+        alone, now = one.of(genomes), float(one.of(here)[0])
+        together = alone[i] + alone[j] - now if one.additive else np.maximum(alone[i], alone[j])
+        fine &= together <= one.limit * 1.02
     return fine

@@ -11,71 +11,54 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from supernet.search.methods.encoding import Floats, Genes, Integers
+from supernet.search.methods.encoding import SpaceEncoding
+from supernet.space.cost import Constraint, Floats, Integers, Truths
 
-Truths = NDArray[np.bool_]
 Fitness = Callable[[Integers], Floats]
 """From genomes `[N, B + 1]` to their worth `[N]`; higher is better."""
 
 
 @dataclass(frozen=True, eq=False)
-class Bound:
-    """A cost and the most that an architecture may have of it.
+class Problem:
+    """What is searched for.
 
     Args:
-        fixed: `[R]`, what every architecture has, at each resolution.
-        cell: `[R, B, O]`, what each op of each block adds; zero where it is not allowed.
-        most: the limit, in the cost's unit.
-        peak: whether the cost is the largest of its parts, not their sum.
+        encoding: of the space.
+        fitness: what is maximised.
+        constraints: what the architecture must meet.
+        anchor: `[G]`, an architecture that meets them.
+        additive: `[R, B, O]`, the additive part of the fitness, if it is known.
     """
 
-    fixed: Floats
-    cell: Floats
-    most: float
-    peak: bool = False
-
-    def of(self, genomes: Integers) -> Floats:
-        """Return the costs `[N]` of `genomes` `[N, B + 1]`."""
-        size, columns = genomes[:, -1], genomes[:, :-1]
-        parts = self.cell[size[:, None], np.arange(columns.shape[1]), columns]
-        if self.peak:
-            return np.maximum(self.fixed[size], parts.max(axis=1))
-        return self.fixed[size] + parts.sum(axis=1)
-
-
-@dataclass(frozen=True, eq=False)
-class Problem:
-    """A space, what is wanted, and the limits; `anchor` `[G]` is an architecture within them."""
-
-    genes: Genes
+    encoding: SpaceEncoding
     fitness: Fitness
-    bounds: Sequence[Bound]
+    constraints: Sequence[Constraint]
     anchor: Integers
+    additive: Floats | None = None
 
     def feasible(self, genomes: Integers) -> Truths:
-        """Return whether `genomes` `[N, B + 1]` keep to all limits, up to rounding errors."""
+        """Return whether `genomes` `[N, B + 1]` meet all constraints."""
         fine = np.ones(len(genomes), dtype=bool)
-        for bound in self.bounds:
-            fine &= bound.of(genomes) <= bound.most * (1 + 1e-12)
+        for constraint in self.constraints:
+            fine &= constraint.of(genomes) <= constraint.limit
         return fine
 
     def excess(self, genomes: Integers) -> Floats:
         """Return the largest relative excess `[N]` over a limit; not positive within them."""
         worst = np.full(len(genomes), -1.0)
-        for bound in self.bounds:
-            worst = np.maximum(worst, bound.of(genomes) / bound.most - 1)
+        for constraint in self.constraints:
+            worst = np.maximum(worst, constraint.of(genomes) / constraint.limit - 1)
         return worst
 
     def repair(self, genes: Integers, rng: np.random.Generator) -> Integers:
         """Bring `genes` `[N, G]` within the limits, a few genes at a time towards the anchor."""
         genes = genes.copy()
         for share in np.linspace(0.1, 1.0, 12):
-            off = np.flatnonzero(~self.feasible(self.genes.decode(genes)))
+            off = np.flatnonzero(~self.feasible(self.encoding.decode(genes)))
             if not len(off):
                 break
-            swap = rng.random((len(off), self.genes.count)) < share
+            swap = rng.random((len(off), self.encoding.count)) < share
             genes[off] = np.where(swap, self.anchor, genes[off])
         return genes
 
@@ -114,7 +97,7 @@ class Evaluator:
 
     def __call__(self, genes: Integers) -> Floats:
         """Return the fitness `[N]` of `genes` `[N, G]`; minus infinity beyond what is left."""
-        genomes = self.problem.genes.decode(genes)
+        genomes = self.problem.encoding.decode(genes)
         keys = [row.tobytes() for row in genomes]
         new = {key: i for i, key in enumerate(keys) if key not in self.known}
         places = list(new.values())[: self.evaluations - len(self.known)]

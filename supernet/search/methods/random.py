@@ -15,6 +15,6 @@ def search(problem: Problem, evaluate: Evaluator, rng: np.random.Generator) -> N
     Where hardly any drawn one is within the limits, they are brought there.
     """
     while not evaluate.over:
-        drawn = problem.genes.sample(32 * _BATCH, rng)
-        within = drawn[problem.feasible(problem.genes.decode(drawn))][:_BATCH]
+        drawn = problem.encoding.sample(32 * _BATCH, rng)
+        within = drawn[problem.feasible(problem.encoding.decode(drawn))][:_BATCH]
         evaluate(within if len(within) else problem.repair(drawn[:_BATCH], rng))

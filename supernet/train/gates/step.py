@@ -125,7 +125,7 @@ def _move(target: Target, ce: Tensor, config: GateConfig, progress: float) -> di
     gates, memory = target.gates, target.memory
     expected = gates.expected_cost(target.costs)
     loss = with_latency(
-        ce, expected, target.budget_ms, kind=config.loss, weight=config.weight,
+        ce, expected, target.budget, kind=config.loss, weight=config.weight,
         multiplier=memory.get("multiplier", 0.0), unit=target.unit,
     )  # fmt: skip
     entropy = gates.entropy().mean()
@@ -137,7 +137,7 @@ def _move(target: Target, ce: Tensor, config: GateConfig, progress: float) -> di
     metrics = {
         "ce": ce.item(),
         f"expected_{target.unit}": expected.item(),
-        "of_budget": expected.item() / target.budget_ms,
+        "of_budget": expected.item() / target.budget,
         "entropy": entropy.item(),
     }
     if config.loss == "budget":

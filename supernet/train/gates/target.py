@@ -11,23 +11,24 @@ from typing import Any
 
 import torch
 
-from supernet.nn.gates import PathGates
+from supernet.nn.gates import CostTensors, PathGates, cost_tensors
 from supernet.nn.supernet import SuperNet
-from supernet.space.cost import Costs, check_feasible, unit_of
+from supernet.space.cost import Constraint
 
 
 @dataclass(frozen=True, eq=False)
 class Target:
     """A device's table and a budget, with the gates that are learned for them.
 
-    Without a table the budget is in the unit of `costs`, such as MACs. `memory` holds the numbers
-    that steps hand on: the budget's multiplier, REINFORCE's baseline.
+    The budget and the costs have the same unit, `ms` with a table. `memory` holds the numbers that
+    steps hand on: the budget's multiplier, REINFORCE's baseline.
     """
 
     table_id: str
     device: str
-    budget_ms: float
-    costs: Costs
+    budget: float
+    unit: str
+    costs: Mapping[int, CostTensors]
     gates: PathGates
     optimizer: torch.optim.Optimizer
     memory: dict[str, float] = field(default_factory=dict)
@@ -35,19 +36,14 @@ class Target:
     @property
     def name(self) -> str:
         """The target's key among a run's gates."""
-        return target_name(self.table_id, self.budget_ms, self.unit)
-
-    @property
-    def unit(self) -> str:
-        """Unit of the budget."""
-        return unit_of(self.costs)
+        return target_name(self.table_id, self.budget, self.unit)
 
     def state(self) -> dict[str, Any]:
         """Return the state that a checkpoint keeps."""
         return {
             "table_id": self.table_id,
             "device": self.device,
-            "budget_ms": self.budget_ms,
+            "budget": self.budget,
             "unit": self.unit,
             "gates": self.gates.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -63,20 +59,20 @@ class Target:
 
 
 def new_target(
-    net: SuperNet, *, table_id: str, device: str, budget_ms: float, costs: Costs, lr: float
+    net: SuperNet, *, table_id: str, device: str, budget: Constraint, lr: float
 ) -> Target:
     """Start gates for a table and a budget at uniform sampling.
 
     Raises:
         InfeasibleBudget: if no architecture meets the budget.
     """
-    check_feasible(net.space, costs, budget_ms)
+    budget.check(net.space)
     where = next(net.parameters()).device
     gates = PathGates(net.space).to(where)
     # beta1 = 0 as in ProxylessNAS: a gate that was not drawn keeps no momentum
     optimizer = torch.optim.Adam(gates.parameters(), lr=lr, betas=(0.0, 0.999))
-    there = {resolution: cost.to(where) for resolution, cost in costs.items()}
-    return Target(table_id, device, budget_ms, there, gates, optimizer)
+    costs = cost_tensors(budget.costs, where)
+    return Target(table_id, device, budget.limit, budget.unit, costs, gates, optimizer)
 
 
 def target_name(table_id: str, budget: float, unit: str = "ms") -> str:

@@ -17,7 +17,7 @@ from supernet.data.batches import Batch
 from supernet.errors import SupernetError
 from supernet.nn.gates import Drawn, PathGates
 from supernet.nn.supernet import SuperNet
-from supernet.space.cost import cost_range
+from supernet.space.cost import Constraint, cost_range
 from supernet.space.search_space import SearchSpace, Stage
 from supernet.train.gates.estimators import (
     BASELINE_DECAY,
@@ -42,8 +42,8 @@ def target_of(net: SuperNet, share: float = 0.5, seed: int = 0, lr: float = 0.1)
     """Return a target with a budget at `share` of the feasible range."""
     costs = random_costs(net.space)
     low, high = cost_range(net.space, costs)
-    return new_target(net, table_id=f"table{seed}", device="made up", costs=costs, lr=lr,
-                      budget_ms=low + share * (high - low))  # fmt: skip
+    budget = Constraint(costs, low + share * (high - low))
+    return new_target(net, table_id=f"table{seed}", device="made up", budget=budget, lr=lr)
 
 
 def with_gates(net: SuperNet, seed: int) -> Target:
@@ -241,18 +241,18 @@ def test_the_budget_is_met_in_expectation_without_a_weight_to_tune(
     for scale in (0.02, 0.5):
         net = SuperNet(space, 5)
         target = target_of(net, share, lr=0.05)
-        low, high = cost_range(space, target.costs)
+        low, high = cost_range(space, random_costs(space))
         multiplier = 0.0
         for _ in range(800):
             cost = target.gates.expected_cost(target.costs)
             ce = -scale * (cost - low) / (high - low)
-            loss = with_latency(ce, cost, target.budget_ms, kind="budget", weight=1.0,
+            loss = with_latency(ce, cost, target.budget, kind="budget", weight=1.0,
                                 multiplier=multiplier)  # fmt: skip
             target.optimizer.zero_grad()
             loss.backward()
             target.optimizer.step()
-            multiplier = next_multiplier(multiplier, cost.item() / target.budget_ms - 1)
-        assert cost.item() == pytest.approx(target.budget_ms, rel=0.03)
+            multiplier = next_multiplier(multiplier, cost.item() / target.budget - 1)
+        assert cost.item() == pytest.approx(target.budget, rel=0.03)
 
 
 # ---- steps -------------------------------------------------------------------------------------
