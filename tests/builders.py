@@ -21,13 +21,15 @@ from supernet.cli.sources import source_of
 from supernet.io.reporter import SILENT, Progress, Reporter
 from supernet.latency.correction import Correction
 from supernet.latency.table import Device, Entry, LatencyTable
+from supernet.nn.families import FAMILIES
 from supernet.nn.gates import PathGates
+from supernet.nn.kinds import KINDS
 from supernet.nn.supernet import SuperNet
 from supernet.search.constraints import Goal
 from supernet.space.arch import Arch, Op
 from supernet.space.cost import Constraint, CostMatrix, Costs
 from supernet.space.layers import LayerKey, space_keys
-from supernet.space.search_space import BLOCK_KINDS, FAMILIES, FixedBlock, SearchSpace, Stage
+from supernet.space.search_space import FixedBlock, SearchSpace, Stage
 from supernet.train import job as training
 from supernet.train.build import build_space
 
@@ -156,12 +158,12 @@ WITHOUT_FIRST = {
 @st.composite
 def spaces(draw: st.DrawFn, *, max_size: int = 2000) -> SearchSpace:
     """Draw a space that can be enumerated: families, depths, kinds, gaps, ragged ops."""
-    family = draw(st.sampled_from(FAMILIES))
+    family = draw(st.sampled_from(tuple(FAMILIES)))
     kernels = draw(st.sets(st.sampled_from((3, 5, 7)), min_size=1, max_size=2))
     expands = draw(st.sets(st.sampled_from((1, 2, 2.3, 4, 6)), min_size=1, max_size=2))
 
     def stage() -> Stage:
-        kind = draw(st.sampled_from(("ir", "ir", "ir", *BLOCK_KINDS)))
+        kind = draw(st.sampled_from(("ir", "ir", "ir", *KINDS)))
         ratios = sorted(expands) if kind == "ir" else [1]
         ops = [Op(kernel, expand) for kernel in sorted(kernels) for expand in ratios]
         ragged = draw(st.booleans())
@@ -317,6 +319,7 @@ def made_up_table(
     fields = {
         "device": DEVICE,
         "entries": entries,
+        "weights": {key: key.in_channels * key.out_channels for key in entries},
         "reference_ms": 0.1,
         "load_average": 0.5,
         "created": "2026-01-31",
@@ -328,7 +331,8 @@ def made_up_table(
 
 def _work(key: LayerKey) -> float:
     area = (key.in_size / key.stride) ** 2
-    return 0.01 + 1e-6 * area * key.in_channels * key.expand_ratio * (key.kernel_size**2 + 8)
+    kernel, ratio = (key.op.to_dict().get(name, 1) for name in ("kernel_size", "expand_ratio"))
+    return 0.01 + 1e-6 * area * key.in_channels * ratio * (kernel**2 + 8)
 
 
 def middle(ends: Sequence[float], share: float = 0.5) -> float:

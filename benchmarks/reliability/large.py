@@ -94,7 +94,7 @@ def of_table(folder: Path, count: int, timed: Timed) -> None:
     space = ofa_mbv3(resolutions=(160, 224))
     table = made_up(space)
     entries = dict(table.entries)
-    block = next(key for key in entries if key.kind == "block")
+    block = next(key for key in entries if key.kind == "ir")
     for number in range(count - len(entries)):
         key = replace(block, in_channels=2008 + 8 * (number % 500), out_channels=8 + number // 500)
         entries[key] = timing(1.0)
@@ -195,7 +195,8 @@ def timing(ms: float) -> Entry:
 def work(key: LayerKey) -> float:
     """Return about how long a layer takes, in milliseconds."""
     area = (key.in_size / key.stride) ** 2
-    return 0.01 + 1e-6 * area * key.in_channels * key.expand_ratio * (key.kernel_size**2 + 8)
+    kernel, ratio = (key.op.to_dict().get(name, 1) for name in ("kernel_size", "expand_ratio"))
+    return 0.01 + 1e-6 * area * key.in_channels * ratio * (kernel**2 + 8)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,8 @@ from supernet.deploy.prune_channels import residuals
 from supernet.errors import TableError
 from supernet.latency.table import LatencyTable
 from supernet.nn.block_string import BlockString
-from supernet.space.layers import BLOCKS, LayerKey
+from supernet.space.arch import LETTERS, Op
+from supernet.space.layers import LayerKey
 
 
 def predictor_of(
@@ -56,9 +57,9 @@ def _keys(model: nn.Module, net: dict[str, Any], resolution: int) -> list[tuple[
         expansion = kind.expansion(block)
         said: Any = BlockString.parse(net["block_strings"][stage][number]).options
         key = LayerKey(
-            kind=BLOCKS[kind.name], family=net["family"], in_size=sides[stage, number][0],
+            kind=kind.name, family=net["family"], in_size=sides[stage, number][0],
             in_channels=expansion.in_channels, out_channels=said["width"],
-            kernel_size=said["kernel_size"], expand_ratio=said["expand_ratio"],
+            op=Op(**{name: said[name] for name in LETTERS if name in said}),
             stride=said["stride"], se="se_ratio" in said, act=said["act"],
         )  # fmt: skip
         found.append((key, expansion.out_channels))
@@ -67,12 +68,16 @@ def _keys(model: nn.Module, net: dict[str, Any], resolution: int) -> list[tuple[
 
 def _line(key: LayerKey, whole: int, table: LatencyTable) -> Callable[[int], float]:
     """Return the difference in ms between a block at a hidden width and at the `whole` one."""
-    ratios = sorted(
-        other.expand_ratio
+
+    def at_ratio(other: LayerKey, ratio: float) -> LayerKey:
+        return replace(other, op=other.op.with_(expand_ratio=ratio))
+
+    ratios = {
+        other.op.expand_ratio
         for other in table.entries
-        if replace(other, expand_ratio=key.expand_ratio) in (key, key.at(0))
-    )
-    points = sorted({ratio: table.ms(replace(key, expand_ratio=ratio)) for ratio in ratios}.items())
+        if other.kind == key.kind and at_ratio(other, key.op.expand_ratio) in (key, key.at(0))
+    }
+    points = sorted((ratio, table.ms(at_ratio(key, ratio))) for ratio in ratios)
     if len(points) < 2:
         raise TableError(
             f"the table of {table.device.name} holds {len(points)} widths of {key}; predicting "

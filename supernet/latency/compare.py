@@ -129,7 +129,8 @@ def merge(tables: Sequence[tuple[str, LatencyTable]]) -> LatencyTable:
             )
     entries = {key: entry for _, table in tables for key, entry in table.entries.items()}
     sources = dict.fromkeys(table.source for _, table in tables if table.source)
-    return dataclasses.replace(last, entries=entries, source="; ".join(sources))
+    weights = {key: count for _, table in tables for key, count in table.weights.items()}
+    return dataclasses.replace(last, entries=entries, weights=weights, source="; ".join(sources))
 
 
 def _differing(first: LatencyTable, second: LatencyTable) -> dict[str, tuple[Any, Any]]:

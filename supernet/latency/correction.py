@@ -44,12 +44,12 @@ class Correction:
     tau: float | None = None
     tau_twice: float | None = None
 
-    def ms(self, key: LayerKey, timed_ms: float) -> float:
-        """Return the milliseconds that a layer timed at `timed_ms` adds to a net.
+    def ms(self, key: LayerKey, timed_ms: float, weights: int) -> float:
+        """Return the milliseconds that a layer of `weights`, timed at `timed_ms`, adds to a net.
 
         The stem, which every net has once, carries the overhead of the run and `run_ms`.
         """
         first = key.kind == "stem"
         saved = (0.0 if first else self.overhead_ms) + self.edge_ms * key.inner_activations / 1e6
-        ms = self.scale * max(timed_ms - saved, 0.0) + self.weights_ms * key.weights / 1e6
+        ms = self.scale * max(timed_ms - saved, 0.0) + self.weights_ms * weights / 1e6
         return ms + self.run_ms if first else ms

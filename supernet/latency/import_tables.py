@@ -26,6 +26,7 @@ from supernet.io.validate import number
 from supernet.io.version import tool_version
 from supernet.latency.table import Device, Entry, LatencyTable
 from supernet.latency.timing import TOLERANCE
+from supernet.space.arch import Op
 from supernet.space.layers import LayerKey
 
 SUFFIXES = (".yaml", ".yml", ".json")
@@ -60,7 +61,7 @@ FORMATS = {
     "ofa": Format(
         family="mobilenetv3",
         act="hard_swish",
-        layers={"Conv": "stem", "expanded_conv": "block", "Conv_1": "final", "AvgPool2D": "pool",
+        layers={"Conv": "stem", "expanded_conv": "ir", "Conv_1": "final", "AvgPool2D": "pool",
                 "Conv_2": "head", "Logits": "classifier"},
         fields=("expand", "kernel", "stride", "idskip", "se", "hs"),
         ratio=False,
@@ -68,7 +69,7 @@ FORMATS = {
     "proxylessnas": Format(
         family="efficientnet",
         act="relu6",
-        layers={"Conv": "stem", "expanded_conv": "block", "Conv_1": "final",
+        layers={"Conv": "stem", "expanded_conv": "ir", "Conv_1": "final",
                 "Logits": "classifier"},
         fields=("expand", "kernel", "stride", "idskip"),
         ratio=True,
@@ -150,14 +151,14 @@ def _key(name: str, form: Format) -> LayerKey:
     kind = form.layers[match["name"]]
     height, width, channels = map(int, match["in"].split("x"))
     *sizes, out_channels = map(int, match["out"].split("x"))
-    fields = _fields(name, match["rest"], form.fields if kind == "block" else ())
+    fields = _fields(name, match["rest"], form.fields if kind == "ir" else ())
     shapes: dict[str, Any] = {
         "family": form.family,
         "in_channels": channels,
         "out_channels": out_channels,
     }
     stride = 1
-    if kind == "block":
+    if kind == "ir":
         stride = fields["stride"]
         key = _block(shapes, height, fields, form)
         residual = stride == 1 and channels == out_channels
@@ -166,7 +167,8 @@ def _key(name: str, form: Format) -> LayerKey:
                              "where it keeps size and channels, and only there")  # fmt: skip
     elif kind == "stem":
         stride = 2
-        key = LayerKey(kind=kind, in_size=height, kernel_size=3, stride=2, act=form.act, **shapes)
+        shapes |= {"op": Op(kernel_size=3), "stride": 2, "act": form.act}
+        key = LayerKey(kind=kind, in_size=height, **shapes)
     elif kind in ("pool", "classifier"):
         key = LayerKey(kind=kind, in_size=height, **shapes)
     else:
@@ -195,14 +197,13 @@ def _fields(name: str, rest: str, expected: tuple[str, ...]) -> dict[str, int]:
 
 
 def _block(shapes: dict[str, Any], size: int, fields: dict[str, int], form: Format) -> LayerKey:
-    """A block that does not widen is the depthwise-separable one, kind `first`."""
+    """A block that does not widen is the depthwise-separable one."""
     expand = float(fields["expand"]) if form.ratio else fields["expand"] / shapes["in_channels"]
     act = ("hard_swish" if fields["hs"] else "relu") if "hs" in fields else form.act
     return LayerKey(
-        kind="first" if expand == 1 else "block",
+        kind="ds" if expand == 1 else "ir",
         in_size=size,
-        kernel_size=fields["kernel"],
-        expand_ratio=expand,
+        op=Op(kernel_size=fields["kernel"], expand_ratio=expand),
         stride=fields["stride"],
         se=bool(fields.get("se", 0)),
         act=act,

@@ -1,7 +1,7 @@
 """What is timed for a table, in which order, and the table that the timings make.
 
-The same whether this machine times (`profile.py`) or a board does (`board/bundle.py`). Standard
-library only. Not here: how models are timed, the fit.
+The same whether this machine times (`profile.py`) or a board does (`board/bundle.py`). Not here:
+how models are timed, the fit.
 """
 
 from __future__ import annotations
@@ -16,25 +16,26 @@ from statistics import fmean
 from typing import Any
 
 from supernet.errors import DeviceError, SpaceError, TableError
-from supernet.io.validate import check_names, record
+from supernet.io.validate import check_names
 from supernet.io.version import tool_version
 from supernet.latency.fit import NetTiming, fit_correction
 from supernet.latency.table import Device, Entry, LatencyTable
 from supernet.latency.timing import TOLERANCE
-from supernet.space.layers import OPTIONAL, LayerKey, arch_keys, space_keys
+from supernet.nn.count import layer_macs, layer_weights
+from supernet.space.arch import Op
+from supernet.space.layers import LayerKey, arch_keys, space_keys
 from supernet.space.search_space import SearchSpace
 
 NUM_NETS = 10  # whole nets that the correction is fitted on
 _POOL = 256
 
 REFERENCE = LayerKey(
-    kind="block",
+    kind="ir",
     family="mobilenetv3",
     in_size=14,
     in_channels=40,
     out_channels=40,
-    kernel_size=5,
-    expand_ratio=3.0,
+    op=Op(kernel_size=5, expand_ratio=3),
     act="relu",
 )
 """The layer that every timing is divided by."""
@@ -129,9 +130,11 @@ def table_of(
 ) -> LatencyTable:
     """Return the table of what one or more processes timed; `created` left out: today."""
     timings = [_mean(entries) for entries in zip(*(s.timings for s in sessions), strict=True)]
+    weights = {key: layer_weights(key) for key in plan.layers}
     table = LatencyTable(
         device=device,
         entries=dict(zip(plan.layers, timings, strict=False)),
+        weights=weights,
         reference_ms=fmean(session.reference.median_ms for session in sessions),
         load_average=load_average,
         created=created or date.today().isoformat(),
@@ -141,6 +144,7 @@ def table_of(
     nets = [
         NetTiming(
             keys=net,
+            weights=sum(weights[key] for key in net),
             raw_ms=sum(table[key].median_ms for key in net),
             measured_ms=tuple(timing.median_ms for timing in each),
         )
@@ -159,17 +163,10 @@ def sample_nets(
     """
     archs = [space.smallest(), space.largest(), *(space.sample(rng) for _ in range(_POOL))]
     chains = {arch_keys(space, a, in_chans=in_chans, num_classes=num_classes) for a in archs}
-    ordered = sorted(chains, key=lambda chain: (sum(map(_macs, chain)), chain))
+    ordered = sorted(chains, key=lambda chain: (sum(map(layer_macs, chain)), chain))
     count = min(count, len(ordered))
     step = (len(ordered) - 1) / max(count - 1, 1)
     return [ordered[round(number * step)] for number in range(count)]
-
-
-def _macs(key: LayerKey) -> float:
-    """Estimate multiply-adds, well enough to put nets in order."""
-    expanded = key.in_channels * key.expand_ratio
-    per_pixel = expanded * (key.kernel_size**2 + key.out_channels)
-    return per_pixel * (key.in_size / key.stride) ** 2
 
 
 def unsettled_warning(timings: Sequence[Entry]) -> str | None:
@@ -188,10 +185,8 @@ def unsettled_warning(timings: Sequence[Entry]) -> str | None:
 
 
 def _chain(data: Any, place: str) -> Chain:
-    return tuple(
-        record(LayerKey, row, f"{place}[{number}]", optional=OPTIONAL)
-        for number, row in enumerate(_list(data, place))
-    )
+    rows = enumerate(_list(data, place))
+    return tuple(LayerKey.from_dict(row, f"{place}[{number}]") for number, row in rows)
 
 
 def _list(data: Any, place: str) -> list[Any]:

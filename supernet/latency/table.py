@@ -6,7 +6,8 @@ keys, checks of single values.
 A file holds one object: `format`, `version`, the scalar fields of `LatencyTable`, `device`, and
 `entries`, a list of `{"key": {...}, "median_ms", "low_ms", "high_ms", "visits", "converged"}`.
 A key with `resolution` was timed for networks of that input size only; `source` is there where
-the timings are somebody else's.
+the timings are somebody else's. A row has `weights`, the number of the layer's weights, unless the
+timings are somebody else's. Version 3, with other names of blocks and no `weights`, is read too.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from functools import cached_property
 from pathlib import Path
@@ -27,11 +28,11 @@ from supernet.io.atomic import write_text
 from supernet.io.read import read_json
 from supernet.io.validate import MOST, check_names, number, record, text
 from supernet.latency.correction import Correction
-from supernet.space.layers import KINDS, OPTIONAL, LayerKey
-from supernet.space.search_space import ACTIVATIONS, FAMILIES
+from supernet.latency.table_version_3 import of_version_3
+from supernet.space.layers import LayerKey
 
 FORMAT = "supernet-latency-table"
-VERSION = 3
+VERSION = 4
 MAX_ENTRIES = 200_000
 UNCORRECTED = Correction()
 UNKNOWN = "unknown"
@@ -82,6 +83,7 @@ class LatencyTable:
     Args:
         device: what was timed.
         entries: the raw timing of each layer.
+        weights: how many weights each layer has, for the correction.
         reference_ms: time of the reference model that every timing was divided by.
         load_average: of the machine, over a minute, when timing began.
         created: ISO date.
@@ -99,6 +101,13 @@ class LatencyTable:
     tool_version: str
     source: str = ""
     correction: Correction = UNCORRECTED
+    weights: Mapping[LayerKey, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Raise `TableError` unless there is what the correction needs."""
+        missing = sorted(set(self.entries) - set(self.weights))
+        if missing and self.correction.weights_ms:
+            raise TableError(f"the correction needs weights, and {missing[0]} has none")
 
     @cached_property
     def id(self) -> str:
@@ -139,7 +148,10 @@ class LatencyTable:
 
     def ms(self, key: LayerKey) -> float:
         """Return the corrected milliseconds that `key` adds to a net; summing them predicts it."""
-        return self.correction.ms(key, self[key].median_ms)
+        weights = 0
+        if self.correction.weights_ms:
+            weights = sum(self.weights[name] for name in self.names(key))
+        return self.correction.ms(key, self[key].median_ms, weights)
 
     def missing(self, keys: Iterable[LayerKey]) -> tuple[LayerKey, ...]:
         """Return what has no entry among the names of `keys`, each once, sorted."""
@@ -158,13 +170,19 @@ class LatencyTable:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
-        own = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        own = {each.name: getattr(self, each.name) for each in dataclasses.fields(self)}
         own["device"] = dataclasses.asdict(self.device)
         own["correction"] = dataclasses.asdict(self.correction)
         if not self.source:
             del own["source"]
+        weights = own.pop("weights")
         own["entries"] = [
-            {"key": key.to_dict(), **vars(entry)} for key, entry in sorted(self.entries.items())
+            {
+                "key": key.to_dict(),
+                **({"weights": weights[key]} if key in weights else {}),
+                **vars(entry),
+            }
+            for key, entry in sorted(self.entries.items())
         ]
         return {"format": FORMAT, "version": VERSION, **own}
 
@@ -177,17 +195,23 @@ class LatencyTable:
         """
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             raise TableError(f'not a latency table: expected an object with "format": "{FORMAT}"')
-        if data.get("version") != VERSION or isinstance(data["version"], bool):
+        version = data.get("version")
+        if version not in (3, VERSION) or isinstance(version, bool):
             raise TableError(
-                f"version is {shown(data.get('version'))}; this supernet reads version {VERSION}: "
+                f"version is {shown(version)}; this supernet reads versions 3 and {VERSION}: "
                 "profile again, or use the supernet that wrote the table"
             )
         data = {"source": "", **data}
-        names = [field.name for field in dataclasses.fields(cls)]
+        names = [each.name for each in dataclasses.fields(cls) if each.name != "weights"]
         check_names(data, ["format", "version", *names], "the table")
+        rows = data["entries"]
+        if version == 3:
+            rows = of_version_3(rows)
+        entries, weights = _entries(rows)
         return cls(
             device=record(Device, data["device"], "device"),
-            entries=_entries(data["entries"]),
+            entries=entries,
+            weights=weights,
             reference_ms=number(data, "reference_ms", above=not data["source"]),
             load_average=number(data, "load_average"),
             created=_date(text(data, "created")),
@@ -220,7 +244,7 @@ class LatencyTable:
 def _correction(data: Any) -> Correction:
     if not isinstance(data, dict):
         raise TableError(f"correction is {type(data).__name__}; expected an object")
-    check_names(data, [field.name for field in dataclasses.fields(Correction)], "correction")
+    check_names(data, [each.name for each in dataclasses.fields(Correction)], "correction")
     known = [name for name in data if data[name] is not None or name in ("scale", "nets")]
     values: dict[str, Any] = {name: None for name in data}
     least = {"tau": -1.0, "tau_twice": -1.0, "run_ms": -MOST}
@@ -235,25 +259,27 @@ def _correction(data: Any) -> Correction:
     return Correction(**values)
 
 
-def _entries(rows: Any) -> dict[LayerKey, Entry]:
+def _entries(rows: Any) -> tuple[dict[LayerKey, Entry], dict[LayerKey, int]]:
     if not isinstance(rows, list):
         raise TableError(f"entries is {type(rows).__name__}; expected a list")
     if len(rows) > MAX_ENTRIES:
         raise TableError(f"{len(rows)} entries; at most {MAX_ENTRIES} are read")
-    entries: dict[LayerKey, Entry] = {}
+    entries, weights = dict[LayerKey, Entry](), dict[LayerKey, int]()
     for index, row in enumerate(rows):
         place = f"entries[{index}]"
         if not isinstance(row, dict) or "key" not in row:
             raise TableError(f'{place}: expected an object with a "key"')
-        key = _key(row["key"], f"{place}.key")
-        rest = {name: value for name, value in row.items() if name != "key"}
+        key = LayerKey.from_dict(row["key"], f"{place}.key")
+        rest = {name: value for name, value in row.items() if name not in ("key", "weights")}
         entry = record(Entry, rest, place)
         if not entry.low_ms <= entry.median_ms <= entry.high_ms:
             raise TableError(f"{place}: low_ms <= median_ms <= high_ms does not hold")
         if key in entries:
             raise TableError(f"{place}: a second entry for {key}")
         entries[key] = entry
-    return entries
+        if "weights" in row:
+            weights[key] = int(number(row, "weights", place, whole=True))
+    return entries, weights
 
 
 def _added(parts: list[Entry]) -> Entry:
@@ -264,15 +290,6 @@ def _added(parts: list[Entry]) -> Entry:
         visits=min(part.visits for part in parts),
         converged=all(part.converged for part in parts),
     )
-
-
-def _key(data: Any, place: str) -> LayerKey:
-    key = record(LayerKey, data, place, optional=OPTIONAL)
-    choices = (("kind", KINDS), ("family", FAMILIES), ("act", ("", *ACTIVATIONS)))
-    for name, allowed in choices:
-        if getattr(key, name) not in allowed:
-            raise TableError(f"{place}.{name} is {shown(getattr(key, name))}; allowed: {allowed}")
-    return key
 
 
 def _date(given: str) -> str:

@@ -44,7 +44,7 @@ def loaders(request: dict[str, Any]) -> list[Callable[[], Runner]]:
 def _model(spec: dict[str, Any], batch: int) -> Model:
     if "subnet" in spec:
         return of_subnet(Path(spec["subnet"]), batch=batch)
-    return of_keys([LayerKey(**key) for key in spec["keys"]], batch=batch)
+    return of_keys([LayerKey.from_dict(key, "keys") for key in spec["keys"]], batch=batch)
 
 
 def _file_runner(spec: dict[str, Any], threads: int) -> Runner:

@@ -18,13 +18,13 @@ from timm.layers import SelectAdaptivePool2d, create_act_layer, create_conv2d, g
 from timm.models._efficientnet_blocks import ConvBnAct
 from torch import nn
 
+from supernet.errors import SpaceError
 from supernet.nn.block_string import BlockString
 from supernet.nn.families import check_space, family_named
+from supernet.nn.kinds import KINDS
 from supernet.space.arch import Arch, Op
-from supernet.space.layers import BLOCKS, LayerKey
+from supernet.space.layers import LayerKey
 from supernet.space.search_space import BlockSpec, SearchSpace
-
-_WORDS = {kind: word for word, kind in BLOCKS.items()}
 
 
 def net_args(space: SearchSpace, arch: Arch, *, num_classes: int, in_chans: int) -> dict[str, Any]:
@@ -103,15 +103,12 @@ def layer(key: LayerKey) -> nn.Module:
         return ConvBnAct(
             key.in_channels,
             key.out_channels,
-            key.kernel_size,
+            key.op.to_dict().get("kernel_size", 1),
             stride=key.stride,
             act_layer=get_act_layer(key.act),
         )
-    if key.kind in _WORDS:
-        string = _string(
-            _WORDS[key.kind], Op(key.kernel_size, key.expand_ratio), key.stride, key.out_channels,
-            key.se, key.act,
-        )  # fmt: skip
+    if key.kind in KINDS:
+        string = _string(key.kind, key.op, key.stride, key.out_channels, key.se, key.act)
         return family_named(key.family).block(key.in_channels, string)
     if key.kind == "head":
         return nn.Sequential(
@@ -119,7 +116,8 @@ def layer(key: LayerKey) -> nn.Module:
             create_conv2d(key.in_channels, key.out_channels, 1, bias=key.bias),
             create_act_layer(key.act, inplace=True),
         )
-    assert key.kind == "classifier", key.kind
+    if key.kind != "classifier":
+        raise SpaceError(f"nothing builds {key}: its kind is none of {', '.join(KINDS)}")
     flat = (
         nn.Flatten(1) if key.in_size == 1 else SelectAdaptivePool2d(pool_type="avg", flatten=True)
     )
@@ -137,8 +135,7 @@ def _block_string(block: BlockSpec, op: Op) -> BlockString:
 
 def _string(kind: str, op: Op, stride: int, width: int, se: bool, act: str) -> BlockString:
     options: dict[str, float | str] = {
-        "kernel_size": op.kernel_size,
-        "expand_ratio": op.expand_ratio,
+        **op.to_dict(),
         "stride": stride,
         "width": width,
         "act": act,

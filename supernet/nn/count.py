@@ -20,10 +20,11 @@ from torch import Tensor, nn
 
 from supernet.nn.blocks import layer
 from supernet.nn.fixed import Net
+from supernet.nn.kinds import KINDS
 from supernet.nn.supernet import SuperNet
 from supernet.space.arch import Arch
 from supernet.space.cost import CostMatrix, summed
-from supernet.space.layers import BLOCKS, LayerKey, arch_keys, space_keys
+from supernet.space.layers import LayerKey, arch_keys, space_keys
 from supernet.space.search_space import SearchSpace
 
 FLOAT_BYTES = 4
@@ -35,7 +36,7 @@ def layer_peak_bytes(key: LayerKey) -> int:
     """Return the bytes that are alive at the worst step of one layer."""
     module: Any = layer(key).eval()
     image = torch.zeros(1, key.in_channels, key.in_size, key.in_size)
-    kept = image.numel() if key.kind in BLOCKS.values() and module.has_skip else 0
+    kept = image.numel() if key.kind in KINDS and module.has_skip else 0
     gated = 0
     peak = 0
 
@@ -128,6 +129,14 @@ def layer_params(key: LayerKey) -> int:
     """Count the parameters of one layer."""
     with torch.device("meta"):
         return num_params(layer(key))
+
+
+@lru_cache(maxsize=65_536)
+def layer_weights(key: LayerKey) -> int:
+    """Count the weights of one layer's convolutions and linear layers, without biases and BN."""
+    with torch.device("meta"):
+        parts = layer(key).modules()
+    return sum(p.weight.numel() for p in parts if isinstance(p, (nn.Conv2d, nn.Linear)))
 
 
 def module_macs(module: nn.Module, image: Tensor) -> int:

@@ -124,7 +124,14 @@ def check_space(space: SearchSpace) -> SearchSpace:
             kind = kind_named(stage.kind)
         except SpaceError as error:
             raise SpaceError(f"stage {number}: {error}") from error
-        if not kind.hidden and any(op.expand_ratio != 1 for row in stage.blocks for op in row):
+        ops = {op for row in stage.blocks for op in row}
+        other = [op for op in ops if {name for name, _ in op.values} != set(kind.choices)]
+        if other:
+            raise SpaceError(
+                f"stage {number}: ops of blocks of kind {kind.name} have "
+                f"{', '.join(kind.choices)}; not {other[0]!r}"
+            )
+        if not kind.hidden and any(dict(op.values).get("expand_ratio", 1) != 1 for op in ops):
             raise SpaceError(
                 f"stage {number}: blocks of kind {kind.name} do not expand; their ops have expand "
                 "ratio 1"

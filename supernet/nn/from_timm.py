@@ -151,7 +151,7 @@ def _check_parts(net: Any, last: nn.Module | None) -> None:
     found: dict[str, str] = {}
     for name, part in net.named_modules():
         kind = type(part).__name__
-        if kind in NOT_OURS and part is not last:
+        if kind in NOT_OURS and part is not last and kind_of(part) is None:
             found.setdefault(NOT_OURS[kind], name)
     if found:
         raise SpaceError(f"it has {', '.join(f'{said} ({name})' for said, name in found.items())}")

@@ -10,28 +10,29 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from supernet.space.arch import Arch
+from supernet.errors import SpaceError, TableError
+from supernet.io.validate import record
+from supernet.space.arch import Arch, Op
 from supernet.space.search_space import SearchSpace
 
-KINDS = ("stem", "first", "separable", "block", "final", "pool", "head", "classifier")
-BLOCKS = {"ir": "block", "ds": "first", "dsa": "separable"}
-"""The kind of layer that a block of a stage is, by timm's word for the block."""
 OPTIONAL = ("resolution", "bias")
 """Fields that files may lack."""
+NO_VALUES = Op()
+"""The op of a layer that has none."""
 
 
 @dataclass(frozen=True, order=True, kw_only=True)
 class LayerKey:
     """One layer that a device is timed on.
 
-    Kinds: `stem` (3x3 convolution, BN, activation), `first` (depthwise-separable block, in a stage
-    as well), `separable` (the same with an activation at the end and never residual), `block`
-    (inverted residual), `final` (1x1 convolution, BN, activation), `head` (pooling, hidden layer
-    and activation; MobileNetV3 only), `classifier` (linear, after pooling where `in_size` > 1).
-    `pool` is in no space: tables from elsewhere time it apart from the head (`parts`).
+    `kind` is a kind of block (`ir`, `ds`, `dsa`, ...) or a layer around the blocks: `stem` (3x3
+    convolution, BN, activation), `final` (1x1 convolution, BN, activation), `head` (pooling, hidden
+    layer and activation), `classifier` (linear, after pooling where `in_size` > 1). `pool` is in no
+    space: tables from elsewhere time it apart from the head (`parts`).
 
     `in_size` is the height and width of the input in pixels. `family` decides how
-    squeeze-and-excite is built. Fields that mean nothing for a kind hold 1, False or "".
+    squeeze-and-excite is built. `op` holds a block's values by name, and the kernel of a stem.
+    Fields that mean nothing for a kind hold an empty op, 1, False or "".
     `resolution` is 0, or the input size of the network that the layer was timed for: some tables
     hold a timing of the same layer for each (`LatencyTable.names`). `bias` is a head's.
     """
@@ -41,8 +42,7 @@ class LayerKey:
     in_size: int
     in_channels: int
     out_channels: int
-    kernel_size: int = 1
-    expand_ratio: float = 1.0
+    op: Op = NO_VALUES
     stride: int = 1
     se: bool = False
     act: str = ""
@@ -65,27 +65,12 @@ class LayerKey:
         return pool, dataclasses.replace(self, in_size=1)
 
     def __str__(self) -> str:
-        """Human-readable form, such as `block 16x16 24->40 k5 e3 s2 se relu`."""
+        """Human-readable form, such as `ir 16x16 24->40 k5e3 s2 se relu`."""
         words = [self.kind, f"{self.in_size}x{self.in_size}"]
-        words.append(f"{self.in_channels}->{self.out_channels}")
-        if self.kind in ("stem", *BLOCKS.values()):
-            words.append(f"k{self.kernel_size}")
-        if self.kind == "block":
-            words.append(f"e{self.expand_ratio:g}")
+        words += [f"{self.in_channels}->{self.out_channels}"] + [str(self.op)] * bool(str(self.op))
         words += [f"s{self.stride}"] * (self.stride > 1) + ["se"] * self.se
         words += [self.act] * bool(self.act) + ["bias"] * self.bias
         return " ".join(words + [f"at {self.resolution} px"] * bool(self.resolution))
-
-    @property
-    def weights(self) -> int:
-        """About how many weights the layer has; squeeze-and-excite's are a quarter twice."""
-        wide = round(self.in_channels * self.expand_ratio)
-        taps = self.kernel_size**2
-        if self.kind not in BLOCKS.values():
-            return self.in_channels * self.out_channels * taps
-        squeezed = wide if self.family == "mobilenetv3" else self.in_channels
-        expand = wide * self.in_channels * (self.kind == "block")
-        return expand + wide * (taps + self.out_channels) + wide * squeezed // 2 * self.se
 
     @property
     def inner_activations(self) -> int:
@@ -98,7 +83,27 @@ class LayerKey:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON; `OPTIONAL` fields are left out where they are 0 or False."""
-        return {name: value for name, value in vars(self).items() if value or name not in OPTIONAL}
+        own = {name: value for name, value in vars(self).items() if value or name not in OPTIONAL}
+        return {**own, "op": self.op.to_dict()}
+
+    @classmethod
+    def from_dict(cls, data: Any, place: str) -> LayerKey:
+        """Read what `to_dict` wrote; kinds and families may be unknown here.
+
+        Raises:
+            TableError: naming `place` and what is wrong there.
+        """
+        if not isinstance(data, dict):
+            raise TableError(f"{place} is {type(data).__name__}; expected an object")
+        flat = {name: value for name, value in data.items() if name != "op"}
+        try:
+            op = Op.from_dict(data["op"])
+        except KeyError as error:
+            raise TableError(f"{place} lacks op") from error
+        except SpaceError as error:
+            raise TableError(f"{place}.op: {error}") from error
+        flat_key = record(cls, flat, place, optional=(*OPTIONAL, "op"))
+        return dataclasses.replace(flat_key, op=op)
 
 
 @dataclass(frozen=True)
@@ -118,20 +123,18 @@ def space_keys(
     space: SearchSpace, resolution: int, *, in_chans: int, num_classes: int
 ) -> SpaceKeys:
     """Return the layers that subnets of `space` are made of at `resolution` pixels."""
-    size = _halved(resolution)
-    first = space.first
-    stem_width = space.stem_width
+    family, first, size = space.family, space.first, _halved(resolution)
     fixed = [
         LayerKey(
-            kind="stem", family=space.family, in_size=resolution, in_channels=in_chans,
-            out_channels=stem_width, kernel_size=3, stride=2, act=space.act,
+            kind="stem", family=family, in_size=resolution, in_channels=in_chans,
+            out_channels=space.stem_width, op=Op(kernel_size=3), stride=2, act=space.act,
         ),
     ]  # fmt: skip
     if first is not None:
         fixed.append(
             LayerKey(
-                kind="first", family=space.family, in_size=size, in_channels=stem_width,
-                out_channels=first.width, kernel_size=first.kernel_size, stride=first.stride,
+                kind="ds", family=family, in_size=size, in_channels=space.stem_width,
+                out_channels=first.width, op=Op(first.kernel_size, 1), stride=first.stride,
                 se=first.se, act=first.act,
             )
         )  # fmt: skip
@@ -145,10 +148,9 @@ def space_keys(
                 continue
             row.append(
                 LayerKey(
-                    kind=BLOCKS[block.kind], family=space.family, in_size=size,
-                    in_channels=block.in_width, out_channels=block.out_width,
-                    kernel_size=op.kernel_size, expand_ratio=op.expand_ratio, stride=block.stride,
-                    se=block.se, act=block.act,
+                    kind=block.kind, family=family, in_size=size, in_channels=block.in_width,
+                    out_channels=block.out_width, op=op, stride=block.stride, se=block.se,
+                    act=block.act,
                 )
             )  # fmt: skip
         cell.append(tuple(row))

@@ -18,7 +18,7 @@ import itertools
 import math
 import random
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -28,8 +28,8 @@ from supernet.space.arch import MAX_RESOLUTION, MAX_WIDTH, Arch, Op
 
 MAX_BLOCKS, MAX_CELLS, MAX_CHOICES = 512, 10_000, 128
 """What a file may ask for before anything is built: each is far beyond any network of this kind."""
-FAMILIES = ("mobilenetv3", "efficientnet")
-BLOCK_KINDS = ("ir", "ds", "dsa")
+NOT_EXPANDING = ("ds", "dsa")
+"""Kinds whose blocks have expand ratio 1 where a stage has no choices of its own."""
 ACTIVATIONS = ("relu", "relu6", "hard_swish", "swish")
 
 
@@ -56,16 +56,17 @@ class FixedBlock:
 class Stage:
     """A run of blocks of one width; the first one strides.
 
-    `kind` is timm's word for its blocks: `ir`, inverted residuals; `ds`, depthwise-separable ones;
-    `dsa`, the same with an activation at the end and never residual (MobileNetV1). The latter two
-    do not expand: their ops have expand ratio 1.
+    `kind` is timm's word for its blocks (`supernet.nn.kinds`): `ir`, inverted residuals; `ds`,
+    depthwise-separable ones; `dsa`, the same with an activation at the end and never residual
+    (MobileNetV1). The latter two do not expand: their ops have expand ratio 1.
 
     `depths` says how many of its blocks may run; the rest is skipped. A stage may have depth 0,
     and be skipped as a whole, where it keeps the width and the resolution of the stage before it:
     blocks that are each skipped by themselves are stages of one block with depths 0 and 1.
 
-    `allowed` lists the ops of each block. Left out, every block allows every op of the space that
-    its kind can have, and the stage has `max(depths)` blocks.
+    `choices` are the values that make the ops of its blocks, by name; left out, the kernel sizes
+    and expand ratios of the space. `allowed` lists the ops of each block. Left out, every block
+    allows every op, and the stage has `max(depths)` blocks.
     """
 
     width: int
@@ -75,6 +76,7 @@ class Stage:
     act: str = "relu"
     allowed: tuple[tuple[Op, ...], ...] | None = None
     kind: str = "ir"
+    choices: Mapping[str, tuple[float, ...]] | None = field(default=None, hash=False)
 
     def __post_init__(self) -> None:
         """Coerce the lists of a YAML or JSON file to tuples, and check the fields."""
@@ -82,7 +84,10 @@ class Stage:
         _need(bool(self.depths), "depths is empty")
         most = MAX_BLOCKS
         if self.allowed is not None:
-            rows = tuple(tuple(sorted({_op(op) for op in row})) for row in self.allowed)
+            rows = tuple(
+                tuple(sorted({op if isinstance(op, Op) else Op.from_dict(op) for op in row}))
+                for row in self.allowed
+            )
             object.__setattr__(self, "allowed", rows)
             _need(bool(rows), "the stage has no blocks")
             _need(all(rows), "a block allows no op")
@@ -98,12 +103,14 @@ class Stage:
         )
         _check_width("width", self.width)
         _need(self.act in ACTIVATIONS, f"act is {self.act!r}; allowed: {ACTIVATIONS}")
-        _need(self.kind in BLOCK_KINDS, f"kind is {self.kind!r}; allowed: {BLOCK_KINDS}")
-        ratios = {op.expand_ratio for row in self.allowed or () for op in row}
-        _need(
-            self.kind == "ir" or ratios <= {1},
-            f"blocks of kind {self.kind} do not expand; their ops have expand ratio 1",
-        )
+        if self.choices is not None:
+            for name, values in self.choices.items():
+                some = isinstance(values, (list, tuple)) and 0 < len(values) <= MAX_CHOICES
+                _need(some, f"choices.{name} is {shown(values)}; expected a list of numbers")
+                for value in values:
+                    Op.from_dict({name: value})
+            own = {name: tuple(sorted(set(values))) for name, values in self.choices.items()}
+            object.__setattr__(self, "choices", own)
 
     @property
     def blocks(self) -> tuple[tuple[Op, ...], ...]:
@@ -191,8 +198,7 @@ class SearchSpace:
             stage = construct(Stage, stage, where)
         if stage.allowed is not None:
             return stage
-        ops = [op for op in self.ops if op is not None]
-        row = tuple(op for op in ops if stage.kind == "ir" or op.expand_ratio == 1)
+        row = self._ops_of(stage)
         return construct(Stage, {**vars(stage), "allowed": (row,) * max(stage.depths)}, where)
 
     # ---- the [B, O] view -------------------------------------------------------------------
@@ -201,7 +207,16 @@ class SearchSpace:
     def ops(self) -> tuple[Op | None, ...]:
         """`[O]`: every op of the space; `ops[0]` is `None`, a skipped block."""
         pairs = itertools.product(self.kernel_sizes, self.expand_ratios)
-        return (None, *(Op(kernel, expand) for kernel, expand in pairs))
+        shared = [Op(kernel, expand) for kernel, expand in pairs]
+        own = {op for stage in self.stages for op in self._ops_of(stage)}
+        return (None, *shared, *sorted(own - set(shared)))
+
+    def _ops_of(self, stage: Stage) -> tuple[Op, ...]:
+        ratios = (1.0,) if stage.kind in NOT_EXPANDING else self.expand_ratios
+        choices = stage.choices or {"kernel_size": self.kernel_sizes, "expand_ratio": ratios}
+        values = itertools.product(*choices.values())
+        named: Iterator[dict[str, Any]] = (dict(zip(choices, each, strict=True)) for each in values)
+        return tuple(sorted(Op(**each) for each in named))
 
     @cached_property
     def blocks(self) -> tuple[BlockSpec, ...]:
@@ -331,7 +346,7 @@ class SearchSpace:
         for stage in self.stages:
             depth = pick(stage.depths)
             for row in stage.blocks[:depth]:
-                ops.append(pick(row, key=lambda op: (op.expand_ratio, op.kernel_size)))
+                ops.append(pick(row, key=lambda op: [value for _, value in reversed(op.values)]))
             ops += [None] * (len(stage.blocks) - depth)
         return Arch(tuple(ops), pick(self.resolutions))
 
@@ -376,27 +391,38 @@ class SearchSpace:
         expand_ratios: int | Collection[float] | None = None,
         depths: int | Collection[int] | None = None,
         resolutions: int | Collection[int] | None = None,
+        choices: Mapping[str, int | Collection[float]] | None = None,
     ) -> SearchSpace:
         """Return the part of this space that keeps only the given choices.
 
-        Each choice is a collection of values to keep, or a number: keep that many of the
-        largest. `ops` and `blocks` stay as they are, so every `[B, O]` matrix of this space fits
-        its restrictions.
+        `choices` are further values of ops, by name. Each choice is a collection of values to keep,
+        or a number: keep that many of the largest. `ops` and `blocks` stay as they are, so every
+        `[B, O]` matrix of this space fits its restrictions.
 
         Raises:
             SpaceError: if a block, a stage or the resolutions would be left without a choice.
         """
+        wants = {"kernel_size": kernel_sizes, "expand_ratio": expand_ratios, **(choices or {})}
+        known = {name for op in self.ops if op is not None for name, _ in op.values}
+        strange = sorted(set(choices or {}) - known)
+        _need(not strange, f"no op has {', '.join(strange)}; ops have {', '.join(sorted(known))}")
         stages = []
         for number, stage in enumerate(self.stages):
             rows = []
             for position, row in enumerate(stage.blocks):
                 where = f"block {position} of stage {number}"
-                kernels = _keep({op.kernel_size for op in row}, kernel_sizes, "kernel size", where)
-                expands = _keep(
-                    {op.expand_ratio for op in row}, expand_ratios, "expand ratio", where
+                kept = {}
+                for name, want in wants.items():
+                    have = {value for op in row for own, value in op.values if own == name}
+                    if have:
+                        kept[name] = _keep(have, want, name.replace("_", " "), where)
+                rows.append(
+                    tuple(
+                        op
+                        for op in row
+                        if all(value in kept.get(name, (value,)) for name, value in op.values)
+                    )
                 )
-                kept = [op for op in row if op.kernel_size in kernels]
-                rows.append(tuple(op for op in kept if op.expand_ratio in expands))
                 if not rows[-1]:
                     raise SpaceError(f"the restriction leaves {where} without an op")
             deep = _keep(set(stage.depths), depths, "depth", f"stage {number}")
@@ -410,7 +436,8 @@ class SearchSpace:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data that `from_dict` reads back to an equal space."""
-        return _plain(dataclasses.asdict(self))
+        plain: dict[str, Any] = _plain(self)
+        return plain
 
     @classmethod
     def from_dict(cls, data: Any) -> SearchSpace:
@@ -433,17 +460,11 @@ class SearchSpace:
             raise SpaceError(f"not a search space: {error}") from error
 
 
-def _op(op: Any) -> Op:
-    if isinstance(op, Op):
-        return op
-    if isinstance(op, Mapping):
-        return construct(Op, op, "an op of allowed")
-    if len(op) != 2:
-        raise SpaceError(f"allowed has {shown(op)}; an op is [kernel_size, expand_ratio]")
-    return construct(Op, {"kernel_size": op[0], "expand_ratio": op[1]}, "an op of allowed")
-
-
 def _plain(value: Any) -> Any:
+    if isinstance(value, Op):
+        return value.to_dict()
+    if dataclasses.is_dataclass(value):
+        return {each.name: _plain(getattr(value, each.name)) for each in dataclasses.fields(value)}
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
@@ -520,20 +541,11 @@ def _check_choices(space: SearchSpace) -> None:
 
 def _check_frame(space: SearchSpace) -> None:
     """Raise `SpaceError` unless stem and head are such as timm's networks have."""
-    _need(space.family in FAMILIES, f"family is {space.family!r}; allowed: {FAMILIES}")
     _need(space.act in ACTIVATIONS, f"act is {space.act!r}; allowed: {ACTIVATIONS}")
     _need(0 < space.bn_eps < 1, f"bn_eps is {space.bn_eps}; it must lie between 0 and 1")
     head = space.head_width
     _need(head is None or 0 < head <= MAX_WIDTH, f"head_width is {head}; allowed: 1..{MAX_WIDTH}")
     _need(head is not None or not space.head_bias, "head_bias goes with a head_width")
-    _need(
-        (head is None) == (space.family == "efficientnet"),
-        "head_width goes with family mobilenetv3 and is None for efficientnet",
-    )
-    _need(
-        space.final_width is not None or space.family == "efficientnet",
-        "final_width is null; only an efficientnet can do without",
-    )
     _check_width("stem_width", space.stem_width)
     if space.final_width is not None:
         _check_width("final_width", space.final_width)
@@ -551,7 +563,7 @@ def _check_stages(space: SearchSpace) -> None:
     cells = sum(len(row) for stage in stages for row in stage.blocks)
     _need(cells <= MAX_CELLS, f"the blocks have {cells} ops in all; {MAX_CELLS} is the most")
     for number, stage in enumerate(stages):
-        stray = sorted({op for row in stage.blocks for op in row} - set(space.ops))
+        stray = sorted({op for row in stage.blocks for op in row} - set(space._ops_of(stage)))
         _need(
             not stray,
             f"stage {number}: {', '.join(map(str, stray))} not among the ops of the space",

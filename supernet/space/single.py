@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from supernet.errors import SpaceError
@@ -50,6 +50,7 @@ class OneArch:
         expand_ratios: int | Collection[float] | None = None,
         depths: int | Collection[int] | None = None,
         resolutions: int | Collection[int] | None = None,
+        choices: Mapping[str, int | Collection[float]] | None = None,
     ) -> OneArch:
         """Return this space: a phase of a supernet's recipe has nothing to restrict here."""
         return self

@@ -20,6 +20,7 @@ from supernet.data.dataset import ImageData
 from supernet.data.load import load_data
 from supernet.errors import DeviceError, SupernetError
 from supernet.io.validate import check_types, construct
+from supernet.nn.families import check_space
 from supernet.nn.fixed import Net
 from supernet.nn.from_timm import from_timm
 from supernet.space.presets import ofa_mbv3, ofa_proxyless
@@ -48,10 +49,10 @@ def build_space(fields: Mapping[str, Any]) -> SearchSpace:
     rest = dict(fields)
     preset = rest.pop("preset", None)
     if preset is None:
-        return construct(SearchSpace, rest, "space")
+        return check_space(construct(SearchSpace, rest, "space"))
     if preset not in PRESETS:
         raise SupernetError(f"space.preset is {preset!r}; allowed: {', '.join(PRESETS)}")
-    return construct(PRESETS[preset], rest, f"space preset {preset}")
+    return check_space(construct(PRESETS[preset], rest, f"space preset {preset}"))
 
 
 def build_data(config: Mapping[str, Any], *, size: int) -> ImageData:

@@ -20,9 +20,10 @@ from supernet.deploy.extract import write_subnet
 from supernet.deploy.folder import load_config
 from supernet.nn.blocks import net_args
 from supernet.nn.extract import extract
+from supernet.nn.families import FAMILIES
 from supernet.nn.standalone import timm_model
 from supernet.space.arch import Arch
-from supernet.space.search_space import FAMILIES, SearchSpace, Stage
+from supernet.space.search_space import SearchSpace, Stage
 from supernet.train.run import Trained
 from tests.builders import assert_same, images, random_net, small_space, some_archs
 from tests.conftest import Command

@@ -13,7 +13,7 @@ def large_table(space: SearchSpace, count: int, *, in_chans: int, num_classes: i
     """Return a table of `count` layers, those of `space` among them."""
     table = made_up_table(space, in_chans=in_chans, num_classes=num_classes)
     entries = dict(table.entries)
-    block = next(key for key in entries if key.kind == "block")
+    block = next(key for key in entries if key.kind == "ir")
     for number in range(count):
         if len(entries) == count:
             break

@@ -16,7 +16,7 @@ import torch
 from supernet.latency.correction import Correction
 from supernet.latency.table import LatencyTable
 from supernet.nn.gates import PathGates
-from supernet.space.arch import Arch
+from supernet.space.arch import Arch, Op
 from supernet.space.cost import CostMatrix
 from supernet.space.layers import LayerKey
 from supernet.space.search_space import SearchSpace
@@ -94,20 +94,18 @@ class Walk:
 def walked(space: SearchSpace, arch: Arch, *, in_chans: int, num_classes: int) -> Walk:
     """Walk through `arch` from the image to the logits."""
     walk = Walk(space.family, arch.resolution, in_chans)
-    walk.layer("stem", space.stem_width, kernel_size=3, stride=2, act=space.act)
+    walk.layer("stem", space.stem_width, op=Op(kernel_size=3), stride=2, act=space.act)
     walk.conv(space.stem_width, 3, 2)
     if space.first is not None:
         one = space.first
-        walk.layer("first", one.width, kernel_size=one.kernel_size, stride=one.stride, se=one.se,
+        walk.layer("ds", one.width, op=Op(one.kernel_size, 1), stride=one.stride, se=one.se,
                    act=one.act)  # fmt: skip
         walk.block(one.width, kernel=one.kernel_size, expand=1, stride=one.stride, se=one.se,
                    kind="ds")  # fmt: skip
-    names = {"ir": "block", "ds": "first", "dsa": "separable"}
     for block, op in zip(space.blocks, arch.ops, strict=True):
         if op is None:
             continue
-        walk.layer(names[block.kind], block.out_width, kernel_size=op.kernel_size,
-                   expand_ratio=op.expand_ratio, stride=block.stride, se=block.se,
+        walk.layer(block.kind, block.out_width, op=op, stride=block.stride, se=block.se,
                    act=block.act)  # fmt: skip
         walk.block(block.out_width, kernel=op.kernel_size, expand=op.expand_ratio,
                    stride=block.stride, se=block.se, kind=block.kind)  # fmt: skip
@@ -148,7 +146,9 @@ def corrected(table: LatencyTable, key: LayerKey) -> Fraction:
     stem = key.kind == "stem"
     ms = Fraction(table.entries[key].median_ms) - edge * key.inner_activations / 10**6
     ms -= 0 if stem else overhead
-    return scale * max(ms, Fraction(0)) + weights * key.weights / 10**6 + (run if stem else 0)
+    return (
+        scale * max(ms, Fraction(0)) + weights * table.weights[key] / 10**6 + (run if stem else 0)
+    )
 
 
 def exact_sum(cost: CostMatrix, columns: list[int] | tuple[int, ...]) -> Fraction:

@@ -14,7 +14,9 @@ from safetensors.torch import save_file
 from supernet.latency.graphs.onnx import onnx_layers
 from supernet.latency.table import Device, Entry, LatencyTable
 from supernet.nn import blocks
+from supernet.nn.kinds import KINDS
 from supernet.nn.standalone import timm_model
+from supernet.space.arch import Op
 from supernet.space.layers import LayerKey, arch_keys
 from supernet.space.search_space import FixedBlock, SearchSpace, Stage
 from tests.latency.sshd import Server
@@ -30,9 +32,18 @@ DEVICE = Device(
 )
 
 
-def key(kind: str = "block", **changes: object) -> LayerKey:
+def layer_key(
+    kind: str, *, kernel_size: int = 1, expand_ratio: float = 1, **fields: object
+) -> LayerKey:
+    """Return a key whose kernel size and expand ratio are the op of a block or a stem."""
+    ops = {"stem": Op(kernel_size=kernel_size)}
+    ops |= dict.fromkeys(KINDS, Op(kernel_size, expand_ratio))
+    return LayerKey(kind=kind, op=ops.get(kind, Op()), **fields)
+
+
+def key(kind: str = "ir", **changes: object) -> LayerKey:
     values = {"family": "mobilenetv3", "in_size": 8, "in_channels": 16, "out_channels": 24}
-    return LayerKey(kind=kind, **(values | changes))
+    return layer_key(kind, **(values | changes))
 
 
 def entry(median_ms: float = 1.0, **changes: object) -> Entry:
@@ -48,7 +59,8 @@ def table(entries: dict[LayerKey, Entry], **changes: object) -> LatencyTable:
         "created": "2026-01-31",
         "tool_version": "0.1.0",
     }
-    return LatencyTable(entries=entries, **(values | changes))
+    weights = dict.fromkeys(entries, 1000)
+    return LatencyTable(**({"entries": entries, "weights": weights} | values | changes))
 
 
 def two_blocks(*resolutions: int) -> SearchSpace:

@@ -108,7 +108,7 @@ def test_the_16_ms_net_lacks_22_layers(note10: LatencyTable) -> None:
     missing = note10.missing(key.at(resolution) for key in keys)
     assert len(missing) == 22
     assert {key.kind for key in missing} == {
-        "stem", "first", "block", "final", "pool", "head", "classifier",
+        "stem", "ds", "ir", "final", "pool", "head", "classifier",
     }  # fmt: skip
     assert all(str(key) in str(caught.value) for key in missing)
 
@@ -123,9 +123,9 @@ def test_proxyless_mobile_lacks_3_layers() -> None:
     ) as caught:
         table.require(keys)
     for name in (
-        "block 112x112 16->32 k5 e3 s2 relu6 at 224 px",
-        "block 56x56 32->32 k3 e3 relu6 at 224 px",
-        "block 56x56 32->40 k7 e3 s2 relu6 at 224 px",
+        "ir 112x112 16->32 k5e3 s2 relu6 at 224 px",
+        "ir 56x56 32->32 k3e3 relu6 at 224 px",
+        "ir 56x56 32->40 k7e3 s2 relu6 at 224 px",
     ):
         assert name in str(caught.value)
     have = [key for key in keys if not table.missing([key])]
@@ -140,7 +140,7 @@ def _chain(config: dict[str, Any], resolution: int) -> list[LayerKey]:
     keys = [
         LayerKey(
             kind="stem", in_size=resolution, in_channels=3, out_channels=first["out_channels"],
-            kernel_size=3, stride=2, **shared,
+            op=Op(kernel_size=3), stride=2, **shared,
         )
     ]  # fmt: skip
     size = resolution // 2
@@ -151,9 +151,9 @@ def _chain(config: dict[str, Any], resolution: int) -> list[LayerKey]:
         ratio = conv["expand_ratio"]
         keys.append(
             LayerKey(
-                kind="first" if ratio == 1 else "block", in_size=size, expand_ratio=ratio,
+                kind="ds" if ratio == 1 else "ir", in_size=size, op=Op(conv["kernel_size"], ratio),
                 in_channels=conv["in_channels"], out_channels=conv["out_channels"],
-                kernel_size=conv["kernel_size"], stride=conv["stride"], **shared,
+                stride=conv["stride"], **shared,
             )
         )  # fmt: skip
         size //= conv["stride"]

@@ -11,6 +11,8 @@ import pytest
 from supernet.latency.correction import Correction
 from supernet.latency.fit import NetTiming, fit_correction
 from supernet.latency.plan import sample_nets
+from supernet.nn.count import layer_weights
+from supernet.space.arch import Op
 from supernet.space.layers import LayerKey, arch_keys, space_keys
 from supernet.space.presets import ofa_mbv3
 from supernet.space.search_space import SearchSpace
@@ -23,12 +25,14 @@ def nets_of(truth: Correction, count: int = 14, noise: float = 0.0) -> list[NetT
     """Nets of a space whose layers take about their multiply-adds, and whose times are `truth`."""
     rng = random.Random(0)
     keys = sorted(space_keys(SPACE, 64, **SHAPES).distinct())
+    weights = {key: layer_weights(key) for key in keys}
     timed = {key: 0.05 + key.inner_activations / 1e6 * rng.uniform(0.5, 2) for key in keys}
     nets = []
     for net in sample_nets(SPACE, count, rng=rng, **SHAPES):
-        ms = sum(truth.ms(key, timed[key]) for key in net)
+        ms = sum(truth.ms(key, timed[key], weights[key]) for key in net)
         processes = tuple(ms * rng.uniform(1 - noise, 1 + noise) for _ in range(2))
-        nets.append(NetTiming(net, sum(timed[key] for key in net), processes))
+        sums = (sum(each[key] for key in net) for each in (weights, timed))
+        nets.append(NetTiming(net, *sums, processes))
     return nets
 
 
@@ -86,22 +90,19 @@ def test_each_term_has_its_place() -> None:
         fields = {"in_size": 8, "in_channels": 10, "out_channels": 20, "family": "mobilenetv3"}
         return LayerKey(kind=kind, **{**fields, **changes})  # type: ignore[arg-type]
 
-    stem, block = key("stem", kernel_size=3, stride=2), key("block", expand_ratio=2, kernel_size=5)
-    assert stem.weights == 10 * 20 * 9
-    assert block.weights == 20 * (10 + 25 + 20)
-    assert replace(block, se=True).weights == block.weights + 20 * 20 // 2
+    stem, block = key("stem", op=Op(kernel_size=3), stride=2), key("ir", op=Op(5, 2))
     assert stem.inner_activations == 20 * 16
     assert block.inner_activations == 10 * 64 + 20 * 64
     assert key("head").inner_activations == 10 * 64 + 20
     assert key("classifier", in_size=1).inner_activations == 10
     plain = Correction(scale=2.0, overhead_ms=0.1)
-    assert plain.ms(stem, 1.0) == pytest.approx(2.0)
-    assert plain.ms(block, 1.0) == pytest.approx(1.8)
-    assert plain.ms(block, 0.05) == 0
-    assert Correction(edge_ms=100.0).ms(block, 1.0) == pytest.approx(1 - 100 * 1920 / 1e6)
+    assert plain.ms(stem, 1.0, 0) == pytest.approx(2.0)
+    assert plain.ms(block, 1.0, 0) == pytest.approx(1.8)
+    assert plain.ms(block, 0.05, 0) == 0
+    assert Correction(edge_ms=100.0).ms(block, 1.0, 0) == pytest.approx(1 - 100 * 1920 / 1e6)
     cached = Correction(run_ms=-0.5)
-    assert (cached.ms(stem, 1.0), cached.ms(block, 1.0)) == (0.5, 1.0)
-    assert Correction(weights_ms=100.0).ms(block, 1.0) == pytest.approx(1 + 100 * 1100 / 1e6)
+    assert (cached.ms(stem, 1.0, 0), cached.ms(block, 1.0, 0)) == (0.5, 1.0)
+    assert Correction(weights_ms=100.0).ms(block, 1.0, 1100) == pytest.approx(1 + 100 * 1100 / 1e6)
 
 
 def test_nets_are_different_and_reach_from_smallest_to_largest(small_space: SearchSpace) -> None:
@@ -110,7 +111,7 @@ def test_nets_are_different_and_reach_from_smallest_to_largest(small_space: Sear
     ends = (small_space.smallest(), small_space.largest())
     assert (nets[0], nets[-1]) == tuple(arch_keys(small_space, arch, **SHAPES) for arch in ends)
     assert nets == sample_nets(small_space, 5, rng=random.Random(0), **SHAPES)
-    pairs = itertools.pairwise(sum(key.weights for key in net) for net in nets)
+    pairs = itertools.pairwise(sum(map(layer_weights, net)) for net in nets)
     assert sum(a < b for a, b in pairs) >= 3
 
 

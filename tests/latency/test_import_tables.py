@@ -15,6 +15,7 @@ from supernet.latency.correction import Correction
 from supernet.latency.import_tables import FORMATS, read_tables
 from supernet.latency.table import Device, LatencyTable
 from supernet.space.layers import LayerKey
+from tests.latency.conftest import layer_key
 
 DEVICE = Device(
     machine="phone", cpu="unknown", runtime="unknown", runtime_version="unknown", threads=1,
@@ -53,8 +54,8 @@ def written(path: Path, data: Any) -> Path:
 
 def key(kind: str, family: str, *shapes: int, **rest: Any) -> LayerKey:
     size, channels, out = shapes
-    return LayerKey(
-        kind=kind, family=family, in_size=size, in_channels=channels, out_channels=out, **rest
+    return layer_key(
+        kind, family=family, in_size=size, in_channels=channels, out_channels=out, **rest
     )
 
 
@@ -64,9 +65,9 @@ def test_once_for_all(tmp_path: Path, name: str) -> None:
     of, act = "mobilenetv3", {"act": "hard_swish"}
     want = [
         key("stem", of, 32, 3, 24, kernel_size=3, stride=2, **act),
-        key("first", of, 16, 24, 24, kernel_size=3, act="relu"),
-        key("block", of, 16, 24, 40, kernel_size=5, expand_ratio=3, stride=2, se=True, act="relu"),
-        key("block", of, 8, 40, 40, kernel_size=7, expand_ratio=4, **act),
+        key("ds", of, 16, 24, 24, kernel_size=3, act="relu"),
+        key("ir", of, 16, 24, 40, kernel_size=5, expand_ratio=3, stride=2, se=True, act="relu"),
+        key("ir", of, 8, 40, 40, kernel_size=7, expand_ratio=4, **act),
         key("final", of, 8, 40, 96, **act),
         key("pool", of, 8, 96, 96),
         key("head", of, 1, 96, 128, **act),
@@ -85,8 +86,8 @@ def test_proxylessnas(tmp_path: Path) -> None:
     of, act = "efficientnet", {"act": "relu6"}
     want = [
         key("stem", of, 31, 3, 24, kernel_size=3, stride=2, **act),
-        key("first", of, 16, 24, 16, kernel_size=5, **act),
-        key("block", of, 15, 16, 24, kernel_size=7, expand_ratio=6, stride=2, **act),
+        key("ds", of, 16, 24, 16, kernel_size=5, **act),
+        key("ir", of, 15, 16, 24, kernel_size=7, expand_ratio=6, stride=2, **act),
         key("final", of, 8, 24, 96, **act),
         key("classifier", of, 8, 96, 10),
     ]
@@ -158,7 +159,7 @@ def test_what_is_refused(tmp_path: Path, data: Any, message: str) -> None:
 
 def test_the_same_layer_twice(tmp_path: Path) -> None:
     twice = timings([*OFA, BLOCK.replace("expand:72", "expand:072")])
-    with pytest.raises(TableError, match="a second timing of block 16x16"):
+    with pytest.raises(TableError, match="a second timing of ir 16x16"):
         read_tables(written(tmp_path / "t.yaml", twice), "ofa", DEVICE)
 
 

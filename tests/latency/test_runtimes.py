@@ -24,9 +24,10 @@ from supernet.latency import runtimes
 from supernet.latency.model import Model, of_keys, of_subnet
 from supernet.latency.runtimes import Runtime
 from supernet.nn import blocks
+from supernet.nn.families import FAMILIES
 from supernet.nn.standalone import timm_model
 from supernet.space.layers import LayerKey, arch_keys
-from supernet.space.search_space import ACTIVATIONS, FAMILIES, SearchSpace
+from supernet.space.search_space import ACTIVATIONS, SearchSpace
 from tests.latency.conftest import DEVICE, SHAPES, key, two_blocks
 
 ROOT = Path(__file__).parents[2]
@@ -39,11 +40,11 @@ TOLERANCE = {"int8": 0.06, "fp32": 1e-4}  # of the mean square error, relative t
 KEYS = [
     key("stem", in_size=24, in_channels=3, kernel_size=3, stride=2, act="hard_swish"),
     key("stem", in_size=24, in_channels=3, kernel_size=3, stride=2, act="relu6"),
-    key("first", kernel_size=3, act="relu", out_channels=16),
-    key("first", family="efficientnet", kernel_size=3, stride=2, se=True, act="swish"),
+    key("ds", kernel_size=3, act="relu", out_channels=16),
+    key("ds", family="efficientnet", kernel_size=3, stride=2, se=True, act="swish"),
     *(
         key(
-            "block",
+            "ir",
             family=family,
             act=act,
             se=se,
@@ -60,7 +61,7 @@ KEYS = [
     key("head", act="hard_swish"),
     key("head", in_size=1, act="relu"),
     key("head", act="hard_swish", bias=True),
-    key("separable", family="efficientnet", kernel_size=3, stride=2, act="relu6"),
+    key("dsa", family="efficientnet", kernel_size=3, stride=2, act="relu6"),
     key("classifier", in_size=1),
     key("classifier", family="efficientnet"),
 ]

@@ -14,21 +14,25 @@ from hypothesis import strategies as st
 from supernet.errors import TableError
 from supernet.latency.correction import Correction
 from supernet.latency.table import Device, Entry, LatencyTable
-from supernet.space.layers import KINDS, LayerKey
-from supernet.space.search_space import ACTIVATIONS, FAMILIES
+from supernet.nn.families import FAMILIES
+from supernet.nn.kinds import KINDS
+from supernet.space.arch import Op
+from supernet.space.layers import LayerKey
+from supernet.space.search_space import ACTIVATIONS
 from tests.latency.conftest import DEVICE, entry, key, table
 
+OLD = Path(__file__).parent / "old"
+"""Files of earlier versions, and what that version made of them."""
 times = st.floats(min_value=1e-6, max_value=1e6)
 counts = st.integers(min_value=1, max_value=10_000)
 keys = st.builds(
     LayerKey,
-    kind=st.sampled_from(KINDS),
-    family=st.sampled_from(FAMILIES),
+    kind=st.sampled_from((*KINDS, "stem", "head", "a kind of later")),
+    family=st.sampled_from((*FAMILIES, "resnet")),
     in_size=counts,
     in_channels=counts,
     out_channels=counts,
-    kernel_size=counts,
-    expand_ratio=times,
+    op=st.builds(Op, kernel_size=counts, expand_ratio=st.floats(1, 64)) | st.just(Op()),
     stride=counts,
     se=st.booleans(),
     act=st.sampled_from(("", *ACTIVATIONS)),
@@ -44,7 +48,9 @@ entries = st.builds(
     st.booleans(),
 )
 tables = st.builds(
-    LatencyTable,
+    lambda entries, **rest: LatencyTable(
+        entries=entries, weights={key: key.in_channels for key in entries}, **rest
+    ),
     device=st.builds(
         Device,
         machine=LINES,
@@ -142,7 +148,7 @@ def test_missing_layers_are_all_listed() -> None:
     assert part.missing([other, lack, have, lack]) == tuple(sorted([other, lack]))
     with pytest.raises(TableError, match=r"lacks 2 layers.*supernet profile") as caught:
         part.require([have, lack, other])
-    assert f"{lack}; {other}" in str(caught.value)
+    assert f"{other}; {lack}" in str(caught.value)
     with pytest.raises(TableError, match=re.escape(str(lack))):
         part[lack]
     with pytest.raises(TableError):
@@ -154,7 +160,7 @@ def test_an_entry_for_the_resolution_wins() -> None:
     one = table({layer: entry(1), layer.at(224): entry(2), other.at(160): entry(3)})
     assert [one.ms(k) for k in (layer, layer.at(160), layer.at(224))] == [1, 1, 2]
     assert one.missing([other, other.at(160), other.at(224)]) == (other, other.at(224))
-    with pytest.raises(TableError, match=r"lacks 1 layers: block 4x4 .* at 224 px\."):
+    with pytest.raises(TableError, match=r"lacks 1 layers: ir 4x4 .* at 224 px\."):
         one.ms(other.at(224))
 
 
@@ -237,7 +243,7 @@ MALFORMED = [
     (_put("entries", {}), "entries is dict"),
     (_put("entries", [{}] * 200_001), "at most 200000"),
     (_put("entries", [1]), r"entries\[0\]"),
-    (_put("entries", VALID["entries"] * 2), r"entries\[1\]: a second entry for block 8x8"),
+    (_put("entries", VALID["entries"] * 2), r"entries\[1\]: a second entry for ir 8x8"),
     (_put(*FIRST, "median_ms", -1.0), r"entries\[0\]\.median_ms is -1"),
     (_put(*FIRST, "median_ms", 0), r"entries\[0\]\.median_ms is 0"),
     (_put(*FIRST, "median_ms", True), r"entries\[0\]\.median_ms is True"),
@@ -245,9 +251,11 @@ MALFORMED = [
     (_put(*FIRST, "converged", 1), r"converged is 1; expected a bool"),
     (_without(*FIRST, "visits"), r"entries\[0\] lacks visits"),
     (_without(*FIRST, "key"), r"entries\[0\]"),
-    (_put(*FIRST, "key", "kind", "skip"), r"key\.kind is 'skip'; allowed"),
-    (_put(*FIRST, "key", "family", "resnet"), r"key\.family is 'resnet'; allowed"),
-    (_put(*FIRST, "key", "act", "gelu"), r"key\.act is 'gelu'; allowed"),
+    (_put(*FIRST, "key", "kind", 3), r"key\.kind is 3; expected a string"),
+    (_put(*FIRST, "key", "op", [5, 3, 1]), r"key\.op: \[5, 3, 1\] is no op"),
+    (_without(*FIRST, "key", "op"), r"key lacks op"),
+    (_put(*FIRST, "weights", 1.5), r"entries\[0\]\.weights is 1\.5; expected an integer"),
+    (_put("correction", "weights_ms", 1.0), "the correction needs weights, and ir 8x8"),
     (_put(*FIRST, "key", "in_size", 10**400), "line 1 holds a whole number beyond 64 bits, 1000"),
     (_put(*FIRST, "key", "resolution", 0), r"key\.resolution is 0"),
     (_put(*FIRST, "key", "size", 4), r"key has unknown 'size'"),
@@ -295,3 +303,29 @@ def test_files_that_are_not_there_or_too_large(tmp_path: Path) -> None:
         file.truncate(64 * 2**20 + 1)
     with pytest.raises(TableError, match="at most 67108864 are read"):
         LatencyTable.load(tmp_path / "huge.json")
+
+
+def test_version_3_says_the_milliseconds_that_it_said() -> None:
+    old = LatencyTable.load(OLD / "table_version_3.json")
+    said = json.loads((OLD / "table_version_3_ms.json").read_text())
+    assert [old.ms(key) for key in old.entries] == said
+    assert {key.kind for key in old.entries} >= {"stem", "ir", "ds", "dsa", "final", "classifier"}
+    again = LatencyTable.from_dict(json.loads(json.dumps(old.to_dict())))
+    assert again == old
+    assert old.to_dict()["version"] == 4
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kind": "uir"}, "kind is 'uir', which version 3 does not have"),
+        ({"kernel_size": "5"}, "kernel_size is '5'"),
+        ({"in_channels": None}, "in_channels is None"),
+        ({"op": {}}, "has op"),
+    ],
+)
+def test_a_wrong_key_of_version_3_is_named(change: dict[str, Any], message: str) -> None:
+    data = json.loads((OLD / "table_version_3.json").read_text())
+    data["entries"][0]["key"] |= change
+    with pytest.raises(TableError, match=rf"entries\[0\]\.key.*{message}"):
+        LatencyTable.from_dict(data)

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from supernet.nn.depthwise import depthwise
 from supernet.nn.elastic import ElasticBlock
+from supernet.nn.families import FAMILIES
 from supernet.nn.supernet import SuperNet
 from supernet.space.arch import Op
-from supernet.space.search_space import FAMILIES, BlockSpec, SpaceError
+from supernet.space.search_space import BlockSpec, SpaceError
 from tests.builders import (
     HAND_MADE,
     WITHOUT_FIRST,

@@ -19,6 +19,7 @@ from supernet.space.cost import Constraint, CostMatrix, arch_cost, cost_range
 from supernet.space.layers import LayerKey, arch_keys
 from supernet.space.search_space import SearchSpace
 from tests.builders import HAND_MADE, conf_space, made_up_table, middle, randomise_, some_archs
+from tests.latency.conftest import layer_key
 
 SHAPES = {"in_chans": 1, "num_classes": 7}
 SPACES = pytest.mark.parametrize("space", HAND_MADE.values(), ids=HAND_MADE)
@@ -26,7 +27,7 @@ SPACES = pytest.mark.parametrize("space", HAND_MADE.values(), ids=HAND_MADE)
 
 def key(kind: str, size: int, channels: int, out: int, **rest: object) -> LayerKey:
     values = {"family": "mobilenetv3", "act": "" if kind == "classifier" else "relu", **rest}
-    return LayerKey(kind=kind, in_size=size, in_channels=channels, out_channels=out, **values)
+    return layer_key(kind, in_size=size, in_channels=channels, out_channels=out, **values)
 
 
 @pytest.mark.parametrize(
@@ -34,14 +35,14 @@ def key(kind: str, size: int, channels: int, out: int, **rest: object) -> LayerK
     [
         (key("stem", 9, 3, 16, kernel_size=3, stride=2), 81 * 3 + 25 * 16),
         # widening: 16 in, 48 out; depthwise: 48 in, 48 out on a quarter; narrowing: 48 in, 24 out
-        (key("block", 8, 16, 24, kernel_size=3, expand_ratio=3, stride=2), 64 * 16 + 64 * 48),
+        (key("ir", 8, 16, 24, kernel_size=3, expand_ratio=3, stride=2), 64 * 16 + 64 * 48),
         # with a residual the input stays alive under the depthwise step
-        (key("block", 8, 16, 16, kernel_size=3, expand_ratio=3), 64 * (16 + 48 + 48)),
-        (key("block", 8, 16, 24, kernel_size=3, expand_ratio=3), 64 * (48 + 48)),
+        (key("ir", 8, 16, 16, kernel_size=3, expand_ratio=3), 64 * (16 + 48 + 48)),
+        (key("ir", 8, 16, 24, kernel_size=3, expand_ratio=3), 64 * (48 + 48)),
         # the gate of squeeze-and-excite: 16 in, 48 out on one pixel, beside a map of one pixel
-        (key("block", 1, 16, 16, kernel_size=3, expand_ratio=3, se=True), 16 + 48 + 48 + 16),
-        (key("first", 8, 16, 16, kernel_size=3), 64 * (16 + 16 + 16)),
-        (key("first", 8, 16, 32, kernel_size=3), 64 * (16 + 32)),
+        (key("ir", 1, 16, 16, kernel_size=3, expand_ratio=3, se=True), 16 + 48 + 48 + 16),
+        (key("ds", 8, 16, 16, kernel_size=3), 64 * (16 + 16 + 16)),
+        (key("ds", 8, 16, 32, kernel_size=3), 64 * (16 + 32)),
         (key("final", 4, 16, 96), 16 * (16 + 96)),
         (key("head", 4, 96, 200), 16 * 96 + 96),
         (key("head", 1, 96, 200), 96 + 200),

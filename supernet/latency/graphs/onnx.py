@@ -16,7 +16,7 @@ from torch import nn
 
 from supernet.nn.kinds import KINDS
 from supernet.nn.kinds.conv import SE, ConvKind, child
-from supernet.space.layers import BLOCKS, LayerKey
+from supernet.space.layers import LayerKey
 
 OPSET, IR_VERSION = 20, 10
 
@@ -68,9 +68,8 @@ class _Graph:
 def _layer(graph: _Graph, x: str, key: LayerKey, part: Any) -> str:
     if key.kind in ("stem", "final"):
         return _conv_bn(graph, x, part.conv, part.bn1)
-    if key.kind in BLOCKS.values():
-        kind = next(kind for kind, word in BLOCKS.items() if word == key.kind)
-        return _block(graph, x, KINDS[kind], part)
+    if key.kind in KINDS:
+        return _block(graph, x, KINDS[key.kind], part)
     if key.kind == "head":
         _, conv, act = part
         return _act(graph, _conv(graph, _mean(graph, x), conv), act)

@@ -40,7 +40,7 @@ from supernet.latency.runtimes.onnxruntime import (
     start,
     version,
 )
-from supernet.space.layers import BLOCKS
+from supernet.nn.kinds import KINDS
 
 __all__ = ["ENVIRONMENT", "PRECISION", "load", "load_file", "providers", "version"]
 
@@ -80,8 +80,8 @@ def prepared(model: Model) -> Prepared:
     kinds = [key.kind for key in model.keys]
     x = model.example()
     try:
-        before = bool(kinds) and kinds[0] in (*BLOCKS.values(), "final")
-        after = bool(kinds) and kinds[-1] in ("stem", *BLOCKS.values())
+        before = bool(kinds) and kinds[0] in (*KINDS, "final")
+        after = bool(kinds) and kinds[-1] in ("stem", *KINDS)
         proto = quantized(model.onnx, x, output_too=after)
         x = _take_int8(proto, x) if before else x
         output = _give_int8(proto) if after else None

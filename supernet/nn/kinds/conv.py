@@ -92,12 +92,14 @@ class ConvKind:
         name: timm's word in a block string, and the kind in spaces and tables.
         block: timm's class.
         steps: the block's inside, in the order of the data.
+        choices: names of an op's values.
         settings: attributes that tell this kind from others of the same class.
     """
 
     name: str
     block: type[nn.Module]
     steps: tuple[Step, ...]
+    choices: tuple[str, ...] = ("kernel_size", "expand_ratio")
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property

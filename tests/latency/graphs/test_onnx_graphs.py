@@ -11,31 +11,33 @@ from torch import nn
 
 from supernet.latency.graphs.onnx import onnx_layers
 from supernet.nn import blocks
+from supernet.nn.families import FAMILIES
 from supernet.nn.standalone import timm_model
 from supernet.space.layers import LayerKey, arch_keys
-from supernet.space.search_space import ACTIVATIONS, FAMILIES, FixedBlock, SearchSpace, Stage
+from supernet.space.search_space import ACTIVATIONS, FixedBlock, SearchSpace, Stage
 from tests.builders import WITHOUT_FIRST
+from tests.latency.conftest import layer_key
 
 
 def _key(kind: str, family: str = "mobilenetv3", **rest: object) -> LayerKey:
     values = {"in_size": 9, "in_channels": 16, "out_channels": 24} | rest
-    return LayerKey(kind=kind, family=family, **values)
+    return layer_key(kind, family=family, **values)
 
 
 BLOCKS = [
-    _key("block", f, kernel_size=k, stride=s, se=se, act=act, expand_ratio=e, out_channels=out)
+    _key("ir", f, kernel_size=k, stride=s, se=se, act=act, expand_ratio=e, out_channels=out)
     for f, k, s, se, act, (e, out) in itertools.product(
         FAMILIES, (3, 5, 7), (1, 2), (False, True), ACTIVATIONS, ((3.0, 16), (2.5, 24))
     )
 ]
 FIRSTS = [
-    _key("first", f, kernel_size=k, stride=s, se=se, act=act, out_channels=out)
+    _key("ds", f, kernel_size=k, stride=s, se=se, act=act, out_channels=out)
     for f, k, s, se, act, out in itertools.product(
         FAMILIES, (3, 5), (1, 2), (False, True), ("relu", "swish"), (16, 24)
     )
 ]
 SEPARABLES = [
-    _key("separable", f, kernel_size=3, stride=s, se=se, act="relu6", out_channels=out)
+    _key("dsa", f, kernel_size=3, stride=s, se=se, act="relu6", out_channels=out)
     for f, s, se, out in itertools.product(FAMILIES, (1, 2), (False, True), (16, 24))
 ]
 OTHERS = [

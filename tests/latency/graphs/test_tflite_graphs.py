@@ -23,7 +23,7 @@ def test_an_unknown_operator_is_named() -> None:
 
 
 def test_a_dilated_convolution_is_refused() -> None:
-    layer = key("first", kernel_size=3, act="relu", out_channels=16)
+    layer = key("ds", kernel_size=3, act="relu", out_channels=16)
     proto = onnx.load_from_string(of_keys([layer], batch=1).onnx)
     proto.graph.node[0].attribute.append(helper.make_attribute("dilations", [2, 2]))
     for attribute in proto.graph.node[0].attribute:
