@@ -178,6 +178,8 @@ def both_sides() -> dict[str, Side]:
 def _side(net: Any, activate: Callable[[Arch], Callable[[Tensor], Tensor]]) -> Side:
     net.to("cuda", memory_format=torch.channels_last).train()
     sgd = torch.optim.SGD(net.parameters(), lr=LR, momentum=0.9, nesterov=True, fused=True)
+    for weight in net.parameters():  # the fused SGD of torch 2.11 takes no weight that comes later
+        sgd.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
     return Side(net, activate, sgd)
 
 
