@@ -15,7 +15,7 @@ from supernet.io.atomic import sha256
 from supernet.io.reporter import Reporter
 from supernet.nn.fixed import PlainNet
 from supernet.train.build import build_data
-from supernet.train.models import _begun, _built
+from supernet.train.models import checked_network, with_weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +46,6 @@ class SubnetSource:
             "checkpoint_sha256": read_certificate(Path(self.dir)).subnet.checkpoint_sha256,
             "certificate_sha256": sha256(Path(self.dir, CERTIFICATE)),
         }
-        made = _built({**folder.net, "num_classes": data.num_classes}, folder.arch)
+        made = checked_network({**folder.net, "num_classes": data.num_classes}, folder.arch)
         weights = load_subnet(self.dir).state_dict()
-        return _begun(made, weights, origin, kept=folder.classes == data.classes)
+        return with_weights(made, weights, origin, kept=folder.classes == data.classes)

@@ -8,7 +8,7 @@ parts of a checkpoint.
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from supernet.io.read import MAX_DEPTH, check_regular
 MAX_PICKLE = 64 * 2**20
 """Bytes of the part of a zip that is not tensors; a checkpoint's has a few hundred thousand."""
 MAX_NAME = 500
-MAX_VALUES = 10_000_000
+MAX_VALUES = 1_000_000
 """Values besides those in tensors, each counted as often as it is met."""
 _PLAIN = (str, bytes, int, float, type(None), torch.dtype, torch.device, torch.Size)
 _GROUPS = (dict, list, tuple, set, frozenset)
@@ -37,7 +37,7 @@ def load_tensors(path: Path) -> dict[str, Any]:
     try:
         _check_zip(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
-        _weigh(content, {}, 0)
+        _check_values(content)
     except Exception as error:  # torch raises many kinds for a damaged file
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise CheckpointError(
@@ -81,38 +81,28 @@ def _check_zip(path: Path) -> None:
         raise zipfile.BadZipFile(f"the sum of {spoilt} is wrong")
 
 
-def _weigh(value: Any, known: dict[int, int], depth: int) -> int:
-    """Return the number of values in `value`; raise if one of them is not allowed."""
-    if isinstance(value, Tensor):
-        _check_tensor(value)
-    elif isinstance(value, _GROUPS):
-        return _weigh_group(value, known, depth)
-    elif not isinstance(value, _PLAIN):
-        raise ValueError(f"it holds a {type(value).__name__}")
-    elif isinstance(value, int) and not -(2**63) <= value < 2**64:
-        raise ValueError("it holds a whole number beyond 64 bits")
-    elif isinstance(value, str) and ("\0" in value or not _encodes(value)):
-        raise ValueError("it holds a text with half a character or NUL")
-    return 1
-
-
-def _weigh_group(group: Any, known: dict[int, int], depth: int) -> int:
-    """Weigh a group once, wherever it is met: groups of groups may stand for billions."""
-    if depth > MAX_DEPTH:
-        raise ValueError(f"its groups are nested deeper than {MAX_DEPTH}")
-    if id(group) in known:
-        if known[id(group)] == 0:
-            raise ValueError("a group holds itself")
-        return known[id(group)]
-    known[id(group)] = 0
-    inside: Iterable[Any] = group
-    if isinstance(group, Mapping):
-        inside = (one for pair in group.items() for one in pair)
-    total = 1 + sum(_weigh(one, known, depth + 1) for one in inside)
-    if total > MAX_VALUES:
-        raise ValueError(f"it holds more than {MAX_VALUES} values")
-    known[id(group)] = total
-    return total
+def _check_values(content: Any) -> None:
+    """Raise if there are too many values, each counted as often as it is met, or a bad one."""
+    left, count = [(content, 0)], 0
+    while left:
+        value, depth = left.pop()
+        count += 1
+        if count > MAX_VALUES:
+            raise ValueError(f"it holds more than {MAX_VALUES} values")
+        if isinstance(value, Tensor):
+            _check_tensor(value)
+        elif isinstance(value, _GROUPS):
+            if depth > MAX_DEPTH:
+                raise ValueError(f"its groups are nested deeper than {MAX_DEPTH}")
+            left += [(one, depth + 1) for one in value]
+            if isinstance(value, Mapping):
+                left += [(one, depth + 1) for one in value.values()]
+        elif not isinstance(value, _PLAIN):
+            raise ValueError(f"it holds a {type(value).__name__}")
+        elif isinstance(value, int) and not -(2**63) <= value < 2**64:
+            raise ValueError("it holds a whole number beyond 64 bits")
+        elif isinstance(value, str) and ("\0" in value or not _encodes(value)):
+            raise ValueError("it holds a text with half a character or NUL")
 
 
 def _check_tensor(tensor: Tensor) -> None:

@@ -97,20 +97,20 @@ class Timm:
         fixed = {"img_size": size} if timms is not None and timms.fixed_input_size else {}
         args = {"num_classes": data.num_classes, "in_chans": data.in_chans, **fixed}
         net = {"family": "timm", "name": self.name.partition(".")[0], **args}
-        made = _built(net, Arch((), size))
+        made = checked_network(net, Arch((), size))
         if self.weights is not None:
             weights, head = _read_weights(self.weights), _head(made.model)
             kept = all(weights[n].shape == head[n].shape for n in head if n in weights)
             origin = {"weights": self.weights, "sha256": sha256(Path(self.weights))}
-            return _begun(made, weights, origin, kept=kept)
+            return with_weights(made, weights, origin, kept=kept)
         if self.pretrained:
             kept = timms is not None and timms.num_classes == data.num_classes
             weights = _timms_weights(self.name, args)
-            return _begun(made, weights, {"pretrained": self.name}, kept=kept)
+            return with_weights(made, weights, {"pretrained": self.name}, kept=kept)
         return made
 
 
-def _built(net: Mapping[str, Any], arch: Arch) -> PlainNet:
+def checked_network(net: Mapping[str, Any], arch: Arch) -> PlainNet:
     """Build a network with fresh weights and see that it takes images of its size."""
     size = arch.resolution
     try:
@@ -129,7 +129,7 @@ def _built(net: Mapping[str, Any], arch: Arch) -> PlainNet:
     return made
 
 
-def _begun(
+def with_weights(
     made: PlainNet, weights: Mapping[str, Tensor], origin: Mapping[str, Any], *, kept: bool
 ) -> PlainNet:
     """Load `weights` into a fresh network; the classifier's only if it is `kept`."""

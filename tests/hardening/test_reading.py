@@ -301,7 +301,7 @@ def _deep() -> list[Any]:
         (2**64, "beyond 64 bits"),
         ("\ud800", "half a character"),
         ("a\0b", "NUL"),
-        (_loop(), "holds itself"),
+        (_loop(), "nested deeper"),
         (_bomb(), "values"),
         (_deep(), "nested deeper"),
     ],
