@@ -42,7 +42,6 @@ class Augment:
     cutmix: float = 0.0
 
     def __post_init__(self) -> None:
-        """Check the fields."""
         if not 0 <= self.pad <= 64:
             raise DataError(f"pad is {self.pad}; it must lie in 0..64")
         if min(self.mixup, self.cutmix) < 0:

@@ -73,7 +73,6 @@ class ImageData:
     normalisation: Preprocess | None = None
 
     def __post_init__(self) -> None:
-        """Check the number of classes."""
         if len(self.classes) < 2:
             raise DataError(
                 f"data {self.name} has {len(self.classes)} class; at least two are needed"

@@ -186,7 +186,6 @@ class Certificate:
     pruned: Pruned | None = None
 
     def __post_init__(self) -> None:
-        """Check that the files lie in the folder of the certificate."""
         for name in self.files:
             if not (is_inside(name) and is_line(name)):
                 raise SupernetError(f"files names {shown(name)}, which is not in its folder")

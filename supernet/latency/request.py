@@ -39,7 +39,6 @@ class TimingRequest:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Check batch, processes and seconds; the machine that times checks the threads."""
         if self.batch < 1 or self.processes < 1:
             raise DeviceError(
                 f"batch is {self.batch}, processes {self.processes}; they must be 1 or more"

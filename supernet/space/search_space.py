@@ -44,7 +44,6 @@ class FixedBlock:
     act: str = "relu"
 
     def __post_init__(self) -> None:
-        """Check the fields."""
         _need(self.stride in (1, 2), f"stride is {self.stride}; allowed: 1, 2")
         odd = self.kernel_size % 2 == 1 and 0 < self.kernel_size <= 255
         _need(odd, f"kernel_size is {self.kernel_size}; it must be odd, and 255 at most")

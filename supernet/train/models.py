@@ -78,7 +78,6 @@ class Timm:
     resolution: int | None = None
 
     def __post_init__(self) -> None:
-        """Check the fields."""
         check_known(self.name, "name")
         if self.resolution is not None and self.resolution < 8:
             raise SupernetError(f"resolution is {self.resolution}; 8 px is the least")

@@ -83,7 +83,6 @@ class Phase:
         return "largest" if alone else "random"
 
     def __post_init__(self) -> None:
-        """Check the numbers."""
         if (
             self.epochs < 1
             or self.subnets < 0

@@ -45,7 +45,6 @@ class Regularize:
     drop_path: float = 0.0
 
     def __post_init__(self) -> None:
-        """Check the chances."""
         if not (0 <= self.dropout < 1 and 0 <= self.drop_path < 1):
             raise SupernetError(
                 f"dropout and drop_path must lie in 0..1 (1 excluded); got {self.dropout} and "

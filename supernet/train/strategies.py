@@ -66,7 +66,6 @@ class Taught:
     divergence: str = "kl"
 
     def __post_init__(self) -> None:
-        """Check the fields."""
         if not (0 <= self.label_smoothing < 1 and 0 <= self.hard_share <= 1):
             raise SupernetError(
                 "label_smoothing must lie in 0..1 (1 excluded) and hard_share in 0..1; got "

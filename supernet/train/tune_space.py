@@ -44,7 +44,6 @@ class Range:
     sets: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Check the ends."""
         if not self.low < self.high or (self.log and self.low <= 0):
             raise SupernetError(
                 f"a range from {self.low} to {self.high} is none; low must be below high, and "
@@ -66,7 +65,6 @@ class Choices:
     sets: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Check that there is something to choose."""
         if len(self.choices) < 2:
             raise SupernetError("choices must name two values or more")
 
@@ -136,7 +134,6 @@ class Plan:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Check the fields."""
         for name, allowed in (("sampler", SAMPLERS), ("pruner", PRUNERS)):
             if getattr(self, name) not in allowed:
                 raise SupernetError(

@@ -107,7 +107,6 @@ class Board:
     ssh_config: Path | None = None
 
     def __post_init__(self) -> None:
-        """Raise `DeviceError` if `host` is not a host's name."""
         if not _HOST.fullmatch(self.host):
             raise DeviceError(f"--host is {self.host!r}; expected a name such as user@board")
 

@@ -50,7 +50,6 @@ class GateConfig:
     entropy: float = 0.0
 
     def __post_init__(self) -> None:
-        """Check the fields."""
         if self.estimator not in ESTIMATORS:
             raise SupernetError(
                 f"gates.estimator is {self.estimator!r}; allowed: {', '.join(ESTIMATORS)}"
