@@ -52,7 +52,7 @@ def test_the_error_is_that_of_nets_left_out() -> None:
 
 def test_a_truth_with_pairs_needs_a_dearer_model() -> None:
     genomes = genomes_of(300)
-    depths = [(genomes[:, where] > 0).mean(1) for where in GENES.encoding.stages]
+    depths = [(genomes[:, where] > 0).mean(1) for where in SPACE.stage_slices]
     model = predictor.fit(GENES, genomes, 0.8 + 0.3 * depths[0] * depths[1])
     assert model.kind != "ridge"
     assert model.rmse < 0.9 * model.compared["ridge"]
@@ -61,7 +61,7 @@ def test_a_truth_with_pairs_needs_a_dearer_model() -> None:
 @pytest.mark.parametrize("pairs", [False, True])
 def test_what_is_kept_predicts_the_same(tmp_path: Path, pairs: bool) -> None:
     genomes = genomes_of(200)
-    depths = [(genomes[:, where] > 0).mean(1) for where in GENES.encoding.stages]
+    depths = [(genomes[:, where] > 0).mean(1) for where in SPACE.stage_slices]
     truth = additive(genomes) + pairs * 3 * depths[0] * depths[1]
     model = predictor.fit(GENES, genomes, truth)
     path = tmp_path / "p.safetensors"
