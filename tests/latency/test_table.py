@@ -221,7 +221,7 @@ FIRST = ("entries", 0)
 MALFORMED = [
     ([], "format"),
     (_put("format", "other"), "format"),
-    (_put("version", 4), r"version is 4"),
+    (_put("version", 5), r"version is 5; this supernet reads versions 3 and 4"),
     (_put("version", True), "version is True"),
     (_without("version"), "version is None"),
     (_without("device"), "lacks device"),
@@ -255,7 +255,13 @@ MALFORMED = [
     (_put(*FIRST, "key", "op", [5, 3, 1]), r"key\.op: \[5, 3, 1\] is no op"),
     (_without(*FIRST, "key", "op"), r"key lacks op"),
     (_put(*FIRST, "weights", 1.5), r"entries\[0\]\.weights is 1\.5; expected an integer"),
-    (_put("correction", "weights_ms", 1.0), "the correction needs weights, and ir 8x8"),
+    (
+        {
+            **_put("correction", "weights_ms", 1.0),
+            "entries": _without(*FIRST, "weights")["entries"],
+        },
+        "the correction needs weights, and ir 8x8",
+    ),
     (_put(*FIRST, "key", "in_size", 10**400), "line 1 holds a whole number beyond 64 bits, 1000"),
     (_put(*FIRST, "key", "resolution", 0), r"key\.resolution is 0"),
     (_put(*FIRST, "key", "size", 4), r"key has unknown 'size'"),
