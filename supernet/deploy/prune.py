@@ -148,14 +148,15 @@ def prune(
             )
             new = replace(new, pruned=pruned)
             write_certificate(beside, new)
-    ms, how = (
-        (new.promise.predicted_ms, "predicted")
-        if new.measured is None
-        else (new.measured.median_ms, "measured")
+    predicted, measured = new.promise.predicted_ms, new.measured
+    ms = (
+        f"{predicted:.4g} ms predicted"
+        if measured is None
+        else f"{measured.median_ms:.4g} ms measured"
     )
     reporter.note(
         f"top-1 {100 * pruned.top1_before:.2f} % before, {100 * new.quality.top1:.2f} % after on "
-        f"{new.quality.test_images} images; {ms:.4g} ms {how}, budget {budget_ms:g} ms"
+        f"{new.quality.test_images} images; {ms}, budget {budget_ms:g} ms"
     )
     return new
 

@@ -29,7 +29,7 @@ from supernet.report.schema import (
     SubnetRecord,
     TableRecord,
 )
-from supernet.report.tables import Spaced, Tables, is_table, record_of
+from supernet.report.tables import RunSpace, Tables, is_table, record_of
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -57,7 +57,7 @@ def collect(paths: Sequence[Path], command: str) -> Report:
     if not found:
         raise SupernetError("no run to report on: name a folder such as runs/demo")
     notes = [note for run in found for note in run.notes]
-    spaces = {run.name: _spaced(run, notes) for run in found}
+    spaces = {run.name: _space_of(run, notes) for run in found}
     tables, records = _tables(files, found, notes)
     searched, learned = [], []
     for run in found:
@@ -65,9 +65,9 @@ def collect(paths: Sequence[Path], command: str) -> Report:
         searched += _kept(fronts.rows_in(run.folder), read_front, notes)
     networks = _subnets(folders, found, spaces, tables, searched, notes)
     for run in found:
-        spaced = spaces[run.name]
-        if run.file is not None and spaced is not None:
-            read_gates = partial(gates.read, space=spaced.space, run=run.name, tables=tables)
+        run_space = spaces[run.name]
+        if run.file is not None and run_space is not None:
+            read_gates = partial(gates.read, space=run_space.space, run=run.name, tables=tables)
             learned += _kept(gates.states_of(run.file, run.content), read_gates, notes)
     lines = {run.name: tuple(_curves(run, notes)) for run in found}
     groups: list[Sequence[_Named]] = [records, networks, searched, learned]
@@ -99,9 +99,9 @@ def _kept(items: Iterable[T], read: Callable[[T], R], notes: list[str]) -> list[
     return found
 
 
-def _spaced(run: OpenedRun, notes: list[str]) -> Spaced | None:
-    (spaced,) = _kept([run], runs.spaced, notes) or [None]
-    return spaced
+def _space_of(run: OpenedRun, notes: list[str]) -> RunSpace | None:
+    (run_space,) = _kept([run], runs.space_of, notes) or [None]
+    return run_space
 
 
 def _tables(
@@ -131,7 +131,7 @@ def _is_mine(file: Path) -> bool:
 def _subnets(
     folders: Sequence[Path],
     found: Sequence[OpenedRun],
-    spaces: dict[str, Spaced | None],
+    spaces: dict[str, RunSpace | None],
     tables: Tables,
     searched: Sequence[Front],
     notes: list[str],
@@ -147,10 +147,10 @@ def _subnets(
     def read(item: tuple[Path, OpenedRun | None]) -> SubnetRecord:
         folder, run = item
         if run is None:
-            return subnets.read(folder, run="", spaced=None, tables=tables)
+            return subnets.read(folder, run="", run_space=None, tables=tables)
         mine = [front for front in searched if front.run == run.name]
         one = subnets.read(
-            folder, run=run.name, spaced=spaces[run.name], tables=tables, fronts=mine
+            folder, run=run.name, run_space=spaces[run.name], tables=tables, fronts=mine
         )
         if run.kind != BASELINE:
             return one

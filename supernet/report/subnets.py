@@ -9,7 +9,7 @@ from pathlib import Path
 from supernet.deploy.certificate import CERTIFICATE, Certificate, read_certificate
 from supernet.report import commands
 from supernet.report.schema import ANY_DEVICE, BASELINE, PRUNED, SUBNET, Front, SubnetRecord
-from supernet.report.tables import Spaced, Tables, bars_of
+from supernet.report.tables import RunSpace, Tables, bars_of
 
 DEPTH = 3
 
@@ -22,14 +22,19 @@ def folders_in(run: Path) -> list[Path]:
 
 
 def read(
-    folder: Path, *, run: str, spaced: Spaced | None, tables: Tables, fronts: Iterable[Front] = ()
+    folder: Path,
+    *,
+    run: str,
+    run_space: RunSpace | None,
+    tables: Tables,
+    fronts: Iterable[Front] = (),
 ) -> SubnetRecord:
     """Read a subnet folder.
 
     Args:
         folder: with a certificate.
         run: that it was extracted from; empty if that is not known.
-        spaced: the space of that run, to draw the architecture.
+        run_space: the space of that run, to draw the architecture.
         tables: for the share of each block in the latency.
         fronts: that were searched; a subnet of one of them is made from its file.
 
@@ -40,7 +45,7 @@ def read(
     subnet, promise, measured, kind = found.subnet, found.promise, found.measured, _kind(found)
     path, arch_id = tables.path(found.table_id), subnet.arch_id or ""
     table = tables.get(found.table_id)
-    bars, fixed = bars_of(subnet.arch, spaced, table) if kind == SUBNET else ((), None)
+    bars, fixed = bars_of(subnet.arch, run_space, table) if kind == SUBNET else ((), None)
     source = _file_of(fronts, found.table_id, arch_id, promise.budget_ms)
     known = bool(run) and kind == SUBNET and (found.table_id is None or path is not None)
     command = commands.extract(run, path, promise.budget_ms, promise.limits, str(folder),

@@ -21,7 +21,7 @@ from supernet.space.search_space import SearchSpace
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spaced:
+class RunSpace:
     """A space, with the images and classes that its layers depend on."""
 
     space: SearchSpace
@@ -75,16 +75,16 @@ def record_of(file: Path, table: LatencyTable, run: str, tables: Tables) -> Tabl
 
 
 def bars_of(
-    arch: Arch | None, spaced: Spaced | None, table: LatencyTable | None
+    arch: Arch | None, run_space: RunSpace | None, table: LatencyTable | None
 ) -> tuple[tuple[Bar, ...], float | None]:
     """Return the blocks of `arch`, and the share of all other layers in the predicted latency.
 
     No bars where the space is not known or `arch` is not of it, no shares without the table.
     """
-    if arch is None or spaced is None or arch not in spaced.space:
+    if arch is None or run_space is None or arch not in run_space.space:
         return (), None
-    space = spaced.space
-    ms, fixed = _milliseconds(arch, spaced, table)
+    space = run_space.space
+    ms, fixed = _milliseconds(arch, run_space, table)
     total = math.fsum(each for each in ms if each is not None) + (fixed or 0.0)
     bars = tuple(
         Bar(
@@ -99,15 +99,15 @@ def bars_of(
 
 
 def _milliseconds(
-    arch: Arch, spaced: Spaced, table: LatencyTable | None
+    arch: Arch, run_space: RunSpace, table: LatencyTable | None
 ) -> tuple[Sequence[float | None], float | None]:
     """Return the milliseconds of each block and of all other layers."""
-    space = spaced.space
+    space = run_space.space
     nothing: list[float | None] = [None] * len(space.blocks)
     if table is None:
         return nothing, None
     keys = space_keys(
-        space, arch.resolution, in_chans=spaced.in_chans, num_classes=spaced.num_classes
+        space, arch.resolution, in_chans=run_space.in_chans, num_classes=run_space.num_classes
     )
     picked = [row[index] for row, index in zip(keys.cell, space.encode(arch), strict=True)]
 

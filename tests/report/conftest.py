@@ -75,7 +75,7 @@ def fill(folder: Path, *, count: int = 3, tables: int = 2) -> None:
             write_subnet(folder / "subnets" / f"{runtime}-{index}", held)
             front.append(dict(zip(FIELDS, (table.device.name, table.id, ms, ms, top1, arch.id,
                                            arch.to_dict()), strict=True)))  # fmt: skip
-        budget = costs_of(run.net, table)[8].fixed.item() * 2
+        budget = costs_of(run.net, table)[8].fixed * 2
         gates = random_gates(space, number).float()
         run.keep_gates(
             target_name(table.id, budget),
