@@ -136,6 +136,7 @@ def ask(
                 _converse(child, json.dumps(request), stderr, on_round, on_progress)
             finally:  # also on Ctrl-C and on errors of `on_progress`
                 child.kill()
+                child.wait()  # `with` does not wait long after Ctrl-C
 
 
 def _converse(
