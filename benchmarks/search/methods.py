@@ -26,7 +26,7 @@ from supernet.cli.console import ConsoleReporter
 from supernet.errors import SupernetError
 from supernet.search.accuracy import Scored
 from supernet.search.constraints import Goal
-from supernet.search.find import AUTO, METHODS, problem_of
+from supernet.search.find import AUTO, METHODS, problem_of, search_of
 from supernet.search.fit_predictor import file_of, fit_predictor, load_predictor
 from supernet.search.methods.problem import Evaluator
 from supernet.search.predictor import Predictor
@@ -103,7 +103,7 @@ def searched(
     evaluate = Evaluator(problem, min(method.evaluations, checkpoints[-1]))
     rng = np.random.default_rng(seed)
     try:
-        method.load()(problem, evaluate, rng)
+        search_of(name)(problem, evaluate, rng)
     except SupernetError as error:
         print(f"{name}: {error}", flush=True)
         return []

@@ -31,18 +31,6 @@ class Method:
     function: str = "search"
     evaluations: int = 10_000
 
-    def load(self) -> Callable[[Problem, Evaluator, np.random.Generator], None]:
-        """Import the function.
-
-        Raises:
-            SupernetError: if it needs a library that is not installed.
-        """
-        with needed_by(f"method {self.module!r}", "search"):
-            module = import_module(f"supernet.search.methods.{self.module}")
-        search: Callable[[Problem, Evaluator, np.random.Generator], None]
-        search = getattr(module, self.function)
-        return search
-
 
 METHODS = {
     "exact": Method("polish"),
@@ -56,6 +44,22 @@ METHODS = {
     "grid": Method("grid", evaluations=100_000),
 }
 AUTO = "exact"
+
+
+def search_of(name: str) -> Callable[[Problem, Evaluator, np.random.Generator], None]:
+    """Import the function of a method.
+
+    Raises:
+        SupernetError: if there is no such method, or it needs a library that is not installed.
+    """
+    if name not in METHODS:
+        raise SupernetError(f"no method {name!r}; there are: auto, gates, {', '.join(METHODS)}")
+    method = METHODS[name]
+    with needed_by(f"method {name!r}", "search"):
+        module = import_module(f"supernet.search.methods.{method.module}")
+    search: Callable[[Problem, Evaluator, np.random.Generator], None]
+    search = getattr(module, method.function)
+    return search
 
 
 def problem_of(
@@ -103,9 +107,7 @@ def find(
         SupernetError: if there is no such method, or nothing meets the constraints.
     """
     name = AUTO if method == "auto" else method
-    if name not in METHODS:
-        raise SupernetError(f"no method {method!r}; there are: auto, gates, {', '.join(METHODS)}")
-    search = METHODS[name].load()
+    search = search_of(name)
     start = time.perf_counter()
     problem = problem_of(space, fitness, goal.constraints, additive)
     evaluate = Evaluator(problem, evaluations or METHODS[name].evaluations)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from supernet.errors import MissingPackage
-from supernet.search.find import METHODS, problem_of
+from supernet.search.find import problem_of, search_of
 from supernet.search.methods.problem import Evaluator
 from tests.builders import small_space
 
@@ -49,7 +49,7 @@ def test_search(without: Callable[..., None], method: str, package: str, module:
     problem = problem_of(small_space(), lambda genomes: np.zeros(len(genomes)), [])
     without(package, f"supernet.search.{module}")
     with pytest.raises(MissingPackage, match=rf"{method}'.* '{package}.*'supernet\[search\]'$"):
-        METHODS[method].load()(problem, Evaluator(problem, 10), np.random.default_rng(0))
+        search_of(method)(problem, Evaluator(problem, 10), np.random.default_rng(0))
 
 
 def test_sweep(refused: Callable[..., str]) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from supernet.errors import InfeasibleBudget, SupernetError
 from supernet.search.constraints import Goal
-from supernet.search.find import METHODS, find, problem_of
+from supernet.search.find import METHODS, find, problem_of, search_of
 from supernet.search.methods import grid
 from supernet.search.methods.encoding import SpaceEncoding
 from supernet.search.methods.enumerate import all_within
@@ -71,7 +71,7 @@ def test_every_method_keeps_to_the_limit_and_comes_close_to_the_best(
     problem = problem_of(space, fitness, limits)
     evaluations = {"tpe": 64, "gp": 12, "grid": len(archs)}.get(name, 600)
     evaluate = Evaluator(problem, evaluations)
-    METHODS[name].load()(problem, evaluate, np.random.default_rng(0))
+    search_of(name)(problem, evaluate, np.random.default_rng(0))
     assert evaluate.best is not None
     assert problem.encoding.arch(evaluate.best) in archs
     assert len(evaluate.known) <= evaluations
@@ -79,7 +79,7 @@ def test_every_method_keeps_to_the_limit_and_comes_close_to_the_best(
     share = (every <= evaluate.best_fitness + 1e-9).mean()
     assert share >= {"exact": 1.0, "grid": 1.0, "gp": 0.5}.get(name, 0.9)
     again = Evaluator(problem, evaluations)
-    METHODS[name].load()(problem, again, np.random.default_rng(0))
+    search_of(name)(problem, again, np.random.default_rng(0))
     assert again.best_fitness == evaluate.best_fitness, "the same seed, the same result"
 
 
@@ -89,7 +89,7 @@ def test_methods_end_where_a_single_architecture_meets_the_limit(name: str) -> N
     limits, fitness = limits_of(space, 0.0), worth_of(space)
     problem = problem_of(space, fitness, limits)
     evaluate = Evaluator(problem, 10)
-    METHODS[name].load()(problem, evaluate, np.random.default_rng(0))
+    search_of(name)(problem, evaluate, np.random.default_rng(0))
     anchor = problem.encoding.arch(problem.encoding.decode(problem.anchor[None])[0])
     found = arch_cost(space, limits[0].costs, anchor)
     assert found == pytest.approx(limits[0].limit)
