@@ -8,7 +8,7 @@ from pathlib import Path
 from supernet.cli.console import ConsoleReporter
 from supernet.cli.hydra_config import composed
 from supernet.cli.sources import source_of
-from supernet.latency.costs import costs_of
+from supernet.latency.costs import latency_costs
 from supernet.latency.job import profile_to
 from supernet.latency.request import TimingRequest
 from supernet.latency.table import LatencyTable
@@ -52,16 +52,13 @@ def tables(run: Trained, *, seconds: float | None = None) -> list[LatencyTable]:
     for runtime in RUNTIMES:
         path = run.file.parent / "tables" / f"{runtime}.json"
         if not path.exists():
-            profile_to(
-                path, run.net.space, TimingRequest(runtime=runtime, seconds=seconds),
-                reporter=ConsoleReporter(), in_chans=run.net.in_chans,
-                num_classes=run.net.num_classes,
-            )  # fmt: skip
+            request = TimingRequest(runtime=runtime, seconds=seconds)
+            profile_to(path, run.net.spec, request, reporter=ConsoleReporter())
         found.append(LatencyTable.load(path))
     return found
 
 
 def goals_of(run: Trained, table: LatencyTable) -> list[Goal]:
     """Return the budgets of a table that are searched for."""
-    low, high = cost_range(run.net.space, costs_of(run.net, table))
+    low, high = cost_range(run.net.space, latency_costs(table, run.net.spec))
     return [goal_for(run.net, table, low + share * (high - low)) for share in SHARES]

@@ -29,6 +29,7 @@ from supernet.search.constraints import Goal
 from supernet.space.arch import Arch, Op
 from supernet.space.cost import Constraint, CostMatrix, Costs
 from supernet.space.layers import LayerKey, space_keys
+from supernet.space.net_spec import NetSpec
 from supernet.space.search_space import FixedBlock, SearchSpace, Stage
 from supernet.train import job as training
 from supernet.train.build import build_space
@@ -313,7 +314,9 @@ def made_up_table(
     keys: set[LayerKey] = set()
     for resolution in space.resolutions:
         keys |= set(
-            space_keys(space, resolution, in_chans=in_chans, num_classes=num_classes).distinct()
+            space_keys(
+                NetSpec(space=space, in_chans=in_chans, num_classes=num_classes), resolution
+            ).distinct()
         )
     entries = {key: entry(_work(key) * rng.uniform(0.9, 1.1)) for key in sorted(keys)}
     fields = {

@@ -21,6 +21,7 @@ from supernet.nn.extract import extract
 from supernet.nn.standalone import timm_model
 from supernet.nn.supernet import SuperNet
 from supernet.space.arch import Arch, Op
+from supernet.space.net_spec import NetSpec
 from supernet.space.presets import ofa_mbv3
 from supernet.space.search_space import SearchSpace
 from supernet.train.build import build_recipe
@@ -117,7 +118,7 @@ class Alone:
         config = composed(["recipe=random", "experiment=accuracy_fashion"])
         phase = build_recipe(config, SPACE)[0][0]
         self.threads, self.phase, self.clip = 1, phase, config["clip_grad"]
-        args = net_args(SPACE, arch, num_classes=10, in_chans=1)
+        args = net_args(NetSpec(space=SPACE, in_chans=1, num_classes=10), arch)
         self.net: nn.Module = timm_model(args).to(memory_format=torch.channels_last)
         self.optimizer = create_optimizer_v2(self.net, lr=0.1, filter_bias_and_bn=True, **OPTIMIZER)
 

@@ -35,6 +35,7 @@ from supernet.data.dataset import ImageData, Images
 from supernet.data.load import load_data
 from supernet.nn.count import macs_costs
 from supernet.space.cost import arch_cost
+from supernet.space.net_spec import NetSpec
 from supernet.train.bn_calibration import calibrate_on_
 from supernet.train.distributed import joined
 from supernet.train.evaluate import scores_on
@@ -154,7 +155,7 @@ def report(run: Path, default: str, out: Path, picture: Path) -> None:
     alone_aims = []
     if len(alone) == len(ALONE):  # judged by all of them or not at all
         alone_aims = [aim("least gain over nets alone, points", 0.0, min(alone), at_least=True)]
-    costs = macs_costs(SPACE, in_chans=1, num_classes=10)
+    costs = macs_costs(NetSpec(space=SPACE, in_chans=1, num_classes=10))
     macs = {title: arch_cost(SPACE, costs, arch) for title, arch in archs().items()}
     draw(arms, macs, picture)
     write_result(

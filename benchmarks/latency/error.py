@@ -30,6 +30,7 @@ from supernet.latency.model import of_keys
 from supernet.latency.plan import plan_for, sample_nets
 from supernet.latency.profile import profile, time_chains
 from supernet.latency.request import TimingRequest
+from supernet.space.net_spec import NetSpec
 from supernet.space.presets import ofa_mbv3
 
 RESOLUTION, NUM_NETS, PROCESSES = 160, 40, 3
@@ -52,17 +53,17 @@ def main() -> None:
         space = space.restrict(kernel_sizes=1, expand_ratios=1)
         count, request = 4, replace(request, seconds=0.5)
 
-    plan = plan_for(space, **SHAPES)
+    plan = plan_for(NetSpec(space=space, **SHAPES))
     start = time.perf_counter()
     built = [of_keys([key], batch=1).onnx for key in plan.layers]
     print(f"{len(built)} layers, {sum(map(len, built)) / 2**20:.1f} MB of ONNX")
     build_seconds = time.perf_counter() - start
 
     phases = _Phases()
-    table = profile(space, request, reporter=phases, **SHAPES)
+    table = profile(NetSpec(space=space, **SHAPES), request, reporter=phases)
     nets = [
         net
-        for net in sample_nets(space, 4 * count, rng=random.Random(7), **SHAPES)
+        for net in sample_nets(NetSpec(space=space, **SHAPES), 4 * count, rng=random.Random(7))
         if net not in plan.nets
     ]
     nets = [nets[round(place)] for place in np.linspace(0, len(nets) - 1, count)]

@@ -23,7 +23,7 @@ from safetensors.numpy import load_file
 from benchmarks.common import ROOT
 from supernet.errors import SupernetError
 from supernet.io.atomic import sha256
-from supernet.latency.costs import costs_of
+from supernet.latency.costs import latency_costs
 from supernet.latency.table import UNCORRECTED, LatencyTable
 from supernet.space.arch import read_arch
 from supernet.space.cost import cost_range
@@ -109,7 +109,7 @@ def made_base(folder: Path, *, quick: bool) -> tuple[Path, tuple[Case, ...]]:
     plain.save(folder / "T.json")  # so short a profile corrects nets this small at random
     run_in(folder, ["predictor", RUN, "--num-archs", "20"])
     net = Trained.open(folder / RUN).net
-    budget = cost_range(net.space, costs_of(net, plain))[1]
+    budget = cost_range(net.space, latency_costs(plain, net.spec))[1]
     run_in(folder, ["search", RUN, "--table", "T.json", "--budget-ms", f"{budget:.6g}", "--json",
                     "found.json"])  # fmt: skip
     run_in(folder, ["extract", RUN, "--arch", "found.json", "--table", "T.json", "--out", "fast"])

@@ -37,6 +37,7 @@ from supernet.search.methods.encoding import Floats, Integers
 from supernet.search.pareto import FIELDS
 from supernet.space.cost import Constraint, cost_range
 from supernet.space.layers import LayerKey, space_keys
+from supernet.space.net_spec import NetSpec
 from supernet.space.presets import ofa_mbv3
 from supernet.space.search_space import SearchSpace, Stage
 from supernet.train import job as training
@@ -103,7 +104,7 @@ def of_table(folder: Path, count: int, timed: Timed) -> None:
     read = timed("table: loaded and checked", lambda: LatencyTable.load(file))
 
     def searched() -> None:
-        costs = latency_costs(read, space, **SHAPES)
+        costs = latency_costs(read, NetSpec(space=space, **SHAPES))
         most_likely(PathGates(space), [Constraint(costs, sum(cost_range(space, costs)) / 2)])
 
     timed("table: searched", searched)
@@ -125,9 +126,11 @@ def of_blocks(count: int, timed: Timed) -> int:
     table = made_up(space)
 
     def costed() -> tuple[Any, Any]:
-        params_costs(space, **SHAPES)
-        memory_peaks(space, **SHAPES)
-        return latency_costs(table, space, **SHAPES), macs_costs(space, **SHAPES)
+        params_costs(NetSpec(space=space, **SHAPES))
+        memory_peaks(NetSpec(space=space, **SHAPES))
+        return latency_costs(table, NetSpec(space=space, **SHAPES)), macs_costs(
+            NetSpec(space=space, **SHAPES)
+        )
 
     costs, macs = timed("blocks: latency, MACs, parameters and memory known", costed)
     budget = sum(cost_range(space, costs)) / 3
@@ -176,7 +179,7 @@ def made_up(space: SearchSpace, *, in_chans: int = 3, num_classes: int = 10) -> 
     """Return a table with a time for each layer of `space` that grows with its work."""
     keys: set[LayerKey] = set()
     for size in space.resolutions:
-        part = space_keys(space, size, in_chans=in_chans, num_classes=num_classes)
+        part = space_keys(NetSpec(space=space, in_chans=in_chans, num_classes=num_classes), size)
         keys |= set(part.distinct())
     device = Device(machine="nowhere", cpu="made up", runtime="onnxruntime", runtime_version="1.0",
                     threads=1, precision="fp32", batch=1)  # fmt: skip

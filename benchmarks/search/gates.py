@@ -27,7 +27,7 @@ from benchmarks.common import aim, write_result
 from benchmarks.small_run import flags_of, goals_of, tables, trained
 from supernet.data.batches import Batch, drawn_batch
 from supernet.data.preprocess import resize
-from supernet.latency.costs import costs_of
+from supernet.latency.costs import latency_costs
 from supernet.search.accuracy import Scored
 from supernet.search.by_gates import pick
 from supernet.search.constraints import Goal, goal_for
@@ -229,7 +229,7 @@ def _peak(folder: Path, kind: str) -> int:
     batch = held_out(run, replace(config, steps=1), 0)[0]
     space = run.net.space
     (table, *_) = tables(run)
-    low, high = cost_range(space, costs_of(run.net, table))
+    low, high = cost_range(space, latency_costs(table, run.net.spec))
     (target,) = new_targets(run, [goal_for(run.net, table, (low + high) / 2)], config)
     largest = space.largest()
     with torch.no_grad():

@@ -20,7 +20,7 @@ import torch
 from benchmarks.common import ROOT, aim, write_result
 from benchmarks.small_run import flags_of, tables, trained
 from supernet.cli.console import ConsoleReporter
-from supernet.latency.costs import costs_of
+from supernet.latency.costs import latency_costs
 from supernet.latency.table import LatencyTable
 from supernet.search.constraints import goal_for
 from supernet.search.find import AUTO, find
@@ -62,7 +62,7 @@ def measure(run: Trained, paths: list[Path], budgets: int, num_archs: int, out: 
     pairs = []
     for path in paths:
         table = LatencyTable.load(path)
-        low, high = cost_range(space, costs_of(run.net, table))
+        low, high = cost_range(space, latency_costs(table, run.net.spec))
         pairs += [(table, max(float(ms), low)) for ms in np.geomspace(low, high, budgets)]
     random.Random(0).shuffle(pairs)
     rows, done = [], []

@@ -31,6 +31,7 @@ from supernet.search.methods.encoding import SpaceEncoding
 from supernet.search.methods.problem import Evaluator
 from supernet.space.arch import Arch
 from supernet.space.cost import Constraint, CostMatrix, Floats, Integers, arch_cost
+from supernet.space.net_spec import NetSpec
 from supernet.space.presets import ofa_mbv3
 from supernet.space.search_space import SearchSpace
 
@@ -78,7 +79,9 @@ def note10(folder: Path, space: SearchSpace) -> dict[int, CostMatrix]:
     """Return the authors' latencies of `space`."""
     device = Device(machine="note10", cpu=UNKNOWN, runtime=UNKNOWN, runtime_version=UNKNOWN,
                     threads=1, precision=UNKNOWN, batch=1)  # fmt: skip
-    return latency_costs(read_tables(folder, "ofa", device), space, in_chans=3, num_classes=1000)
+    return latency_costs(
+        read_tables(folder, "ofa", device), NetSpec(space=space, in_chans=3, num_classes=1000)
+    )
 
 
 class Theirs:

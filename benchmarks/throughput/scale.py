@@ -28,7 +28,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.common import aim, module, write_result
-from supernet.cli.hydra_config import space_of
+from supernet.cli.hydra_config import spec_of
 from supernet.data.batches import Batch
 from supernet.data.preprocess import resize
 from supernet.nn.extract import extract
@@ -86,7 +86,8 @@ def work(kind: str, steps: int, out: Path) -> None:
     """Train in this process; the first one writes images a second and the share of exchange."""
     keep_freed_memory()
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    space, in_chans, classes = space_of("fashion", 1, 10)
+    spec = spec_of("fashion", 1, 10)
+    space, in_chans, classes = spec.space, spec.in_chans, spec.num_classes
     torch.manual_seed(0)
     net = SuperNet(space, classes, in_chans).to(memory_format=torch.channels_last)
     images = torch.randn(BATCH, in_chans, 28, 28).to(memory_format=torch.channels_last)

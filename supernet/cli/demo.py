@@ -21,7 +21,7 @@ from supernet.errors import SupernetError
 from supernet.io.atomic import write_json
 from supernet.io.reporter import Reporter
 from supernet.io.validate import construct
-from supernet.latency.costs import costs_of
+from supernet.latency.costs import latency_costs
 from supernet.latency.job import described, profile_to
 from supernet.latency.request import TimingRequest
 from supernet.latency.table import LatencyTable
@@ -96,11 +96,9 @@ def _table(run: Trained, folder: Path, runtime: str, reporter: Reporter) -> Late
     else:
         table = profile_to(
             path,
-            run.net.space,
+            run.net.spec,
             TimingRequest(runtime=runtime, processes=PROCESSES),
             reporter=reporter,
-            in_chans=run.net.in_chans,
-            num_classes=run.net.num_classes,
         )
     reporter.note(described(path, table))
     return table
@@ -108,7 +106,7 @@ def _table(run: Trained, folder: Path, runtime: str, reporter: Reporter) -> Late
 
 def _budgets(run: Trained, table: LatencyTable) -> list[float]:
     """Return the three budgets of a device."""
-    lowest, highest = cost_range(run.net.space, costs_of(run.net, table))
+    lowest, highest = cost_range(run.net.space, latency_costs(table, run.net.spec))
     return [float(f"{lowest + share * (highest - lowest):.3g}") for share in SHARES]
 
 

@@ -23,6 +23,7 @@ from yaml import YAMLError
 import supernet
 from supernet.errors import SupernetError, shown
 from supernet.io.read import read_yaml
+from supernet.space.net_spec import NetSpec
 from supernet.space.search_space import SearchSpace
 from supernet.train.build import build_space
 from supernet.train.run import Trained
@@ -83,15 +84,13 @@ def composed(overrides: Sequence[str]) -> dict[str, Any]:
         raise SupernetError(f"configuration: {_message(error)}") from error
 
 
-def space_of(
-    of: str, in_chans: int, num_classes: int, overrides: Sequence[str] = ()
-) -> tuple[SearchSpace, int, int]:
-    """Return the space, image channels and classes of a run; or a named space and what is given.
+def spec_of(of: str, in_chans: int, num_classes: int, overrides: Sequence[str] = ()) -> NetSpec:
+    """Return the space, image channels and classes of a run, or of a named space.
 
     Args:
         of: a run, or a file of `conf/space/`.
-        in_chans: of the images, for a named space.
-        num_classes: the same.
+        in_chans: channels of the images, for a named space.
+        num_classes: outputs of the classifier, for a named space.
         overrides: of Hydra's, such as `space.model=mobilenetv2_100`; for a named space.
 
     Raises:
@@ -102,13 +101,12 @@ def space_of(
             raise SupernetError(
                 f"{of} is a run, whose space is fixed; leave out {' '.join(overrides)}"
             )
-        net = Trained.open(of).net
-        return net.space, net.in_chans, net.num_classes
+        return Trained.open(of).net.spec
     names = sorted(file.stem for file in (config_dir() / "space").glob("*.yaml"))
     if of not in names:
         raise SupernetError(f"{of}: no such run, and no such space; spaces: {', '.join(names)}")
     fields = composed([f"space={of}", *overrides])["space"]
-    return build_space(fields), in_chans, num_classes
+    return NetSpec(space=build_space(fields), in_chans=in_chans, num_classes=num_classes)
 
 
 def space_of_run(run: str) -> dict[str, Any]:

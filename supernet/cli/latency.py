@@ -49,22 +49,21 @@ def profile(
     supernet profile runs/demo --host user@board --out board.json
     """
     from supernet.cli.console import ConsoleReporter
-    from supernet.cli.hydra_config import space_of
+    from supernet.cli.hydra_config import spec_of
     from supernet.latency.board.ssh import Board
     from supernet.latency.job import described, profile_board_to, profile_to
     from supernet.latency.request import TimingRequest
 
-    space, in_chans, num_classes = space_of(of, in_chans, num_classes, settings or ())
+    spec = spec_of(of, in_chans, num_classes, settings or ())
     reporter = ConsoleReporter()
     request = TimingRequest(runtime=runtime, provider=provider, threads=threads, batch=batch,
                             processes=processes, seconds=seconds)  # fmt: skip
-    options: dict[str, Any] = {"resolutions": resolution or None, "in_chans": in_chans,
-                               "num_classes": num_classes, "reporter": reporter}  # fmt: skip
+    options: dict[str, Any] = {"resolutions": resolution or None, "reporter": reporter}
     if host is None:
-        table = profile_to(out, space, request, **options)
+        table = profile_to(out, spec, request, **options)
     else:
         board = Board(host=host, python=python, ssh_config=ssh_config)
-        table = profile_board_to(out, space, board, request, **options)
+        table = profile_board_to(out, spec, board, request, **options)
     reporter.note(described(out, table))
 
 
@@ -88,16 +87,14 @@ def bundle(
     python3 bundle/profile_board.pyz                on the board: Python 3.8, numpy, the runtime
     supernet table import result.json --out board.json
     """
-    from supernet.cli.hydra_config import space_of
+    from supernet.cli.hydra_config import spec_of
     from supernet.io.lock import held_beside
     from supernet.latency.board.bundle import SCRIPT, write_bundle
     from supernet.latency.plan import plan_for
     from supernet.latency.request import TimingRequest
 
-    whole, in_chans, num_classes = space_of(space, in_chans, num_classes, settings or ())
-    plan = plan_for(
-        whole, in_chans=in_chans, num_classes=num_classes, resolutions=resolution or None
-    )
+    spec = spec_of(space, in_chans, num_classes, settings or ())
+    plan = plan_for(spec, resolutions=resolution or None)
     with held_beside(out):
         request = TimingRequest(runtime=runtime, batch=batch, seconds=seconds)
         sha256 = write_bundle(out, plan, request)

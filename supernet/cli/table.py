@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any
@@ -64,26 +65,25 @@ def check(
     supernet table check T.json --space runs/demo
     supernet table check T224.json --space ofa_mbv3 --resolution 224
     """
-    from supernet.cli.hydra_config import space_of
+    from supernet.cli.hydra_config import spec_of
     from supernet.latency.compare import wanted
     from supernet.latency.costs import latency_costs
     from supernet.space.cost import cost_range
 
     times = LatencyTable.load(table)
-    whole, in_chans, num_classes = space_of(space, in_chans, num_classes, settings or ())
-    part = whole.restrict(resolutions=resolution or None)
-    shapes = {"in_chans": in_chans, "num_classes": num_classes}
-    keys = wanted(part, **shapes)
+    spec = spec_of(space, in_chans, num_classes, settings or ())
+    part = replace(spec, space=spec.space.restrict(resolutions=resolution or None))
+    keys = wanted(part)
     asked = {name for key in keys for name in times.names(key)}
     missing = times.missing(keys)
-    ends = None if missing else cost_range(part, latency_costs(times, part, **shapes))
+    ends = None if missing else cost_range(part.space, latency_costs(times, part))
     if as_json:
         found = {"layers": len(asked), "missing": list(map(str, missing)), "range_ms": ends}
         print(json.dumps(found, indent=2))
     else:
         for key in missing:
             print(key)
-        sizes = ", ".join(map(str, part.resolutions))
+        sizes = ", ".join(map(str, part.space.resolutions))
         print(f"{table}: {len(asked) - len(missing)} of {len(asked)} layers of {space} at {sizes} "
               f"px, {len(missing)} missing")  # fmt: skip
         if ends is not None:

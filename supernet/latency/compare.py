@@ -15,7 +15,7 @@ from typing import Any
 from supernet.errors import TableError
 from supernet.latency.table import LatencyTable
 from supernet.space.layers import LayerKey, space_keys
-from supernet.space.search_space import SearchSpace
+from supernet.space.net_spec import NetSpec
 
 
 def facts(table: LatencyTable, today: date) -> dict[str, Any]:
@@ -37,14 +37,12 @@ def facts(table: LatencyTable, today: date) -> dict[str, Any]:
     }
 
 
-def wanted(space: SearchSpace, *, in_chans: int, num_classes: int) -> set[LayerKey]:
-    """Return every layer that pricing `space` asks a table for, at each of its resolutions."""
+def wanted(spec: NetSpec) -> set[LayerKey]:
+    """Return every layer that pricing `spec` asks a table for, at each of its resolutions."""
     return {
         key.at(resolution)
-        for resolution in space.resolutions
-        for key in space_keys(
-            space, resolution, in_chans=in_chans, num_classes=num_classes
-        ).distinct()
+        for resolution in spec.space.resolutions
+        for key in space_keys(spec, resolution).distinct()
     }
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 from supernet.errors import DeviceError
 from supernet.io.lock import held_beside
@@ -14,18 +14,18 @@ from supernet.latency.plan import plan_for
 from supernet.latency.profile import profile
 from supernet.latency.request import TimingRequest
 from supernet.latency.table import LatencyTable
-from supernet.space.search_space import SearchSpace
+from supernet.space.net_spec import NetSpec
 
 
 def profile_to(
     path: Path,
-    space: SearchSpace,
+    spec: NetSpec,
     request: TimingRequest,
     *,
+    resolutions: Collection[int] | None = None,
     reporter: Reporter,
-    **shapes: Any,
 ) -> LatencyTable:
-    """Profile this machine (`shapes` as for `latency.profile.profile`) and write the table.
+    """Profile this machine and write the table.
 
     Finished rounds are kept beside it, in `NAME.partial`, until the table is whole.
     """
@@ -33,7 +33,7 @@ def profile_to(
     _check_place(path)
     partial = path.with_name(f"{path.name}.partial")
     with held_beside(path):
-        table = profile(space, request, partial=partial, reporter=reporter, **shapes)
+        table = profile(spec, request, resolutions=resolutions, partial=partial, reporter=reporter)
         table.save(path)
         partial.unlink()
     return table
@@ -41,16 +41,16 @@ def profile_to(
 
 def profile_board_to(
     path: Path,
-    space: SearchSpace,
+    spec: NetSpec,
     board: Board,
     request: TimingRequest,
     *,
+    resolutions: Collection[int] | None = None,
     reporter: Reporter,
-    **shapes: Any,
 ) -> LatencyTable:
-    """Profile `board` (`shapes` as for `latency.plan.plan_for`) and write the table."""
+    """Profile `board` and write the table."""
     _check_place(path)
-    plan = plan_for(space, **shapes)
+    plan = plan_for(spec, resolutions=resolutions)
     with held_beside(path):
         table = profile_on(board, plan, request, reporter=reporter)
         table.save(path)

@@ -15,7 +15,7 @@ from datetime import date
 from statistics import fmean
 from typing import Any
 
-from supernet.errors import DeviceError, SpaceError, TableError
+from supernet.errors import SpaceError, TableError
 from supernet.io.validate import check_names
 from supernet.io.version import tool_version
 from supernet.latency.fit import NetTiming, fit_correction
@@ -24,7 +24,7 @@ from supernet.latency.timing import TOLERANCE
 from supernet.nn.count import layer_macs, layer_weights
 from supernet.space.arch import Op
 from supernet.space.layers import LayerKey, arch_keys, space_keys
-from supernet.space.search_space import SearchSpace
+from supernet.space.net_spec import NetSpec
 
 NUM_NETS = 10  # whole nets that the correction is fitted on
 _POOL = 256
@@ -92,31 +92,20 @@ class Session:
     timings: tuple[Entry, ...]
 
 
-def plan_for(
-    space: SearchSpace,
-    *,
-    in_chans: int,
-    num_classes: int,
-    resolutions: Collection[int] | None = None,
-    seed: int = 0,
-) -> Plan:
-    """Return what a table of `space` needs at `resolutions` (left out: all of the space's).
+def plan_for(spec: NetSpec, *, resolutions: Collection[int] | None = None, seed: int = 0) -> Plan:
+    """Return what a table of `spec` needs at `resolutions` (left out: all of the space's).
 
     Raises:
-        DeviceError: if a number is below 1.
         SpaceError: if a resolution is not of the space.
     """
-    for name, number in {"in_chans": in_chans, "num_classes": num_classes}.items():
-        if number < 1:
-            raise DeviceError(f"{name} is {number}; it must be 1 or more")
+    space = spec.space
     chosen = space.resolutions if resolutions is None else tuple(resolutions)
     stray = sorted(set(chosen) - set(space.resolutions))
     if stray or not chosen:
         raise SpaceError(f"resolutions {stray} are not of the space; it has {space.resolutions}")
-    shapes = {"in_chans": in_chans, "num_classes": num_classes}
-    keys = {key for size in chosen for key in space_keys(space, size, **shapes).distinct()}
-    part = space.restrict(resolutions=chosen)
-    nets = sample_nets(part, NUM_NETS, rng=random.Random(seed), **shapes)
+    keys = {key for size in chosen for key in space_keys(spec, size).distinct()}
+    part = replace(spec, space=space.restrict(resolutions=chosen))
+    nets = sample_nets(part, NUM_NETS, rng=random.Random(seed))
     return Plan(tuple(sorted(keys)), tuple(nets))
 
 
@@ -154,15 +143,14 @@ def table_of(
     return replace(table, correction=fit_correction(nets, least_ms=least))
 
 
-def sample_nets(
-    space: SearchSpace, count: int, *, in_chans: int, num_classes: int, rng: random.Random
-) -> list[tuple[LayerKey, ...]]:
-    """Return the layers of up to `count` different nets of `space`, spread evenly over size.
+def sample_nets(spec: NetSpec, count: int, *, rng: random.Random) -> list[tuple[LayerKey, ...]]:
+    """Return the layers of up to `count` different nets of `spec`, spread evenly over size.
 
     The smallest and the largest are among them; the rest are quantiles of 256 drawn nets.
     """
+    space = spec.space
     archs = [space.smallest(), space.largest(), *(space.sample(rng) for _ in range(_POOL))]
-    chains = {arch_keys(space, a, in_chans=in_chans, num_classes=num_classes) for a in archs}
+    chains = {arch_keys(spec, arch) for arch in archs}
     ordered = sorted(chains, key=lambda chain: (sum(map(layer_macs, chain)), chain))
     count = min(count, len(ordered))
     step = (len(ordered) - 1) / max(count - 1, 1)

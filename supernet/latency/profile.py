@@ -23,7 +23,7 @@ from supernet.latency.process import time_in_child
 from supernet.latency.request import LAYER_SECONDS, SUBNET_SECONDS, TimingRequest
 from supernet.latency.resume import ResumeFile
 from supernet.latency.table import Device, Entry, LatencyTable
-from supernet.space.search_space import SearchSpace
+from supernet.space.net_spec import NetSpec
 
 if TYPE_CHECKING:
     from supernet.latency.process import OnProgress
@@ -33,22 +33,18 @@ SUBNET_FILES = ("model.onnx", "config.json", "model.safetensors")
 
 
 def profile(
-    space: SearchSpace,
+    spec: NetSpec,
     request: TimingRequest,
     *,
-    in_chans: int,
-    num_classes: int,
     resolutions: Collection[int] | None = None,
     partial: Path | None = None,
     reporter: Reporter = SILENT,
 ) -> LatencyTable:
-    """Time every layer of `space` on this machine, and fit the correction on ten whole nets.
+    """Time every layer of `spec` on this machine, and fit the correction on ten whole nets.
 
     Args:
-        space: its distinct layers are timed once each.
+        spec: its distinct layers are timed once each.
         request: runtime, threads, limits and so on.
-        in_chans: channels of the images.
-        num_classes: outputs of the classifier.
         resolutions: some of the space's, in pixels; left out: all.
         partial: the resume file: it holds finished rounds, so that the same call goes on after a
             stop; the caller removes it once the table is saved. Left out: a stop loses everything.
@@ -59,13 +55,7 @@ def profile(
             `partial` is of another profile.
         SpaceError: if a resolution is not of the space.
     """
-    plan = plan_for(
-        space,
-        in_chans=in_chans,
-        num_classes=num_classes,
-        resolutions=resolutions,
-        seed=request.seed,
-    )
+    plan = plan_for(spec, resolutions=resolutions, seed=request.seed)
     host.check_threads(request.threads)
     device = _device(request)
     load = host.load_average()

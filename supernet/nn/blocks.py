@@ -24,12 +24,14 @@ from supernet.nn.families import check_space, family_named
 from supernet.nn.kinds import KINDS
 from supernet.space.arch import Arch, Op
 from supernet.space.layers import LayerKey
+from supernet.space.net_spec import NetSpec
 from supernet.space.search_space import BlockSpec, SearchSpace
 
 
-def net_args(space: SearchSpace, arch: Arch, *, num_classes: int, in_chans: int) -> dict[str, Any]:
+def net_args(spec: NetSpec, arch: Arch) -> dict[str, Any]:
     """Describe a subnet as plain data, from which `standalone.timm_model` builds it."""
-    check_space(space).check(arch)
+    space = check_space(spec.space)
+    space.check(arch)
     first, stages = space.first, []
     if first is not None:
         stages.append([str(_string(
@@ -49,8 +51,8 @@ def net_args(space: SearchSpace, arch: Arch, *, num_classes: int, in_chans: int)
         "block_strings": stages,
         "stem_size": space.stem_width,
         "num_features": (space.head_width if family.hidden_head else space.final_width) or 0,
-        "num_classes": num_classes,
-        "in_chans": in_chans,
+        "num_classes": spec.num_classes,
+        "in_chans": spec.in_chans,
         "act": space.act,
         "bn_eps": space.bn_eps,
         **head,

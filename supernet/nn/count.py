@@ -25,7 +25,7 @@ from supernet.nn.supernet import SuperNet
 from supernet.space.arch import Arch
 from supernet.space.cost import CostMatrix, summed
 from supernet.space.layers import LayerKey, arch_keys, space_keys
-from supernet.space.search_space import SearchSpace
+from supernet.space.net_spec import NetSpec
 
 FLOAT_BYTES = 4
 _STEPS = (nn.Conv2d, nn.Linear, SelectAdaptivePool2d)
@@ -64,21 +64,21 @@ def layer_peak_bytes(key: LayerKey) -> int:
     return FLOAT_BYTES * peak
 
 
-def macs_costs(space: SearchSpace, *, in_chans: int, num_classes: int) -> dict[int, CostMatrix]:
+def macs_costs(spec: NetSpec) -> dict[int, CostMatrix]:
     """Return multiply-adds of convolutions and linear layers for one image, as fvcore counts."""
-    return _counted(space, layer_macs, "MACs", in_chans, num_classes)
+    return _counted(spec, layer_macs, "MACs")
 
 
-def params_costs(space: SearchSpace, *, in_chans: int, num_classes: int) -> dict[int, CostMatrix]:
+def params_costs(spec: NetSpec) -> dict[int, CostMatrix]:
     """Return the number of parameters, BN's affine ones included."""
-    return _counted(space, layer_params, "params", in_chans, num_classes)
+    return _counted(spec, layer_params, "params")
 
 
-def memory_peaks(space: SearchSpace, *, in_chans: int, num_classes: int) -> dict[int, CostMatrix]:
+def memory_peaks(spec: NetSpec) -> dict[int, CostMatrix]:
     """Return peak activation memory in KiB, the largest of `layer_peak_bytes`."""
     peaks = {}
-    for resolution in space.resolutions:
-        keys = space_keys(space, resolution, in_chans=in_chans, num_classes=num_classes)
+    for resolution in spec.space.resolutions:
+        keys = space_keys(spec, resolution)
         cell = [[0.0 if key is None else _peak_kib(key) for key in row] for row in keys.cell]
         fixed = max(map(_peak_kib, keys.fixed))
         peaks[resolution] = CostMatrix(fixed, np.array(cell), "KiB", reduce="max")
@@ -89,17 +89,8 @@ def _peak_kib(key: LayerKey) -> float:
     return layer_peak_bytes(key) / 1024
 
 
-def _counted(
-    space: SearchSpace,
-    count: Callable[[LayerKey], int],
-    unit: str,
-    in_chans: int,
-    num_classes: int,
-) -> dict[int, CostMatrix]:
-    parts = {
-        r: space_keys(space, r, in_chans=in_chans, num_classes=num_classes)
-        for r in space.resolutions
-    }
+def _counted(spec: NetSpec, count: Callable[[LayerKey], int], unit: str) -> dict[int, CostMatrix]:
+    parts = {r: space_keys(spec, r) for r in spec.space.resolutions}
     return {r: summed(part.fixed, part.cell, count, unit) for r, part in parts.items()}
 
 
@@ -163,7 +154,7 @@ def num_params(module: nn.Module) -> int:
 def size_of(net: Net, arch: Arch) -> tuple[int, int]:
     """Return MACs (for one image) and parameters of an architecture."""
     if isinstance(net, SuperNet):
-        keys = arch_keys(net.space, arch, in_chans=net.in_chans, num_classes=net.num_classes)
+        keys = arch_keys(net.spec, arch)
         return sum(map(layer_macs, keys)), sum(map(layer_params, keys))
     model = net.extracted(arch).eval()
     like = next(model.parameters())

@@ -45,4 +45,4 @@ def args_of(net: Net, arch: Arch) -> dict[str, Any]:
     """Return the plain data from which `standalone.build` makes `arch` of `net`."""
     if isinstance(net, PlainNet):
         return net.net
-    return net_args(net.space, arch, num_classes=net.num_classes, in_chans=net.in_chans)
+    return net_args(net.spec, arch)

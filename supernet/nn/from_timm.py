@@ -28,6 +28,7 @@ from supernet.nn.kinds import KINDS, kind_of
 from supernet.nn.kinds.conv import SE, ConvKind, child
 from supernet.nn.standalone import timm_model
 from supernet.space.arch import Op
+from supernet.space.net_spec import NetSpec
 from supernet.space.search_space import ACTIVATIONS, FixedBlock, SearchSpace, Stage
 
 NOT_OURS = {
@@ -253,7 +254,8 @@ def _act(where: str, norm: Any) -> str:
 def _compare(net: Any, space: SearchSpace) -> None:
     """Raise `SpaceError` naming the first module in which the largest subnet is another."""
     args = net_args(
-        space, space.largest(), num_classes=net.num_classes, in_chans=net.conv_stem.in_channels
+        NetSpec(space=space, in_chans=net.conv_stem.in_channels, num_classes=net.num_classes),
+        space.largest(),
     )
     with torch.device("meta"):
         ours = timm_model(args)

@@ -21,6 +21,7 @@ from supernet.nn.elastic import ElasticBlock
 from supernet.nn.gates import Path, Paths
 from supernet.nn.standalone import timm_model
 from supernet.space.arch import Arch
+from supernet.space.net_spec import NetSpec
 from supernet.space.search_space import SearchSpace
 
 
@@ -35,8 +36,9 @@ class SuperNet(nn.Module):
 
     def __init__(self, space: SearchSpace, num_classes: int, in_chans: int = 3) -> None:
         super().__init__()
+        self.spec = NetSpec(space=space, in_chans=in_chans, num_classes=num_classes)
         self.space, self.num_classes, self.in_chans = space, num_classes, in_chans
-        args = net_args(space, space.largest(), num_classes=num_classes, in_chans=in_chans)
+        args = net_args(self.spec, space.largest())
         parts = frame(timm_model(args), space)
         self.stem = nn.Sequential()
         self.tail = nn.Sequential()

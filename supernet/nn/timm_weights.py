@@ -32,6 +32,7 @@ from supernet.nn.kinds import KINDS
 from supernet.nn.standalone import timm_model
 from supernet.nn.supernet import SuperNet
 from supernet.space.arch import Op
+from supernet.space.net_spec import NetSpec
 
 HUB = "timm:"
 STEM, HEAD = "conv_stem.weight", ("classifier.weight", "classifier.bias")
@@ -201,7 +202,9 @@ def _parts(net: SuperNet) -> Iterator[_Part]:
     space, largest = net.space, net.space.largest()
     with torch.device("meta"):
         model = timm_model(
-            net_args(space, largest, num_classes=net.num_classes, in_chans=net.in_chans)
+            net_args(
+                NetSpec(space=space, in_chans=net.in_chans, num_classes=net.num_classes), largest
+            )
         )
     names = {module: name for name, module in model.named_modules()}
 

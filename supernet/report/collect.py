@@ -29,7 +29,8 @@ from supernet.report.schema import (
     SubnetRecord,
     TableRecord,
 )
-from supernet.report.tables import RunSpace, Tables, is_table, record_of
+from supernet.report.tables import Tables, is_table, record_of
+from supernet.space.net_spec import NetSpec
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -65,9 +66,9 @@ def collect(paths: Sequence[Path], command: str) -> Report:
         searched += _kept(fronts.rows_in(run.folder), read_front, notes)
     networks = _subnets(folders, found, spaces, tables, searched, notes)
     for run in found:
-        run_space = spaces[run.name]
-        if run.file is not None and run_space is not None:
-            read_gates = partial(gates.read, space=run_space.space, run=run.name, tables=tables)
+        spec = spaces[run.name]
+        if run.file is not None and spec is not None:
+            read_gates = partial(gates.read, space=spec.space, run=run.name, tables=tables)
             learned += _kept(gates.states_of(run.file, run.content), read_gates, notes)
     lines = {run.name: tuple(_curves(run, notes)) for run in found}
     groups: list[Sequence[_Named]] = [records, networks, searched, learned]
@@ -99,9 +100,9 @@ def _kept(items: Iterable[T], read: Callable[[T], R], notes: list[str]) -> list[
     return found
 
 
-def _space_of(run: OpenedRun, notes: list[str]) -> RunSpace | None:
-    (run_space,) = _kept([run], runs.space_of, notes) or [None]
-    return run_space
+def _space_of(run: OpenedRun, notes: list[str]) -> NetSpec | None:
+    (spec,) = _kept([run], runs.space_of, notes) or [None]
+    return spec
 
 
 def _tables(
@@ -131,7 +132,7 @@ def _is_mine(file: Path) -> bool:
 def _subnets(
     folders: Sequence[Path],
     found: Sequence[OpenedRun],
-    spaces: dict[str, RunSpace | None],
+    spaces: dict[str, NetSpec | None],
     tables: Tables,
     searched: Sequence[Front],
     notes: list[str],
@@ -147,11 +148,9 @@ def _subnets(
     def read(item: tuple[Path, OpenedRun | None]) -> SubnetRecord:
         folder, run = item
         if run is None:
-            return subnets.read(folder, run="", run_space=None, tables=tables)
+            return subnets.read(folder, run="", spec=None, tables=tables)
         mine = [front for front in searched if front.run == run.name]
-        one = subnets.read(
-            folder, run=run.name, run_space=spaces[run.name], tables=tables, fronts=mine
-        )
+        one = subnets.read(folder, run=run.name, spec=spaces[run.name], tables=tables, fronts=mine)
         if run.kind != BASELINE:
             return one
         again = commands.extract(run.name, tables.path(one.table_id), None, {}, one.path)

@@ -12,7 +12,7 @@ from supernet.io.read import read_json
 from supernet.report import subnets
 from supernet.report.curves import phases_of
 from supernet.report.schema import BASELINE, SUBNET, Curve, RunRecord
-from supernet.report.tables import RunSpace
+from supernet.space.net_spec import NetSpec
 from supernet.space.search_space import SearchSpace
 from supernet.train import checkpoint
 
@@ -68,7 +68,7 @@ def _config_only(folder: Path) -> dict[str, Any]:
         return {}
 
 
-def space_of(run: OpenedRun) -> RunSpace | None:
+def space_of(run: OpenedRun) -> NetSpec | None:
     """Return the run's space; None of a hand-made network, or without a checkpoint.
 
     Raises:
@@ -78,13 +78,13 @@ def space_of(run: OpenedRun) -> RunSpace | None:
         return None
     try:
         space = SearchSpace.from_dict(run.content["space"])
-        return RunSpace(space=space, in_chans=int(run.content["in_chans"]),
+        return NetSpec(space=space, in_chans=int(run.content["in_chans"]),
                       num_classes=int(run.content["num_classes"]))  # fmt: skip
     except (SupernetError, KeyError, TypeError, ValueError) as error:
         raise SupernetError(f"{run.file}: the space cannot be read ({error})") from error
 
 
-def record_of(run: OpenedRun, run_space: RunSpace | None, lines: tuple[Curve, ...]) -> RunRecord:
+def record_of(run: OpenedRun, spec: NetSpec | None, lines: tuple[Curve, ...]) -> RunRecord:
     """Return the record of a run."""
     config, content = run.config, run.content
     data, where = config.get("data"), content.get("position")
@@ -97,8 +97,8 @@ def record_of(run: OpenedRun, run_space: RunSpace | None, lines: tuple[Curve, ..
         "steps": position.get("step"),
         "phases": _names(config.get("recipe"), "phases"),
     }
-    if run_space is not None:
-        space = run_space.space
+    if spec is not None:
+        space = spec.space
         about |= {"architectures": space.size, "blocks": len(space.blocks),
                   "resolutions": list(space.resolutions)}  # fmt: skip
     command = content.get("command")

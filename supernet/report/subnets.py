@@ -9,7 +9,8 @@ from pathlib import Path
 from supernet.deploy.certificate import CERTIFICATE, Certificate, read_certificate
 from supernet.report import commands
 from supernet.report.schema import ANY_DEVICE, BASELINE, PRUNED, SUBNET, Front, SubnetRecord
-from supernet.report.tables import RunSpace, Tables, bars_of
+from supernet.report.tables import Tables, bars_of
+from supernet.space.net_spec import NetSpec
 
 DEPTH = 3
 
@@ -25,7 +26,7 @@ def read(
     folder: Path,
     *,
     run: str,
-    run_space: RunSpace | None,
+    spec: NetSpec | None,
     tables: Tables,
     fronts: Iterable[Front] = (),
 ) -> SubnetRecord:
@@ -34,7 +35,7 @@ def read(
     Args:
         folder: with a certificate.
         run: that it was extracted from; empty if that is not known.
-        run_space: the space of that run, to draw the architecture.
+        spec: the space of that run, to draw the architecture.
         tables: for the share of each block in the latency.
         fronts: that were searched; a subnet of one of them is made from its file.
 
@@ -45,7 +46,7 @@ def read(
     subnet, promise, measured, kind = found.subnet, found.promise, found.measured, _kind(found)
     path, arch_id = tables.path(found.table_id), subnet.arch_id or ""
     table = tables.get(found.table_id)
-    bars, fixed = bars_of(subnet.arch, run_space, table) if kind == SUBNET else ((), None)
+    bars, fixed = bars_of(subnet.arch, spec, table) if kind == SUBNET else ((), None)
     source = _file_of(fronts, found.table_id, arch_id, promise.budget_ms)
     known = bool(run) and kind == SUBNET and (found.table_id is None or path is not None)
     command = commands.extract(run, path, promise.budget_ms, promise.limits, str(folder),

@@ -17,16 +17,7 @@ from supernet.report import commands
 from supernet.report.schema import Bar, TableRecord
 from supernet.space.arch import Arch
 from supernet.space.layers import space_keys
-from supernet.space.search_space import SearchSpace
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunSpace:
-    """A space, with the images and classes that its layers depend on."""
-
-    space: SearchSpace
-    in_chans: int
-    num_classes: int
+from supernet.space.net_spec import NetSpec
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,16 +66,16 @@ def record_of(file: Path, table: LatencyTable, run: str, tables: Tables) -> Tabl
 
 
 def bars_of(
-    arch: Arch | None, run_space: RunSpace | None, table: LatencyTable | None
+    arch: Arch | None, spec: NetSpec | None, table: LatencyTable | None
 ) -> tuple[tuple[Bar, ...], float | None]:
     """Return the blocks of `arch`, and the share of all other layers in the predicted latency.
 
     No bars where the space is not known or `arch` is not of it, no shares without the table.
     """
-    if arch is None or run_space is None or arch not in run_space.space:
+    if arch is None or spec is None or arch not in spec.space:
         return (), None
-    space = run_space.space
-    ms, fixed = _milliseconds(arch, run_space, table)
+    space = spec.space
+    ms, fixed = _milliseconds(arch, spec, table)
     total = math.fsum(each for each in ms if each is not None) + (fixed or 0.0)
     bars = tuple(
         Bar(
@@ -99,16 +90,14 @@ def bars_of(
 
 
 def _milliseconds(
-    arch: Arch, run_space: RunSpace, table: LatencyTable | None
+    arch: Arch, spec: NetSpec, table: LatencyTable | None
 ) -> tuple[Sequence[float | None], float | None]:
     """Return the milliseconds of each block and of all other layers."""
-    space = run_space.space
+    space = spec.space
     nothing: list[float | None] = [None] * len(space.blocks)
     if table is None:
         return nothing, None
-    keys = space_keys(
-        space, arch.resolution, in_chans=run_space.in_chans, num_classes=run_space.num_classes
-    )
+    keys = space_keys(spec, arch.resolution)
     picked = [row[index] for row, index in zip(keys.cell, space.encode(arch), strict=True)]
 
     def price(key: Any) -> float:

@@ -8,7 +8,7 @@ import torch
 
 from supernet.errors import SupernetError
 from supernet.io.reporter import Reporter
-from supernet.latency.costs import costs_of
+from supernet.latency.costs import latency_costs
 from supernet.latency.table import LatencyTable
 from supernet.nn.fixed import PlainNet
 from supernet.nn.gates import PathGates
@@ -132,7 +132,7 @@ def named_choice(
     net.space.check(arch)
     if budget_ms is not None and table is None:
         raise SupernetError("--budget-ms goes with --table")
-    costs = None if table is None else costs_of(net, table)
+    costs = None if table is None else latency_costs(table, net.spec)
     limited = limits_of(net, **limits)
     budget = () if costs is None or budget_ms is None else (Constraint(costs, budget_ms),)
     for one in (*budget, *limited):

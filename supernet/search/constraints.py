@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from supernet.errors import InfeasibleBudget, InfeasibleLimits, SupernetError
-from supernet.latency.costs import costs_of
+from supernet.latency.costs import latency_costs
 from supernet.latency.table import LatencyTable
 from supernet.nn.count import macs_costs, memory_peaks, params_costs
 from supernet.nn.supernet import SuperNet
@@ -116,11 +116,7 @@ def limits_of(
         memory_kib: peak activation memory (`nn.count.memory_peaks`).
     """
     kinds = ((macs, macs_costs), (params, params_costs), (memory_kib, memory_peaks))
-    return tuple(
-        Constraint(costs(net.space, in_chans=net.in_chans, num_classes=net.num_classes), limit)
-        for limit, costs in kinds
-        if limit is not None
-    )
+    return tuple(Constraint(costs(net.spec), limit) for limit, costs in kinds if limit is not None)
 
 
 def goal_for(
@@ -142,7 +138,7 @@ def goal_for(
         raise SupernetError("a table and a budget in milliseconds go together; one is missing")
     constraints = limits_of(net, **limits)
     if table is not None and budget_ms is not None:
-        constraints = (Constraint(costs_of(net, table), budget_ms), *constraints)
+        constraints = (Constraint(latency_costs(table, net.spec), budget_ms), *constraints)
     if not constraints:
         raise SupernetError(
             "nothing is limited: name a table and a budget in milliseconds, or at most so many "
@@ -155,7 +151,7 @@ def goal_for(
 
 def _most_macs(net: SuperNet, constraints: Sequence[Constraint]) -> Constraint:
     """Return the limit of MACs that architectures within the constraints reach."""
-    costs = macs_costs(net.space, in_chans=net.in_chans, num_classes=net.num_classes)
+    costs = macs_costs(net.spec)
     found = [
         cost.fixed + best.score
         for resolution, cost in costs.items()

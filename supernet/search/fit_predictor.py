@@ -18,6 +18,7 @@ from supernet.search.methods.encoding import SpaceEncoding
 from supernet.search.predictor import Predictor
 from supernet.space.arch import Arch
 from supernet.space.cost import arch_cost
+from supernet.space.net_spec import NetSpec
 from supernet.train.distributed import joined
 from supernet.train.run import Trained
 
@@ -89,7 +90,9 @@ def spread_archs(run: Trained, count: int, rng: random.Random) -> list[Arch]:
     Uniform sampling hardly ever draws small or large ones; the smallest and the largest are here.
     """
     space = run.net.space
-    costs = macs_costs(space, in_chans=run.net.in_chans, num_classes=run.net.num_classes)
+    costs = macs_costs(
+        NetSpec(space=space, in_chans=run.net.in_chans, num_classes=run.net.num_classes)
+    )
     pool = {space.smallest(), space.largest()}
     small, large = space.smallest(), space.largest()
     for _ in range(_POOL * count):

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from supernet.errors import TableError
 from supernet.io.atomic import whole, write_text
-from supernet.latency.costs import costs_of
+from supernet.latency.costs import latency_costs
 from supernet.latency.table import LatencyTable
 from supernet.nn.supernet import SuperNet
 from supernet.search.constraints import Choice, Goal
@@ -36,7 +36,7 @@ def front_of(
     Raises:
         TableError: if by the table a network takes no time at all.
     """
-    costs = costs_of(net, table)
+    costs = latency_costs(table, net.spec)
     low, high = cost_range(net.space, costs)
     if low <= 0:
         raise TableError(

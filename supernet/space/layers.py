@@ -13,6 +13,7 @@ from typing import Any
 from supernet.errors import SpaceError, TableError
 from supernet.io.validate import record
 from supernet.space.arch import Arch, Op
+from supernet.space.net_spec import NetSpec
 from supernet.space.search_space import SearchSpace
 
 OPTIONAL = ("resolution", "bias")
@@ -119,14 +120,13 @@ class SpaceKeys:
         return tuple(sorted(cells | set(self.fixed)))
 
 
-def space_keys(
-    space: SearchSpace, resolution: int, *, in_chans: int, num_classes: int
-) -> SpaceKeys:
-    """Return the layers that subnets of `space` are made of at `resolution` pixels."""
+def space_keys(spec: NetSpec, resolution: int) -> SpaceKeys:
+    """Return the layers that subnets of `spec` are made of at `resolution` pixels."""
+    space = spec.space
     family, first, size = space.family, space.first, _halved(resolution)
     fixed = [
         LayerKey(
-            kind="stem", family=family, in_size=resolution, in_channels=in_chans,
+            kind="stem", family=family, in_size=resolution, in_channels=spec.in_chans,
             out_channels=space.stem_width, op=Op(kernel_size=3), stride=2, act=space.act,
         ),
     ]  # fmt: skip
@@ -155,14 +155,12 @@ def space_keys(
             )  # fmt: skip
         cell.append(tuple(row))
         size = _halved(size) if block.stride == 2 else size
-    return SpaceKeys(tuple(fixed + _tail(space, size, num_classes)), tuple(cell))
+    return SpaceKeys(tuple(fixed + _tail(space, size, spec.num_classes)), tuple(cell))
 
 
-def arch_keys(
-    space: SearchSpace, arch: Arch, *, in_chans: int, num_classes: int
-) -> tuple[LayerKey, ...]:
+def arch_keys(spec: NetSpec, arch: Arch) -> tuple[LayerKey, ...]:
     """Return the layers of one architecture in the order of the data's path."""
-    keys = space_keys(space, arch.resolution, in_chans=in_chans, num_classes=num_classes)
+    space, keys = spec.space, space_keys(spec, arch.resolution)
     picked = (row[index] for row, index in zip(keys.cell, space.encode(arch), strict=True))
     before = 1 if space.first is None else 2
     return (

@@ -26,7 +26,7 @@ from supernet.io.atomic import written
 from supernet.io.lock import held
 from supernet.io.reporter import Reporter
 from supernet.io.validate import construct
-from supernet.latency.costs import costs_of
+from supernet.latency.costs import latency_costs
 from supernet.latency.table import LatencyTable
 from supernet.nn.description import FAULTS
 from supernet.nn.fixed import Net
@@ -160,7 +160,7 @@ def _targets(net: Net, config: Mapping[str, Any], lr: float) -> list[Target]:
     for number, fields in enumerate(config["targets"]):
         wanted = construct(TargetConfig, fields, f"targets[{number}]")
         table = LatencyTable.load(wanted.table)
-        budget = Constraint(costs_of(net, table), float(wanted.budget_ms))
+        budget = Constraint(latency_costs(table, net.spec), float(wanted.budget_ms))
         targets.append(
             new_target(net, table_id=table.id, device=table.device.name, budget=budget, lr=lr)
         )

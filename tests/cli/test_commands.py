@@ -15,7 +15,9 @@ import supernet
 from supernet.cli.errors import reported
 from supernet.deploy.folder import load_config
 from supernet.errors import SpaceError
+from supernet.latency.costs import latency_costs
 from supernet.latency.table import LatencyTable
+from supernet.space.net_spec import NetSpec
 from supernet.train import checkpoint
 from tests.builders import TINY, MainJob, made_up_table, small_space
 from tests.conftest import Command
@@ -191,7 +193,7 @@ def test_a_table_that_lacks_entries(refused: Callable[..., str], run: Path, plac
     keys = {
         key
         for size in net.space.resolutions
-        for key in space_keys(net.space, size, in_chans=3, num_classes=4).distinct()
+        for key in space_keys(NetSpec(space=net.space, in_chans=3, num_classes=4), size).distinct()
     }
     missing = other.missing(keys)
     assert missing
@@ -200,11 +202,10 @@ def test_a_table_that_lacks_entries(refused: Callable[..., str], run: Path, plac
 
 
 def test_a_budget_out_of_reach(refused: Callable[..., str], run: Path, table: Path) -> None:
-    from supernet.latency.costs import costs_of
     from supernet.space.cost import cost_range
 
     net = supernet.load(run)
-    low, high = cost_range(net.space, costs_of(net, LatencyTable.load(table)))
+    low, high = cost_range(net.space, latency_costs(LatencyTable.load(table), net.spec))
     line = refused("extract", run, "--table", table, "--budget-ms", low / 2, "--out", "o")
     named = [float(word) for word in re.findall(r"between (\S+) and (\S+) ms", line)[0]]
     assert named == pytest.approx([low, high], rel=1e-5)

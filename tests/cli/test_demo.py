@@ -26,7 +26,7 @@ from supernet.deploy.folder import is_subnet, load_config, onnx_outputs
 from supernet.deploy.info import facts, scores
 from supernet.deploy.predict import predictions
 from supernet.errors import CheckpointError, InfeasibleBudget, SpaceError, SupernetError
-from supernet.latency.costs import costs_of
+from supernet.latency.costs import latency_costs
 from supernet.latency.table import LatencyTable
 from supernet.nn.supernet import SuperNet
 from supernet.search import accuracy as scored
@@ -136,7 +136,7 @@ def test_a_folder_is_whole(subnets: list[Path], run: Trained) -> None:
 def test_the_certificate_says_what_holds(
     subnets: list[Path], run: Trained, table: LatencyTable, main_job_done: MainJob
 ) -> None:
-    costs = costs_of(run.net, table)
+    costs = latency_costs(table, run.net.spec)
     for folder, row in zip(subnets, main_job_done.rows, strict=True):
         paper = read_certificate(folder)
         config = load_config(folder)
@@ -178,7 +178,7 @@ def test_search_finds_the_stored_gates(
 
 
 def test_search_says_what_it_cannot_do(run: Trained, table: LatencyTable) -> None:
-    low, high = cost_range(run.net.space, costs_of(run.net, table))
+    low, high = cost_range(run.net.space, latency_costs(table, run.net.spec))
     with pytest.raises(SupernetError, match=r"no gates for .* at .*supernet extract"):
         supernet.best_archs(run, table, middle((low, high), 0.5))
     with pytest.raises(InfeasibleBudget) as error:
@@ -202,7 +202,7 @@ def test_gates_are_trained_once(
     shutil.copy(main_job_done.folder / "checkpoint.pt", copied)
     run = Trained.open(copied)
     assert not run.gates
-    ends = cost_range(run.net.space, costs_of(run.net, table))
+    ends = cost_range(run.net.space, latency_costs(table, run.net.spec))
     budget = middle(ends, 0.3)
     before = {name: tensor.clone() for name, tensor in run.net.state_dict().items()}
     goal = goal_for(run.net, table, budget)
@@ -223,7 +223,7 @@ def test_budgets_that_come_later_share_one_training(
     copied.mkdir()
     shutil.copy(main_job_done.folder / "checkpoint.pt", copied)
     run = Trained.open(copied)
-    ends = cost_range(run.net.space, costs_of(run.net, table))
+    ends = cost_range(run.net.space, latency_costs(table, run.net.spec))
     goals = [goal_for(run.net, table, middle(ends, share)) for share in (0.3, 0.6)]
     targets = specialize.specialize(run, [*goals, goals[0]], reporter)
     assert [target.name for target in targets] == [goal.name for goal in goals]

@@ -25,6 +25,7 @@ from supernet.data.image_files import FileImages, Files
 from supernet.io.reporter import SILENT
 from supernet.latency.costs import latency_costs
 from supernet.space.cost import cost_range
+from supernet.space.net_spec import NetSpec
 from supernet.train import checkpoint
 from supernet.train import job as training
 from supernet.train.distributed import Ranks
@@ -57,7 +58,7 @@ def with_targets(config: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Add two targets, so that gates have a state as well."""
     table, space = tiny_table(), tiny_space()
     table.save(folder / "T.json")
-    ends = cost_range(space, latency_costs(table, space, in_chans=3, num_classes=4))
+    ends = cost_range(space, latency_costs(table, NetSpec(space=space, in_chans=3, num_classes=4)))
     budgets = [middle(ends, share) for share in (0.2, 0.7)]
     targets = [{"table": str(folder / "T.json"), "budget_ms": budget} for budget in budgets]
     return {**config, "targets": targets}

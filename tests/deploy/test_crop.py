@@ -23,6 +23,7 @@ from supernet.nn.extract import extract
 from supernet.nn.families import FAMILIES
 from supernet.nn.standalone import timm_model
 from supernet.space.arch import Arch
+from supernet.space.net_spec import NetSpec
 from supernet.space.search_space import SearchSpace, Stage
 from supernet.train.run import Trained
 from tests.builders import assert_same, images, random_net, small_space, some_archs
@@ -49,7 +50,7 @@ def test_cropping_is_exact(family: str, resolution: int) -> None:
     x = images(net, resolution)
     for arch in some_archs(space, 2):
         whole = extract(net, arch)
-        args = net_args(space, arch, num_classes=5, in_chans=3)
+        args = net_args(NetSpec(space=space, in_chans=3, num_classes=5), arch)
         model, description = cropped(whole, args, resolution)
         with torch.no_grad():
             assert_same(model(x), whole(x), tolerance=1e-12)
@@ -63,7 +64,7 @@ def test_every_kernel_is_as_small_as_its_map_asks() -> None:
     """At 16 px the stem gives 8 x 8; strided blocks take 8, 4 and 2, the last one 1 x 1."""
     space = deep_space("mobilenetv3", 16)
     net = random_net(space)
-    args = net_args(space, space.largest(), num_classes=5, in_chans=3)
+    args = net_args(NetSpec(space=space, in_chans=3, num_classes=5), space.largest())
     model, description = cropped(extract(net, space.largest()), args, 16)
     sizes = [block.conv_dw.kernel_size[0] for stage in model.blocks[:-1] for block in stage]
     assert sizes == [3, 7, 7, 7, 3, 3, 1]
@@ -74,7 +75,7 @@ def test_every_kernel_is_as_small_as_its_map_asks() -> None:
 def test_nothing_is_cropped_where_all_taps_reach() -> None:
     space = small_space(resolutions=(32,))
     net = random_net(space)
-    args = net_args(space, space.largest(), num_classes=5, in_chans=3)
+    args = net_args(NetSpec(space=space, in_chans=3, num_classes=5), space.largest())
     assert cropped(extract(net, space.largest()), args, 32)[1] == args
 
 

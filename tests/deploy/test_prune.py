@@ -27,7 +27,7 @@ from supernet.deploy.prune_latency import predictor_of
 from supernet.deploy.verify import verify
 from supernet.errors import SupernetError
 from supernet.io.reporter import SILENT
-from supernet.latency.costs import costs_of
+from supernet.latency.costs import latency_costs
 from supernet.latency.plan import Session
 from supernet.latency.request import TimingRequest
 from supernet.latency.table import LatencyTable
@@ -39,6 +39,7 @@ from supernet.nn.standalone import timm_model
 from supernet.search.constraints import Choice
 from supernet.space.arch import Arch, Op
 from supernet.space.cost import arch_cost
+from supernet.space.net_spec import NetSpec
 from supernet.train.run import Trained
 from tests.builders import (
     HAND_MADE,
@@ -67,7 +68,7 @@ def test_a_narrowed_net_is_the_old_one_without_the_least_important_channels(
     net = random_net(space)
     arch = some_archs(space, 0)[0]
     model = extract(net, arch)
-    args = net_args(space, arch, num_classes=5, in_chans=3)
+    args = net_args(NetSpec(space=space, in_chans=3, num_classes=5), arch)
     widths = shares_of(hidden_widths(model), share)
     smaller, description = narrowed(model, args, widths)
     assert hidden_widths(smaller) == widths
@@ -91,7 +92,7 @@ def test_se_keeps_its_most_important_inner_channels(family: str) -> None:
     net = random_net(small_space(family=family, expand_ratios=(6,)))
     arch = net.space.largest()
     model = extract(net, arch)
-    args = net_args(net.space, arch, num_classes=5, in_chans=3)
+    args = net_args(NetSpec(space=net.space, in_chans=3, num_classes=5), arch)
     smaller, _ = narrowed(model, args, [16, 16, 24])
     old, new = model.blocks[2][0], smaller.blocks[2][0]
     kept = old.conv_pwl.weight.abs().sum((0, 2, 3)).argsort(descending=True)[:24].sort().values
@@ -286,7 +287,7 @@ def test_by_a_table_of_another_device_it_is_predicted(
     """At the ends of the widths that the table holds, the prediction is the table's own."""
     monkeypatch.setattr(pruning, "measure_subnets", lambda *_, **__: pytest.fail("it measures"))
     trained, times = Trained.open(run), LatencyTable.load(table)
-    costs = costs_of(trained.net, times)
+    costs = latency_costs(times, trained.net.spec)
     space = trained.net.space
     wide, slim = (
         Arch(tuple(Op(5, ratio) for _ in space.blocks), resolution=16) for ratio in (3, 2)

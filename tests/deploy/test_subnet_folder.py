@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from supernet.cli.hydra_config import space_of
+from supernet.cli.hydra_config import spec_of
 from supernet.data.preprocess import Preprocess
 from supernet.deploy.folder import SubnetConfig, load_subnet, save_subnet
 from supernet.nn import blocks
 from supernet.nn.standalone import timm_model
+from supernet.space.net_spec import NetSpec
 
 SPACES = {  # one of each family, and a network of timm's
     "fashion": ("fashion",),
@@ -26,9 +27,10 @@ SPACES = {  # one of each family, and a network of timm's
 @pytest.fixture(scope="module", params=SPACES)
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     name, *overrides = SPACES[request.param]
-    space, chans, classes = space_of(name, 3, 4, overrides)
+    spec = spec_of(name, 3, 4, overrides)
+    space, chans, classes = spec.space, spec.in_chans, spec.num_classes
     arch = space.smallest()
-    net = blocks.net_args(space, arch, num_classes=classes, in_chans=chans)
+    net = blocks.net_args(NetSpec(space=space, in_chans=chans, num_classes=classes), arch)
     preprocess = Preprocess(mean=(0.5,) * 3, std=(0.25,) * 3, size=arch.resolution)
     config = SubnetConfig(net=net, arch=arch, preprocess=preprocess, classes=tuple("abcd"), data={})
     folder = tmp_path_factory.mktemp(request.param)

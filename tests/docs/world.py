@@ -22,7 +22,7 @@ from supernet.cli.hydra_config import composed
 from supernet.deploy.certificate import Promise, read_certificate
 from supernet.deploy.extract import write_subnet
 from supernet.io.reporter import SILENT
-from supernet.latency.costs import costs_of
+from supernet.latency.costs import latency_costs
 from supernet.latency.table import LatencyTable
 from supernet.search.constraints import Choice
 from supernet.space.cost import arch_cost, cost_range
@@ -65,11 +65,11 @@ def _tables_and_subnet(top: Path) -> None:
                 top / "T224.json")  # fmt: skip
     arch = space.largest()
     (top / "arch.json").write_text(json.dumps(arch.to_dict()))
-    within = budget(2.5, *cost_range(space, costs_of(run.net, first)))
+    within = budget(2.5, *cost_range(space, latency_costs(first, run.net.spec)))
     smallest = space.smallest()
     row = {"table_id": first.id, "budget_ms": within, "arch": smallest.to_dict()}
     (top / "found.json").write_text(json.dumps([row]))
-    ms = arch_cost(space, costs_of(run.net, first), arch)
+    ms = arch_cost(space, latency_costs(first, run.net.spec), arch)
     chosen = Choice(arch=arch, predicted_ms=ms, budget_ms=ms)
     write_subnet(run, arch, top / "fast", promise=Promise.of(chosen), table=first)
 
@@ -156,4 +156,4 @@ def _range(line: str) -> tuple[float, float]:
     assert table is not None, f"on which device is the budget? {line}"
     assert run is not None, f"for which run is the budget? {line}"
     net = Trained.open(Path(run[0])).net
-    return cost_range(net.space, costs_of(net, LatencyTable.load(table[1] or table[2])))
+    return cost_range(net.space, latency_costs(LatencyTable.load(table[1] or table[2]), net.spec))

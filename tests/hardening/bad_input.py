@@ -49,6 +49,7 @@ from supernet.search.methods.encoding import SpaceEncoding
 from supernet.search.predictor import load as load_predictor
 from supernet.space.arch import read_arch
 from supernet.space.layers import space_keys
+from supernet.space.net_spec import NetSpec
 from supernet.space.search_space import FixedBlock, SearchSpace, Stage
 from supernet.train import checkpoint
 from supernet.train.build import build_recipe, build_space, build_steps
@@ -81,7 +82,7 @@ ENTRY = {"median_ms": 1.0, "low_ms": 0.9, "high_ms": 1.1, "visits": 9, "converge
 
 def table() -> dict[str, Any]:
     """Return a latency table."""
-    keys = space_keys(SPACE, 16, **SHAPES).distinct()
+    keys = space_keys(NetSpec(space=SPACE, **SHAPES), 16).distinct()
     entries = {key: record(Entry, ENTRY, "made up") for key in keys}
     return LatencyTable(
         device=DEVICE, entries=entries, reference_ms=0.1, load_average=0.5, created="2026-01-31",
@@ -123,7 +124,7 @@ def subnet_config() -> dict[str, Any]:
     """Return the `config.json` of a subnet folder."""
     arch = SPACE.smallest()
     return SubnetConfig(
-        net=net_args(SPACE, arch, **SHAPES), arch=arch,
+        net=net_args(NetSpec(space=SPACE, **SHAPES), arch), arch=arch,
         preprocess=Preprocess(mean=(0.5,) * 3, std=(0.2,) * 3, size=32),
         classes=("a", "b", "c", "d"), data={"fields": {"name": "digits"}, "seed": 0},
     ).to_dict()  # fmt: skip
@@ -157,7 +158,7 @@ def flat_certificate() -> dict[str, Any]:
 
 def manifest() -> dict[str, Any]:
     """Return the manifest of a bundle; its files are made by `_write_bundle`."""
-    plan = plan_for(SPACE, resolutions=[16], **SHAPES)
+    plan = plan_for(NetSpec(space=SPACE, **SHAPES), resolutions=[16])
     models = [
         {"file": f"models/{n:04d}.onnx", "name": str(n), "input_shape": [1, 3, 16, 16]}
         for n in range(2)
@@ -355,7 +356,7 @@ def _read_table(path: Path) -> None:
     found = LatencyTable.load(path)
     assert found.id
     LatencyTable.from_dict(found.to_dict())
-    found.missing(space_keys(SPACE, 16, **SHAPES).distinct())
+    found.missing(space_keys(NetSpec(space=SPACE, **SHAPES), 16).distinct())
 
 
 def _yaml(document: Any) -> st.SearchStrategy[bytes]:

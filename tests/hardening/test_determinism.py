@@ -23,13 +23,14 @@ from threadpoolctl import threadpool_limits
 from supernet.deploy.certificate import Promise
 from supernet.deploy.extract import write_subnet
 from supernet.io.reporter import SILENT
-from supernet.latency.costs import costs_of, latency_costs
+from supernet.latency.costs import latency_costs
 from supernet.search import predictor
 from supernet.search.by_gates import choose
 from supernet.search.constraints import goal_for
 from supernet.search.find import METHODS, find
 from supernet.search.methods.encoding import SpaceEncoding
 from supernet.space.cost import cost_range
+from supernet.space.net_spec import NetSpec
 from supernet.train import checkpoint
 from supernet.train.build import build_space
 from supernet.train.run import Trained
@@ -71,7 +72,7 @@ def trained(folder: Path, count: int) -> Path:
     space = build_space(config["space"])
     table = made_up_table(space, **SHAPES)
     table.save(folder / "T.json")
-    budget = middle(cost_range(space, latency_costs(table, space, **SHAPES)))
+    budget = middle(cost_range(space, latency_costs(table, NetSpec(space=space, **SHAPES))))
     targets = [{"table": str(folder / "T.json"), "budget_ms": budget}]
     with working_on(count):
         start_run({**config, "targets": targets, "threads": count}, run, SILENT)
@@ -117,7 +118,7 @@ def test_subnet_and_gates_of_a_run_are_the_same_bits(runs: dict[int, Path], tmp_
     for copy in (tmp_path / "one", tmp_path / "two"):
         run = Trained.open(shutil.copytree(runs[1], copy / "run"))
         table = made_up_table(run.net.space, seed=1, **SHAPES)
-        budget = middle(cost_range(run.net.space, costs_of(run.net, table)), 0.4)
+        budget = middle(cost_range(run.net.space, latency_costs(table, run.net.spec)), 0.4)
         chosen = choose(run, goal_for(run.net, table, budget), SILENT)
         promise = Promise.of(chosen)
         write_subnet(run, chosen.arch, copy / "out", promise=promise, table=table)
@@ -161,7 +162,7 @@ def test_search_is_a_function_of_its_seed(runs: dict[int, Path], method: str, co
         pytest.skip(f"{needs[method]} is not installed")
     run = Trained.open(runs[1])
     space, table = run.net.space, made_up_table(run.net.space, **SHAPES)
-    goal = goal_for(run.net, table, middle(cost_range(space, costs_of(run.net, table))))
+    goal = goal_for(run.net, table, middle(cost_range(space, latency_costs(table, run.net.spec))))
     genes, rng = SpaceEncoding(space), np.random.default_rng(0)
     genomes = genes.decode(genes.sample(60, rng))
     hot = genes.one_hot(genomes)

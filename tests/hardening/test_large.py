@@ -30,6 +30,7 @@ from supernet.search.methods.encoding import SpaceEncoding
 from supernet.search.pareto import FIELDS
 from supernet.space.cost import Constraint, arch_cost, cost_range
 from supernet.space.layers import LayerKey
+from supernet.space.net_spec import NetSpec
 from supernet.space.search_space import SearchSpace, Stage
 from supernet.train.run import Trained
 from tests.builders import (
@@ -94,7 +95,7 @@ def test_a_table_of_50_000_entries_is_read_and_searched(tmp_path: Path) -> None:
     assert read.id == table.id
     counted = Counted(read.entries)
     Counted.walks = 0
-    costs = latency_costs(replace(read, entries=counted), space, **SHAPES)
+    costs = latency_costs(replace(read, entries=counted), NetSpec(space=space, **SHAPES))
     assert Counted.walks <= 2, "the entries are looked up, not walked through for every layer"
     ends = cost_range(space, costs)
     arch = most_likely(random_gates(space), [Constraint(costs, middle(ends))])
@@ -109,7 +110,7 @@ def test_a_space_of_200_blocks_is_searched(skip: str) -> None:
     space = deep_space(skip)
     assert len(space.blocks) == 200
     table = made_up_table(space, **SHAPES)
-    costs = latency_costs(table, space, **SHAPES)
+    costs = latency_costs(table, NetSpec(space=space, **SHAPES))
     budget = middle(cost_range(space, costs), 0.3)
     encoding = SpaceEncoding(space)
     model = np.random.default_rng(0).normal(size=(2, 200, len(space.ops)))
@@ -186,7 +187,7 @@ def test_a_space_beyond_floats_is_encoded_and_searched() -> None:
             assert space.decode(space.encode(one), one.resolution) == one
     assert SearchSpace.from_dict(json.loads(json.dumps(space.to_dict()))) == space
     table = made_up_table(space, **SHAPES)
-    costs = latency_costs(table, space, **SHAPES)
+    costs = latency_costs(table, NetSpec(space=space, **SHAPES))
     budget = middle(cost_range(space, costs))
     gates = random_gates(space)
     arch = most_likely(gates, [Constraint(costs, budget)])

@@ -24,6 +24,7 @@ from supernet.search.by_gates import most_likely
 from supernet.search.constraints import cheapest_within
 from supernet.search.find import METHODS, find
 from supernet.space.cost import Constraint, CostMatrix, arch_cost
+from supernet.space.net_spec import NetSpec
 from supernet.space.presets import ofa_mbv3
 from supernet.space.search_space import SearchSpace, Stage
 from tests.builders import (
@@ -62,8 +63,14 @@ SPACES = {
 @pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
 def test_every_cost_is_that_of_a_walk_in_plain_numbers(space: SearchSpace) -> None:
     table = made_up_table(space, correction=TERMS, **SHAPES)
-    macs, params = macs_costs(space, **SHAPES), params_costs(space, **SHAPES)
-    peaks, ms = memory_peaks(space, **SHAPES), latency_costs(table, space, **SHAPES)
+    macs, params = (
+        macs_costs(NetSpec(space=space, **SHAPES)),
+        params_costs(NetSpec(space=space, **SHAPES)),
+    )
+    peaks, ms = (
+        memory_peaks(NetSpec(space=space, **SHAPES)),
+        latency_costs(table, NetSpec(space=space, **SHAPES)),
+    )
     for arch in some_archs(space, 25):
         walk = walked(space, arch, **SHAPES)
         assert arch_cost(space, macs, arch) == walk.macs
@@ -79,10 +86,13 @@ def test_of_drawn_spaces_too(space: SearchSpace, seed: int) -> None:
     arch = space.sample(random.Random(seed))
     walk = walked(space, arch, **SHAPES)
     table = made_up_table(space, correction=TERMS, seed=seed, **SHAPES)
-    assert arch_cost(space, macs_costs(space, **SHAPES), arch) == walk.macs
-    assert arch_cost(space, params_costs(space, **SHAPES), arch) == walk.params
-    assert arch_cost(space, memory_peaks(space, **SHAPES), arch) == 4 * walk.floats / 1024
-    ms = arch_cost(space, latency_costs(table, space, **SHAPES), arch)
+    assert arch_cost(space, macs_costs(NetSpec(space=space, **SHAPES)), arch) == walk.macs
+    assert arch_cost(space, params_costs(NetSpec(space=space, **SHAPES)), arch) == walk.params
+    assert (
+        arch_cost(space, memory_peaks(NetSpec(space=space, **SHAPES)), arch)
+        == 4 * walk.floats / 1024
+    )
+    ms = arch_cost(space, latency_costs(table, NetSpec(space=space, **SHAPES)), arch)
     assert ms == pytest.approx(float(latency(table, walk)), rel=1e-14)
 
 
@@ -218,7 +228,7 @@ def test_a_whole_number_is_a_limit_to_the_last_unit(unit: str) -> None:
     one = 4 / 1024 if unit == "KiB" else 1
     space = ofa_mbv3(width_mult=0.35, depths=(2, 3), resolutions=(64,))
     count = {"MACs": macs_costs, "params": params_costs, "KiB": memory_peaks}[unit]
-    costs: Any = count(space, in_chans=3, num_classes=10)
+    costs: Any = count(NetSpec(space=space, in_chans=3, num_classes=10))
     if unit == "MACs":  # as large as they get
         costs = {r: CostMatrix(c.fixed * 4096, c.cell * 4096, unit) for r, c in costs.items()}
     for arch in some_archs(space, 6):

@@ -23,6 +23,7 @@ from supernet.nn.gates import PathGates
 from supernet.search.by_gates import most_likely
 from supernet.search.find import METHODS, find
 from supernet.space.cost import cost_range
+from supernet.space.net_spec import NetSpec
 from supernet.space.search_space import SearchSpace
 from supernet.train.build import build_steps, data_of
 from supernet.train.evaluate import top1_of
@@ -78,7 +79,9 @@ def test_what_cannot_be_trained_is_refused(
 def usable(run: Trained) -> None:
     """Evaluate the ends of a run's space, extracted, and compare their MACs."""
     space = run.net.space
-    macs = macs_costs(space, in_chans=run.net.in_chans, num_classes=run.net.num_classes)
+    macs = macs_costs(
+        NetSpec(space=space, in_chans=run.net.in_chans, num_classes=run.net.num_classes)
+    )
     for arch in space.ends.values():
         top1 = top1_of(run.net, arch, run.data.held_out, train=run.data.train,
                        preprocess=run.data.preprocess)  # fmt: skip
@@ -187,7 +190,7 @@ def test_every_method_finds_the_only_architecture(method: str) -> None:
         pytest.skip(f"{libraries[method]} is not installed")
     space = SearchSpace.from_dict(tiny_config(*ONE_ARCH)["space"])
     table = made_up_table(space, in_chans=3, num_classes=4)
-    costs = latency_costs(table, space, in_chans=3, num_classes=4)
+    costs = latency_costs(table, NetSpec(space=space, in_chans=3, num_classes=4))
     low, high = cost_range(space, costs)
     assert low == high
     goal = one_limit(table, costs, low)

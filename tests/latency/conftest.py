@@ -18,6 +18,7 @@ from supernet.nn.kinds import KINDS
 from supernet.nn.standalone import timm_model
 from supernet.space.arch import Op
 from supernet.space.layers import LayerKey, arch_keys
+from supernet.space.net_spec import NetSpec
 from supernet.space.search_space import FixedBlock, SearchSpace, Stage
 from tests.latency.sshd import Server
 
@@ -126,9 +127,9 @@ SHAPES = {"in_chans": 1, "num_classes": 4}
 def write_subnet(folder: Path, space: SearchSpace, *, batch: int = 1) -> Path:
     folder.mkdir()
     arch = space.smallest()
-    keys = arch_keys(space, arch, **SHAPES)
+    keys = arch_keys(NetSpec(space=space, **SHAPES), arch)
     (folder / "model.onnx").write_bytes(onnx_layers(keys, blocks.layers(keys), batch=batch))
-    args = blocks.net_args(space, arch, **SHAPES)
+    args = blocks.net_args(NetSpec(space=space, **SHAPES), arch)
     (folder / "config.json").write_text(json.dumps({"model_args": {"net": args}}))
     save_file(timm_model(args).state_dict(), folder / "model.safetensors")
     return folder

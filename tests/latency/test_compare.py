@@ -10,6 +10,7 @@ from supernet.latency.compare import compare, facts, merge, wanted
 from supernet.latency.correction import Correction
 from supernet.latency.table import Device, LatencyTable
 from supernet.space.layers import LayerKey
+from supernet.space.net_spec import NetSpec
 from supernet.space.search_space import SearchSpace
 from tests.latency.conftest import DEVICE, SHAPES, entry, key, table
 
@@ -44,7 +45,7 @@ def test_no_error_is_claimed_that_was_not_seen() -> None:
 
 
 def test_what_a_space_wants_is_asked_by_resolution(small_space: SearchSpace) -> None:
-    keys = wanted(small_space, **SHAPES)
+    keys = wanted(NetSpec(space=small_space, **SHAPES))
     assert {k.resolution for k in keys} == {8, 16}
     assert len({k.at(0) for k in keys}) < len(keys)
     assert table({k.at(0): entry() for k in keys}).missing(keys) == ()

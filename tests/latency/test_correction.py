@@ -14,6 +14,7 @@ from supernet.latency.plan import sample_nets
 from supernet.nn.count import layer_weights
 from supernet.space.arch import Op
 from supernet.space.layers import LayerKey, arch_keys, space_keys
+from supernet.space.net_spec import NetSpec
 from supernet.space.presets import ofa_mbv3
 from supernet.space.search_space import SearchSpace
 
@@ -24,11 +25,11 @@ SPACE = ofa_mbv3(resolutions=(64,))
 def nets_of(truth: Correction, count: int = 14, noise: float = 0.0) -> list[NetTiming]:
     """Nets of a space whose layers take about their multiply-adds, and whose times are `truth`."""
     rng = random.Random(0)
-    keys = sorted(space_keys(SPACE, 64, **SHAPES).distinct())
+    keys = sorted(space_keys(NetSpec(space=SPACE, **SHAPES), 64).distinct())
     weights = {key: layer_weights(key) for key in keys}
     timed = {key: 0.05 + key.inner_activations / 1e6 * rng.uniform(0.5, 2) for key in keys}
     nets = []
-    for net in sample_nets(SPACE, count, rng=rng, **SHAPES):
+    for net in sample_nets(NetSpec(space=SPACE, **SHAPES), count, rng=rng):
         ms = sum(truth.ms(key, timed[key], weights[key]) for key in net)
         processes = tuple(ms * rng.uniform(1 - noise, 1 + noise) for _ in range(2))
         sums = (sum(each[key] for key in net) for each in (weights, timed))
@@ -106,17 +107,19 @@ def test_each_term_has_its_place() -> None:
 
 
 def test_nets_are_different_and_reach_from_smallest_to_largest(small_space: SearchSpace) -> None:
-    nets = sample_nets(small_space, 5, rng=random.Random(0), **SHAPES)
+    nets = sample_nets(NetSpec(space=small_space, **SHAPES), 5, rng=random.Random(0))
     assert len(set(nets)) == 5
     ends = (small_space.smallest(), small_space.largest())
-    assert (nets[0], nets[-1]) == tuple(arch_keys(small_space, arch, **SHAPES) for arch in ends)
-    assert nets == sample_nets(small_space, 5, rng=random.Random(0), **SHAPES)
+    assert (nets[0], nets[-1]) == tuple(
+        arch_keys(NetSpec(space=small_space, **SHAPES), arch) for arch in ends
+    )
+    assert nets == sample_nets(NetSpec(space=small_space, **SHAPES), 5, rng=random.Random(0))
     pairs = itertools.pairwise(sum(map(layer_weights, net)) for net in nets)
     assert sum(a < b for a, b in pairs) >= 3
 
 
 def test_a_tiny_space_gives_all_its_nets(small_space: SearchSpace) -> None:
     assert small_space.size == 12
-    assert len(sample_nets(small_space, 50, rng=random.Random(0), **SHAPES)) == 12
+    assert len(sample_nets(NetSpec(space=small_space, **SHAPES), 50, rng=random.Random(0))) == 12
     one = small_space.restrict(depths=1, expand_ratios=1, resolutions=1)
-    assert len(sample_nets(one, 8, rng=random.Random(0), **SHAPES)) == 1
+    assert len(sample_nets(NetSpec(space=one, **SHAPES), 8, rng=random.Random(0))) == 1

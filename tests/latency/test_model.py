@@ -11,12 +11,13 @@ from supernet.errors import DeviceError
 from supernet.latency import runtimes
 from supernet.latency.model import of_keys, of_subnet
 from supernet.space.layers import arch_keys
+from supernet.space.net_spec import NetSpec
 from supernet.space.search_space import SearchSpace
 from tests.latency.conftest import SHAPES, write_subnet
 
 
 def test_a_deep_chain_keeps_its_activations(small_space: SearchSpace) -> None:
-    block = arch_keys(small_space, small_space.largest(), **SHAPES)[-4]
+    block = arch_keys(NetSpec(space=small_space, **SHAPES), small_space.largest())[-4]
     keys = [block] * 30
     x = torch.randn(1, block.in_channels, block.in_size, block.in_size)
     with torch.no_grad():
@@ -25,7 +26,9 @@ def test_a_deep_chain_keeps_its_activations(small_space: SearchSpace) -> None:
 
 
 def test_both_forms_of_a_chain_are_one_net(small_space: SearchSpace) -> None:
-    model = of_keys(arch_keys(small_space, small_space.smallest(), **SHAPES), batch=3)
+    model = of_keys(
+        arch_keys(NetSpec(space=small_space, **SHAPES), small_space.smallest()), batch=3
+    )
     assert model.input_shape == (3, 1, 8, 8)
     assert model.module is model.module
     assert model.name.startswith("stem 8x8 1->8 k3 s2 hard_swish + first")

@@ -13,6 +13,7 @@ from supernet.latency.profile import measure_subnets, profile
 from supernet.latency.request import TimingRequest
 from supernet.latency.table import LatencyTable
 from supernet.space.layers import space_keys
+from supernet.space.net_spec import NetSpec
 from supernet.space.search_space import SearchSpace
 from tests.builders import PhaseReporter
 from tests.latency.conftest import DEVICE, SHAPES, write_subnet
@@ -22,7 +23,7 @@ TORCH = TimingRequest(runtime="torch")
 
 def _assert_sound(table: LatencyTable, space: SearchSpace, runtime: str) -> None:
     for resolution in space.resolutions:
-        table.require(space_keys(space, resolution, **SHAPES).distinct())
+        table.require(space_keys(NetSpec(space=space, **SHAPES), resolution).distinct())
     assert table.device.runtime == runtime
     assert table.device.name == f"{runtime}-fp32-1thread"
     fit = table.correction
@@ -39,10 +40,9 @@ def _assert_sound(table: LatencyTable, space: SearchSpace, runtime: str) -> None
 def test_a_profile_covers_the_space(small_space: SearchSpace, runtime: str) -> None:
     seen: list[tuple[str, float]] = []
     table = profile(
-        small_space,
+        NetSpec(space=small_space, **SHAPES),
         TimingRequest(runtime=runtime, seconds=1),
         reporter=PhaseReporter(lambda *progress: seen.append(progress)),
-        **SHAPES,
     )
     _assert_sound(table, small_space, runtime)
     assert seen == sorted(seen)
@@ -71,13 +71,13 @@ def test_a_stopped_profile_goes_on_from_what_it_has(
 
     monkeypatch.setattr("supernet.latency.process.ask", stopping)
     request = TimingRequest(processes=2, seconds=0.1)
-    options: dict[str, Any] = {"partial": partial, **SHAPES}
+    spec, options = NetSpec(space=small_space, **SHAPES), {"partial": partial}
     with pytest.raises(KeyboardInterrupt):
-        profile(small_space, request, **options)
+        profile(spec, request, **options)
     assert count() == 3
     with pytest.raises(DeviceError, match=r"of a run with other seed"):
-        profile(small_space, dataclasses.replace(request, seed=1), **options)
-    table = profile(small_space, request, **options)
+        profile(spec, dataclasses.replace(request, seed=1), **options)
+    table = profile(spec, request, **options)
     assert [len(request["rounds"]) for request in timed] == [0, 0, 3]
     partial.unlink()  # its caller does, once the table is written
     assert table.correction.tau_twice is not None
@@ -112,13 +112,13 @@ def test_a_missing_file_is_named(tmp_path: Path, small_space: SearchSpace) -> No
 
 def test_bad_arguments_are_refused_before_anything_starts(small_space: SearchSpace) -> None:
     with pytest.raises(SpaceError, match=r"\[20\]"):
-        profile(small_space, TORCH, resolutions=(8, 20), **SHAPES)
+        profile(NetSpec(space=small_space, **SHAPES), TORCH, resolutions=(8, 20))
     with pytest.raises(SpaceError, match="resolutions"):
-        profile(small_space, TORCH, resolutions=(), **SHAPES)
+        profile(NetSpec(space=small_space, **SHAPES), TORCH, resolutions=())
     with pytest.raises(DeviceError, match="no runtime"):
-        profile(small_space, TimingRequest(runtime="none"), **SHAPES)
+        profile(NetSpec(space=small_space, **SHAPES), TimingRequest(runtime="none"))
     with pytest.raises(DeviceError, match="threads"):
-        profile(small_space, TimingRequest(threads=10_000), **SHAPES)
+        profile(NetSpec(space=small_space, **SHAPES), TimingRequest(threads=10_000))
     with pytest.raises(DeviceError, match="no runtime"):
         measure_subnets([], TimingRequest(runtime="none"))
 

@@ -27,6 +27,7 @@ from supernet.nn import blocks
 from supernet.nn.families import FAMILIES
 from supernet.nn.standalone import timm_model
 from supernet.space.layers import LayerKey, arch_keys
+from supernet.space.net_spec import NetSpec
 from supernet.space.search_space import ACTIVATIONS, SearchSpace
 from tests.latency.conftest import DEVICE, SHAPES, key, two_blocks
 
@@ -128,7 +129,7 @@ def test_a_layer_gives_what_timms_gives(
 def test_a_net_gives_what_timms_gives(
     runtime: str, small_space: SearchSpace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keys = arch_keys(small_space, small_space.largest(), **SHAPES)
+    keys = arch_keys(NetSpec(space=small_space, **SHAPES), small_space.largest())
     _assert_equal(_module(runtime, monkeypatch), of_keys(keys, batch=1))
 
 
@@ -137,7 +138,7 @@ def saved_subnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a subnet as `supernet extract` writes it, with torch's exporter."""
     space = two_blocks(16)
     arch, folder = space.largest(), tmp_path_factory.mktemp("subnet")
-    net = blocks.net_args(space, arch, num_classes=4, in_chans=1)
+    net = blocks.net_args(NetSpec(space=space, in_chans=1, num_classes=4), arch)
     preprocess = Preprocess(mean=(0.5,), std=(0.5,), size=16)
     config = SubnetConfig(net=net, arch=arch, preprocess=preprocess, classes=tuple("abcd"), data={})
     with torch.random.fork_rng():

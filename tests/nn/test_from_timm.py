@@ -19,6 +19,7 @@ from supernet.nn.extract import extract
 from supernet.nn.from_timm import from_timm
 from supernet.nn.supernet import SuperNet
 from supernet.space.arch import Op
+from supernet.space.net_spec import NetSpec
 from supernet.space.search_space import FixedBlock, SearchSpace
 from tests.builders import TIMM, assert_same, images, random_net, some_archs, timm_space
 from tests.conftest import Command
@@ -53,7 +54,7 @@ def test_every_subnet_is_exact(name: str) -> None:
 @pytest.mark.parametrize("name", TIMM)
 def test_parameters_are_counted_as_timm_does(name: str) -> None:
     space = timm_space(name)
-    (costs, *_) = params_costs(space, in_chans=3, num_classes=1000).values()
+    (costs, *_) = params_costs(NetSpec(space=space, in_chans=3, num_classes=1000)).values()
     counted = float(costs.of(space.encode(space.largest())))
     assert counted == num_params(timm.create_model(name, pretrained=False))
 
@@ -169,7 +170,7 @@ def test_a_device_is_profiled_for_a_network_by_name(
     assert command("profile", "from_timm", *words, *options).code == 0
     table = LatencyTable.load("T.json")
     space = timm_space("mobilenetv3_small_050", "space.resolutions=[32]")
-    latency_costs(table, space, in_chans=3, num_classes=10)
+    latency_costs(table, NetSpec(space=space, in_chans=3, num_classes=10))
     checked = command(
         "table", "check", "T.json", *words, "--space", "from_timm", "--num-classes", 10
     )

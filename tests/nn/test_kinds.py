@@ -22,6 +22,7 @@ from supernet.nn.timm_weights import fill_
 from supernet.space.arch import Op
 from supernet.space.cost import arch_cost
 from supernet.space.layers import LayerKey
+from supernet.space.net_spec import NetSpec
 from supernet.space.search_space import SearchSpace, Stage
 from tests.builders import assert_same, images, random_net, randomise_, small_space, some_archs
 
@@ -69,7 +70,7 @@ def test_a_new_kind_is_trained_and_extracted(space: SearchSpace) -> None:
 
 
 def test_a_new_kind_takes_weights(space: SearchSpace) -> None:
-    args = net_args(space, space.largest(), num_classes=5, in_chans=3)
+    args = net_args(NetSpec(space=space, in_chans=3, num_classes=5), space.largest())
     timms = timm_model(args).double().eval()
     randomise_(timms)
     net = random_net(space)
@@ -92,14 +93,14 @@ def test_a_new_kind_is_timed_and_counted(space: SearchSpace) -> None:
     with torch.no_grad():
         np.testing.assert_allclose(y, module(x).numpy(), atol=1e-4, rtol=1e-4)
     assert layer_macs(key) == 81 * 48 * 16 * (25 + 1) + 2 * 48 * 16
-    costs = macs_costs(space, in_chans=3, num_classes=5)
+    costs = macs_costs(NetSpec(space=space, in_chans=3, num_classes=5))
     assert arch_cost(space, costs, space.largest()) > arch_cost(space, costs, space.smallest())
-    assert memory_peaks(space, in_chans=3, num_classes=5)
+    assert memory_peaks(NetSpec(space=space, in_chans=3, num_classes=5))
 
 
 def test_a_new_kind_is_pruned_and_cropped(space: SearchSpace) -> None:
     net, arch = random_net(space), space.largest()
-    args = net_args(space, arch, num_classes=5, in_chans=3)
+    args = net_args(NetSpec(space=space, in_chans=3, num_classes=5), arch)
     model, x = extract(net, arch), images(net, 16)
     widths = hidden_widths(model)
     assert len(widths) == len(space.blocks)

@@ -22,6 +22,7 @@ from supernet.nn.ofa_weights import renamed
 from supernet.nn.supernet import SuperNet
 from supernet.space.arch import Arch, Op
 from supernet.space.cost import arch_cost
+from supernet.space.net_spec import NetSpec
 from supernet.space.presets import ofa_mbv3, ofa_proxyless
 from supernet.space.search_space import SearchSpace
 from tests.builders import assert_same, randomise_, some_archs
@@ -111,7 +112,7 @@ def test_outputs_are_the_same(pair: Pair) -> None:
 
 def test_subnets_have_the_same_layers(pair: Pair) -> None:
     """Parameters, channels and kernels of every layer, and with them the multiply-adds."""
-    costs = macs_costs(pair.space, in_chans=3, num_classes=10)
+    costs = macs_costs(NetSpec(space=pair.space, in_chans=3, num_classes=10))
     for arch in some_archs(pair.space, 3, seed=1):
         _activate(pair, arch)
         theirs = pair.theirs.get_active_subnet(preserve_weight=True)

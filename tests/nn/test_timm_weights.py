@@ -22,6 +22,7 @@ from supernet.nn.standalone import timm_model
 from supernet.nn.supernet import SuperNet
 from supernet.nn.timm_weights import fill_, read_weights
 from supernet.space.arch import Op
+from supernet.space.net_spec import NetSpec
 from supernet.space.presets import ofa_mbv3
 from supernet.space.search_space import SearchSpace
 from tests.builders import (
@@ -47,7 +48,7 @@ def theirs(name: str = NAME, **changes: Any) -> Any:
 
 def like_largest(space: SearchSpace, num_classes: int = 5) -> Any:
     """The plain timm network that the largest subnet of `space` is, its weights random."""
-    args = net_args(space, space.largest(), num_classes=num_classes, in_chans=3)
+    args = net_args(NetSpec(space=space, in_chans=3, num_classes=num_classes), space.largest())
     return randomise_(timm_model(args)).eval()
 
 

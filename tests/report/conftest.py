@@ -21,7 +21,7 @@ from supernet.deploy.certificate import (
     SubnetId,
     write_certificate,
 )
-from supernet.latency.costs import costs_of
+from supernet.latency.costs import latency_costs
 from supernet.latency.table import LatencyTable
 from supernet.search.pareto import FIELDS
 from supernet.space.arch import Arch
@@ -64,7 +64,7 @@ def fill(folder: Path, *, count: int = 3, tables: int = 2) -> None:
         device = {**vars(base.device), "runtime": runtime}
         table = tiny_table(seed=number, device=type(base.device)(**device))
         table.save(folder / "tables" / f"{runtime}.json")
-        costs = costs_of(run.net, table)
+        costs = latency_costs(table, run.net.spec)
         front = []
         for index in range(count):
             arch = space.sample(rng)
@@ -75,7 +75,7 @@ def fill(folder: Path, *, count: int = 3, tables: int = 2) -> None:
             write_subnet(folder / "subnets" / f"{runtime}-{index}", held)
             front.append(dict(zip(FIELDS, (table.device.name, table.id, ms, ms, top1, arch.id,
                                            arch.to_dict()), strict=True)))  # fmt: skip
-        budget = costs_of(run.net, table)[8].fixed * 2
+        budget = latency_costs(table, run.net.spec)[8].fixed * 2
         gates = random_gates(space, number).float()
         run.keep_gates(
             target_name(table.id, budget),

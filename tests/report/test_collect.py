@@ -16,7 +16,7 @@ import typer
 from supernet.cli import app as cli
 from supernet.deploy.certificate import LimitedCost, Promise, Pruned, SubnetId, read_certificate
 from supernet.errors import SupernetError
-from supernet.latency.costs import costs_of
+from supernet.latency.costs import latency_costs
 from supernet.latency.table import LatencyTable
 from supernet.report.collect import collect
 from supernet.report.schema import Report, best_first
@@ -62,7 +62,7 @@ def test_bars_share_out_the_predicted_latency(filled: Path) -> None:
         runtime = one.name.split("-")[0]
         table = LatencyTable.load(filled / "tables" / f"{runtime}.json")
         arch = read_certificate(Path(one.path)).subnet.arch
-        want = arch_cost(run.net.space, costs_of(run.net, table), arch)
+        want = arch_cost(run.net.space, latency_costs(table, run.net.spec), arch)
         assert one.fixed_share is not None
         spent = sum(bar.ms or 0.0 for bar in one.bars)
         assert spent / (1 - one.fixed_share) == pytest.approx(want)

@@ -11,12 +11,13 @@ import pytest
 import supernet
 from supernet.deploy.certificate import Certificate, LimitedCost, read_certificate
 from supernet.errors import InfeasibleLimits, SupernetError
-from supernet.latency.costs import costs_of
+from supernet.latency.costs import latency_costs
 from supernet.latency.table import LatencyTable
 from supernet.nn.count import macs_costs, memory_peaks, params_costs
 from supernet.nn.supernet import SuperNet
 from supernet.search.constraints import goal_for
 from supernet.space.cost import cost_range
+from supernet.space.net_spec import NetSpec
 from tests.builders import middle
 from tests.conftest import Command
 
@@ -24,9 +25,9 @@ from tests.conftest import Command
 def ranges(net: SuperNet) -> dict[str, tuple[float, float]]:
     shapes = {"in_chans": net.in_chans, "num_classes": net.num_classes}
     return {
-        "MACs": cost_range(net.space, macs_costs(net.space, **shapes)),
-        "params": cost_range(net.space, params_costs(net.space, **shapes)),
-        "KiB": cost_range(net.space, memory_peaks(net.space, **shapes)),
+        "MACs": cost_range(net.space, macs_costs(NetSpec(space=net.space, **shapes))),
+        "params": cost_range(net.space, params_costs(NetSpec(space=net.space, **shapes))),
+        "KiB": cost_range(net.space, memory_peaks(NetSpec(space=net.space, **shapes))),
     }
 
 
@@ -37,7 +38,7 @@ def certificate(folder: str) -> Certificate:
 def test_limits_beside_a_latency_budget(command: Command, run: Path, table: Path) -> None:
     net = supernet.load(run)
     ends = ranges(net)
-    budget = middle(cost_range(net.space, costs_of(net, LatencyTable.load(table))), 0.9)
+    budget = middle(cost_range(net.space, latency_costs(LatencyTable.load(table), net.spec)), 0.9)
     macs, kib = middle(ends["MACs"], 0.4), middle(ends["KiB"], 0.7)
     result = command("extract", run, "--table", table, "--budget-ms", budget, "--max-macs", macs,
                      "--max-memory-kib", kib, "--out", "o")  # fmt: skip
@@ -84,7 +85,7 @@ def test_a_limit_without_a_table(
 def test_limits_out_of_reach(refused: Callable[..., str], run: Path, table: Path) -> None:
     net = supernet.load(run)
     ends = ranges(net)
-    times = cost_range(net.space, costs_of(net, LatencyTable.load(table)))
+    times = cost_range(net.space, latency_costs(LatencyTable.load(table), net.spec))
     line = refused("extract", run, "--max-macs", ends["MACs"][0] / 2, "--out", "o")
     assert "between {:.6g} and {:.6g} MACs".format(*ends["MACs"]) in line
     line = refused("extract", run, "--max-memory-kib", 0.5, "--out", "o")

@@ -17,6 +17,7 @@ from supernet.search.by_gates import most_likely
 from supernet.search.constraints import cheapest_within, limits_of
 from supernet.space.cost import Constraint, CostMatrix, arch_cost, cost_range
 from supernet.space.layers import LayerKey, arch_keys
+from supernet.space.net_spec import NetSpec
 from supernet.space.search_space import SearchSpace
 from tests.builders import HAND_MADE, conf_space, made_up_table, middle, randomise_, some_archs
 from tests.latency.conftest import layer_key
@@ -76,10 +77,10 @@ def peak_of_run(model: nn.Module, image: torch.Tensor) -> int:
 
 @SPACES
 def test_a_peak_is_that_of_the_worst_layer(space: SearchSpace) -> None:
-    peaks = memory_peaks(space, **SHAPES)
+    peaks = memory_peaks(NetSpec(space=space, **SHAPES))
     net = SuperNet(space, SHAPES["num_classes"], SHAPES["in_chans"])
     for arch in some_archs(space, 4):
-        want = max(map(layer_peak_bytes, arch_keys(space, arch, **SHAPES)))
+        want = max(map(layer_peak_bytes, arch_keys(NetSpec(space=space, **SHAPES), arch)))
         assert 1024 * arch_cost(space, peaks, arch) == want
         size = arch.resolution
         seen = peak_of_run(extract(net, arch).eval(), torch.zeros(1, 1, size, size))
@@ -88,18 +89,16 @@ def test_a_peak_is_that_of_the_worst_layer(space: SearchSpace) -> None:
 
 @SPACES
 def test_the_range_of_peaks(space: SearchSpace) -> None:
-    peaks = memory_peaks(space, **SHAPES)
+    peaks = memory_peaks(NetSpec(space=space, **SHAPES))
     every = [arch_cost(space, peaks, arch) for arch in space]
     assert cost_range(space, peaks) == (min(every), max(every))
     assert {part.unit for part in peaks.values()} == {"KiB"}
 
 
 def costs_of(space: SearchSpace) -> list[dict]:
+    spec = NetSpec(space=space, **SHAPES)
     table = made_up_table(space, **SHAPES)
-    return [
-        latency_costs(table, space, **SHAPES), macs_costs(space, **SHAPES),
-        params_costs(space, **SHAPES), memory_peaks(space, **SHAPES),
-    ]  # fmt: skip
+    return [latency_costs(table, spec), macs_costs(spec), params_costs(spec), memory_peaks(spec)]
 
 
 @SPACES
@@ -129,7 +128,10 @@ def test_the_most_likely_within_limits(space: SearchSpace, kinds: tuple[int, ...
 def test_limits_that_cannot_be_met_together() -> None:
     """The first wants few MACs, the second, whose cost falls with them, many."""
     space = HAND_MADE["mobilenetv3-suffix"]
-    macs, peaks = macs_costs(space, **SHAPES), memory_peaks(space, **SHAPES)
+    macs, peaks = (
+        macs_costs(NetSpec(space=space, **SHAPES)),
+        memory_peaks(NetSpec(space=space, **SHAPES)),
+    )
     low, high = Constraint(macs, 1).range(space)
     dearest = max(float(part.cell.max()) for part in macs.values())
     total = 2 * high + len(space.blocks) * dearest

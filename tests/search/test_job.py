@@ -17,7 +17,7 @@ from supernet.deploy.certificate import read_certificate
 from supernet.errors import CheckpointError, InfeasibleBudget, SupernetError, TableError
 from supernet.io.reporter import SILENT
 from supernet.latency.correction import Correction
-from supernet.latency.costs import costs_of
+from supernet.latency.costs import latency_costs
 from supernet.latency.table import LatencyTable
 from supernet.search import fit_predictor as scoring
 from supernet.search.accuracy import Scored
@@ -77,7 +77,7 @@ def test_a_predictor_is_kept_with_its_error(folder: Path) -> None:
 def test_the_winner_keeps_to_the_budget_and_is_scored(folder: Path, tmp_path: Path) -> None:
     run = Trained.open(folder)
     table = LatencyTable.load(folder / "tables" / "onnxruntime.json")
-    costs = costs_of(run.net, table)
+    costs = latency_costs(table, run.net.spec)
     budgets = [middle(cost_range(run.net.space, costs), share) for share in (0.3, 0.7)]
     rows = search(folder, budgets=budgets, out=tmp_path / "found.json")
     assert json.loads((tmp_path / "found.json").read_text()) == rows
@@ -101,7 +101,7 @@ def test_what_was_found_is_extracted(
     other = made_up_table(net.space, in_chans=net.in_chans, num_classes=net.num_classes)
     table = dataclasses.replace(other, device=dataclasses.replace(other.device, cpu="elsewhere"))
     table.save(tmp_path / "T.json")
-    budgets = [middle(cost_range(net.space, costs_of(net, table)), s) for s in (0.3, 0.7)]
+    budgets = [middle(cost_range(net.space, latency_costs(table, net.spec)), s) for s in (0.3, 0.7)]
     rows = search(folder, tables=[tmp_path / "T.json"], budgets=budgets, out=tmp_path / "f.json")
     words = ["extract", folder, "--arch", tmp_path / "f.json", "--table", tmp_path / "T.json"]
     assert command(*words, "--budget-ms", budgets[1], "--out", "found").code == 0
@@ -123,7 +123,7 @@ def test_what_was_found_is_extracted(
 def test_gates_are_one_of_the_methods(folder: Path) -> None:
     run = Trained.open(folder)
     table = LatencyTable.load(folder / "tables" / "onnxruntime.json")
-    budget = middle(cost_range(run.net.space, costs_of(run.net, table)), 0.5)
+    budget = middle(cost_range(run.net.space, latency_costs(table, run.net.spec)), 0.5)
     (row,) = search(folder, budgets=[budget], method="gates")
     assert row["predicted_ms"] <= budget
     assert row["predicted_top1"] is None

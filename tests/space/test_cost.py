@@ -12,6 +12,7 @@ from supernet.nn.extract import extract
 from supernet.nn.supernet import SuperNet
 from supernet.space.cost import arch_cost, check_budget, cost_range
 from supernet.space.layers import arch_keys
+from supernet.space.net_spec import NetSpec
 from supernet.space.search_space import SearchSpace
 from tests.builders import (
     HAND_MADE,
@@ -46,7 +47,10 @@ SPACES = pytest.mark.parametrize(
 @SPACES
 def test_counts_are_those_of_the_extracted_net(space: SearchSpace) -> None:
     net = SuperNet(space, SHAPES["num_classes"], SHAPES["in_chans"])
-    macs, params = macs_costs(space, **SHAPES), params_costs(space, **SHAPES)
+    macs, params = (
+        macs_costs(NetSpec(space=space, **SHAPES)),
+        params_costs(NetSpec(space=space, **SHAPES)),
+    )
     for arch in some_archs(space, 1):
         model = extract(net, arch).eval()
         size = arch.resolution
@@ -71,9 +75,11 @@ def test_multiply_adds_are_counted_by_hand() -> None:
 def test_latency_is_the_sum_over_the_layers(space: SearchSpace) -> None:
     """With the overhead of one run in the stem alone, and the scale on top."""
     table = made_up_table(space, correction=Correction(overhead_ms=0.005, scale=1.3), **SHAPES)
-    costs = latency_costs(table, space, **SHAPES)
+    costs = latency_costs(table, NetSpec(space=space, **SHAPES))
     for arch in some_archs(space, 5):
-        raw = [table.entries[key].median_ms for key in arch_keys(space, arch, **SHAPES)]
+        raw = [
+            table.entries[key].median_ms for key in arch_keys(NetSpec(space=space, **SHAPES), arch)
+        ]
         want = 1.3 * (sum(raw) - 0.005 * (len(raw) - 1))
         assert arch_cost(space, costs, arch) == pytest.approx(want, rel=1e-12)
         assert costs[arch.resolution].unit == "ms"
@@ -86,7 +92,7 @@ def test_latency_is_the_sum_over_the_layers(space: SearchSpace) -> None:
 def test_a_layer_below_the_overhead_costs_nothing() -> None:
     space = HAND_MADE["mobilenetv3-suffix"]
     table = made_up_table(space, correction=Correction(overhead_ms=1e6), **SHAPES)
-    costs = latency_costs(table, space, **SHAPES)
+    costs = latency_costs(table, NetSpec(space=space, **SHAPES))
     stems = [cost.fixed for cost in costs.values()]
     assert min(stems) > 0
     assert all(not cost.cell.any() for cost in costs.values())
@@ -99,15 +105,15 @@ def test_every_missing_layer_is_listed() -> None:
     rest = {key: entry for key, entry in table.entries.items() if key not in gone}
     part = made_up_table(space, entries=rest, **SHAPES)
     with pytest.raises(TableError, match=f"lacks {len(gone)} layers") as caught:
-        latency_costs(part, space, **SHAPES)
+        latency_costs(part, NetSpec(space=space, **SHAPES))
     assert all(str(key) in str(caught.value) for key in gone)
     with pytest.raises(TableError, match="same image channels and number of classes"):
-        latency_costs(table, space, in_chans=3, num_classes=7)
+        latency_costs(table, NetSpec(space=space, in_chans=3, num_classes=7))
 
 
 def test_the_range_covers_every_arch() -> None:
     space = HAND_MADE["efficientnet-suffix"]
-    costs = latency_costs(made_up_table(space, **SHAPES), space, **SHAPES)
+    costs = latency_costs(made_up_table(space, **SHAPES), NetSpec(space=space, **SHAPES))
     every = [arch_cost(space, costs, arch) for arch in space]
     assert cost_range(space, costs) == pytest.approx((min(every), max(every)), rel=1e-12)
 
@@ -116,7 +122,7 @@ def test_a_restriction_costs_what_the_whole_space_does() -> None:
     space = HAND_MADE["mobilenetv3-suffix"]
     table = made_up_table(space, **SHAPES)
     part = space.restrict(expand_ratios=1, depths=1)
-    whole, narrow = (latency_costs(table, s, **SHAPES) for s in (space, part))
+    whole, narrow = (latency_costs(table, NetSpec(space=s, **SHAPES)) for s in (space, part))
     for arch in part:
         assert arch_cost(part, narrow, arch) == pytest.approx(arch_cost(space, whole, arch))
 

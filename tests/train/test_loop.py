@@ -22,6 +22,7 @@ from supernet.latency.costs import latency_costs
 from supernet.nn.supernet import SuperNet
 from supernet.space.arch import Arch
 from supernet.space.cost import Constraint, cost_range
+from supernet.space.net_spec import NetSpec
 from supernet.space.search_space import SearchSpace
 from supernet.train import checkpoint
 from supernet.train import job as training
@@ -108,7 +109,7 @@ def fitted(
 
 def target_of(net: SuperNet, config: StepConfig, name: str = "table") -> Target:
     table = tiny_table()
-    costs = latency_costs(table, net.space, in_chans=3, num_classes=4)
+    costs = latency_costs(table, NetSpec(space=net.space, in_chans=3, num_classes=4))
     budget = Constraint(costs, middle(cost_range(net.space, costs)))
     return new_target(net, table_id=name, device="made up", budget=budget, lr=config.gates.lr)
 
@@ -364,7 +365,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     table = tiny_table()
     table.save(file)
     space = tiny_space()
-    ends = cost_range(space, latency_costs(table, space, in_chans=3, num_classes=4))
+    ends = cost_range(space, latency_costs(table, NetSpec(space=space, in_chans=3, num_classes=4)))
     config = tiny_config(
         "gates.warmup_epochs=1", "gates.share=0.5", "+recipe.phases.largest.sort_channels=true"
     )

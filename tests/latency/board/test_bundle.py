@@ -31,6 +31,7 @@ from supernet.latency.model import of_keys
 from supernet.latency.plan import Plan, plan_for
 from supernet.latency.request import TimingRequest
 from supernet.space.layers import space_keys
+from supernet.space.net_spec import NetSpec
 from supernet.space.search_space import SearchSpace
 from tests.latency.conftest import SHAPES
 
@@ -45,7 +46,7 @@ def space(small_space: SearchSpace) -> SearchSpace:
 
 @pytest.fixture
 def plan(space: SearchSpace) -> Plan:
-    return plan_for(space, **SHAPES)
+    return plan_for(NetSpec(space=space, **SHAPES))
 
 
 @pytest.fixture
@@ -69,7 +70,7 @@ def test_a_board_with_only_numpy_and_a_runtime_gives_a_table(
     table, warnings = import_result(made.parent / "result.json", made)
     assert (table, warnings) == import_result(made.parent / "result.json")
     for resolution in space.resolutions:
-        table.require(space_keys(space, resolution, **SHAPES).distinct())
+        table.require(space_keys(NetSpec(space=space, **SHAPES), resolution).distinct())
     assert table.device.name == "onnxruntime-fp32-1thread"
     assert table.device.runtime_version == onnxruntime.__version__
     assert all(entry.visits >= 18 for entry in table.entries.values())
@@ -94,7 +95,7 @@ def test_other_runtimes_give_tables_of_theirs(
     assert done.returncode == 0, done.stderr
     table, _ = import_result(tmp_path / "result.json", folder)
     for resolution in space.resolutions:
-        table.require(space_keys(space, resolution, **SHAPES).distinct())
+        table.require(space_keys(NetSpec(space=space, **SHAPES), resolution).distinct())
     assert (table.device.runtime, table.device.precision) == (runtime, precision)
     assert table.device.runtime_version == runtimes.get(runtime).version()
 

@@ -13,6 +13,7 @@ from supernet.latency.board.ssh import Board, profile_on
 from supernet.latency.plan import Plan, plan_for
 from supernet.latency.request import TimingRequest
 from supernet.space.layers import space_keys
+from supernet.space.net_spec import NetSpec
 from supernet.space.search_space import SearchSpace
 from tests.builders import PhaseReporter
 from tests.latency.conftest import SHAPES
@@ -22,7 +23,7 @@ from tests.latency.sshd import Server
 @pytest.fixture
 def plan(small_space: SearchSpace) -> Plan:
     space = dataclasses.replace(small_space, final_width=64, head_width=128, resolutions=(8,))
-    return plan_for(space, **SHAPES)
+    return plan_for(NetSpec(space=space, **SHAPES))
 
 
 def _board(server: Server, python: Path | str) -> Board:
@@ -184,4 +185,4 @@ def test_a_machine_without_ssh_is_told_so(
 
 def test_the_space_is_covered(small_space: SearchSpace, plan: Plan) -> None:
     space = dataclasses.replace(small_space, final_width=64, head_width=128, resolutions=(8,))
-    assert plan.layers == space_keys(space, 8, **SHAPES).distinct()
+    assert plan.layers == space_keys(NetSpec(space=space, **SHAPES), 8).distinct()

@@ -13,6 +13,7 @@ from supernet.latency import runtimes
 from supernet.latency.graphs.ncnn import ncnn_files
 from supernet.latency.model import of_keys
 from supernet.space.layers import arch_keys
+from supernet.space.net_spec import NetSpec
 from supernet.space.search_space import FixedBlock, SearchSpace, Stage
 from tests.latency.conftest import key
 
@@ -61,7 +62,9 @@ def test_a_net_is_written_as_pnnx_writes_it(
 ) -> None:
     pnnx = pytest.importorskip("pnnx")
     space = _space(family, first, later)
-    model = of_keys(arch_keys(space, space.largest(), in_chans=3, num_classes=10), batch=1).onnx
+    model = of_keys(
+        arch_keys(NetSpec(space=space, in_chans=3, num_classes=10), space.largest()), batch=1
+    ).onnx
     (tmp_path / "model.onnx").write_bytes(model)
     command = [pnnx.EXEC_PATH, "model.onnx", "fp16=0", "inputshape=[1,3,24,24]f32"]
     subprocess.run(command, cwd=tmp_path, capture_output=True, check=True)

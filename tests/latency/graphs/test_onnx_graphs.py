@@ -14,6 +14,7 @@ from supernet.nn import blocks
 from supernet.nn.families import FAMILIES
 from supernet.nn.standalone import timm_model
 from supernet.space.layers import LayerKey, arch_keys
+from supernet.space.net_spec import NetSpec
 from supernet.space.search_space import ACTIVATIONS, FixedBlock, SearchSpace, Stage
 from tests.builders import WITHOUT_FIRST
 from tests.latency.conftest import layer_key
@@ -105,16 +106,18 @@ SPACES = {
 
 @pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
 def test_a_whole_net_equals_timms(space: SearchSpace) -> None:
-    _assert_equal(list(arch_keys(space, space.largest(), in_chans=3, num_classes=10)))
+    _assert_equal(
+        list(arch_keys(NetSpec(space=space, in_chans=3, num_classes=10), space.largest()))
+    )
 
 
 @pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
 def test_a_whole_net_has_the_ops_of_torchs_exporter(space: SearchSpace) -> None:
     size = max(space.resolutions)
-    keys = arch_keys(space, space.largest(), in_chans=3, num_classes=10)
+    keys = arch_keys(NetSpec(space=space, in_chans=3, num_classes=10), space.largest())
     ours = onnx.load_from_string(onnx_layers(keys, blocks.layers(keys)))
     onnx.checker.check_model(ours, full_check=True)
-    args = blocks.net_args(space, space.largest(), num_classes=10, in_chans=3)
+    args = blocks.net_args(NetSpec(space=space, in_chans=3, num_classes=10), space.largest())
     example = (torch.zeros(1, 3, size, size),)
     program = torch.onnx.export(timm_model(args).eval(), example, dynamo=True, verbose=False)
     theirs = program.model_proto
