@@ -504,8 +504,8 @@ def log(self, step, *rest):
     if step == 3:
         os.kill(os.getpid(), signal.SIGKILL)
 Silent.log = log
-from supernet import cli
-cli.main()
+from supernet.cli import app
+app.main()
 """
 
 
