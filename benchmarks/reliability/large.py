@@ -13,7 +13,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,9 +23,8 @@ from benchmarks.common import ROOT, aim
 from supernet.cli.console import ConsoleReporter
 from supernet.cli.hydra_config import composed
 from supernet.cli.sources import source_of
-from supernet.latency.correction import Correction
 from supernet.latency.costs import latency_costs
-from supernet.latency.table import Device, Entry, LatencyTable
+from supernet.latency.table import LatencyTable
 from supernet.nn.count import macs_costs, memory_peaks, params_costs
 from supernet.nn.gates import PathGates
 from supernet.nn.supernet import SuperNet
@@ -36,12 +34,13 @@ from supernet.search.find import find
 from supernet.search.methods.encoding import Floats, Integers
 from supernet.search.pareto import FIELDS
 from supernet.space.cost import Constraint, cost_range
-from supernet.space.layers import LayerKey, space_keys
 from supernet.space.net_spec import NetSpec
 from supernet.space.presets import ofa_mbv3
 from supernet.space.search_space import SearchSpace, Stage
 from supernet.train import job as training
 from supernet.train.run import Trained
+from tests.builders import made_up_table
+from tests.hardening.builders import large_table
 
 T = TypeVar("T")
 SHAPES = {"in_chans": 3, "num_classes": 10}
@@ -93,13 +92,7 @@ Timed = Callable[[str, Callable[[], Any]], Any]
 def of_table(folder: Path, count: int, timed: Timed) -> None:
     """A table of `count` layers, a whole space's among them."""
     space = ofa_mbv3(resolutions=(160, 224))
-    table = made_up(space)
-    entries = dict(table.entries)
-    block = next(key for key in entries if key.kind == "ir")
-    for number in range(count - len(entries)):
-        key = replace(block, in_channels=2008 + 8 * (number % 500), out_channels=8 + number // 500)
-        entries[key] = timing(1.0)
-    table, file = replace(table, entries=entries), folder / "table.json"
+    table, file = large_table(space, count, **SHAPES), folder / "table.json"
     timed("table: saved", lambda: table.save(file))
     read = timed("table: loaded and checked", lambda: LatencyTable.load(file))
 
@@ -123,14 +116,12 @@ def of_blocks(count: int, timed: Timed) -> int:
         kernel_sizes=(3, 5, 7), expand_ratios=(2, 3, 4, 6), resolutions=(32, 48, 64),
     )  # fmt: skip
     timed("blocks: supernet built", lambda: SuperNet(space, 10))
-    table = made_up(space)
+    spec, table = NetSpec(space=space, **SHAPES), made_up_table(space, **SHAPES)
 
     def costed() -> tuple[Any, Any]:
-        params_costs(NetSpec(space=space, **SHAPES))
-        memory_peaks(NetSpec(space=space, **SHAPES))
-        return latency_costs(table, NetSpec(space=space, **SHAPES)), macs_costs(
-            NetSpec(space=space, **SHAPES)
-        )
+        params_costs(spec)
+        memory_peaks(spec)
+        return latency_costs(table, spec), macs_costs(spec)
 
     costs, macs = timed("blocks: latency, MACs, parameters and memory known", costed)
     budget = sum(cost_range(space, costs)) / 3
@@ -158,7 +149,7 @@ def of_front(folder: Path, count: int, timed: Timed) -> float:
     config = composed(["experiment=smoke", "data=digits", "threads=1"])
     training.start(config, run, ConsoleReporter(), source=source_of(config))
     net, rng = Trained.open(run).net, random.Random(0)
-    table = made_up(net.space, in_chans=net.in_chans, num_classes=net.num_classes)
+    table = made_up_table(net.space, in_chans=net.in_chans, num_classes=net.num_classes)
     table.save(run / "tables" / "T.json")
     device, rows = table.device.name, []
     for number in range(count):
@@ -173,33 +164,6 @@ def of_front(folder: Path, count: int, timed: Timed) -> float:
         lambda: subprocess.run(words, check=True, env={**os.environ, "PYTHONPATH": path}),
     )
     return (folder / "r.html").stat().st_size / 2**20
-
-
-def made_up(space: SearchSpace, *, in_chans: int = 3, num_classes: int = 10) -> LatencyTable:
-    """Return a table with a time for each layer of `space` that grows with its work."""
-    keys: set[LayerKey] = set()
-    for size in space.resolutions:
-        part = space_keys(NetSpec(space=space, in_chans=in_chans, num_classes=num_classes), size)
-        keys |= set(part.distinct())
-    device = Device(machine="nowhere", cpu="made up", runtime="onnxruntime", runtime_version="1.0",
-                    threads=1, precision="fp32", batch=1)  # fmt: skip
-    return LatencyTable(
-        device=device, entries={key: timing(work(key)) for key in sorted(keys)}, reference_ms=0.1,
-        load_average=0.0, created="2026-01-31", tool_version="0.1.0",
-        correction=Correction(overhead_ms=0.002, scale=1.1),
-    )  # fmt: skip
-
-
-def timing(ms: float) -> Entry:
-    """Return a timing of `ms`."""
-    return Entry(median_ms=ms, low_ms=ms, high_ms=ms, visits=9, converged=True)
-
-
-def work(key: LayerKey) -> float:
-    """Return about how long a layer takes, in milliseconds."""
-    area = (key.in_size / key.stride) ** 2
-    kernel, ratio = (key.op.to_dict().get(name, 1) for name in ("kernel_size", "expand_ratio"))
-    return 0.01 + 1e-6 * area * key.in_channels * ratio * (kernel**2 + 8)
 
 
 if __name__ == "__main__":
