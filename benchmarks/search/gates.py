@@ -5,7 +5,7 @@
 
 Two devices, three budgets each. Gates of all six targets train in one run on the same images, on
 frozen weights. Their choices and the best of fifty random architectures within each budget, picked
-by held-out accuracy, are then scored on the test images. Scores are kept beside the checkpoint.
+by validation accuracy, are then scored on the test images. Scores are kept beside the checkpoint.
 Without --run it trains a small supernet on Fashion-MNIST into runs/fashion, or goes on with it.
 """
 
@@ -106,7 +106,7 @@ def measure(
 
 
 def best_of_random(run: Trained, scored: Scored, goal: Goal, count: int) -> dict[str, Any]:
-    """Return the best by held-out accuracy of `count` random architectures within a budget."""
+    """Return the best by validation accuracy of `count` random architectures within a budget."""
     rng, space = random.Random(f"random/{goal.name}"), run.net.space
     archs: dict[Arch, float] = {}
     while len(archs) < count:

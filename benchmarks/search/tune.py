@@ -116,7 +116,7 @@ def draw(runs: list[dict[str, Any]], out: Path) -> None:
             points = [(seconds, 100 * top1) for seconds, top1 in run["best"]]
             if points:
                 axes.step(*zip(*points, strict=True), where="post", color=f"C{number}", label=label)
-    axes.set(xlabel="seconds", ylabel="best held-out top-1, %")
+    axes.set(xlabel="seconds", ylabel="best validation top-1, %")
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(out, dpi=120)

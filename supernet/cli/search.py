@@ -46,7 +46,7 @@ def extract(
     Of a run of one network (net=timm, net=subnet) it writes and measures that; no budget, then.
 
     Uses the run's gates for that table and budget; where it has none, trains them on the run's
-    held-out images (weights stay as they are) and keeps them. Measures the result if the table is
+    validation images (weights stay as they are) and keeps them. Measures the result if the table is
     of this machine.
 
     \b
@@ -126,7 +126,7 @@ def predictor(
     run: RunPath,
     num_archs: Annotated[int, typer.Option(min=20, help="Architectures to score.")] = 300,
 ) -> None:
-    """Fit an accuracy predictor: score architectures on held-out images, and keep the model.
+    """Fit an accuracy predictor: score architectures on validation images, and keep the model.
 
     Stopped in whatever way, the same command goes on from the scores it has.
 
@@ -176,7 +176,7 @@ def search(
 ) -> None:
     """Find the best subnet for each table and budget by the run's accuracy predictor.
 
-    The five best by prediction are scored on held-out images, and the best of them wins.
+    The five best by prediction are scored on validation images, and the best of them wins.
 
     \b
     supernet predictor runs/demo
@@ -200,7 +200,7 @@ def _show_found(rows: Sequence[dict[str, Any]], console: Console) -> None:
     from rich.table import Table
 
     table = Table()
-    for name in ("device", "budget ms", "predicted ms", "predicted top-1", "held-out top-1", "s"):
+    for name in ("device", "budget ms", "predicted ms", "predicted top-1", "validation top-1", "s"):
         table.add_column(name, justify="left" if name == "device" else "right", no_wrap=True)
     for row in rows:
         table.add_row(

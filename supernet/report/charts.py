@@ -147,10 +147,10 @@ def gates_chart(gates: Gates) -> dict[str, Any]:
 
 
 def curves_chart(run: RunRecord) -> dict[str, Any] | None:
-    """Draw the losses and the held-out accuracies of a training, with its phases as bands."""
+    """Draw the losses and the validation accuracies of a training, with its phases as bands."""
     losses = [curve for curve in run.curves if curve.name.startswith("loss/")]
     scores = [curve for curve in run.curves if curve.name.startswith("held_out_top1/")]
-    parts = [(curves, name) for curves, name in ((losses, "loss"), (scores, "held-out top-1, %"))
+    parts = [(curves, name) for curves, name in ((losses, "loss"), (scores, "validation top-1, %"))
              if curves]  # fmt: skip
     if not parts:
         return None

@@ -33,7 +33,7 @@ class Scored:
         self._known = _read(self.file, run.sha256)
 
     def top1(self, arch: Arch, *, on_test: bool = False) -> float:
-        """Return top-1 on the held-out images, or on the test images."""
+        """Return top-1 on the validation images, or on the test images."""
         part = "test" if on_test else "held_out"
         if (arch.id, part) not in self._known:
             self._score(arch, part)

@@ -28,7 +28,7 @@ _POOL = 20
 
 
 def fit_predictor(run: Trained, num_archs: int, reporter: Reporter, *, seed: int = 0) -> Predictor:
-    """Score `num_archs` architectures of `run` on held-out images, fit, and keep the predictor.
+    """Score `num_archs` architectures of `run` on validation images, fit, and keep the predictor.
 
     Scores are kept one by one, so that a stop loses at most one. Under `torchrun` each process
     scores its share.

@@ -89,7 +89,7 @@ def write_front(rows: Sequence[Mapping[str, Any]], out: Path) -> list[Path]:
             "o-", mfc="none", markersize=5, linewidth=1, label=mine[0]["device"],
         )  # fmt: skip
     axes.set(xscale="log", xlabel="predicted latency of one image, ms",
-             ylabel="predicted top-1 on held-out images, %")  # fmt: skip
+             ylabel="predicted top-1 on validation images, %")  # fmt: skip
     axes.grid(alpha=0.3, which="both")
     axes.legend(fontsize=8)
     with whole(paths[2]) as beside:

@@ -28,7 +28,7 @@ def specialize(
     They are kept beside the checkpoint, and shown in the run's TensorBoard.
 
     Args:
-        run: whose weights and held-out images are used; the weights stay as they are.
+        run: whose weights and validation images are used; the weights stay as they are.
         goals: devices and budgets.
         reporter: for progress.
         config: how gates are trained; left out: as the run's configuration says.

@@ -211,7 +211,7 @@ class RunFolder:
             self.writer.add_scalar(f"held_out_top1/{name}", value, step)
         if last:
             parts = ", ".join(f"{name} {100 * value:.1f} %" for name, value in top1.items())
-            self.job.reporter.note(f"phase {phase.name} done: held-out top-1 {parts}")
+            self.job.reporter.note(f"phase {phase.name} done: validation top-1 {parts}")
         self.top1 = step, top1
         if self.job.watch is not None:
             self.job.watch(top1)

@@ -56,7 +56,7 @@ class Run(Protocol):
         """Take the state, after an epoch or when it is due."""
 
     def scored(self, phase: Phase, step: int, top1: Mapping[str, float], *, last: bool) -> None:
-        """Take the top-1 of subnets on held-out images after an epoch, `last` of the phase."""
+        """Take the top-1 of subnets on validation images after an epoch, `last` of the phase."""
 
 
 def fit(training: Training, run: Run, start: Position = START) -> bool:
@@ -120,7 +120,7 @@ def _batches(training: Training, position: Position) -> Iterator[tuple[Position,
 
 
 def _gate_step(training: Training, targets: Sequence[Target], step: int) -> dict[str, float]:
-    """Move the gates of `targets` by held-out images, and return their metrics."""
+    """Move the gates of `targets` by validation images, and return their metrics."""
     net, data, config = training.net, training.data, training.config
     assert isinstance(net, SuperNet), "gates choose among the subnets of a supernet"
     batch = drawn_batch(
@@ -146,7 +146,7 @@ def _save(training: Training, run: Run, position: Position) -> None:
 
 
 def _scores(training: Training, phase: Phase) -> dict[str, float]:
-    """Return the held-out top-1 of the smallest and the largest subnet of a phase."""
+    """Return the validation top-1 of the smallest and the largest subnet of a phase."""
     data = training.data
     return {
         name: top1_of(

@@ -1,8 +1,8 @@
 """`supernet tune`: Optuna over trainings, with early stopping, kept in a database.
 
-A trial is a training of its own folder; after every epoch it reports the mean of the held-out top-1
-of its largest and its smallest subnet, by which it may be stopped early. Any process that names the
-same storage takes part. Not here: the settings to vary.
+A trial is a training of its own folder; after every epoch it reports the mean of the validation
+top-1 of its largest and its smallest subnet, by which it may be stopped early. Any process that
+names the same storage takes part. Not here: the settings to vary.
 """
 
 from __future__ import annotations

@@ -236,7 +236,7 @@ def test_it_is_reported_as_supernets_are(tmp_path: Path, reporter: TextReporter)
     assert [set(top1) for top1 in seen] == [{"network"}] * 3
     printed = reporter.text
     assert "timm's mobilenetv3_small_050 at 16 px; weights: fresh" in printed
-    assert "phase all done: held-out top-1 network" in printed
+    assert "phase all done: validation top-1 network" in printed
     assert "subnet" not in printed
 
 

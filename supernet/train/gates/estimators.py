@@ -39,7 +39,7 @@ class ArchStep:
     Args:
         net: in training mode; its weights and its BN statistics stay as they are.
         targets: whose gates are moved.
-        batch: held-out images.
+        batch: validation images.
         rng: draws the candidates.
         progress: share of the training of gates that is over, 0..1.
         ranks: processes, each with a part of the batch.

@@ -32,7 +32,7 @@ class GateConfig:
         weight: how much latency weighs in all but `budget`.
         lr: learning rate of Adam.
         steps: arch steps when gates are trained on frozen weights.
-        batch_size: held-out images an arch step.
+        batch_size: validation images an arch step.
         share: share of the weight steps' subnets that are drawn from the gates once they train.
         warmup_epochs: epochs of the full space before gates that train along start to move;
             None: they do in the second half of all epochs.
