@@ -10,17 +10,19 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
-from statistics import fmean
+from itertools import product
+from statistics import fmean, median
 from typing import Any
 
 from benchmarks.common import ROOT
 
-PAGES = ("docs/results.md", "docs/reliability.md")
+PAGES = ("docs/results.md", "docs/reliability.md", "docs/gpu.md")
 MODULES = {
     "accuracy_fashion": "accuracy.fashion",
     "export_formats": "latency.export_formats",
     "fashion_mnist": "latency.fashion_mnist",
     "gate_search": "search.gates",
+    "gpu": "throughput.gpu",
     "latency_error": "latency.error",
     "reliability": "reliability",
     "scale": "throughput.scale",
@@ -166,6 +168,30 @@ def train_throughput(result: Result) -> list[str]:
         ([row["arch"], f"{row['side']}", f"{row['ours_ms']:.0f}", f"{row['theirs_ms']:.0f}",
           f"{row['ratio']:.2f}"] for row in result["data"]["points"]),
     )  # fmt: skip
+
+
+def gpu(result: Result) -> list[str]:
+    """Return the step times on a card, of the random subnets the median."""
+    rows = []
+    for batch, kind in product((64, 128, 256, 512), ("largest", "smallest", "random")):
+        some = [one for one in result["data"]["points"]
+                if one["batch"] == batch and one["arch"].startswith(kind)]  # fmt: skip
+        ms = [
+            median(one[what][side] for one in some)
+            for what in ("step_ms", "graph_ms")
+            for side in ("ours", "once-for-all")
+        ]
+        rows.append([
+            str(batch), kind if len(some) == 1 else f"{len(some)} random, median",
+            *(f"{value:.1f}" for value in ms[:2]), f"{median(one['ratio'] for one in some):.2f}",
+            *(f"{value:.1f}" for value in ms[2:]),
+            f"{100 * median(one['waiting']['ours'] for one in some):.0f} %",
+            f"{100 * median(one['share_of_matrix_rate']['ours'] for one in some):.1f} %",
+        ])  # fmt: skip
+    head = ["batch", "subnet", "ours, ms", "once-for-all, ms", "times faster",
+            "ours on the card alone, ms", "once-for-all alone, ms", "ours waits",
+            "of the matrix rate"]  # fmt: skip
+    return [f"On {result['hardware'].partition(';')[0]}:", "", *table(head, rows)]
 
 
 def latency_error(results: Sequence[Result]) -> list[str]:
@@ -317,7 +343,7 @@ FIGURES: dict[str, Callable[[Sequence[Result]], list[str]]] = {
         figures.__name__: _one(figures)
         for figures in (export_formats, fashion_mnist, accuracy_fashion, train_throughput,
                         gate_search, scale, tune, search_ofa, search_methods, reliability,
-                        search_pairs, search_solver)
+                        search_pairs, search_solver, gpu)
     },
 }  # fmt: skip
 
