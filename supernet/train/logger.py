@@ -6,7 +6,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
 from types import TracebackType
 from typing import Any
 
@@ -83,7 +85,7 @@ def _number(text: str) -> float | str:
         return text
 
 
-TIMED = 10
+TIMED = 20
 """Steps from which the length of a training is estimated."""
 
 Watch = Callable[[Mapping[str, float]], None]
@@ -146,7 +148,8 @@ class RunFolder:
         self.num_steps, self.first_step = training.num_steps, position.step
         board = job.folder / "tensorboard"
         self.writer = SummaryWriter(str(board), purge_step=self.first_step or None)
-        self.saved = self.begun = time.monotonic()
+        self.saved = time.monotonic()
+        self.ends: list[float] = []
         self.shown = ExitStack()
 
     def __enter__(self) -> RunFolder:
@@ -182,11 +185,11 @@ class RunFolder:
         loss = metrics.get("loss/random", metrics.get("loss/largest", float("nan")))
         text = f"{phase.name:<8} loss {loss:.3f}"
         self.progress.update(step + 1, text)
-        if step == self.first_step:
-            self.begun = time.monotonic()  # the first step is a slow one
-        elif step == self.first_step + TIMED:
-            left = (time.monotonic() - self.begun) / TIMED * (self.num_steps - step - 1)
-            self.job.reporter.note(f"about {left / 60:.1f} min left")
+        if len(self.ends) <= TIMED:
+            self.ends.append(time.monotonic())
+            if len(self.ends) > TIMED:  # the median, as the first step of each op is slow
+                left = median(b - a for a, b in pairwise(self.ends)) * (self.num_steps - step - 1)
+                self.job.reporter.note(f"about {left / 60:.1f} min left")
 
     def gates_moved(self, targets: Sequence[Target], step: int) -> None:
         """Show the gates in TensorBoard."""
