@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from supernet.cli.hydra_config import composed
+from supernet.data.batches import num_batches
 from supernet.errors import SupernetError
 from supernet.io.reporter import SILENT
 from supernet.latency.costs import latency_costs
@@ -116,7 +117,7 @@ def test_the_last_batch_of_one_image_is_left_out() -> None:
     config = tiny_config("data.num_classes=5", "data.per_class=4", "batch_size=19")
     data = data_of(config["data"], seed=0, size=16)
     assert len(data.train) == 20
-    assert build_steps(config).per_epoch(data) == 1
+    assert num_batches(data.train, build_steps(config).batch_size) == 1
 
 
 def test_photos_that_are_not_square_are_trained_on_and_classified(

@@ -209,7 +209,7 @@ def test_plain_yaml_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"stages": [{"width": 8, "stride": 1, "depths": [10**9]}]}, "depth 1000000000"),
+        ({"stages": [{"width": 8, "stride": 1, "depths": [10**9]}]}, "depths are (1000000000,)"),
         ({"stages": [{"width": 8, "stride": 1, "depths": [512]}] * 2}, "1024 blocks"),
         ({"kernel_sizes": list(range(1, 2001, 2))}, "kernel_sizes has 1000"),
         ({"kernel_sizes": [10**9 + 1]}, "255 at most"),
@@ -381,7 +381,7 @@ def test_wrong_types_in_a_run(tmp_path: Path, name: str, value: Any) -> None:
 
     def read() -> None:
         run = Trained.open(file)
-        _ = run.any_net, run.preprocess, run.classes, run.config
+        _ = run.any_net, run.preprocess, run.classes, run.config, run.gates
 
     assert str(file) in line_of(read, CheckpointError)
 
