@@ -152,7 +152,8 @@ def check_budget(budget: float, unit: str) -> float:
         SupernetError: if not.
     """
     if not (math.isfinite(budget) and budget > 0):
-        raise SupernetError(f"a limit must be a positive number of {unit}; got {budget:g}")
+        name = "budget" if unit == "ms" else "limit"
+        raise SupernetError(f"a {name} must be a positive number of {unit}; got {budget:g}")
     return budget
 
 

@@ -375,7 +375,7 @@ def _read_arch(path: Path) -> None:
 
 def _read_certificate(path: Path) -> None:
     read_certificate(path.parent)
-    report_subnets.read(path.parent, run="", run_space=None, tables=Tables({}))
+    report_subnets.read(path.parent, run="", spec=None, tables=Tables({}))
 
 
 def _write_bundle(content: bytes, folder: Path) -> tuple[str, Callable[[], Any]]:

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from supernet.errors import SupernetError
 from tests.hardening.bad_input import Kind, accepted_or_one_line, kinds
 
-NUMBER = 17
+NUMBER = 18
 EXAMPLES = {"overrides": 12, "checkpoint": 15, "images": 15}
 
 

@@ -42,12 +42,11 @@ def test_tune(without: Callable[..., None], refused: Callable[..., str]) -> None
 
 @pytest.mark.parametrize(
     ("method", "package", "module"),
-    [("nsga2", "pymoo", "nsga2"), ("tpe", "optuna", "optuna_samplers"),
-     ("gp", "optuna", "optuna_samplers")],
-)  # fmt: skip
+    [("nsga2", "pymoo", "nsga2"), ("tpe", "optuna", "optuna"), ("gp", "optuna", "optuna")],
+)
 def test_search(without: Callable[..., None], method: str, package: str, module: str) -> None:
     problem = problem_of(small_space(), lambda genomes: np.zeros(len(genomes)), [])
-    without(package, f"supernet.search.{module}")
+    without(package, f"supernet.search.methods.{module}")
     with pytest.raises(MissingPackage, match=rf"{method}'.* '{package}.*'supernet\[search\]'$"):
         search_of(method)(problem, Evaluator(problem, 10), np.random.default_rng(0))
 

@@ -31,7 +31,7 @@ def test_both_forms_of_a_chain_are_one_net(small_space: SearchSpace) -> None:
     )
     assert model.input_shape == (3, 1, 8, 8)
     assert model.module is model.module
-    assert model.name.startswith("stem 8x8 1->8 k3 s2 hard_swish + first")
+    assert model.name.startswith("stem 8x8 1->8 k3 s2 hard_swish + ds 4x4 ")
     onnx.checker.check_model(onnx.load_from_string(model.onnx))
 
 
