@@ -22,6 +22,7 @@ from supernet.latency.table import UNKNOWN, Device, LatencyTable
 from supernet.space.arch import Arch, Op
 from supernet.space.cost import arch_cost
 from supernet.space.layers import LayerKey, arch_keys
+from supernet.space.net_spec import NetSpec
 from supernet.space.presets import ofa_mbv3
 from supernet.space.search_space import SearchSpace
 
@@ -29,7 +30,6 @@ ROOT = Path(__file__).resolve().parents[2]
 ANCHORS = Path(os.environ.get("SUPERNET_ANCHORS", ROOT.parent / "shared" / "anchors"))
 NETS = ANCHORS / "ofa" / "nets"
 SIZES = (160, 176, 192, 208, 224)
-IMAGENET = {"in_chans": 3, "num_classes": 1000}
 
 pytestmark = pytest.mark.skipif(
     not ANCHORS.is_dir(), reason="the published tables are not there; see SUPERNET_ANCHORS"
@@ -83,8 +83,8 @@ def test_every_timing_is_the_authors(note10: LatencyTable) -> None:
 
 def test_the_tables_cover_the_space_they_were_made_for(note10: LatencyTable) -> None:
     space = ofa_mbv3(width_mult=1.2, resolutions=SIZES)
-    costs = latency_costs(note10, space, **IMAGENET)
-    used = {name for key in wanted(space, **IMAGENET) for name in note10.names(key)}
+    costs = latency_costs(note10, NetSpec(space=space))
+    used = {name for key in wanted(NetSpec(space=space)) for name in note10.names(key)}
     assert used == set(note10.entries), "and nothing else"
     assert set(costs) == set(SIZES)
 
@@ -93,7 +93,7 @@ def test_the_30_ms_net_is_priced_as_published(note10: LatencyTable) -> None:
     config, resolution = published("note10_lat-30ms_top1-78.4_finetune-75")
     assert resolution == 224
     space = ofa_mbv3(width_mult=1.2, resolutions=SIZES)
-    costs = latency_costs(note10, space, **IMAGENET)
+    costs = latency_costs(note10, NetSpec(space=space))
     price = arch_cost(space, costs, arch_of(config, space, resolution))
     assert price == pytest.approx(29.97, abs=0.01)
 
@@ -102,7 +102,7 @@ def test_the_16_ms_net_lacks_22_layers(note10: LatencyTable) -> None:
     """It has width 1.0, so not one of its layers was timed; all are named."""
     config, resolution = published("note10_lat-16ms_top1-75.5_finetune-25")
     space = ofa_mbv3(width_mult=1.0, resolutions=SIZES)
-    keys = arch_keys(space, arch_of(config, space, resolution), **IMAGENET)
+    keys = arch_keys(NetSpec(space=space), arch_of(config, space, resolution))
     with pytest.raises(TableError, match="the table of note10-1thread lacks 22 layers") as caught:
         note10.require(key.at(resolution) for key in keys)
     missing = note10.missing(key.at(resolution) for key in keys)
