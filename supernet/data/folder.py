@@ -3,33 +3,21 @@
 root/train/CLASS/*    required
 root/val/CLASS/*      validation images; by default a random part of train/
 root/test/CLASS/*     test images; by default a random part of train/
+
+Links are followed; hidden names and the litter of systems are passed over with a note.
 """
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from supernet.data.dataset import ImageData, ImageSource, split_indices
 from supernet.data.image_files import FileImages, Files
 from supernet.data.preprocess import is_grey, opened
-from supernet.errors import DataError, shown
-from supernet.io.read import is_line
-
-
-@dataclass(frozen=True)
-class _Part:
-    """The files of `train/`, `val/` or `test/` and their labels `[N]`."""
-
-    files: Files
-    labels: Tensor
-
-    def pick(self, indices: Tensor) -> _Part:
-        return _Part(self.files.pick(indices), self.labels[indices])
+from supernet.data.scan import Part, scan
+from supernet.errors import DataError
 
 
 def folder(
@@ -58,28 +46,17 @@ def folder(
 
     Raises:
         DataError: if files are damaged or not images, a part lacks a class, or the layout is
-            another one.
+            another one, or a folder cannot be listed.
     """
     top = Path(root)
-    if not (top / "train").is_dir():
-        raise DataError(
-            f"{top}: no folder train/ in it; expected {top}/train/CLASS/IMAGE, and optionally "
-            "val/ and test/ built the same way"
-        )
-    classes = tuple(sorted(entry.name for entry in (top / "train").iterdir() if entry.is_dir()))
-    odd = [name for name in classes if not is_line(name)]
-    if odd:  # a class is a line of labels.txt
-        raise DataError(
-            f"{top / 'train'}: rename the class {shown(odd[0])}: a class is one line of text"
-        )
-    parts = {name: _scan(top / name, classes) for name in ("train", "val", "test")
-             if (top / name).is_dir()}  # fmt: skip
+    found = scan(top)
+    parts = dict(found.parts)
     everything = Files(file for part in parts.values() for file in part.files)
-    _source(_Part(everything, torch.zeros(len(everything))), size, 3, workers).check()
+    _source(Part(files=everything, labels=torch.zeros(len(everything))), size, 3, workers).check()
     if in_chans not in (None, 1, 3):
         raise DataError(f"data.in_chans is {in_chans}; allowed: 1, 3, null")
     channels = in_chans or (1 if all(map(_is_grey, everything)) else 3)
-    notes = []
+    notes = list(found.notes)
     for name, share in (("test", test), ("val", held_out)):
         if name not in parts:
             rest, cut = split_indices(parts["train"].labels, share, seed=seed)
@@ -93,7 +70,7 @@ def folder(
         sources[name] = source.in_memory() if fits else source
     return ImageData(
         name=top.resolve().name,
-        classes=classes,
+        classes=found.classes,
         train=sources["train"],
         held_out=sources["val"],
         test=sources["test"],
@@ -101,32 +78,10 @@ def folder(
     )
 
 
-def _source(part: _Part, size: int, in_chans: int, workers: int) -> FileImages:
+def _source(part: Part, size: int, in_chans: int, workers: int) -> FileImages:
     return FileImages(
         files=part.files, labels=part.labels, size=size, in_chans=in_chans, workers=workers
     )
-
-
-def _scan(part: Path, classes: tuple[str, ...]) -> _Part:
-    """List the files of each class folder, at any depth, in order."""
-    found = tuple(sorted(entry.name for entry in part.iterdir() if entry.is_dir()))
-    if found != classes:
-        odd = sorted(set(found) ^ set(classes))
-        raise DataError(f"{part} and train/ differ in the classes {', '.join(odd)}")
-    stray = sorted(entry.name for entry in part.iterdir() if not entry.is_dir())
-    if stray:
-        raise DataError(f"{part} holds {', '.join(stray[:5])} beside its class folders")
-    files: list[Path] = []
-    labels: list[int] = []
-    for label, name in enumerate(classes):
-        mine = sorted(
-            Path(place) / file for place, _, names in os.walk(part / name) for file in names
-        )
-        if not mine:
-            raise DataError(f"{part / name} holds no image")
-        files += mine
-        labels += [label] * len(mine)
-    return _Part(Files(files), torch.tensor(labels))
 
 
 def _is_grey(file: Path) -> bool:
