@@ -9,15 +9,18 @@ Links are followed; hidden names and the litter of systems are passed over with 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from supernet.data.dataset import ImageData, ImageSource, split_indices
 from supernet.data.image_files import FileImages, Files
-from supernet.data.preprocess import is_grey, opened
 from supernet.data.scan import Part, scan
 from supernet.errors import DataError
+
+WORDS = {"train": "training", "val": "validation", "test": "test"}
 
 
 def folder(
@@ -52,17 +55,19 @@ def folder(
     found = scan(top)
     parts = dict(found.parts)
     everything = Files(file for part in parts.values() for file in part.files)
-    _source(Part(files=everything, labels=torch.zeros(len(everything))), size, 3, workers).check()
     if in_chans not in (None, 1, 3):
         raise DataError(f"data.in_chans is {in_chans}; allowed: 1, 3, null")
-    channels = in_chans or (1 if all(map(_is_grey, everything)) else 3)
-    notes = list(found.notes)
+    labels = torch.cat([part.labels for part in parts.values()])
+    checked = _source(Part(files=everything, labels=labels), size, 3, workers).check()
+    channels = in_chans or (1 if checked.grey else 3)
+    notes = [*found.notes, *checked.notes()]
     for name, share in (("test", test), ("val", held_out)):
         if name not in parts:
             rest, cut = split_indices(parts["train"].labels, share, seed=seed)
             parts[name], parts["train"] = parts["train"].pick(cut), parts["train"].pick(rest)
             use = "testing" if name == "test" else "validation"
             notes.append(f"no {name}/: {len(cut)} images of train/ are used for {use}")
+    notes += _copies_between(parts, everything, checked.digests)
     fits = len(everything) * channels * size**2 <= memory_gb * 2**30
     sources: dict[str, ImageSource] = {}
     for name, part in parts.items():
@@ -84,6 +89,27 @@ def _source(part: Part, size: int, in_chans: int, workers: int) -> FileImages:
     )
 
 
-def _is_grey(file: Path) -> bool:
-    with opened(file) as image:
-        return is_grey(image)
+def _copies_between(parts: Mapping[str, Part], files: Files, digests: Tensor) -> list[str]:
+    """Return a remark for each two of `parts` that share images, byte for byte.
+
+    Args:
+        parts: by name.
+        files: of all parts.
+        digests: of the bytes of `files` `[N]`.
+    """
+    _, which, counts = digests.unique(return_inverse=True, return_counts=True)
+    repeated = (counts[which] > 1).nonzero()[:, 0].tolist()
+    groups = {files[index]: int(which[index]) for index in repeated}
+    if not groups:
+        return []
+    notes = []
+    for first, second in (("train", "test"), ("train", "val"), ("val", "test")):
+        known = {groups[file]: file for file in parts[first].files if file in groups}
+        copies = [file for file in parts[second].files if groups.get(file) in known]
+        if copies:
+            notes.append(
+                f"{len(copies)} of {len(parts[second].files)} {WORDS[second]} images are "
+                f"{WORDS[first]} images as well, byte for byte: {copies[0]} is "
+                f"{known[groups[copies[0]]]}"
+            )
+    return notes

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import overload
+from typing import NamedTuple, overload
 
 import numpy as np
 import torch
@@ -14,8 +15,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from supernet.data.dataset import Images
-from supernet.data.preprocess import read_square
+from supernet.data.preprocess import is_deep, is_grey, opened, read_square, square, turned
 from supernet.errors import DataError
+from supernet.io.cores import num_cores
 
 SHOWN = 20
 
@@ -52,6 +54,33 @@ class Files(Sequence[Path]):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
+class Checked:
+    """Facts of files that were all read.
+
+    Args:
+        grey: whether all are grey.
+        num_deep: how many have 16 bits a channel.
+        num_damaged_exif: how many have damaged EXIF data, which may hide a rotation.
+        digests: of their bytes `[N]`, int64.
+    """
+
+    grey: bool
+    num_deep: int
+    num_damaged_exif: int
+    digests: Tensor
+
+    def notes(self) -> tuple[str, ...]:
+        """Return what readers of the results should know."""
+        deep = f"16 bits a channel in {self.num_deep} images: 0 to 65535 are read as 0 to 255"
+        exif = (
+            f"damaged EXIF data in {self.num_damaged_exif} images: their pixels are used, turned "
+            "as far as the rotation can be read"
+        )
+        counts = ((self.num_deep, deep), (self.num_damaged_exif, exif))
+        return tuple(note for count, note in counts if count)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class FileImages:
     """Images in files, an `ImageSource`.
 
@@ -60,7 +89,7 @@ class FileImages:
         labels: `[N]`, int64.
         size: side in pixels: the shorter side is resized to it, then the centre cropped.
         in_chans: 1 or 3.
-        workers: processes that read ahead; 0 reads in the calling process.
+        workers: processes that read ahead, at most one a core; 0 reads in the calling process.
     """
 
     files: Files
@@ -78,13 +107,14 @@ class FileImages:
         Raises:
             DataError: if a file is damaged or not an image; names it.
         """
-        pixels = [self._read(self.files[index]) for index in indices.tolist()]
+        files = (self.files[index] for index in indices.tolist())
+        pixels = [read_square(file, self.size, self.in_chans) for file in files]
         return Images(torch.stack(pixels), self.labels[indices])
 
     def stream(self, parts: Sequence[Tensor]) -> Iterator[Images]:
         """Yield `take(part)` for each of `parts` in order, read ahead by the workers."""
         loader = DataLoader(
-            _Parts(self, parts), batch_size=None, num_workers=self.workers, in_order=True,
+            _Parts(self, parts), batch_size=None, num_workers=self._num_workers(), in_order=True,
             pin_memory=torch.cuda.is_available(),
         )  # fmt: skip
         for pixels, labels in loader:
@@ -95,30 +125,45 @@ class FileImages:
         return replace(self, files=self.files.pick(indices), labels=self.labels[indices])
 
     def in_memory(self) -> Images:
-        """Read all files."""
-        parts = list(self.stream(torch.arange(len(self)).split(64)))
-        return Images(
-            torch.cat([part.pixels for part in parts]), torch.cat([part.labels for part in parts])
-        )
+        """Read all files.
 
-    def check(self) -> None:
+        Each tensor that a worker sends is an open file, so it is copied and let go.
+        """
+        pixels = torch.empty(len(self), self.in_chans, self.size, self.size, dtype=torch.uint8)
+        parts = torch.arange(len(self)).split(64)
+        for place, part in zip(pixels.split(64), self.stream(parts), strict=True):
+            place.copy_(part.pixels)
+        return Images(pixels, self.labels)
+
+    def check(self) -> Checked:
         """Read every file once.
 
         Raises:
             DataError: if files are damaged or not images; names them.
         """
-        loader = DataLoader(_Faults(self), batch_size=64, num_workers=self.workers,
-                            collate_fn=list)  # fmt: skip
-        faults = [fault for part in loader for fault in part if fault]
+        loader = DataLoader(
+            _Looks(self), batch_size=64, num_workers=self._num_workers(), collate_fn=list
+        )
+        looks: list[_Look] = []
+        faults: list[str] = []
+        for part in loader:
+            looks += [look for look in part if not isinstance(look, str)]
+            faults += [fault for fault in part if isinstance(fault, str)]
         if faults:
             more = f" and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
             raise DataError(
                 f"{len(faults)} of {len(self)} files cannot be used: {'; '.join(faults[:SHOWN])}"
                 f"{more}. Repair or remove them; none is skipped silently"
             )
+        return Checked(
+            grey=all(look.grey for look in looks),
+            num_deep=sum(look.deep for look in looks),
+            num_damaged_exif=sum(look.damaged_exif for look in looks),
+            digests=torch.tensor([look.digest for look in looks]),
+        )
 
-    def _read(self, file: Path) -> Tensor:
-        return read_square(file, self.size, self.in_chans)
+    def _num_workers(self) -> int:
+        return min(self.workers, num_cores())
 
 
 class _Parts(Dataset[tuple[Tensor, Tensor]]):
@@ -135,8 +180,17 @@ class _Parts(Dataset[tuple[Tensor, Tensor]]):
         return part.pixels, part.labels
 
 
-class _Faults(Dataset[str]):
-    """The fault of each file, or an empty string."""
+class _Look(NamedTuple):
+    """Facts of one file that can be used."""
+
+    grey: bool
+    deep: bool
+    damaged_exif: bool
+    digest: int
+
+
+class _Looks(Dataset[_Look | str]):
+    """The facts of each file, or its fault."""
 
     def __init__(self, images: FileImages) -> None:
         self.images = images
@@ -144,10 +198,21 @@ class _Faults(Dataset[str]):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, number: int) -> str:
+    def __getitem__(self, number: int) -> _Look | str:
         images = self.images
+        file = images.files[number]
         try:
-            read_square(images.files[number], images.size, images.in_chans)
+            with opened(file) as image:
+                grey, deep = is_grey(image), is_deep(image)
+                square(image, images.size, images.in_chans)
+                _, damaged_exif = turned(image)
+            return _Look(grey, deep, damaged_exif, _digest(file))
         except DataError as error:
             return str(error)
-        return ""
+
+
+def _digest(file: Path) -> int:
+    """Return a number of 64 bits that two files share if their bytes are the same."""
+    with open(file, "rb") as content:
+        digest = hashlib.file_digest(content, lambda: hashlib.blake2b(digest_size=8)).digest()
+    return int.from_bytes(digest, "big", signed=True)

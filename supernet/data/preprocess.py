@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from supernet.errors import DataError
@@ -22,6 +22,9 @@ from supernet.space.arch import MAX_RESOLUTION
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """Accepted formats. Pillow knows fifty more; one of them, EPS, is a program that it executes."""
+MAX_PIXELS = 178_000_000
+"""Pixels of an image file at most, half a gigabyte of colours; Pillow refuses 179 million."""
+TO_8_BITS = "Image.fromarray(np.uint8(255 * (array - black) / (white - black)))"
 
 
 @dataclass(frozen=True)
@@ -69,19 +72,28 @@ class Preprocess:
             DataError: if it is not an image or has another number of channels.
         """
         if isinstance(image, (str, Path)):
-            image = read_square(image, self.size, self.in_chans)
-        if isinstance(image, Image.Image):
-            image = square(image, self.size, self.in_chans)
-        pixels = torch.as_tensor(image)
-        if pixels.ndim == 2:
-            pixels = pixels[None]
-        shaped = pixels.ndim == 3 and len(pixels) == self.in_chans and pixels.numel() > 0
-        if pixels.dtype != torch.uint8 or not shaped:
-            raise DataError(
-                f"an image must be uint8 [{self.in_chans}, height, width]; got {pixels.dtype} "
-                f"{list(pixels.shape)}"
-            )
+            pixels = read_square(image, self.size, self.in_chans)
+        elif isinstance(image, Image.Image):
+            pixels = square(image, self.size, self.in_chans)
+        else:
+            pixels = self._square(image)
         return resize(self.normalise(pixels[None]), resolution)
+
+    def _square(self, image: Any) -> Tensor:
+        """Resize and centre-crop a tensor or array, each channel as `square` does."""
+        given = image if isinstance(image, Tensor) else np.asarray(image)
+        if given.ndim == 2:
+            given = given[None]
+        shape, dtype = list(given.shape), str(given.dtype).removeprefix("torch.")
+        shaped = len(shape) == 3 and shape[0] == self.in_chans and 0 not in shape
+        if dtype != "uint8" or not shaped:
+            raise DataError(
+                f"an image must be uint8 [{self.in_chans}, height, width]; got {dtype} {shape}"
+            )
+        device = given.device if isinstance(given, Tensor) else None
+        planes = given.cpu().numpy() if isinstance(given, Tensor) else given
+        fitted = [_fitted(Image.fromarray(plane.copy()), self.size) for plane in planes]
+        return torch.from_numpy(np.stack(fitted)).to(device=device)
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """Turn uint8 `[N, C, H, W]` into normalised float32 on the same device."""
@@ -115,26 +127,98 @@ class Preprocess:
 def square(image: Image.Image, size: int, in_chans: int) -> Tensor:
     """Resize and centre-crop an image to uint8 `[in_chans, size, size]`.
 
-    16-bit images are scaled to 8 bits and transparent ones composited on white, as in `upright`.
+    EXIF rotation is applied, 16 bits become 8, and transparent images lie on white.
+
+    Raises:
+        DataError: if the pixels are damaged, or have no range that is known.
     """
     if in_chans not in (1, 3):
         raise DataError(f"images of {in_chans} channels are passed as tensors, not as files")
     try:
-        image = upright(image).convert("L" if in_chans == 1 else "RGB")
-    except Exception as error:  # of colours that Pillow only stores, of damaged EXIF
-        raise DataError(f"an image of mode {image.mode} cannot be used ({error})") from error
-    if image.size != (size, size):
-        image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
-    array = np.array(image)
+        deep = is_deep(image)
+        image.load()
+        image = on_white(eight_bits(turned(image)[0], deep))
+        array = _fitted(image.convert("L" if in_chans == 1 else "RGB"), size)
+    except DataError:
+        raise
+    except Exception as error:  # of damage, of colours that Pillow only stores
+        raise DataError(f"pixels of mode {image.mode} cannot be used ({error})") from error
     return torch.from_numpy(array[None] if array.ndim == 2 else array.transpose(2, 0, 1).copy())
 
 
-def upright(image: Image.Image) -> Image.Image:
-    """Apply the EXIF rotation, scale 16-bit grey to 8 bits, composite transparency on white."""
-    image = ImageOps.exif_transpose(image)
+def _fitted(image: Image.Image, size: int) -> np.ndarray:
+    """Cut the largest centred square of an image and scale it to `size`."""
+    if image.size != (size, size):
+        image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
+    return np.array(image)
+
+
+def is_grey(image: Image.Image) -> bool:
+    """Whether an image has no colour channels."""
+    return image.mode in ("1", "L", "LA") or image.mode.startswith("I")
+
+
+def is_deep(image: Image.Image) -> bool:
+    """Whether an image has 16 bits a channel; of colour, Pillow says so until pixels are loaded."""
+    if image.mode == "I":  # of any range, but in formats that end at 16 bits
+        return image.format in ("PNG", "PPM")
+    packed = str(getattr(image, "tile", ())) if image.format in ("PNG", "TIFF") else ""
+    return image.mode.startswith("I;16") or ";16" in packed
+
+
+def eight_bits(image: Image.Image, deep: bool) -> Image.Image:
+    """Return a loaded image with 8 bits a channel, 65535 as 255.
+
+    Writers that keep 8 or 12 bits in 16 do not say so, and such an image would turn black. One
+    that leaves the upper half of the range empty is therefore refused, as are numbers of 32 bits,
+    which have no range at all.
+
+    Raises:
+        DataError: with the way out.
+    """
+    if image.mode == "F" or (image.mode == "I" and not deep):
+        raise DataError(
+            f"numbers of mode {image.mode} do not say which is black and which is white: convert "
+            f"it to 8 bits, {TO_8_BITS}"
+        )
+    if not deep:
+        return image
     if image.mode.startswith("I"):
-        deep = np.asarray(image, dtype=np.float64)
-        return Image.fromarray((deep / 257).round().clip(0, 255).astype(np.uint8))
+        samples = np.asarray(image).astype(np.float64)
+        most, image = int(samples.max()), Image.fromarray((samples / 257).round().astype(np.uint8))
+    else:  # Pillow keeps the upper 8 bits of colours
+        bands = zip(image.getbands(), image.split(), strict=True)
+        colours = [np.asarray(band) for name, band in bands if name not in "Aa"]
+        most = int(np.max(colours)) * 256 + 255
+    if 0 < most < 2**15:
+        raise DataError(
+            f"16 bits a channel, and no sample above {most} of 65535: if {most} is not dark, "
+            f"convert it to 8 bits, {TO_8_BITS}"
+        )
+    return image
+
+
+def turned(image: Image.Image) -> tuple[Image.Image, bool]:
+    """Apply the EXIF rotation to a loaded image; return it, and whether its EXIF is damaged.
+
+    Where damage hides the rotation, pixels are used as they are stored.
+    """
+    with warnings.catch_warnings():
+        try:
+            warnings.simplefilter("error")
+            Image.Exif().load(image.info.get("exif", b""))
+            damaged = False
+        except Exception:  # each kind of damage raises what its parsing runs into
+            damaged = True
+        try:
+            warnings.simplefilter("ignore")
+            return ImageOps.exif_transpose(image), damaged
+        except Exception:
+            return image, True
+
+
+def on_white(image: Image.Image) -> Image.Image:
+    """Lay a transparent image on white."""
     if "A" in image.getbands() or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -147,16 +231,8 @@ def read_square(path: str | Path, size: int, in_chans: int) -> Tensor:
     Raises:
         DataError: if the file cannot be used; names it.
     """
-    image = read_image(path)
-    try:
+    with opened(path) as image:
         return square(image, size, in_chans)
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from error
-
-
-def is_grey(image: Image.Image) -> bool:
-    """Whether an image file has no colour channels."""
-    return image.mode in ("1", "L", "LA") or image.mode.startswith("I")
 
 
 def resize(images: Tensor, resolution: int) -> Tensor:
@@ -167,32 +243,51 @@ def resize(images: Tensor, resolution: int) -> Tensor:
     return F.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False)
 
 
-def read_image(path: str | Path) -> Image.Image:
-    """Read a whole image file and apply its EXIF rotation.
-
-    Raises:
-        DataError: if there is no such file, or it is damaged, not an image, or absurdly large.
-    """
-    with opened(path) as image:
-        return ImageOps.exif_transpose(image)  # a copy that needs the file no more
-
-
 @contextmanager
 def opened(path: str | Path) -> Iterator[Image.Image]:
     """Open an image file, reading its header only.
 
     Raises:
-        DataError: as `read_image`, also for errors inside the context.
+        DataError: if there is no such file, or it is damaged, not an image, or too large, also for
+            errors inside the context; names the file.
     """
     check_regular(Path(path), error=DataError)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            warnings.filterwarnings("error", "Corrupt EXIF|Truncated File", UserWarning)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
             with Image.open(path, formats=FORMATS) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise Image.DecompressionBombError
+                if image.format == "TIFF":  # its tags describe the pixels
+                    _check_tags(said)
                 yield image
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such image") from error
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+    except Image.DecompressionBombError as error:
+        most = MAX_PIXELS // 10**6
+        raise DataError(f"{path}: over {most} megapixels; scale it down") from error
+    except UnidentifiedImageError as error:
+        raise DataError(f"{path}: {_unknown(Path(path))}") from error
     except Exception as error:  # each of Pillow's readers raises what its parsing runs into
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise DataError(f"{path}: not an image that can be read ({reason})") from error
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
+        raise DataError(
+            f"{path}: not an image that can be read ({reason or type(error).__name__})"
+        ) from error
+
+
+def _check_tags(said: list[warnings.WarningMessage]) -> None:
+    for text in (str(warning.message) for warning in said):
+        if text.startswith(("Corrupt EXIF", "Truncated File")):
+            raise DataError(f"not an image that can be read ({text})")
+
+
+def _unknown(file: Path) -> str:
+    """Return why a file is of none of `FORMATS`."""
+    with open(file, "rb") as content:
+        head = content.read(12)
+    if head[4:8] == b"ftyp" and head[8:11] in (b"hei", b"hev", b"mif", b"msf", b"avi"):
+        kind = "an AVIF" if head[8:11] == b"avi" else "a HEIC"
+        return f"{kind} image, which is not read: convert it to JPEG or PNG"
+    return f"not an image that can be read (none of {', '.join(FORMATS)})"

@@ -8,11 +8,11 @@ from __future__ import annotations
 import operator
 import os
 import platform
-import sys
 import time
 from pathlib import Path
 
 from supernet.errors import DeviceError
+from supernet.io.cores import num_cores
 
 
 def machine() -> str:
@@ -29,13 +29,6 @@ def cpu() -> str:
         names = [board.read_text(encoding="utf-8").strip("\0\n ")]
     name = names[0] if names else platform.processor() or "unknown"
     return f"{name}, {platform.machine()}, {os.cpu_count() or 1} cores"
-
-
-def num_cores() -> int:
-    """Return how many cores this process may use."""
-    if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def load_average() -> float:

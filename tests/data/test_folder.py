@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import resource
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import DataLoader
 
 from supernet.cli.hydra_config import composed
 from supernet.data.dataset import ImageData, Images
 from supernet.data.digits import digits
 from supernet.data.folder import folder
-from supernet.data.image_files import Files
+from supernet.data.image_files import FileImages, Files
 from supernet.deploy.info import scores
 from supernet.errors import DataError
 from supernet.io.reporter import SILENT
 from tests.builders import start_run
 
 
-def write_classes(top: Path, count: int, *, size: int = 12, mode: str = "RGB") -> Path:
+def write_classes(
+    top: Path, count: int, *, size: int = 12, mode: str = "RGB", seed: int = 0
+) -> Path:
     """Write `count` images of each of two classes below `top`."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     for shade, name in ((40, "dark"), (200, "light")):
         (top / name).mkdir(parents=True, exist_ok=True)
         for number in range(count):
@@ -72,7 +77,6 @@ def test_png_files_train_to_the_very_accuracy_of_tensors(
     assert len(folder(root=str(tmp_path / "png"), size=8, workers=0).classes) == 10
 
 
-@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a single core
 @pytest.mark.parametrize("workers", [0, 2])
 def test_large_sets_are_streamed_and_equal_those_in_memory(tmp_path: Path, workers: int) -> None:
     write_classes(tmp_path / "train", 10)
@@ -111,8 +115,8 @@ def test_parts_that_are_missing_are_cut_from_train_and_noted(tmp_path: Path) -> 
     again = folder(root=str(tmp_path), size=8, workers=0, held_out=0.25, test=0.2)
     assert torch.equal(data.test.take(torch.arange(8)).pixels,
                        again.test.take(torch.arange(8)).pixels)  # fmt: skip
-    write_classes(tmp_path / "val", 3)
-    write_classes(tmp_path / "test", 5)
+    write_classes(tmp_path / "val", 3, seed=1)
+    write_classes(tmp_path / "test", 5, seed=2)
     whole = folder(root=str(tmp_path), size=8, workers=0)
     assert [len(part) for part in (whole.train, whole.held_out, whole.test)] == [40, 6, 10]
     assert whole.notes == ()
@@ -140,6 +144,77 @@ def test_every_kind_of_image_is_read(tmp_path: Path) -> None:
     turned.save(here / "turned.png", exif=exif)
     data = folder(root=str(tmp_path), size=8, workers=0)
     assert data.in_chans == 3
+
+
+def test_damaged_exif_and_deep_images_are_counted(tmp_path: Path) -> None:
+    write_classes(tmp_path / "train", 6)
+    here = tmp_path / "train" / "dark"
+    assert not any("EXIF" in note for note in folder(root=str(tmp_path), size=8, workers=0).notes)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for number in range(2):
+        file = here / f"photo{number}.jpg"
+        Image.new("RGB", (9, 8), (number, 0, 0)).save(file, exif=exif)
+        file.write_bytes(file.read_bytes().replace(b"MM\0*", b"XX\0*"))
+    Image.fromarray(np.full((10, 10), 65535, np.uint16)).save(here / "deep.png")
+    notes = folder(root=str(tmp_path), size=8, workers=0).notes
+    assert notes[:2] == (
+        "16 bits a channel in 1 images: 0 to 65535 are read as 0 to 255",
+        "damaged EXIF data in 2 images: their pixels are used, turned as far as the rotation can "
+        "be read",
+    )
+
+
+def test_copies_in_two_parts_are_reported(tmp_path: Path) -> None:
+    for number, part in enumerate(("train", "val", "test")):
+        write_classes(tmp_path / part, 4, seed=number)
+    assert folder(root=str(tmp_path), size=8, workers=0).notes == ()
+    one = tmp_path / "train/dark/03.png"
+    for copy in ("train/dark/twice.png", "test/light/a.png", "test/light/b.png"):
+        (tmp_path / copy).write_bytes(one.read_bytes())
+    (tmp_path / "test/dark/c.png").write_bytes((tmp_path / "val/dark/00.png").read_bytes())
+    first, second = folder(root=str(tmp_path), size=8, workers=0).notes
+    assert first == (
+        f"2 of 11 test images are training images as well, byte for byte: {tmp_path}/test/light/"
+        f"a.png is {tmp_path}/train/dark/twice.png"
+    )
+    assert second.startswith("1 of 11 test images are validation images as well")
+    for part in ("val", "test"):
+        shutil.rmtree(tmp_path / part)
+    for number in range(20):
+        (tmp_path / f"train/light/{number:03}.png").write_bytes(one.read_bytes())
+    drawn = folder(root=str(tmp_path), size=8, workers=0, test=0.5, held_out=0.5)
+    assert sum("training images as well" in note for note in drawn.notes) == 2
+
+
+def test_reading_takes_few_open_files(tmp_path: Path) -> None:
+    """16,000 images in memory were 500 open files."""
+    write_classes(tmp_path, 1)
+    files = Files([tmp_path / "dark/00.png", tmp_path / "light/00.png"] * 1600)
+    images = FileImages(
+        files=files, labels=torch.arange(2).repeat(1600), size=2, in_chans=1, workers=1
+    )
+    taken = len(os.listdir("/proc/self/fd"))
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (taken + 40, limits[1]))
+    try:
+        read = images.in_memory()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert torch.equal(read.pixels, images.take(torch.arange(2)).pixels.repeat(1600, 1, 1, 1))
+    assert torch.equal(read.labels, images.labels)
+
+
+def test_workers_are_no_more_than_the_cores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PyTorch warns of more with each epoch; a warning is an error here."""
+    write_classes(tmp_path / "train", 5)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
+    data = folder(root=str(tmp_path), size=8, workers=3, memory_gb=0)
+    assert len(list(data.train.stream([torch.arange(2)]))) == 1
+    with pytest.warns(UserWarning, match="worker processes"):
+        DataLoader([0], num_workers=3)
 
 
 def test_faulty_files_are_named_before_training(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from supernet.cli.errors import reported
 from supernet.data.fashion_mnist import fashion_mnist
 from supernet.data.folder import folder as image_folder
-from supernet.data.preprocess import Preprocess, read_image
+from supernet.data.preprocess import Preprocess, read_square
 from supernet.deploy.certificate import read_certificate
 from supernet.deploy.folder import load_config, load_subnet
 from supernet.errors import CheckpointError, DataError, SpaceError, SupernetError, TableError
@@ -64,7 +64,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "arch": read_arch,
     "yaml": lambda path: read_yaml(path, error=TableError),
     "tensors": load_tensors,
-    "image": read_image,
+    "image": lambda file: read_square(file, 8, 3),
     "bytes": lambda path: read_bytes(path, most=10, error=DataError),
     "weights": lambda path: read_file(str(path.rename(path.with_suffix(".safetensors")))),
 }
@@ -492,10 +492,10 @@ def test_images_that_are_bombs_or_programs(tmp_path: Path) -> None:
     bomb = tmp_path / "bomb.png"
     Image.new("1", (30_000, 30_000)).save(bomb)
     assert bomb.stat().st_size < 10**6
-    assert "bomb.png" in line_of(lambda: read_image(bomb), DataError)
+    assert "bomb.png" in line_of(lambda: read_square(bomb, 8, 3), DataError)
     program = tmp_path / "program.eps"
     Image.new("RGB", (4, 4)).save(program)
-    assert "program.eps" in line_of(lambda: read_image(program), DataError)
+    assert "program.eps" in line_of(lambda: read_square(program, 8, 3), DataError)
 
 
 def test_damaged_exif_is_named(tmp_path: Path) -> None:

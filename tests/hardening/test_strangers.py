@@ -26,7 +26,7 @@ from onnx import TensorProto, helper
 
 import supernet.nn.timm_registry  # noqa: F401  (registers subnet folders with timm)
 from supernet.cli import app as cli
-from supernet.data.preprocess import read_image
+from supernet.data.preprocess import read_square
 from supernet.deploy.certificate import read_certificate
 from supernet.deploy.folder import load_config, load_subnet, onnx_outputs
 from supernet.deploy.info import facts
@@ -135,7 +135,7 @@ READERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "weights of timm": ("w.pth", lambda file: read_weights(str(file))),
     "weights of timm, safetensors": ("w.safetensors", lambda file: read_weights(str(file))),
     "once-for-all": ("ofa.pth", read_supernet),
-    "image": ("x.png", read_image),
+    "image": ("x.png", lambda file: read_square(file, 8, 3)),
 }
 
 
