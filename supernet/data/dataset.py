@@ -106,7 +106,9 @@ class ImageData:
             number += pixels.numel() // pixels.shape[1]
         mean = total / number
         std = (square / number - mean.square()).clamp_min(1e-6).sqrt()
-        size = int(pixels.shape[-1])
+        height, size = pixels.shape[-2:]
+        if height != size:
+            raise DataError(f"images of {self.name} are {height} x {size}; make them square")
         return Preprocess(mean=tuple(mean.tolist()), std=tuple(std.tolist()), size=size)
 
     def normalised_as(self, other: Preprocess) -> ImageData:

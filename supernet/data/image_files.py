@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple, overload
 
@@ -144,11 +146,16 @@ class FileImages:
         loader = DataLoader(
             _Looks(self), batch_size=64, num_workers=self._num_workers(), collate_fn=list
         )
-        looks: list[_Look] = []
-        faults: list[str] = []
-        for part in loader:
-            looks += [look for look in part if not isinstance(look, str)]
-            faults += [fault for fault in part if isinstance(fault, str)]
+        grey, num_deep, num_damaged_exif = True, 0, 0
+        digests, faults = array("q"), []
+        for look in chain.from_iterable(loader):
+            if isinstance(look, str):
+                faults.append(look)
+                continue
+            grey &= look.grey
+            num_deep += look.deep
+            num_damaged_exif += look.damaged_exif
+            digests.append(look.digest)
         if faults:
             more = f" and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
             raise DataError(
@@ -156,11 +163,9 @@ class FileImages:
                 f"{more}. Repair or remove them; none is skipped silently"
             )
         return Checked(
-            grey=all(look.grey for look in looks),
-            num_deep=sum(look.deep for look in looks),
-            num_damaged_exif=sum(look.damaged_exif for look in looks),
-            digests=torch.tensor([look.digest for look in looks]),
-        )
+            grey=grey, num_deep=num_deep, num_damaged_exif=num_damaged_exif,
+            digests=torch.tensor(digests, dtype=torch.int64),
+        )  # fmt: skip
 
     def _num_workers(self) -> int:
         return min(self.workers, num_cores())

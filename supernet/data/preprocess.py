@@ -14,6 +14,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import (
+    BITSPERSAMPLE,
+    PHOTOMETRIC_INTERPRETATION,
+    PLANAR_CONFIGURATION,
+    TiffImageFile,
+)
 from torch import Tensor
 
 from supernet.errors import DataError
@@ -136,6 +142,8 @@ def square(image: Image.Image, size: int, in_chans: int) -> Tensor:
         raise DataError(f"images of {in_chans} channels are passed as tensors, not as files")
     try:
         deep = is_deep(image)
+        if deep and isinstance(image, TiffImageFile):
+            _check_planes(image)
         image.load()
         image = on_white(eight_bits(turned(image)[0], deep))
         array = _fitted(image.convert("L" if in_chans == 1 else "RGB"), size)
@@ -159,11 +167,21 @@ def is_grey(image: Image.Image) -> bool:
 
 
 def is_deep(image: Image.Image) -> bool:
-    """Whether an image has 16 bits a channel; of colour, Pillow says so until pixels are loaded."""
+    """Whether an image has 16 bits a channel; a PNG in colour says so until pixels are loaded."""
     if image.mode == "I":  # of any range, but in formats that end at 16 bits
         return image.format in ("PNG", "PPM")
-    packed = str(getattr(image, "tile", ())) if image.format in ("PNG", "TIFF") else ""
+    if isinstance(image, TiffImageFile):
+        return max(image.tag_v2.get(BITSPERSAMPLE, (1,))) > 8
+    packed = str(getattr(image, "tile", ())) if image.format == "PNG" else ""
     return image.mode.startswith("I;16") or ";16" in packed
+
+
+def _check_planes(image: TiffImageFile) -> None:
+    """Refuse a TIFF of 16 bits that Pillow reads as other pixels."""
+    apart = image.tag_v2.get(PLANAR_CONFIGURATION) == 2 and len(image.getbands()) > 1
+    if apart or image.tag_v2.get(PHOTOMETRIC_INTERPRETATION) == 0:
+        what = "its colours apart" if apart else "white as 0"
+        raise DataError(f"a TIFF of 16 bits a channel with {what} is not read: convert it to PNG")
 
 
 def eight_bits(image: Image.Image, deep: bool) -> Image.Image:

@@ -26,6 +26,14 @@ def rows(source: ImageSource) -> set[bytes]:
 # ---- splits ------------------------------------------------------------------------------------
 
 
+def test_images_that_are_not_square_are_refused() -> None:
+    """Training would squash them, and `preprocessing` crop them."""
+    images = Images(torch.zeros(4, 1, 8, 9, dtype=torch.uint8), torch.arange(4) % 2)
+    data = ImageData(name="wide", classes=("a", "b"), train=images, held_out=images, test=images)
+    with pytest.raises(DataError, match="images of wide are 8 x 9; make them square"):
+        _ = data.preprocess
+
+
 @pytest.mark.parametrize("fraction", [0.1, 0.25, 0.5])
 def test_a_split_is_disjoint_whole_and_stratified(fraction: float) -> None:
     labels = torch.tensor([0] * 100 + [1] * 40 + [2] * 20)

@@ -111,6 +111,50 @@ def test_a_black_image_of_16_bits_is_black() -> None:
     torch.testing.assert_close(GREY(black, 8), torch.full((1, 1, 8, 8), -2.0))
 
 
+def tiff_of(samples: np.ndarray, *, planes: int, photometric: int) -> bytes:
+    """Return a TIFF of uint16 `[rows, W, C]`, its colours together or in planes of `rows` / 3."""
+    rows, width, channels = samples.shape
+    count = 3 if planes == 2 else channels
+    height = rows // 3 if planes == 2 else rows
+    strips = 3 if planes == 2 else 1
+    size, start = samples.nbytes // strips, 200
+    lists = {
+        258: [16] * count,
+        273: [start + size * n for n in range(strips)],
+        279: [size] * strips,
+    }
+    values = {256: [width], 257: [height], 259: [1], 262: [photometric], 277: [count],
+              278: [height], 284: [planes], **lists}  # fmt: skip
+    table, extra = b"", b""
+    for tag, value in sorted(values.items()):
+        data = struct.pack(f"<{len(value)}H", *value)
+        if len(data) > 4:
+            extra, data = extra + data, struct.pack("<I", 8 + 2 + 12 * len(values) + 4 + len(extra))
+        table += struct.pack("<HHI", tag, 3, len(value)) + data.ljust(4, b"\0")
+    head = b"II*\0" + struct.pack("<IH", 8, len(values)) + table + bytes(4) + extra
+    return head.ljust(start, b"\0") + samples.astype("<u2").tobytes()
+
+
+def test_tiffs_that_pillow_reads_as_other_pixels_are_refused(tmp_path: Path) -> None:
+    colours = np.random.default_rng(0).integers(0, 65536, (8, 8, 3))
+    file = tmp_path / "deep.tiff"
+    file.write_bytes(tiff_of(colours, planes=1, photometric=2))
+    want = by_hand((colours >> 8).astype(np.uint8), COLOUR)
+    torch.testing.assert_close(COLOUR(file, 8), want, rtol=0, atol=1e-6)
+    planes = colours.transpose(2, 0, 1).reshape(24, 8, 1)
+    file.write_bytes(tiff_of(planes, planes=2, photometric=2))
+    with pytest.raises(DataError, match=r"16 bits a channel with its colours apart .* PNG"):
+        COLOUR(file, 8)
+    file.write_bytes(tiff_of(colours[:, :, :1], planes=1, photometric=1))
+    assert COLOUR(file, 8).shape == (1, 3, 8, 8)
+    file.write_bytes(tiff_of(colours[:, :, :1], planes=1, photometric=0))
+    with pytest.raises(DataError, match=r"with white as 0 .* PNG"):
+        COLOUR(file, 8)
+    file.write_bytes(tiff_of(colours // 16, planes=1, photometric=2))
+    with pytest.raises(DataError, match="no sample above 4095"):
+        COLOUR(file, 8)
+
+
 def test_numbers_without_a_range_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "odd.tiff"
     rng = np.random.default_rng(0)
