@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import fields
+from datetime import datetime
 from fractions import Fraction
 from math import floor
 from pathlib import Path
@@ -42,6 +43,12 @@ def register() -> None:
     ConfigStore.instance().store(name="schema", node=Schema)
     for share in (share_of_epochs, share_of_lr):
         OmegaConf.register_new_resolver(share.__name__, share, replace=True)
+    OmegaConf.register_new_resolver("start_time", start_time, replace=True, use_cache=True)
+
+
+def start_time() -> str:
+    """Return the time to the millisecond, which names a run that has no name."""
+    return datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")[:-3]
 
 
 def share_of_epochs(share: Any, *, _root_: Any) -> Any:

@@ -98,7 +98,7 @@ def bundle(
     with held_beside(out):
         request = TimingRequest(runtime=runtime, batch=batch, seconds=seconds)
         sha256 = write_bundle(out, plan, request)
-    size = sum(file.stat().st_size for file in out.rglob("*")) / 1e6
+        size = sum(file.stat().st_size for file in out.rglob("*")) / 1e6
     print(
         f"{out}: bundle {sha256[:12]}, {len(plan.layers)} layers and {len(plan.nets)} whole nets "
         f"for {runtime}, {size:.1f} MB; on the board: python3 {out.name}/{SCRIPT}"

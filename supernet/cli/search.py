@@ -83,7 +83,8 @@ def extract(
                      crop_kernels=crop_kernels)  # fmt: skip
         if times is not None:
             measure([out], times, reporter)
-    show([summary_row(out)], reporter.console, title_of(trained))
+        row = summary_row(out)
+    show([row], reporter.console, title_of(trained))
     for unit, (limit, cost) in choice.limits.items():
         reporter.note(f"{cost:.9g} of at most {limit:.9g} {unit}")
     reporter.note(f"{choice.arch}\n{out}")

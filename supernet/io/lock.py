@@ -15,18 +15,20 @@ from supernet.errors import SupernetError
 from supernet.io.atomic import written
 
 PATIENCE = 10.0  # seconds that the workers of a killed holder may take to notice and end
+TRIES = 100  # to make a folder, which the holder before removes if it is empty
 
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
     """Make `folder` if it is missing, and hold it by a file `.lock` in it.
 
+    A folder that was made for this and is still empty at the end is removed. Look at its content
+    within this: another process may have filled it in the meantime.
+
     Raises:
         SupernetError: if another process holds it, naming that process where the system tells.
     """
-    with written(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder / ".lock", folder):
+    with _made(folder, folder), _locked(folder / ".lock", folder):
         yield
 
 
@@ -37,12 +39,16 @@ def held_beside(path: Path) -> Iterator[None]:
     Raises:
         SupernetError: if another process holds it, naming that process where the system tells.
     """
-    made = [above for above in path.parents if not above.exists()]
-    with written(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with _made(path.parent, path), _locked(path.with_name(f".{path.name}.lock"), path):
+        yield
+
+
+@contextmanager
+def _made(folder: Path, place: Path) -> Iterator[None]:
+    """Make `folder` on behalf of `place`; at the end, remove the folders made here if empty."""
+    made = [above for above in (folder, *folder.parents) if not above.exists()]
     try:
-        with _locked(path.with_name(f".{path.name}.lock"), path):
-            yield
+        yield
     finally:
         for above in made:
             with suppress(OSError):  # it holds what was written
@@ -55,7 +61,7 @@ def _locked(file: Path, place: Path) -> Iterator[None]:
     lock = FileLock(file, timeout=PATIENCE)
     try:
         with written(place):
-            lock.acquire(poll_interval=0.2)
+            _acquire(lock, file.parent)
     except Timeout:
         raise SupernetError(
             f"{place} is in use by {holder_of(file)}; let it end, or stop it, or name another place"
@@ -66,6 +72,18 @@ def _locked(file: Path, place: Path) -> Iterator[None]:
         with suppress(OSError):  # Windows removes no open file
             file.unlink()
         lock.release()
+
+
+def _acquire(lock: FileLock, folder: Path) -> None:
+    """Lock within `folder`, which the holder before may remove at any moment if it is empty."""
+    for left in reversed(range(TRIES)):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire(poll_interval=0.2)
+            return
+        except (FileNotFoundError, FileExistsError):
+            if not left:
+                raise
 
 
 def holder_of(lock: Path) -> str:

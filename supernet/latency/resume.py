@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,9 +26,8 @@ class ResumeFile:
         """Open the file of an earlier run with the same `header`, or create one."""
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.file: IO[bytes] = path.open("a+b", buffering=0)
+        self.file = _locked(path)
         try:
-            _lock(self.file, path)
             self.lines = self._read(header)
         except BaseException:
             self.file.close()
@@ -63,9 +63,10 @@ class ResumeFile:
 
     def __exit__(self, *error: object) -> None:
         """Close the file; remove it if it holds nothing."""
-        self.file.close()
         if not self.lines:
-            self.path.unlink()
+            with suppress(OSError):  # Windows removes no open file
+                self.path.unlink()
+        self.file.close()
 
     def add(self, line: dict[str, Any]) -> None:
         """Append a finished round (`{"session", "round"}`) or process (`{"session", "done"}`)."""
@@ -97,6 +98,21 @@ def _check_line(line: dict[str, Any]) -> None:
     int(line["session"])
     if "done" not in line:
         read_round(line["round"])
+
+
+def _locked(path: Path) -> IO[bytes]:
+    """Open the file and lock it: the one at `path`, not one that its holder removed meanwhile."""
+    while True:
+        file = path.open("a+b", buffering=0)
+        try:
+            _lock(file, path)
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                    return file
+        except BaseException:
+            file.close()
+            raise
+        file.close()
 
 
 def _lock(file: IO[bytes], path: Path) -> None:

@@ -20,6 +20,11 @@ FILE = "scores.jsonl"
 MAX_BYTES = 256 * 2**20
 
 
+def scores_of(run: Trained) -> Path:
+    """Return the file of the scores of a run; who adds to it holds it before `Scored` reads it."""
+    return run.file.parent / FILE
+
+
 class Scored:
     """Top-1 of subnets of `run`, extracted and BN-calibrated.
 
@@ -29,7 +34,7 @@ class Scored:
 
     def __init__(self, run: Trained) -> None:
         self.run = run
-        self.file = run.file.parent / FILE
+        self.file = scores_of(run)
         self._known = _read(self.file, run.sha256)
 
     def top1(self, arch: Arch, *, on_test: bool = False) -> float:

@@ -13,7 +13,7 @@ from supernet.io.lock import held_beside
 from supernet.io.reporter import Reporter
 from supernet.nn.count import macs_costs
 from supernet.search import predictor
-from supernet.search.accuracy import Scored
+from supernet.search.accuracy import Scored, scores_of
 from supernet.search.methods.encoding import SpaceEncoding
 from supernet.search.predictor import Predictor
 from supernet.space.arch import Arch
@@ -45,9 +45,10 @@ def fit_predictor(run: Trained, num_archs: int, reporter: Reporter, *, seed: int
             f"{run.file.parent}: its space has {space.size} architectures, and a predictor is "
             f"fitted on {predictor.LEAST} or more; supernet search --method gates does without"
         )
-    scored = Scored(run)
     archs = spread_archs(run, num_archs, random.Random(seed))
-    with joined() as ranks, held_beside(scored.file) if ranks.first else nullcontext():
+    with joined() as ranks, held_beside(scores_of(run)) if ranks.first else nullcontext():
+        ranks.wait()  # for the first process to hold the scores
+        scored = Scored(run)
         own = archs[ranks.rank :: ranks.count]
         with reporter.progress("scoring", len(own)) as progress:
             for number, arch in enumerate(own, start=1):

@@ -13,7 +13,7 @@ from supernet.io.atomic import write_json
 from supernet.io.lock import held_beside
 from supernet.io.reporter import Reporter
 from supernet.latency.table import LatencyTable
-from supernet.search.accuracy import Scored
+from supernet.search.accuracy import Scored, scores_of
 from supernet.search.by_gates import choose
 from supernet.search.constraints import Choice, Goal, goal_for
 from supernet.search.find import AUTO, find
@@ -46,18 +46,18 @@ def explore(
         goals = [goal_for(net, None, None, **limits)]
     if not goals and pareto is None:
         raise SupernetError("nothing to search for: name a table and a budget, or limits")
-    scored = Scored(run)
     predictor = None if method == "gates" and pareto is None else load_predictor(run)
 
-    def found(goal: Goal) -> Choice:
+    def found(goal: Goal, scored: Scored) -> Choice:
         if method == "gates" or predictor is None:
             chosen = choose(run, goal, reporter)
             return replace(chosen, held_out_top1=scored.top1(chosen.arch))
         return find(goal, net.space, predictor, method=method, seed=seed, scored=scored,
                     additive=predictor.additive)  # fmt: skip
 
-    with held_beside(scored.file) if goals else nullcontext():
-        rows = [_row(goal, found(goal)) for goal in goals]
+    with held_beside(scores_of(run)) if goals else nullcontext():
+        scored = Scored(run)
+        rows = [_row(goal, found(goal, scored)) for goal in goals]
     if out is not None:
         write_json(out, rows)
     if pareto is not None and predictor is not None:

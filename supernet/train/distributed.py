@@ -87,6 +87,12 @@ class Ranks:
                 dist.broadcast(value, 0)
         return value
 
+    def agreed_text(self, text: str) -> str:
+        """Return the first process's `text`, in all of them."""
+        mine = torch.tensor(list(text.encode()), dtype=torch.uint8)
+        size = int(self.agreed(torch.tensor(len(mine))))
+        return bytes(self.agreed(mine.resize_(size)).tolist()).decode()
+
     @contextmanager
     def _together(self) -> Iterator[None]:
         """Turn the library's error about a process that is gone into one line."""

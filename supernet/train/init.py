@@ -9,6 +9,7 @@ from typing import Any
 from supernet.data.dataset import ImageData
 from supernet.data.preprocess import Preprocess
 from supernet.errors import CheckpointError, SpaceError, SupernetError
+from supernet.io.lock import held
 from supernet.io.reporter import Reporter, in_short
 from supernet.io.version import tool_version
 from supernet.nn.supernet import SuperNet
@@ -86,7 +87,6 @@ def keep(net: SuperNet, folder: Path, *, config: Mapping[str, Any], data: ImageD
     Raises:
         SupernetError: if `folder` holds a run, or the data has another number of classes.
     """
-    checkpoint.check_free(folder, "name another --out")
     if data is not None and (data.num_classes, data.in_chans) != (net.num_classes, net.in_chans):
         raise SupernetError(
             f"data {data.name} has {data.num_classes} classes and {data.in_chans} channels; the "
@@ -95,17 +95,17 @@ def keep(net: SuperNet, folder: Path, *, config: Mapping[str, Any], data: ImageD
     mean, std = IMAGENET
     size = max(net.space.resolutions)
     names = [str(n) for n in range(net.num_classes)] if data is None else list(data.classes)
-    checkpoint.save(
-        folder / checkpoint.FILE,
-        {
-            "space": net.space.to_dict(),
-            "num_classes": net.num_classes,
-            "in_chans": net.in_chans,
-            "preprocess": Preprocess(mean=mean, std=std, size=size).to_dict(),
-            "classes": names,
-            "config": dict(config),
-            "supernet": tool_version(),
-            "model": net.state_dict(),
-            "gates": {},
-        },
-    )
+    content = {
+        "space": net.space.to_dict(),
+        "num_classes": net.num_classes,
+        "in_chans": net.in_chans,
+        "preprocess": Preprocess(mean=mean, std=std, size=size).to_dict(),
+        "classes": names,
+        "config": dict(config),
+        "supernet": tool_version(),
+        "model": net.state_dict(),
+        "gates": {},
+    }
+    with held(folder):
+        checkpoint.check_free(folder, "name another --out")
+        checkpoint.save(folder / checkpoint.FILE, content)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,9 +83,11 @@ def start(
     Raises:
         SupernetError: if the configuration cannot be used, or `folder` holds a run.
     """
-    checkpoint.check_free(folder, f"go on with resume={folder}, or choose another name=")
-    job = Job(folder=folder, config=config, reporter=reporter, launch=launch, watch=watch)
-    with joined() as ranks:
+    with _held(folder) as ranks:
+        if ranks.first:
+            checkpoint.check_free(folder, f"go on with resume={folder}, or choose another name=")
+        folder = Path(ranks.agreed_text(str(folder)))
+        job = Job(folder=folder, config=config, reporter=reporter, launch=launch, watch=watch)
         _use_threads(config)
         data = source.data(config)
         torch.manual_seed(int(config["seed"]))
@@ -100,19 +102,24 @@ def resume(path: Path, reporter: Reporter) -> None:
     Raises:
         SupernetError: if there is no such run, or its data or tables are not there any more.
     """
-    run = Trained.open(path)
-    folder, state = run.file.parent, run.content
-    try:
-        position = construct(Position, state.get("position"), "position")
-    except SupernetError as error:
-        raise CheckpointError(f"{run.file}: lacks the position of training ({error})") from error
-    phases, _ = build_recipe(run.config, run.any_net.space)
-    if position.phase >= len(phases):
-        reporter.note(f"{folder} is trained to its end already")
-        return
-    launch = Launch(command=str(state.get("command", "")), varied=state.get("varied", {}))
-    job = Job(folder=folder, config=run.config, reporter=reporter, launch=launch)
-    with joined() as ranks:
+    folder = checkpoint.find(path).parent
+    with _held(folder) as ranks:
+        ranks.wait()  # for the first process to hold the run
+        run = Trained.open(path)
+        ranks.wait()  # for all to have read it
+        state = run.content
+        try:
+            position = construct(Position, state.get("position"), "position")
+        except SupernetError as error:
+            raise CheckpointError(
+                f"{run.file}: lacks the position of training ({error})"
+            ) from error
+        phases, _ = build_recipe(run.config, run.any_net.space)
+        if position.phase >= len(phases):
+            reporter.note(f"{folder} is trained to its end already")
+            return
+        launch = Launch(command=str(state.get("command", "")), varied=state.get("varied", {}))
+        job = Job(folder=folder, config=run.config, reporter=reporter, launch=launch)
         _use_threads(run.config)
         if ranks.first and run.file.name == checkpoint.PREVIOUS:
             _set_aside(folder / checkpoint.FILE)
@@ -125,6 +132,13 @@ def resume(path: Path, reporter: Reporter) -> None:
             raise CheckpointError(f"{run.file} cannot go on: {shown(error, 300)}") from error
         _announce(job, training, position)
         _run(job, training, position)
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[Ranks]:
+    """Join the processes that train together; the first one holds the folder of the run."""
+    with joined() as ranks, held(folder) if ranks.first else nullcontext():
+        yield ranks
 
 
 def _built(job: Job, net: Net, data: ImageData, ranks: Ranks) -> Training:
@@ -182,7 +196,7 @@ def _run(job: Job, training: Training, position: Position) -> None:
     """Train to the end, or until a signal asks to stop; the first process keeps the run."""
     with Stopping() as stop, _in_one_line(job.folder):
         if training.ranks.first:
-            with held(job.folder), RunFolder(job, training, position, stop) as run:
+            with RunFolder(job, training, position, stop) as run:
                 if position == START:
                     run.show_images(_some_images(training), training.data.preprocess)
                 ended = fit(training, run, position)

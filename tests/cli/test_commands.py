@@ -19,6 +19,7 @@ from supernet.latency.costs import latency_costs
 from supernet.latency.table import LatencyTable
 from supernet.space.net_spec import NetSpec
 from supernet.train import checkpoint
+from supernet.train import job as training
 from tests.builders import TINY, MainJob, made_up_table, small_space
 from tests.conftest import Command
 
@@ -243,6 +244,19 @@ def test_an_override_that_cannot_be_used(
 
 def test_a_typo_in_a_multirun(refused: Callable[..., str]) -> None:
     assert "batchsize" in refused("train", "-m", "seed=1,2", "batchsize=32")
+
+
+def test_runs_of_a_sweep_without_a_name_lie_in_one_folder(
+    command: Command, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders: list[Path] = []
+    monkeypatch.setattr(training, "start", lambda config, folder, *_, **__: folders.append(folder))
+    for _ in range(2):
+        command("train", "-m", "data=synthetic", "seed=1,2,3")
+    first, second = (folders[start].parent for start in (0, 3))
+    assert folders == [above / str(number) for above in (first, second) for number in range(3)]
+    assert first != second, "in one second"
+    assert {path.parent.name for path in place.rglob("multirun.yaml")} == {first.name, second.name}
 
 
 def test_resuming_with_other_overrides(refused: Callable[..., str], run: Path) -> None:

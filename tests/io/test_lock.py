@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+import json
 import os
+import random
+import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 
+from supernet.cli.sources import source_of
 from supernet.errors import SupernetError
 from supernet.io import lock as holding
 from supernet.io.atomic import write_json
 from supernet.io.lock import held, held_beside
-from supernet.train import checkpoint
-from tests.builders import TINY
+from supernet.io.reporter import SILENT
+from supernet.search import accuracy, fit_predictor
+from supernet.search import job as searching
+from supernet.search.constraints import Choice
+from supernet.train import checkpoint, init
+from supernet.train import job as training
+from supernet.train.run import Trained
+from tests.builders import TINY, TextReporter, start_run, tiny_config
 from tests.conftest import Command, tree
 
 HOLD = "import sys, time; from pathlib import Path; from supernet.io import lock\n"
@@ -156,3 +170,129 @@ def test_of_two_commands_on_one_place_the_second_says_who_holds_it(
         assert f"tuned is in use by process {os.getpid()} " in result.err
         shared = ["--storage", f"sqlite:///{place}/shared.db"]
         assert command("tune", "plan.yaml", "--out", "tuned", *shared).code == 0
+
+
+# ---- the folder is looked at after it is locked ------------------------------------------------
+
+
+def filled_before(
+    monkeypatch: pytest.MonkeyPatch, module: ModuleType, name: str, fill: Any
+) -> None:
+    """Call `fill` as soon as a lock is taken, as if its holder before had done so at its end."""
+    lock = getattr(module, name)
+
+    @contextmanager
+    def late(place: Path) -> Iterator[None]:
+        with lock(place):
+            fill()
+            yield
+
+    monkeypatch.setattr(module, name, late)
+
+
+def test_of_two_trainings_that_start_together_one_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second begins while the first reads its images, that is before anything is there."""
+    monkeypatch.setattr(holding, "PATIENCE", 0.0)
+    config, folder, refusals = tiny_config(), tmp_path / "run", list[str]()
+    source = source_of(config)
+
+    class Meanwhile:
+        net = source.net
+
+        def data(self, config: Mapping[str, Any]) -> Any:
+            with pytest.raises(SupernetError) as error:
+                start_run(tiny_config("seed=1"), folder)
+            refusals.append(str(error.value))
+            return source.data(config)
+
+    training.start(config, folder, SILENT, source=Meanwhile())
+    assert f"{folder} is in use by process {os.getpid()} " in refusals[0]
+    assert checkpoint.read(folder)["config"]["seed"] == 0
+    assert not (folder / ".lock").exists()
+
+
+def test_a_run_that_ended_while_another_waited_is_not_trained_over(
+    trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    fill = lambda: shutil.copytree(trained_run, folder, dirs_exist_ok=True)  # noqa: E731
+    filled_before(monkeypatch, training, "held", fill)
+    with pytest.raises(SupernetError, match="holds a run already; go on with resume="):
+        start_run(tiny_config(), folder)
+    assert checkpoint.read(folder)["position"] == checkpoint.read(trained_run)["position"]
+
+
+def test_a_run_that_another_brought_to_its_end_is_not_resumed(
+    trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, reporter = tmp_path / "run", TextReporter()
+    content = checkpoint.read(trained_run)
+    folder.mkdir()
+    checkpoint.save(folder / checkpoint.FILE, {**content, "position": {"phase": 0}})
+    fill = lambda: shutil.copytree(trained_run, folder, dirs_exist_ok=True)  # noqa: E731
+    filled_before(monkeypatch, training, "held", fill)
+    training.resume(folder, reporter)
+    assert "is trained to its end already" in reporter.text
+
+
+def test_an_imported_run_does_not_replace_one_that_came_meanwhile(
+    trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, net = tmp_path / "run", Trained.open(trained_run).net
+    fill = lambda: shutil.copytree(trained_run, folder, dirs_exist_ok=True)  # noqa: E731
+    filled_before(monkeypatch, init, "held", fill)
+    with pytest.raises(SupernetError, match="holds a run already; name another --out"):
+        init.keep(net, folder, config=tiny_config(), data=None)
+    assert dict(tree(folder)) == dict(tree(trained_run))
+
+
+class Reached(Exception):
+    pass
+
+
+def test_scores_that_came_meanwhile_are_used(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained = Trained.open(run)
+    archs = fit_predictor.spread_archs(trained, 20, random.Random(0))
+    lines = [
+        json.dumps({"checkpoint": trained.sha256, "arch": arch.id, "on": "held_out", "top1": 0.5})
+        for arch in archs
+    ]
+
+    def fitted(encoding: Any, genomes: Any, top1: Any) -> None:
+        assert top1.tolist() == [0.5] * 20
+        raise Reached
+
+    fill = lambda: (run / accuracy.FILE).write_text("\n".join(lines))  # noqa: E731
+    monkeypatch.setattr(accuracy, "top1_of", lambda *_, **__: pytest.fail("it is known"))
+    monkeypatch.setattr(fit_predictor.predictor, "fit", fitted)
+    filled_before(monkeypatch, fit_predictor, "held_beside", fill)
+    with pytest.raises(Reached):
+        fit_predictor.fit_predictor(trained, 20, SILENT)
+    (run / accuracy.FILE).unlink()
+    chosen = Choice(arch=archs[0], predicted_ms=1.0, budget_ms=2.0)
+    monkeypatch.setattr(searching, "choose", lambda *_: chosen)
+    filled_before(monkeypatch, searching, "held_beside", fill)
+    limits = {"macs": 1e12, "params": None, "memory_kib": None}
+    (row,) = searching.explore(run, [], [], method="gates", pareto=None, out=None, limits=limits,
+                               seed=0, reporter=SILENT)  # fmt: skip
+    assert row["held_out_top1"] == 0.5
+
+
+def test_folders_that_a_refused_training_made_are_removed(tmp_path: Path) -> None:
+    config = tiny_config("optimizer.opt=nope")
+    with pytest.raises(SupernetError, match="nope"):
+        start_run(config, tmp_path / "runs" / "run")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_its_holder_removes_is_made_anew(tmp_path: Path) -> None:
+    """Each removes the empty folder at its end, often just before the other opens its lock."""
+    code = "import sys; from pathlib import Path; from supernet.io.lock import held\n"
+    code += "for _ in range(100):\n    with held(Path(sys.argv[1])):\n        pass"
+    words = [sys.executable, "-c", code, str(tmp_path / "runs" / "run")]
+    both = [subprocess.Popen(words, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    for process in both:
+        _, said = process.communicate()
+        assert process.returncode == 0, said

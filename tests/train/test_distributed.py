@@ -179,5 +179,6 @@ def test_blocks_normalise_by_all_images_where_their_norms_are_synchronised(
 
 def test_synchronised_norms_want_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "joined", lambda: nullcontext(Ranks(0, 2)))
+    monkeypatch.setattr(Ranks, "agreed", lambda self, value: value)
     with pytest.raises(SupernetError, match="sync_bn=true wants GPUs, and this trains on cpu"):
         start_run(tiny_config("sync_bn=true"), tmp_path / "run", SILENT)

@@ -93,8 +93,6 @@ def _parent(folder: Path, args: argparse.Namespace) -> None:
     if args.processes < 1 or not limit > 0:
         raise DeviceError("--processes and --seconds must be above 0")
     check_threads(args.threads)
-    if args.out.exists():
-        raise DeviceError(f"{args.out} is there already: move it away, or name another --out")
     runtime = manifest["runtime"]
     package = package_of(runtime)
     versions = _versions(package)
@@ -115,12 +113,24 @@ def _parent(folder: Path, args: argparse.Namespace) -> None:
         "seconds": limit,
         "device": device,
     }
-    resume = ResumeFile(args.out.with_name(args.out.name + ".partial"), header)
+    with ResumeFile(args.out.with_name(args.out.name + ".partial"), header) as resume:
+        if args.out.exists():
+            raise DeviceError(f"{args.out} is there already: move it away, or name another --out")
+        _time(manifest, {"numpy": versions["numpy"]}, header, resume, args)
+    print(f"wrote {args.out}", file=sys.stderr)
+
+
+def _time(
+    manifest: dict[str, Any], facts: dict[str, Any], header: dict[str, Any], resume: ResumeFile,
+    args: argparse.Namespace,
+) -> None:  # fmt: skip
+    """Time the models in fresh processes and write the result, with the `facts` known before."""
+    limit, provider = header["seconds"], header["device"]["provider"]
     busy = busy_warning(busy_cores(), args.threads)
     if busy:
         print(f"warning: {busy}", file=sys.stderr)
     facts = {
-        "numpy": versions["numpy"],
+        **facts,
         "load_average": load_average(),
         "warnings": [busy] if busy else [],
     }
@@ -143,7 +153,6 @@ def _parent(folder: Path, args: argparse.Namespace) -> None:
     result = _result(manifest, header, {**facts, "sessions": sessions})
     _write_whole(args.out, json.dumps(result, indent=1, allow_nan=False) + "\n")
     resume.path.unlink()
-    print(f"wrote {args.out}", file=sys.stderr)
 
 
 def verified(folder: Path) -> tuple[dict[str, Any], str]:
