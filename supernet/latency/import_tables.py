@@ -92,7 +92,8 @@ def read_tables(path: Path, form: str, device: Device) -> LatencyTable:
         raise TableError(f"format is {form!r}; allowed: {', '.join(FORMATS)}")
     files = [path]
     if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES)
+        shown = (file for file in path.iterdir() if not file.name.startswith("."))
+        files = sorted(file for file in shown if file.suffix in SUFFIXES)
         if not files:
             raise TableError(f"{path}: no file that ends in {', '.join(SUFFIXES)}")
     entries: dict[LayerKey, Entry] = {}

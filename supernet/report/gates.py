@@ -30,7 +30,7 @@ def states_of(file: Path, content: Mapping[str, Any]) -> Iterator[State]:
     if isinstance(inside, Mapping):
         for name, state in inside.items():
             yield file, {**(state if isinstance(state, Mapping) else {}), "name": name}
-    beside = sorted((file.parent / "gates").glob("*.pt"))
+    beside = sorted((file.parent / "gates").glob("[!.]*.pt"))
     own = sha256(file) if beside else ""
     for each in beside:
         try:

@@ -66,7 +66,7 @@ class Trained:
         """
         space = self.net.space
         later = {}
-        for file in sorted(self.gates_folder.glob("*.pt")):
+        for file in sorted(self.gates_folder.glob("[!.]*.pt")):
             state = read_gates(file)
             if state["checkpoint"] == self.sha256:
                 later[state["name"]] = state

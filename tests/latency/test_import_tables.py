@@ -107,6 +107,7 @@ def test_a_folder_holds_a_table_for_each_resolution(tmp_path: Path) -> None:
     written(tmp_path / "32_lookup_table.yaml", timings(OFA))
     written(tmp_path / "30_lookup_table.yaml", timings([*other, OFA[-1]]))
     (tmp_path / "README.txt").write_text("not a table")
+    (tmp_path / "._30_lookup_table.yaml").write_bytes(b"\0\5\x16\7 as macOS leaves beside a file")
     table = read_tables(tmp_path, "ofa", DEVICE)
     logits = key("classifier", "mobilenetv3", 1, 128, 10)
     assert len(table.entries) == 10

@@ -249,6 +249,14 @@ def test_damaged_tables_gates_and_curves_are_noted(filled: Path) -> None:
     assert all(bar.share is None for one in bare for bar in one.bars)
 
 
+def test_hidden_files_beside_gates_are_passed_over(filled: Path) -> None:
+    """The name is that of macOS for attributes on disks of other systems."""
+    count = len(Trained.open(filled).gates)
+    (filled / "gates" / "._t@1ms.pt").write_bytes(b"\0\5\x16\7")
+    assert len(Trained.open(filled).gates) == count
+    assert of(filled).notes == ()
+
+
 def test_a_damaged_checkpoint_leaves_what_else_there_is(filled: Path) -> None:
     for file in filled.glob("checkpoint*.pt"):
         file.write_bytes(b"no checkpoint")
