@@ -138,8 +138,8 @@ def load_subnet(folder: str | Path) -> nn.Module:
 def preprocessing(path: str | Path) -> Preprocess:
     """Return what a run, checkpoint or subnet does to an image.
 
-    Call it with an image (path, PIL image, or uint8 tensor `[C, H, W]`) and a resolution; it
-    returns `[1, C, resolution, resolution]`.
+    Call it with an image (path, PIL image, or uint8 tensor or array `[C, H, W]`) and a resolution;
+    the image is cropped to a square and scaled, and it returns `[1, C, resolution, resolution]`.
 
     Raises:
         CheckpointError: if `path` is none of these.

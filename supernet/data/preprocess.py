@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.ExifTags import Base
 from PIL.TiffImagePlugin import (
     BITSPERSAMPLE,
     PHOTOMETRIC_INTERPRETATION,
@@ -29,7 +30,8 @@ from supernet.space.arch import MAX_RESOLUTION
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """Accepted formats. Pillow knows fifty more; one of them, EPS, is a program that it executes."""
 MAX_PIXELS = 178_000_000
-"""Pixels of an image file at most, half a gigabyte of colours; Pillow refuses 179 million."""
+"""Pixels of an image file at most: 0.7 GB while it is read, twice that if it has to be turned.
+Pillow refuses 179 million."""
 TO_8_BITS = "Image.fromarray(np.uint8(255 * (array - black) / (white - black)))"
 
 
@@ -146,7 +148,8 @@ def square(image: Image.Image, size: int, in_chans: int) -> Tensor:
             _check_planes(image)
         image.load()
         image = on_white(eight_bits(turned(image)[0], deep))
-        array = _fitted(image.convert("L" if in_chans == 1 else "RGB"), size)
+        mode = "L" if in_chans == 1 else "RGB"
+        array = _fitted(image if image.mode == mode else image.convert(mode), size)
     except DataError:
         raise
     except Exception as error:  # of damage, of colours that Pillow only stores
@@ -230,7 +233,8 @@ def turned(image: Image.Image) -> tuple[Image.Image, bool]:
             damaged = True
         try:
             warnings.simplefilter("ignore")
-            return ImageOps.exif_transpose(image), damaged
+            is_upright = image.getexif().get(Base.Orientation, 1) == 1
+            return (image if is_upright else ImageOps.exif_transpose(image)), damaged
         except Exception:
             return image, True
 
