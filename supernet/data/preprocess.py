@@ -170,13 +170,14 @@ def is_grey(image: Image.Image) -> bool:
 
 
 def is_deep(image: Image.Image) -> bool:
-    """Whether an image has 16 bits a channel; a PNG in colour says so until pixels are loaded."""
+    """Whether an image has 16 bits a channel; in colour, some formats say so until it is loaded."""
     if image.mode == "I":  # of any range, but in formats that end at 16 bits
         return image.format in ("PNG", "PPM")
     if isinstance(image, TiffImageFile):
         return max(image.tag_v2.get(BITSPERSAMPLE, (1,))) > 8
-    packed = str(getattr(image, "tile", ())) if image.format == "PNG" else ""
-    return image.mode.startswith("I;16") or ";16" in packed
+    mark = {"PNG": ";16", "PPM": "65535"}.get(image.format or "")
+    packed = mark is not None and mark in str([tile[3] for tile in getattr(image, "tile", ())])
+    return packed or image.mode.startswith("I;16")
 
 
 def _check_planes(image: TiffImageFile) -> None:

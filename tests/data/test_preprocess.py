@@ -178,6 +178,17 @@ def test_grey_of_12_bits_in_a_format_that_says_so_is_read(tmp_path: Path) -> Non
     torch.testing.assert_close(GREY(file, 8), want, rtol=0, atol=5.1 / 255)
 
 
+def test_colours_of_16_bits_in_a_ppm_are_judged_by_the_range_it_states(tmp_path: Path) -> None:
+    samples = np.random.default_rng(0).integers(0, 4096, (8, 8, 3)).astype(">u2")
+    file = tmp_path / "deep.ppm"
+    file.write_bytes(b"P6 8 8 4095\n" + samples.tobytes())
+    want = by_hand((samples >> 4).astype(np.uint8), COLOUR)
+    torch.testing.assert_close(COLOUR(file, 8), want, rtol=0, atol=2.1 / 255)
+    file.write_bytes(b"P6 8 8 65535\n" + samples.tobytes())
+    with pytest.raises(DataError, match="no sample above 4351 of 65535"):
+        COLOUR(file, 8)
+
+
 def test_deep_grey_is_turned_upright(tmp_path: Path) -> None:
     deep = np.arange(64, dtype=np.uint16).reshape(8, 8) * 1040
     exif = Image.Exif()
