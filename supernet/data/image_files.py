@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from supernet.data.dataset import Images
-from supernet.data.preprocess import is_deep, is_grey, opened, read_square, square, turned
+from supernet.data.decode import is_deep, is_grey, opened, turned
+from supernet.data.preprocess import read_square, square
 from supernet.errors import DataError
 from supernet.io.cores import num_cores
 

@@ -11,8 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from supernet.data import preprocess
-from supernet.data.preprocess import Preprocess, opened, read_square, resize, turned
+from supernet.data import decode
+from supernet.data.decode import opened, turned
+from supernet.data.preprocess import Preprocess, read_square, resize
 from supernet.errors import DataError
 
 GREY = Preprocess(mean=(0.4,), std=(0.2,), size=8)
@@ -304,7 +305,7 @@ def test_panoramas_are_read_up_to_our_limit(
     with pytest.raises(DataError, match=r"wide\.png: over 178 megapixels; scale it down$"):
         COLOUR(file, 8)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
-    monkeypatch.setattr(preprocess, "MAX_PIXELS", 2_000_000)
+    monkeypatch.setattr(decode, "MAX_PIXELS", 2_000_000)
     Image.new("1", (2001, 1000)).save(file)
     with pytest.raises(DataError, match=r"over 2 megapixels"):
         COLOUR(file, 8)
