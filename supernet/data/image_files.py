@@ -74,10 +74,10 @@ class Checked:
 
     def notes(self) -> tuple[str, ...]:
         """Return what readers of the results should know."""
-        deep = f"16 bits a channel in {self.num_deep} images: 0 to 65535 are read as 0 to 255"
+        deep = f"images of 16 bits a channel: {self.num_deep}; 0 to 65535 are read as 0 to 255"
         exif = (
-            f"damaged EXIF data in {self.num_damaged_exif} images: their pixels are used, turned "
-            "as far as the rotation can be read"
+            f"images with damaged EXIF data: {self.num_damaged_exif}; their pixels are used, "
+            "turned as far as the rotation can be read"
         )
         counts = ((self.num_deep, deep), (self.num_damaged_exif, exif))
         return tuple(note for count, note in counts if count)

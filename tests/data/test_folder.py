@@ -159,9 +159,9 @@ def test_damaged_exif_and_deep_images_are_counted(tmp_path: Path) -> None:
     Image.fromarray(np.full((10, 10), 65535, np.uint16)).save(here / "deep.png")
     notes = folder(root=str(tmp_path), size=8, workers=0).notes
     assert notes[:2] == (
-        "16 bits a channel in 1 images: 0 to 65535 are read as 0 to 255",
-        "damaged EXIF data in 2 images: their pixels are used, turned as far as the rotation can "
-        "be read",
+        "images of 16 bits a channel: 1; 0 to 65535 are read as 0 to 255",
+        "images with damaged EXIF data: 2; their pixels are used, turned as far as the rotation "
+        "can be read",
     )
 
 
