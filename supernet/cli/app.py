@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shlex
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -35,6 +35,7 @@ def main() -> None:
     """Run the command line; expected errors are one line and exit code 2."""
     words = sys.argv[1:] or ["--help"]
     with reported():
+        words = list(map(_checked, words))
         try:
             code = app(words, standalone_mode=False)
         except typer.TyperException as error:
@@ -44,6 +45,19 @@ def main() -> None:
         except typer.Abort:
             raise KeyboardInterrupt from None
     raise SystemExit(code)
+
+
+def _checked(word: str) -> str:
+    """Return a word with `~` expanded in `--out=~/fast`, where no shell does so.
+
+    Raises:
+        SupernetError: if it is empty, as of a shell's variable that is not set. A path would be
+            the working folder.
+    """
+    flag, sign, value = word.partition("=") if word.startswith("--") else ("", "", word)
+    if not value and (sign or not flag):
+        raise SupernetError(f"{word or 'a word of the command'} is empty; name a value")
+    return flag + sign + (os.path.expanduser(value) if flag else value)
 
 
 def _version(asked: bool) -> None:
@@ -91,9 +105,10 @@ def demo(
     from supernet.cli.demo import do_main_job
     from supernet.cli.hydra_config import composed
     from supernet.io.lock import held_beside
+    from supernet.io.shell import command
     from supernet.train.logger import Launch
 
-    launch = Launch(command=shlex.join(["supernet", "demo", "--out", str(out)]))
+    launch = Launch(command=command("supernet", "demo", "--out", out))
     with held_beside(out):
         do_main_job(composed(["experiment=demo"]), out, ConsoleReporter(), launch)
 
@@ -124,6 +139,7 @@ def tune(
     from supernet.cli.console import ConsoleReporter
     from supernet.cli.hydra_config import composed, plan_fields
     from supernet.cli.sources import source_of
+    from supernet.io.shell import command
     from supernet.train.tune_space import plan_of
 
     with needed_by("supernet tune", "tune"):
@@ -137,8 +153,8 @@ def tune(
     counts = ", ".join(f"{count} {name}" for name, count in found["count"].items())
     reporter.note(f"{counts}; {folder}/tune.json")
     if found["best"] is not None:
-        words = " ".join([*found["overrides"], *found["best"]["overrides"]])
-        reporter.note(f"best {100 * found['best']['top1']:.2f} %: supernet train {words}")
+        words = command("supernet", "train", *found["overrides"], *found["best"]["overrides"])
+        reporter.note(f"best {100 * found['best']['top1']:.2f} %: {words}")
 
 
 app.command(

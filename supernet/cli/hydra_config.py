@@ -1,10 +1,11 @@
 """Compose the YAML files of `conf/` into plain data with Hydra.
 
-Only this file and `train.py` know Hydra.
+Only this file, `texts.py` and `train.py` know Hydra.
 """
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import fields
@@ -16,12 +17,13 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 import supernet
+from supernet.cli.texts import as_typed
 from supernet.errors import SupernetError, shown
 from supernet.io.read import read_yaml
 from supernet.space.net_spec import NetSpec
@@ -84,7 +86,7 @@ def composed(overrides: Sequence[str]) -> dict[str, Any]:
     register()
     try:
         with initialize_config_dir(str(config_dir()), version_base="1.3"):
-            return plain(compose("config", overrides=list(overrides)))
+            return plain(compose("config", overrides=list(map(as_typed, overrides))))
     except SupernetError:
         raise
     except FAULTS as error:
@@ -150,7 +152,7 @@ def plain(config: Any) -> dict[str, Any]:
     except FAULTS as error:
         raise SupernetError(f"configuration: {_message(error)}") from error
     assert isinstance(data, dict)
-    values = {str(key): value for key, value in data.items() if key != "hydra"}
+    values = {str(key): _at_home(v, str(key)) for key, v in data.items() if key != "hydra"}
     known = {field.name for field in fields(Schema)}
     unknown = sorted(set(values) - known)
     if unknown:
@@ -164,7 +166,26 @@ def plain(config: Any) -> dict[str, Any]:
     return values
 
 
+def _at_home(value: Any, where: str) -> Any:
+    """Return `value` with `~` as the user's home folder; raise if a text in it is empty.
+
+    A text is empty where a shell's variable is not set: `data.root=$PHOTOS`.
+    """
+    if isinstance(value, dict):
+        return {key: _at_home(inner, f"{where}.{key}") for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_at_home(inner, f"{where}[{number}]") for number, inner in enumerate(value)]
+    if value == "":
+        raise SupernetError(f"configuration: {where} is empty; give it a value, or leave it out")
+    return os.path.expanduser(value) if isinstance(value, str) else value
+
+
 def _message(error: BaseException) -> str:
+    if isinstance(error, OverrideParseException) and "LexerNoViable" in str(error):
+        return (
+            f"{shown(error.override)} holds a letter that Hydra takes in quotes only, such as "
+            "\"targets=[{table: '~/T.json', budget_ms: 3}]\""
+        )
     launcher = re.search(r"Could not find 'hydra/launcher/(\w+)'", str(error))
     if launcher:
         return (

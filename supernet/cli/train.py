@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,14 +10,16 @@ from typing import Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from supernet.cli.console import ConsoleReporter
 from supernet.cli.errors import reported
 from supernet.cli.hydra_config import composed, config_dir, plain, register, space_of_run
-from supernet.errors import SupernetError
+from supernet.cli.texts import UNREADABLE, as_shown, as_typed
+from supernet.errors import SupernetError, shown
+from supernet.io.read import is_inside, is_line
+from supernet.io.shell import command
 
 FLAGS_WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--info", "-i", "--experimental-rerun")
 
@@ -26,7 +27,7 @@ FLAGS_WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--info", "-i", "--experim
 def main() -> None:
     """Train by the overrides on the command line; Hydra's own flags work too."""
     with reported():
-        overrides = _overrides(sys.argv[1:])
+        sys.argv[1:], overrides = _typed(sys.argv[1:])
         _check_resume(overrides, composed(_first_of_sweeps(overrides))["resume"])
         default_space = composed([])["space"]
 
@@ -37,21 +38,28 @@ def main() -> None:
     hydra.main(config_path=str(config_dir()), config_name="config", version_base="1.3")(job)()
 
 
-def _overrides(words: list[str]) -> list[str]:
-    """Return the words that are neither a flag of Hydra nor the value of one."""
-    kept, skip = [], False
+def _typed(words: list[str]) -> tuple[list[str], list[str]]:
+    """Return the words with texts as they were typed, and the overrides among them.
+
+    The others are flags of Hydra and their values.
+    """
+    sweep = not {"-m", "--multirun"}.isdisjoint(words)
+    every, overrides = list[str](), list[str]()
+    skip = False
     for word in words:
         if not skip and not word.startswith("-"):
-            kept.append(word)
+            word = as_typed(word, sweep=sweep)
+            overrides.append(word)
+        every.append(word)
         skip = word in FLAGS_WITH_VALUE
-    return kept
+    return every, overrides
 
 
 def _first_of_sweeps(words: list[str]) -> list[str]:
     """Return `words` with each sweep, such as `seed=1,2`, at its first value."""
     try:
         parsed = OverridesParser.create().parse_overrides(words)
-    except (HydraException, ValueError, RecursionError):  # such as a number of 5,000 digits
+    except UNREADABLE:
         return words  # composing them raises a clear error
     return [
         f"{override.get_key_element()}={next(override.sweep_string_iterator())}"
@@ -74,15 +82,28 @@ def _job(config: DictConfig, default_space: dict[str, Any]) -> None:
             return
         if values["init_from"] and not _names_space(values, default_space):
             values["space"] = space_of_run(values["init_from"])
-        folder = Path("runs") / str(values["name"])
-        words = list(HydraConfig.get().overrides.task)
+        folder = run_folder(values["name"])
+        words = list(map(as_shown, HydraConfig.get().overrides.task))
         varied = {}
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             folder /= str(HydraConfig.get().job.num)
             varied = varied_by(words)
-        launch = Launch(command=shlex.join(["supernet", "train", *words]), varied=varied)
+        launch = Launch(command=command("supernet", "train", *words), varied=varied)
         training.start(values, folder, reporter, source=source_of(values), launch=launch)
-        reporter.note(f"done: supernet info {folder}")
+        reporter.note(f"done: {command('supernet', 'info', folder)}")
+
+
+def run_folder(name: str) -> Path:
+    """Return the folder of the run `name`.
+
+    Raises:
+        SupernetError: if it would not lie in `runs`.
+    """
+    if not (is_inside(name) and is_line(name)):
+        raise SupernetError(
+            f"name is {shown(name)}; a run is a folder in runs/, such as name=mine or name=a/b"
+        )
+    return Path("runs") / name
 
 
 def _names_space(values: dict[str, Any], default: dict[str, Any]) -> bool:
@@ -95,6 +116,6 @@ def _check_resume(overrides: list[str], resume: str | None) -> None:
     others = [word for word in overrides if not word.startswith("resume=")]
     if resume and others:
         raise SupernetError(
-            f"resume takes every setting from the run; leave out {' '.join(others)}, or start a "
-            "new run with another name="
+            "resume takes every setting from the run; leave out "
+            f"{command(*map(as_shown, others))}, or start a new run with another name="
         )

@@ -82,8 +82,9 @@ def check_types(fields: Mapping[str, Any], owner: Any, where: str) -> None:
     hints = typing.get_type_hints(owner)
     for name, value in fields.items():
         if name in hints and not fits(value, hints[name]):
+            quotes = ", in quotes" * (isinstance(value, (int, float)) and fits("", hints[name]))
             raise SupernetError(
-                f"{where}.{name} is {shown(value)}; it must be {_described(hints[name])}"
+                f"{where}.{name} is {shown(value)}; it must be {_described(hints[name])}{quotes}"
             )
 
 

@@ -114,9 +114,10 @@ def killed_and_resumed(folder: Path, words: list[str], rng: random.Random, kills
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     for _ in range(kills + 1):
         there = any((folder / name).exists() for name in (checkpoint.FILE, checkpoint.PREVIOUS))
-        given = [f"resume={folder}"] if there else [*words, f"name={folder}"]
+        given = [f"resume={folder}"] if there else [*words, f"name={folder.name}"]
         process = subprocess.Popen(
-            [sys.executable, "train.py", *given], cwd=ROOT, env=environment,
+            [sys.executable, str(ROOT / "train.py"), *given], cwd=folder.parents[1],
+            env=environment,
             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
         )  # fmt: skip
         if done == kills:
@@ -137,7 +138,7 @@ def killed_and_resumed(folder: Path, words: list[str], rng: random.Random, kills
 @pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
 def test_kill_9_loses_nothing(kills: int, undisturbed: dict[str, Any], tmp_path: Path) -> None:
     words = [*(word for word in TINY if not word.startswith("name=")), OFTEN]
-    folder = tmp_path / "run"
+    folder = tmp_path / "runs" / "run"
     assert killed_and_resumed(folder, words, random.Random(kills), kills) > 0
     assert_ended_as(undisturbed, folder)
 
@@ -154,7 +155,7 @@ def test_kill_9_loses_nothing_where_workers_read_the_images(tmp_path: Path) -> N
     words = [word for word in TINY if not word.startswith(("name=", "data"))]
     words += [OFTEN, "data=folder", f"data.root={tmp_path / 'photos'}", "data.memory_gb=0"]
     start_run(composed([*words, "name=x"]), tmp_path / "whole", QUIET)
-    folder = tmp_path / "run"
+    folder = tmp_path / "runs" / "run"
     assert killed_and_resumed(folder, words, random.Random(0), 5) > 0
     assert_ended_as(checkpoint.read(tmp_path / "whole"), folder)
 

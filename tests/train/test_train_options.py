@@ -345,10 +345,10 @@ def test_shares_make_up_the_batch() -> None:
 
 def test_two_processes_train_one_net(tmp_path: Path) -> None:
     """torchrun on this machine: the same weights twice, and the same as after a resume."""
-    folder = tmp_path / "run"
+    folder = tmp_path / "runs" / "both"
     words = [
         "experiment=smoke", "data=synthetic", "space=tiny", "epoch_batches=2", "batch_size=8",
-        "space.resolutions=[8,16]", f"name={folder}", "threads=1", "device=cpu",
+        "space.resolutions=[8,16]", "name=both", "threads=1", "device=cpu",
     ]  # fmt: skip
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
