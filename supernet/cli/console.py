@@ -8,12 +8,14 @@ from contextlib import contextmanager
 
 from rich import progress as rich_progress
 from rich.console import Console
+from rich.text import Text
 
+from supernet.io.read import visible
 from supernet.io.reporter import Progress, Reporter
 
 
 def new_console() -> Console:
-    """Return a console; where the output is no terminal, lines may be 120 wide.
+    """Return a console; where the output is no terminal, tables may be 120 wide.
 
     Of the processes of one training only the first shows something.
     """
@@ -30,17 +32,21 @@ class ConsoleReporter(Reporter):
 
     def note(self, text: str) -> None:
         """Print the text."""
-        self.console.print(text)
+        self._print(text)
 
     def warn(self, text: str) -> None:
         """Print the text as a warning."""
-        self.console.print(f"warning: {text}")
+        self._print(f"warning: {text}")
+
+    def _print(self, text: str) -> None:
+        """Print `text` as it is, so that names keep their brackets and commands stay one line."""
+        self.console.print(Text(visible(text)), soft_wrap=True)
 
     @contextmanager
     def progress(self, text: str, total: float) -> Iterator[Progress]:
         """Show a bar with steps done, time gone and time left."""
         bars = rich_progress.Progress(
-            rich_progress.TextColumn("{task.description}"),
+            rich_progress.TextColumn("{task.description}", markup=False),
             rich_progress.BarColumn(bar_width=24),
             rich_progress.MofNCompleteColumn(),
             rich_progress.TimeElapsedColumn(),

@@ -6,7 +6,6 @@ run is an ordinary one: every step is what the other commands do.
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
@@ -20,6 +19,7 @@ from supernet.deploy.extract import measure, write_subnet
 from supernet.errors import SupernetError
 from supernet.io.atomic import write_json
 from supernet.io.reporter import Reporter
+from supernet.io.shell import command
 from supernet.io.validate import construct
 from supernet.latency.costs import latency_costs
 from supernet.latency.job import described, profile_to
@@ -67,7 +67,7 @@ def do_main_job(
     write_json(folder / "summary.json", rows)
     draw_pareto(rows, folder / "pareto.png")
     show_subnets(folder / "tensorboard" / "subnets", rows)
-    page.write(collect([folder], shlex.join(["supernet", "report", str(folder)])), folder / REPORT)
+    page.write(collect([folder], command("supernet", "report", folder)), folder / REPORT)
     show(rows, reporter.console)
     reporter.note(f"{folder}/summary.json, {folder}/pareto.png, {folder}/{REPORT}")
     return rows

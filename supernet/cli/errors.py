@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from io import TextIOWrapper
 
 from supernet.errors import KILLED_WORKER, SupernetError, is_killed_worker
+from supernet.io.read import visible
 
 
 @contextmanager
@@ -31,13 +32,19 @@ def reported() -> Iterator[None]:
         text = str(error)
         if is_killed_worker(error):
             text = f"{KILLED_WORKER} ({text}); give the same command again"
-        print(f"supernet: error: {' '.join(text.split())}", file=sys.stderr)
+        print(f"supernet: error: {visible(_one_line(text))}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt as error:
-        print(": ".join(["supernet: interrupted", *map(str, error.args)]), file=sys.stderr)
+        text = ": ".join(["supernet: interrupted", *map(str, error.args)])
+        print(visible(text), file=sys.stderr)
         raise SystemExit(130) from None
     finally:
         threading.excepthook = before
+
+
+def _one_line(text: str) -> str:
+    """Return the lines of `text` in one; spaces in a line stay, as they may be of a name."""
+    return " ".join(line.strip() for line in text.splitlines())
 
 
 def _is_expected(error: BaseException | None) -> bool:

@@ -89,6 +89,7 @@ def bundle(
     """
     from supernet.cli.hydra_config import spec_of
     from supernet.io.lock import held_beside
+    from supernet.io.shell import command
     from supernet.latency.board.bundle import SCRIPT, write_bundle
     from supernet.latency.plan import plan_for
     from supernet.latency.request import TimingRequest
@@ -101,5 +102,5 @@ def bundle(
         size = sum(file.stat().st_size for file in out.rglob("*")) / 1e6
     print(
         f"{out}: bundle {sha256[:12]}, {len(plan.layers)} layers and {len(plan.nets)} whole nets "
-        f"for {runtime}, {size:.1f} MB; on the board: python3 {out.name}/{SCRIPT}"
+        f"for {runtime}, {size:.1f} MB; on the board: {command('python3', Path(out.name) / SCRIPT)}"
     )

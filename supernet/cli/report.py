@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -30,13 +29,14 @@ def report(
     """
     from supernet.io.atomic import write_json
     from supernet.io.lock import held_beside
+    from supernet.io.shell import command
     from supernet.report import page
     from supernet.report.collect import collect
 
-    words = ["supernet", "report", *map(str, runs), "--out", str(out)]
-    words += [] if json_out is None else ["--json", str(json_out)]
+    words = ["supernet", "report", *runs, "--out", out]
+    words += [] if json_out is None else ["--json", json_out]
     with held_beside(out):
-        found = collect(runs, shlex.join(words))
+        found = collect(runs, command(*words))
         page.write(found, out)
         if json_out is not None:
             write_json(json_out, found.to_dict())

@@ -199,13 +199,14 @@ def search(
 
 def _show_found(rows: Sequence[dict[str, Any]], console: Console) -> None:
     from rich.table import Table
+    from rich.text import Text
 
     table = Table()
     for name in ("device", "budget ms", "predicted ms", "predicted top-1", "validation top-1", "s"):
         table.add_column(name, justify="left" if name == "device" else "right", no_wrap=True)
     for row in rows:
         table.add_row(
-            row["device"], *(_number(row[name]) for name in ("budget_ms", "predicted_ms")),
+            Text(row["device"]), *(_number(row[name]) for name in ("budget_ms", "predicted_ms")),
             *(_percent(row[name]) for name in ("predicted_top1", "held_out_top1")),
             f"{row['seconds']:.2f}",
         )  # fmt: skip

@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from supernet.deploy.certificate import read_certificate
 from supernet.nn.fixed import PlainNet
@@ -37,7 +38,7 @@ def summary_row(folder: Path) -> dict[str, Any]:
 
 def show(rows: Sequence[dict[str, Any]], console: Console, title: str = SUMMARY) -> None:
     """Print the summary as one table."""
-    table = Table(title=title)
+    table = Table(title=Text(title))
     for name in ("device", "budget ms", "predicted ms", "measured ms", "error", "top-1", "MACs",
                  "params"):  # fmt: skip
         table.add_column(name, justify="left" if name == "device" else "right", no_wrap=True)
@@ -45,7 +46,7 @@ def show(rows: Sequence[dict[str, Any]], console: Console, title: str = SUMMARY)
         measured, predicted = row["measured_ms"], row["predicted_ms"]
         off = None if measured is None or predicted is None else predicted / measured - 1
         table.add_row(
-            row["device"] or "any",
+            Text(row["device"] or "any"),
             "-" if row["budget_ms"] is None else f"{row['budget_ms']:g}",
             "-" if predicted is None else f"{predicted:.3f}",
             "-" if measured is None else f"{measured:.3f}",

@@ -28,7 +28,9 @@ def main() -> None:
     """Train by the overrides on the command line; Hydra's own flags work too."""
     with reported():
         sys.argv[1:], overrides = _typed(sys.argv[1:])
-        _check_resume(overrides, composed(_first_of_sweeps(overrides))["resume"])
+        config = composed(_first_of_sweeps(overrides))
+        _check_resume(overrides, config["resume"])
+        run_folder(config["name"])  # Hydra makes a sweep's folder before its first run
         default_space = composed([])["space"]
 
     def job(config: DictConfig) -> None:

@@ -119,6 +119,11 @@ def is_line(text: str) -> bool:
     return _CONTROL.search(text) is None
 
 
+def visible(text: str) -> str:
+    """Return `text` with what a terminal would obey, but for line breaks, in Python's escapes."""
+    return _CONTROL.sub(lambda found: found[0] if found[0] == "\n" else repr(found[0])[1:-1], text)
+
+
 def is_inside(name: str) -> bool:
     """Whether `name`, relative and written with `/`, stays in the folder that it is joined to."""
     parts = name.split("/")

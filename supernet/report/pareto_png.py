@@ -29,7 +29,8 @@ def draw_pareto(rows: Sequence[dict[str, Any]], path: Path) -> None:
         ]
         predicted = [row["predicted_ms"] for row in mine]
         measured = [row["measured_ms"] or row["predicted_ms"] for row in mine]
-        axes.errorbar(measured, top1, errors, fmt="o", color=colour, capsize=3, label=device)
+        label = device.replace("$", r"\$")  # between two of them is a formula
+        axes.errorbar(measured, top1, errors, fmt="o", color=colour, capsize=3, label=label)
         axes.plot(predicted, top1, "o", color=colour, mfc="none", ms=11)
         for row, x, y, error in zip(mine, measured, top1, errors, strict=True):
             axes.annotate(

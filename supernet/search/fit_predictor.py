@@ -11,6 +11,7 @@ import numpy as np
 from supernet.errors import SupernetError
 from supernet.io.lock import held_beside
 from supernet.io.reporter import Reporter
+from supernet.io.shell import command
 from supernet.nn.count import macs_costs
 from supernet.search import predictor
 from supernet.search.accuracy import Scored, scores_of
@@ -74,8 +75,9 @@ def load_predictor(run: Trained) -> Predictor:
     """
     path = file_of(run)
     if not path.exists():
+        folder = run.file.parent
         raise SupernetError(
-            f"{run.file.parent} has no predictor yet: supernet predictor {run.file.parent}"
+            f"{folder} has no predictor yet: {command('supernet', 'predictor', folder)}"
         )
     return predictor.load(path, SpaceEncoding(run.net.space), checkpoint=run.sha256)
 

@@ -86,7 +86,8 @@ def write_front(rows: Sequence[Mapping[str, Any]], out: Path) -> list[Path]:
         mine = [row for row in rows if row["table_id"] == table_id]
         axes.plot(
             [row["predicted_ms"] for row in mine], [100 * row["predicted_top1"] for row in mine],
-            "o-", mfc="none", markersize=5, linewidth=1, label=mine[0]["device"],
+            "o-", mfc="none", markersize=5, linewidth=1,
+            label=mine[0]["device"].replace("$", r"\$"),  # between two of them is a formula
         )  # fmt: skip
     axes.set(xscale="log", xlabel="predicted latency of one image, ms",
              ylabel="predicted top-1 on validation images, %")  # fmt: skip

@@ -15,6 +15,7 @@ import torch
 from supernet.data.preprocess import Preprocess
 from supernet.errors import CheckpointError, SupernetError, shown
 from supernet.io.atomic import AGAIN, whole
+from supernet.io.shell import override
 from supernet.io.tensors import load_tensors
 from supernet.io.validate import construct
 from supernet.nn.description import FAULTS, check_weights
@@ -47,7 +48,7 @@ def check_free(folder: Path, mend: str) -> None:
 def onward(folder: Path) -> str:
     """Return how to go on with the run in `folder` after a stop."""
     there = any((folder / name).exists() for name in (FILE, PREVIOUS))
-    return f"go on with resume={folder}" if there else AGAIN
+    return f"go on with {override('resume', folder)}" if there else AGAIN
 
 
 def write(path: Path, content: Mapping[str, Any]) -> None:

@@ -25,6 +25,7 @@ from supernet.errors import (
 from supernet.io.atomic import written
 from supernet.io.lock import held
 from supernet.io.reporter import Reporter
+from supernet.io.shell import override
 from supernet.io.validate import construct
 from supernet.latency.costs import latency_costs
 from supernet.latency.table import LatencyTable
@@ -85,7 +86,8 @@ def start(
     """
     with _held(folder) as ranks:
         if ranks.first:
-            checkpoint.check_free(folder, f"go on with resume={folder}, or choose another name=")
+            onward = override("resume", folder)
+            checkpoint.check_free(folder, f"go on with {onward}, or choose another name=")
         folder = Path(ranks.agreed_text(str(folder)))
         job = Job(folder=folder, config=config, reporter=reporter, launch=launch, watch=watch)
         _use_threads(config)
@@ -203,7 +205,7 @@ def _run(job: Job, training: Training, position: Position) -> None:
         else:
             ended = fit(training, Silent(stop), position)
     if not ended:
-        raise KeyboardInterrupt(f"{job.folder} is saved; go on with resume={job.folder}")
+        raise KeyboardInterrupt(f"{job.folder} is saved; {checkpoint.onward(job.folder)}")
 
 
 @contextmanager

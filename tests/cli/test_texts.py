@@ -145,6 +145,7 @@ def test_a_run_stays_in_runs(name: str) -> None:
 
 def test_a_name_outside_of_runs_is_one_line(refused: Callable[..., str]) -> None:
     assert "name is '..'; a run is a folder in runs/" in refused("train", *NAMELESS, "name=..")
+    assert "name is '/x'; a run" in refused("train", "-m", *NAMELESS, "name=/x", "seed=0,1")
 
 
 def test_a_run_is_named_as_typed(command: Command, place: Path) -> None:

@@ -17,6 +17,7 @@ import importlib
 import json
 import os
 import platform
+import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -255,7 +256,7 @@ def _versions(package: str) -> dict[str, str]:
         except ImportError as error:
             raise DeviceError(
                 f"{sys.executable} cannot import {name} ({error}): "
-                f"{sys.executable} -m pip install numpy {package}"
+                f"{shlex.quote(sys.executable)} -m pip install numpy {package}"
             ) from error
     return versions
 

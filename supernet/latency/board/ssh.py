@@ -290,7 +290,7 @@ def _ask(connection: _Connection, *words: str) -> _Facts:
     if facts.missing:
         raise DeviceError(
             f"{board.host} lacks {' and '.join(facts.missing)}: run there "
-            f"{board.python} -m pip install {' '.join(facts.missing)}"
+            f"{shlex.join([board.python, '-m', 'pip', 'install', *facts.missing])}"
         )
     return facts
 
