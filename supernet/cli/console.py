@@ -19,7 +19,7 @@ def new_console() -> Console:
 
     Of the processes of one training only the first shows something.
     """
-    quiet = os.environ.get("RANK", "0") != "0"
+    quiet = "WORLD_SIZE" in os.environ and os.environ.get("RANK", "0") != "0"
     console = Console(highlight=False, quiet=quiet)
     return console if console.is_terminal else Console(highlight=False, width=120, quiet=quiet)
 

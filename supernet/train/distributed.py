@@ -11,9 +11,14 @@ extracted subnet (`evaluate.py`).
 from __future__ import annotations
 
 import os
+import socket
+import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -21,6 +26,9 @@ from torch import Tensor, nn
 
 from supernet.data.batches import Batch
 from supernet.errors import SupernetError
+
+JOIN_SECONDS = 300.0  # in which all processes must have started
+QUIET_SECONDS = 10.0  # after which a line says who is missing
 
 
 @dataclass(frozen=True)
@@ -114,21 +122,92 @@ def joined() -> Iterator[Ranks]:
     """Join the processes that `torchrun` started; alone where it did not.
 
     Raises:
-        SupernetError: if they cannot find each other.
+        SupernetError: if the environment names no place among them, or they cannot find each other.
     """
-    count = int(os.environ.get("WORLD_SIZE", "1"))
-    if count == 1:
+    ranks, place = _from_environment()
+    if ranks.count == 1:
         yield ALONE
         return
-    rank = int(os.environ["RANK"])
-    place = int(os.environ.get("LOCAL_RANK", "0"))
     if place < torch.cuda.device_count():
         torch.cuda.set_device(place)
     try:  # tensors of either kind, as CPUs may train where there are cards
-        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
-    except (RuntimeError, ValueError) as error:
-        raise SupernetError(f"process {rank} of {count} cannot join the others: {error}") from error
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
+            store=_store(ranks), rank=ranks.rank, world_size=ranks.count,
+        )  # fmt: skip
+    except (RuntimeError, OSError) as error:
+        raise SupernetError(
+            f"process {ranks.rank} of {ranks.count} cannot join the others: {error}"
+        ) from error
     try:
-        yield Ranks(rank, count)
+        yield ranks
     finally:
         dist.destroy_process_group()
+
+
+def _from_environment() -> tuple[Ranks, int]:
+    """Return the place among the processes, and the one among those of this machine."""
+    names = ("WORLD_SIZE", "RANK", "LOCAL_RANK")
+    try:
+        count = int(os.environ.get("WORLD_SIZE", "1"))
+        rank = int(os.environ.get("RANK", "0" if count == 1 else ""))
+        place = int(os.environ.get("LOCAL_RANK", "0"))
+        good = 0 <= rank < count and place >= 0
+    except ValueError:
+        good = False
+    if not good:
+        given = ", ".join(f"{name}={os.environ[name]!r}" for name in names if name in os.environ)
+        raise SupernetError(
+            f"the environment says {given}, which names no process of a training: start it by "
+            "torchrun, which sets WORLD_SIZE to their number and RANK to 0..WORLD_SIZE-1, or "
+            f"unset {' and '.join(names[:2])} to train in one process"
+        )
+    return Ranks(rank, count), place
+
+
+def _store(ranks: Ranks) -> Any:
+    """Return the store by which the processes find each other, once all of them are there."""
+    host, port = os.environ.get("MASTER_ADDR", ""), os.environ.get("MASTER_PORT", "")
+    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise SupernetError(
+            f"process {ranks.rank} of {ranks.count} cannot find the others by MASTER_ADDR={host!r} "
+            f"and MASTER_PORT={port!r}: start them by torchrun, or name the host of process 0 and "
+            "a free port there"
+        )
+    begun, told = time.monotonic(), False
+
+    def wait_for(missing: str) -> None:
+        nonlocal told
+        gone = time.monotonic() - begun
+        text = f"process {ranks.rank} of {ranks.count} waits for {missing} at {host}:{port}"
+        if gone > JOIN_SECONDS:
+            raise SupernetError(
+                f"{text} in vain for {JOIN_SECONDS:g} seconds: start WORLD_SIZE processes with "
+                "RANK 0, 1 and so on (torchrun does), or unset WORLD_SIZE and RANK"
+            )
+        if gone > QUIET_SECONDS and not told:
+            print(f"supernet: {text}, {JOIN_SECONDS:g} seconds at most", file=sys.stderr)
+            told = True
+        time.sleep(0.1)
+
+    first = ranks.first and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != str(True)
+    while not first and (reason := _unreachable(host, int(port))):  # torch tries with much noise
+        wait_for(f"process 0 ({reason})")
+    store = dist.TCPStore(  # type: ignore[attr-defined]
+        host, int(port), ranks.count, first, timedelta(seconds=JOIN_SECONDS),
+        wait_for_workers=False, multi_tenant=True,
+    )  # fmt: skip
+    keys = [f"supernet/{rank}" for rank in range(ranks.count)]
+    store.set(keys[ranks.rank], "here")
+    while missing := [str(rank) for rank, key in enumerate(keys) if not store.check([key])]:
+        wait_for(f"process{'es' * (len(missing) > 1)} {', '.join(missing)}")
+    return store
+
+
+def _unreachable(host: str, port: int) -> str:
+    """Return why nobody answers there; empty if somebody does."""
+    try:
+        socket.create_connection((host, port), timeout=QUIET_SECONDS).close()
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""

@@ -6,9 +6,10 @@ import os
 import random
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import astuple
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import torch
 from timm.layers import convert_sync_batchnorm
 from torch import multiprocessing
 
+from supernet.cli.console import new_console
 from supernet.data.batches import Augment, Batch
 from supernet.data.synthetic import synthetic
 from supernet.errors import SupernetError
@@ -27,6 +29,7 @@ from supernet.nn.extract import extract
 from supernet.nn.supernet import SuperNet
 from supernet.search import fit_predictor as scoring
 from supernet.space.arch import Arch
+from supernet.train import distributed
 from supernet.train import job as training
 from supernet.train.bn_calibration import calibrate_on_
 from supernet.train.distributed import ALONE, Ranks, joined
@@ -39,7 +42,7 @@ from supernet.train.phases import Phase
 from supernet.train.run import Trained
 from supernet.train.step import StepConfig, Training
 from supernet.train.strategies import Taught
-from tests.builders import randomise_, small_space, start_run, tiny_config
+from tests.builders import TINY, randomise_, small_space, start_run, tiny_config
 
 COUNT = 2
 
@@ -111,9 +114,7 @@ def both(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
     """What two processes made."""
     folder = tmp_path_factory.mktemp("ranks")
     shutil.copytree(trained_run, folder / "run")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     multiprocessing.spawn(_child, (port, folder, folder / "run"), nprocs=COUNT)
     return folder, [torch.load(folder / f"{rank}.pt") for rank in range(COUNT)]
 
@@ -182,3 +183,101 @@ def test_synchronised_norms_want_gpus(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(Ranks, "agreed", lambda self, value: value)
     with pytest.raises(SupernetError, match="sync_bn=true wants GPUs, and this trains on cpu"):
         start_run(tiny_config("sync_bn=true"), tmp_path / "run", SILENT)
+
+
+# ---- processes that cannot find each other -----------------------------------------------------
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Set the variables that torchrun sets; those that are not named are not there."""
+
+    def set_to(**values: object) -> None:
+        for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in values.items():
+            monkeypatch.setenv(name, str(value))
+
+    return set_to
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"WORLD_SIZE": 2}, {"WORLD_SIZE": ""}, {"WORLD_SIZE": "two"}, {"WORLD_SIZE": 0},
+        {"RANK": 1}, {"RANK": ""}, {"WORLD_SIZE": 2, "RANK": 2}, {"WORLD_SIZE": 2, "RANK": "first"},
+        {"WORLD_SIZE": 2, "RANK": -1}, {"WORLD_SIZE": 2, "RANK": 0, "LOCAL_RANK": "x"},
+    ],
+)  # fmt: skip
+def test_an_environment_that_names_no_process_is_one_line(
+    environment: Callable[..., None], refused: Callable[..., str], values: dict[str, Any]
+) -> None:
+    environment(**values)
+    line = refused("train", *TINY)
+    name, value = list(values.items())[-1]
+    assert f"{name}='{value}'" in line
+    assert "start it by torchrun" in line
+
+
+@pytest.mark.parametrize(
+    "values", [{}, {"RANK": 0}, {"WORLD_SIZE": 1}, {"WORLD_SIZE": 1, "RANK": 0}]
+)
+def test_one_process_is_alone(environment: Callable[..., None], values: dict[str, Any]) -> None:
+    environment(**values)
+    with joined() as ranks:
+        assert ranks == ALONE
+
+
+@pytest.mark.parametrize(
+    ("values", "quiet"),
+    [
+        ({"RANK": 1}, False),
+        ({"WORLD_SIZE": 2, "RANK": 0}, False),
+        ({"WORLD_SIZE": 2, "RANK": 1}, True),
+    ],
+)
+def test_one_of_several_processes_prints(
+    environment: Callable[..., None], values: dict[str, Any], quiet: bool
+) -> None:
+    environment(**values)
+    assert new_console().quiet is quiet
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+@pytest.mark.parametrize("address", [{}, {"MASTER_ADDR": "here"}, {"MASTER_PORT": "http"}])
+def test_a_place_to_meet_must_be_named(
+    environment: Callable[..., None], address: dict[str, str]
+) -> None:
+    environment(WORLD_SIZE=2, RANK=0, **address)
+    with pytest.raises(SupernetError, match="cannot find the others by MASTER_ADDR="), joined():
+        pass
+
+
+def test_who_is_missing_is_said_and_not_waited_for_without_end(
+    environment: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(distributed, "JOIN_SECONDS", 0.6)
+    monkeypatch.setattr(distributed, "QUIET_SECONDS", 0.2)
+    port = free_port()
+    environment(WORLD_SIZE=4, RANK=1, MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+    with (
+        pytest.raises(SupernetError, match=r"process 1 of 4 waits for process 0 \(.* in vain"),
+        joined(),
+    ):
+        pass
+    assert "process 1 of 4 waits for process 0" in capsys.readouterr().err
+    here = {"wait_for_workers": False, "multi_tenant": True}
+    store = torch.distributed.TCPStore("127.0.0.1", port, 4, True, timedelta(seconds=9), **here)
+    store.set("supernet/1", "here")
+    environment(WORLD_SIZE=4, RANK=0, MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+    with pytest.raises(SupernetError, match=r"waits for processes 2, 3 at .* in vain"), joined():
+        pass
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith(f"waits for processes 2, 3 at 127.0.0.1:{port}, 0.6 seconds at most")
