@@ -1,28 +1,42 @@
 """Read files of tensors from untrusted sources, without running code in them and within limits.
 
 The zip is checked before torch reads it, and the values before they are returned: a file must not
-take more memory than it has bytes, nor hold values that break a recursive walk. Not here: the
+take more memory than it has bytes, nor hold values that break a recursive walk.
+
+Weights of other projects are read by `read_state` alone: it finds them among what training scripts
+keep beside them, and `tensors_of` finds the network among the modules that wrap it. Not here: the
 parts of a checkpoint.
 """
 
 from __future__ import annotations
 
+import re
 import zipfile
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from supernet.errors import CheckpointError
-from supernet.io.read import MAX_DEPTH, check_regular
+from supernet.io.read import MAX_DEPTH, check_regular, visible
 
 MAX_PICKLE = 64 * 2**20
 """Bytes of the part of a zip that is not tensors; a checkpoint's has a few hundred thousand."""
 MAX_NAME = 500
 MAX_VALUES = 1_000_000
 """Values besides those in tensors, each counted as often as it is met."""
+_KEPT_AS = (
+    "state_dict_ema", "model_ema", "ema_state_dict", "ema", "state_dict", "model_state_dict",
+    "model", "net", "network", "module", "checkpoint",
+)  # fmt: skip
+"""Under which names training scripts keep weights in a file, averaged ones first."""
+_INSIDE = re.compile(r"\b(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+"""What `torch.compile`, FSDP and activation checkpointing put in front of any module."""
 _PLAIN = (str, bytes, int, float, type(None), torch.dtype, torch.device, torch.Size)
 _GROUPS = (dict, list, tuple, set, frozenset)
 
@@ -39,13 +53,85 @@ def load_tensors(path: Path) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
         _check_values(content)
     except Exception as error:  # torch raises many kinds for a damaged file
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        refused = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if refused is not None:
+            raise CheckpointError(
+                f"{path}: not written by this program, and not read: it holds {refused[1][:100]}, "
+                "and all but tensors and plain values may run code. If you trust the file, save "
+                "its weights alone: torch.save(torch.load(FILE, weights_only=False)['state_dict'], "
+                "'weights.pth'), with their name in it for 'state_dict'"
+            ) from error
         raise CheckpointError(
-            f"{path}: damaged, or not written by this program ({reason})"
+            f"{path}: damaged, or not written by this program ({_reason(error)})"
         ) from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: not a file of this program")
     return content
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a file, bare or kept as training scripts do.
+
+    Raises:
+        CheckpointError: if there is no such file, or it is damaged or holds something else.
+    """
+    if not path.exists():
+        raise CheckpointError(f"{path}: no such file; name a .safetensors or .pth file")
+    check_regular(path, error=CheckpointError)
+    content: Any
+    if path.suffix == ".safetensors":
+        try:
+            content = load_file(path)
+        except (SafetensorError, OSError, ValueError) as error:
+            raise CheckpointError(f"{path}: damaged, or no safetensors ({error})") from error
+    else:
+        content = load_tensors(path)
+    while not is_state(content):
+        groups = [content[name] for name in _KEPT_AS if name in content]
+        content = next((group for group in groups if isinstance(group, Mapping) and group), None)
+        if content is None:
+            raise CheckpointError(f"{path}: not a group of tensors")
+    state = {_INSIDE.sub("", name): tensor for name, tensor in content.items()}
+    if len(state) < len(content):
+        raise CheckpointError(f"{path}: holds weights twice, compiled and not; save one of them")
+    return state
+
+
+def tensors_of(
+    network: Collection[str], state: Mapping[str, Tensor], source: str
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Return the tensors of a network under its own names, and the names of the others.
+
+    Trainers wrap a network in modules, so that every name of it begins with `module.` or
+    `model.net.`. The others are of other modules then, such as a loss. Where no prefix brings half
+    of the network's names, everything is returned under the names it has.
+
+    Args:
+        network: names of its tensors.
+        state: as `read_state` returned it.
+        source: to name it.
+
+    Raises:
+        CheckpointError: if several parts of `state` have those names.
+    """
+    found = Counter(
+        name[:start]
+        for name in state
+        for start in (0, *(dot.end() for dot in re.finditer(r"\.", name)))
+        if name[start:] in network
+    )
+    most = max(found.values(), default=0)
+    prefixes = sorted(prefix for prefix, count in found.items() if count == most)
+    if "" in prefixes or 2 * most < len(network):
+        return dict(state), ()
+    if len(prefixes) > 1:
+        raise CheckpointError(
+            f"{source}: holds several networks with these names, {', '.join(prefixes[:5])}; save "
+            "one of them"
+        )
+    [prefix] = prefixes
+    inside = {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}
+    return inside, tuple(name for name in state if not name.startswith(prefix))
 
 
 def is_state(value: Any) -> bool:
@@ -68,6 +154,8 @@ def _check_zip(path: Path) -> None:
     size = path.stat().st_size
     with zipfile.ZipFile(path) as archive:
         parts = archive.infolist()
+        if any(part.filename.endswith("/constants.pkl") for part in parts):
+            raise zipfile.BadZipFile("it is a TorchScript program; save the model's state_dict()")
         if any(part.compress_type != zipfile.ZIP_STORED for part in parts):
             raise zipfile.BadZipFile("a part is compressed, which torch does not do")
         if sum(part.file_size for part in parts) > size:
@@ -119,3 +207,9 @@ def _encodes(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _reason(error: Exception) -> str:
+    """Return the reason of an error of torch in a line, without its advice and colours."""
+    text = str(error).rpartition("WeightsUnpickler error: ")[2].partition("Check the doc")[0]
+    return visible(" ".join(text.split())[:200]) or type(error).__name__

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from supernet.errors import CheckpointError, SpaceError
 from supernet.io.read import read_json
-from supernet.io.tensors import is_state, load_tensors
+from supernet.io.tensors import read_state, tensors_of
 from supernet.nn.description import FAULTS
 from supernet.nn.kinds import KINDS
 from supernet.nn.kinds.conv import SE, ConvKind
@@ -30,6 +30,7 @@ from supernet.space.search_space import SearchSpace
 MAX_ARCH = 10_000_000
 WIDTHS = tuple(round(0.05 * n, 2) for n in range(1, 61))
 SHOWN = 6
+_ENDS = ("first_conv.conv.weight", "feature_mix_layer.conv.weight", "classifier.linear.weight")
 _TWICE = re.compile(r"\.(conv|bn|linear)\.\1\.")  # newer releases wrap each layer once more
 
 
@@ -73,7 +74,7 @@ def read_supernet(
     """Read a published checkpoint.
 
     Args:
-        file: of tensors, or with them under `state_dict`.
+        file: of tensors, bare or kept as training scripts do.
         expand_ratios: that it was trained for.
         depths: of a stage, that it was trained for.
 
@@ -81,10 +82,13 @@ def read_supernet(
         CheckpointError: if it is none of once-for-all's, or its tensors do not fit those choices;
             it lists them.
     """
-    content = load_tensors(file)
-    state = content.get("state_dict", content)
-    if not is_state(state):
-        raise CheckpointError(f"{file}: not a group of tensors")
+    state = {_plain(name): tensor for name, tensor in read_state(file).items()}
+    state, _ = tensors_of(_ENDS, state, str(file))
+    if any(re.search(r"\binput_stem\.", name) for name in state):
+        raise CheckpointError(
+            f"{file}: a ResNet of once-for-all, whose bottleneck blocks are no kind of block here; "
+            f"its {' and '.join(_PRESETS)} are read"
+        )
     try:
         return net_of(state, expand_ratios=expand_ratios, depths=depths)
     except FAULTS as error:

@@ -14,17 +14,13 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import timm
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from supernet.errors import CheckpointError
-from supernet.io.read import check_regular
-from supernet.io.tensors import is_state, load_tensors
+from supernet.io.tensors import read_state, tensors_of
 from supernet.nn.blocks import frame, net_args, timm_blocks
 from supernet.nn.elastic import ElasticBlock
 from supernet.nn.from_timm import check_name
@@ -38,8 +34,6 @@ HUB = "timm:"
 STEM, HEAD = "conv_stem.weight", ("classifier.weight", "classifier.bias")
 KERNELS = tuple(f".{s.path}.weight" for kind in KINDS.values() for s in kind.kernels.values())
 SHOWN = 6
-_WRAPPED = ("state_dict_ema", "model_ema", "state_dict", "model")
-"""Under which names training scripts keep the weights in a file, averaged ones first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +44,8 @@ class Filled:
         source: the file, or the network that was fetched.
         taken: how many tensors serve as they are.
         cropped: each with its shapes there and here.
-        left_out: tensors of blocks beyond the deepest, and of another head.
+        left_out: tensors of blocks beyond the deepest, of another head, and of other modules that
+            a trainer keeps beside the network.
         new_head: whether the classifier starts anew.
     """
 
@@ -70,39 +65,19 @@ class Filled:
 
 
 def read_weights(source: str) -> dict[str, Tensor]:
-    """Return the tensors of `timm:NAME`, fetched from the hub, or of a file by timm's names.
+    """Return the tensors of `timm:NAME`, fetched from the hub, or of a file.
 
     Raises:
         SupernetError: if timm has no such network, or its weights cannot be fetched.
         CheckpointError: if there is no such file, or it is damaged or holds something else.
     """
-    return _fetched(source.removeprefix(HUB)) if source.startswith(HUB) else read_file(source)
-
-
-def read_file(source: str) -> dict[str, Tensor]:
-    """Return the tensors of a file, bare or wrapped as training scripts do.
-
-    Raises:
-        CheckpointError: if there is no such file, or it is damaged or holds something else.
-    """
-    file = Path(source)
-    if not file.exists():
+    if source.startswith(HUB):
+        return _fetched(source.removeprefix(HUB))
+    if not Path(source).exists():
         raise CheckpointError(
             f"{source}: no such file; name a .safetensors or .pth file, or {HUB}NAME to fetch one"
         )
-    content: Any
-    check_regular(file, error=CheckpointError)
-    if file.suffix == ".safetensors":
-        try:
-            content = load_file(file)
-        except (SafetensorError, OSError, ValueError) as error:
-            raise CheckpointError(f"{source}: damaged, or no safetensors ({error})") from error
-    else:
-        content = load_tensors(file)
-    content = next((content[name] for name in _WRAPPED if name in content), content)
-    if not is_state(content):
-        raise CheckpointError(f"{source}: not a group of tensors")
-    return {str(name).removeprefix("module."): tensor for name, tensor in content.items()}
+    return read_state(Path(source))
 
 
 def _fetched(name: str) -> dict[str, Tensor]:
@@ -132,6 +107,7 @@ def fill_(net: SuperNet, state: Mapping[str, Tensor], source: str) -> Filled:
     """
     parts = list(_parts(net))
     wanted = {f"{part.name}.{key}": shape for part in parts for key, shape in part.shapes.items()}
+    state, beside = tensors_of(wanted, state, source)
     found, faults, cropped = dict[str, Tensor](), list[str](), list[str]()
     new_head = _new_head(state, wanted)
     for name, shape in wanted.items():
@@ -158,7 +134,7 @@ def fill_(net: SuperNet, state: Mapping[str, Tensor], source: str) -> Filled:
         )
     for part in parts:
         part.load({key: found[n] for key in part.shapes if (n := f"{part.name}.{key}") in found})
-    left_out = (*deeper, *(name for name in HEAD if new_head and name in state))
+    left_out = (*deeper, *(name for name in HEAD if new_head and name in state), *beside)
     return Filled(
         source=source,
         taken=len(found) - len(cropped),

@@ -21,10 +21,10 @@ from supernet.data.dataset import ImageData
 from supernet.errors import CheckpointError, SupernetError
 from supernet.io.atomic import sha256
 from supernet.io.reporter import Reporter
+from supernet.io.tensors import read_state, tensors_of
 from supernet.nn.fixed import Net, PlainNet
 from supernet.nn.supernet import SuperNet
 from supernet.nn.timm_registry import check_known
-from supernet.nn.timm_weights import read_file
 from supernet.space.arch import Arch
 from supernet.train.build import build_data, build_space
 from supernet.train.init import warm_start_
@@ -98,7 +98,7 @@ class Timm:
         net = {"family": "timm", "name": self.name.partition(".")[0], **args}
         made = checked_network(net, Arch((), size))
         if self.weights is not None:
-            weights, head = _read_weights(self.weights), _head(made.model)
+            weights, head = _read_weights(self.weights, made.model), _head(made.model)
             kept = all(weights[n].shape == head[n].shape for n in head if n in weights)
             origin = {"weights": self.weights, "sha256": sha256(Path(self.weights))}
             return with_weights(made, weights, origin, kept=kept)
@@ -146,9 +146,9 @@ def with_weights(
     return made
 
 
-def _read_weights(file: str) -> dict[str, Tensor]:
+def _read_weights(file: str, model: nn.Module) -> dict[str, Tensor]:
     try:
-        return read_file(file)
+        return tensors_of(model.state_dict(), read_state(Path(file)), file)[0]
     except CheckpointError as error:
         raise CheckpointError(f"net.weights cannot be read ({error})") from error
 

@@ -7,13 +7,14 @@ the supernet, normalised by the run's own preprocessing, at the size of the run.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import timm
-from timm.models import load_checkpoint
 from torch import nn
 
 from supernet.data.dataset import ImageData
 from supernet.errors import SupernetError
+from supernet.io.tensors import read_state, tensors_of
 from supernet.nn.timm_registry import check_known
 
 
@@ -35,8 +36,11 @@ class Teacher:
             self.model, num_classes=data.num_classes, in_chans=data.in_chans
         )
         try:
-            load_checkpoint(net, self.weights, weights_only=True)
-        except Exception as error:  # torch and safetensors raise many kinds for a damaged file
+            state = read_state(Path(self.weights))
+            net.load_state_dict(tensors_of(net.state_dict(), state, self.weights)[0])
+        except SupernetError as error:
+            raise SupernetError(f"teacher.weights: {error}") from error
+        except RuntimeError as error:
             reason = " ".join(str(error).split())[:300]
             raise SupernetError(
                 f"teacher.weights: {self.weights} does not hold {self.model} with "

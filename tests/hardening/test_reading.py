@@ -27,11 +27,10 @@ from supernet.deploy.certificate import read_certificate
 from supernet.deploy.folder import load_config, load_subnet
 from supernet.errors import CheckpointError, DataError, SpaceError, SupernetError, TableError
 from supernet.io.read import read_bytes, read_json, read_yaml
-from supernet.io.tensors import load_tensors
+from supernet.io.tensors import load_tensors, read_state
 from supernet.latency.table import LatencyTable
 from supernet.nn.ofa_weights import read_supernet
 from supernet.nn.standalone import build, net_of
-from supernet.nn.timm_weights import read_file
 from supernet.space.arch import read_arch
 from supernet.space.search_space import SearchSpace
 from supernet.train import checkpoint
@@ -66,7 +65,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "tensors": load_tensors,
     "image": lambda file: read_square(file, 8, 3),
     "bytes": lambda path: read_bytes(path, most=10, error=DataError),
-    "weights": lambda path: read_file(str(path.rename(path.with_suffix(".safetensors")))),
+    "weights": lambda path: read_state(path.rename(path.with_suffix(".safetensors"))),
 }
 
 

@@ -157,6 +157,26 @@ def test_foreign_files_are_listed_not_loaded_halfway(tmp_path: Path) -> None:
         read_supernet(file)
 
 
+def test_a_supernet_is_read_as_trainers_wrap_it(tmp_path: Path) -> None:
+    state = their_net("OFAMobileNetV3", 1.0).state_dict()
+    torch.save({"state_dict": state}, tmp_path / "bare")
+    want = read_supernet(tmp_path / "bare").state_dict()
+    for start in ("module.", "model.module.", "_orig_mod.module."):
+        wrapped = {start + name: tensor for name, tensor in state.items()}
+        torch.save({"model": wrapped}, tmp_path / "wrapped")
+        got = read_supernet(tmp_path / "wrapped").state_dict()
+        torch.testing.assert_close(got, want, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("start", ["", "module."])
+def test_a_resnet_of_theirs_is_called_one(start: str, tmp_path: Path) -> None:
+    names = networks.OFAResNets(n_classes=2, depth_list=[0]).state_dict()
+    state = {start + name: torch.zeros(1) for name in names}
+    torch.save({"state_dict": state}, tmp_path / "weights")
+    with pytest.raises(CheckpointError, match=r"a ResNet of once-for-all, .*ofa_mbv3 and ofa_prox"):
+        read_supernet(tmp_path / "weights")
+
+
 def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path) -> None:
     class Evil:
         def __reduce__(self) -> Any:

@@ -83,6 +83,16 @@ def test_files_of_torch_are_read_as_scripts_write_them(wrapped: str | None, tmp_
     assert_starts_as(net, model)
 
 
+@pytest.mark.parametrize("start", ["module.", "model.", "model._orig_mod.", "a.net.module."])
+def test_the_network_of_a_trainer_is_read(start: str, tmp_path: Path) -> None:
+    state = {start + name: tensor for name, tensor in theirs().state_dict().items()}
+    torch.save({"state_dict": state | {"loss.weight": torch.ones(5)}}, tmp_path / "w.ckpt")
+    net = SuperNet(timm_space(NAME), 1000)
+    filled = fill_(net, read_weights(str(tmp_path / "w.ckpt")), "w.ckpt")
+    assert_starts_as(net, theirs())
+    assert filled.left_out == ("loss.weight",)
+
+
 @pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
 def test_a_space_of_ones_own_starts_as_its_network(space: SearchSpace) -> None:
     """Ragged ops too, where the largest subnet has not the largest kernel of its block."""

@@ -99,7 +99,7 @@ def test_a_training_from_a_file_says_so_and_resumes_without_it(
     [
         (["net.init=nowhere.pth"], "net.init: nowhere.pth: no such file; name a .safetensors"),
         (["net.init=timm:mobilenetv3_smal_050"], "net.init: timm has no network .*near: "),
-        (["net.init=5"], "net.init is 5; it must be text or null"),
+        (["net.init=5"], "net.init: 5: no such file; name a .safetensors"),
         (["net.kind=quantum"], "kind is 'quantum'; allowed: supernet"),
         (["+net.seed=1"], "net has 'seed'; allowed: init"),
         (["net.init=nowhere.pth", "init_from=runs/nowhere"], "leave out one"),

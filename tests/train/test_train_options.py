@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import timm
 import torch
-from safetensors.torch import save_file
 
 from supernet.cli.hydra_config import composed
 from supernet.data.augment import mix, rand_augment
@@ -281,8 +280,9 @@ def test_a_timm_network_teaches(tmp_path: Path) -> None:
     data = synthetic(size=16)
     torch.manual_seed(0)
     made = timm.create_model("resnet10t", num_classes=data.num_classes, in_chans=data.in_chans)
-    file = tmp_path / "teacher.safetensors"
-    save_file(made.state_dict(), file)
+    file = tmp_path / "teacher.ckpt"
+    wrapped = {f"model.module.{name}": tensor for name, tensor in made.state_dict().items()}
+    torch.save({"state_dict": wrapped, "epoch": 3}, file)
     config = tiny_config()
     teacher = build_teacher(
         {**config, "teacher": {"model": "resnet10t", "weights": str(file)}}, data
