@@ -31,6 +31,7 @@ from torch import Tensor
 
 from benchmarks.common import aim, commit, write_result
 from supernet.data.batches import Augment, Batch
+from supernet.data.parts import divide
 from supernet.data.synthetic import synthetic
 from supernet.nn.count import size_of
 from supernet.nn.ofa_weights import net_of
@@ -297,7 +298,7 @@ def sandwich(ours: Side, batch: int, turns: int) -> dict[str, float]:
     draw = SubnetSampler(SPACE.sample, 0, 0)
     phase = Phase(name="all", space=SPACE, epochs=1, lr=LR, subnets=2, smallest=True)
     training = Training(
-        net=ours.net, phases=[phase], strategy=Taught(), data=synthetic(size=1),
+        net=ours.net, phases=[phase], strategy=Taught(), data=divide(synthetic(size=1)),
         optimizer=ours.optimizer,
         config=StepConfig(
             batch_size=batch, augment=Augment(), seed=0, gates=GateConfig(), amp="bf16"

@@ -28,6 +28,8 @@ def main() -> None:
     """Train by the overrides on the command line; Hydra's own flags work too."""
     with reported():
         sys.argv[1:], overrides = _typed(sys.argv[1:])
+        if any(word.startswith("resume=") for word in overrides):  # the run says which data it has
+            sys.argv[1:], overrides = map(_with_any_data, (sys.argv[1:], overrides))
         config = composed(_first_of_sweeps(overrides))
         _check_resume(overrides, config["resume"])
         run_folder(config["name"])  # Hydra makes a sweep's folder before its first run
@@ -57,6 +59,11 @@ def _typed(words: list[str]) -> tuple[list[str], list[str]]:
     return every, overrides
 
 
+def _with_any_data(words: list[str]) -> list[str]:
+    """Return `words` with `data.root=` as a setting of whatever data there is."""
+    return [f"++{word}" if word.startswith("data.root=") else word for word in words]
+
+
 def _first_of_sweeps(words: list[str]) -> list[str]:
     """Return `words` with each sweep, such as `seed=1,2`, at its first value."""
     try:
@@ -80,7 +87,9 @@ def _job(config: DictConfig, default_space: dict[str, Any]) -> None:
         values = plain(config)
         reporter = ConsoleReporter()
         if values["resume"]:
-            training.resume(Path(values["resume"]), reporter)
+            moved = any(map(_is_root, HydraConfig.get().overrides.task))
+            root = str(values["data"]["root"]) if moved else None
+            training.resume(Path(values["resume"]), reporter, data_root=root)
             return
         if values["init_from"] and not _names_space(values, default_space):
             values["space"] = space_of_run(values["init_from"])
@@ -114,10 +123,14 @@ def _names_space(values: dict[str, Any], default: dict[str, Any]) -> bool:
     return values["space"] != default or any(re.match(r"[+~]*space\b", word) for word in words)
 
 
+def _is_root(word: str) -> bool:
+    return word.startswith("++data.root=")
+
+
 def _check_resume(overrides: list[str], resume: str | None) -> None:
-    others = [word for word in overrides if not word.startswith("resume=")]
+    others = [word for word in overrides if not (word.startswith("resume=") or _is_root(word))]
     if resume and others:
         raise SupernetError(
-            "resume takes every setting from the run; leave out "
+            "resume takes every setting but data.root from the run; leave out "
             f"{command(*map(as_shown, others))}, or start a new run with another name="
         )

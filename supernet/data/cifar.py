@@ -9,29 +9,29 @@ from __future__ import annotations
 import torch
 from torchvision.datasets import CIFAR10, CIFAR100
 
-from supernet.data.dataset import ImageData, Images, split
+from supernet.data.dataset import Images
+from supernet.data.parts import Pool, pool_of
 from supernet.errors import DataError
 
 
-def cifar10(*, root: str = "data", held_out: float = 0.1, seed: int = 0) -> ImageData:
+def cifar10(*, root: str = "data", held_out: float = 0.1) -> Pool:
     """Load CIFAR-10 from `root`; `held_out` is the share of its training images for validation."""
-    return _cifar(CIFAR10, "cifar10", root, held_out, seed)
+    return _cifar(CIFAR10, "cifar10", root, held_out)
 
 
-def cifar100(*, root: str = "data", held_out: float = 0.1, seed: int = 0) -> ImageData:
+def cifar100(*, root: str = "data", held_out: float = 0.1) -> Pool:
     """Load CIFAR-100 from `root`; `held_out` is the share of its training images for validation."""
-    return _cifar(CIFAR100, "cifar100", root, held_out, seed)
+    return _cifar(CIFAR100, "cifar100", root, held_out)
 
 
-def _cifar(kind: type[CIFAR10], name: str, root: str, held_out: float, seed: int) -> ImageData:
+def _cifar(kind: type[CIFAR10], name: str, root: str, held_out: float) -> Pool:
     train, test = (_part(kind, root, train) for train in (True, False))
-    training, holding = split(_images(train), held_out, seed=seed)
-    return ImageData(
-        name=name,
-        classes=tuple(train.classes),
-        train=training,
-        held_out=holding,
+    return pool_of(
+        name,
+        tuple(train.classes),
+        train=_images(train),
         test=_images(test),
+        shares={"held_out": held_out},
     )
 
 

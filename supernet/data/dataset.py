@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from supernet.data.ids import Parts, id_of
 from supernet.data.preprocess import Preprocess
 from supernet.errors import DataError
 
@@ -36,6 +36,12 @@ class ImageSource(Protocol):
     def stream(self, parts: Sequence[Tensor]) -> Iterator[Images]:
         """Yield `take(part)` for each of `parts`, possibly read ahead."""
 
+    def pick(self, indices: Tensor) -> ImageSource:
+        """Return the images at `indices` `[n]`, in files where these are."""
+
+    def in_memory(self) -> Images:
+        """Return all images in memory."""
+
 
 @dataclass(frozen=True, eq=False)
 class Images:
@@ -55,13 +61,23 @@ class Images:
         """Yield `take(part)` for each of `parts`."""
         return map(self.take, parts)
 
+    def pick(self, indices: Tensor) -> Images:
+        """Return the images at `indices` `[n]`."""
+        return self.take(indices)
+
+    def in_memory(self) -> Images:
+        """Return these images."""
+        return self
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ImageData:
     """One data set: `train` for weights, `held_out` for gates and predictors, `test` for scores.
 
-    `notes` are remarks for readers of the results, such as the source of a split.
-    `normalisation` replaces the mean and standard deviation computed from `train`.
+    `ids` are of the images, which a run keeps; None computes them. `notes` are remarks for readers
+    of the results, such as the source of a split. `changed` says in one line how the images differ
+    from those that a run was started with. `normalisation` replaces the mean and standard
+    deviation computed from `train`.
     """
 
     name: str
@@ -69,7 +85,9 @@ class ImageData:
     train: ImageSource
     held_out: ImageSource
     test: ImageSource
+    ids: Parts | None = None
     notes: tuple[str, ...] = ()
+    changed: str | None = None
     normalisation: Preprocess | None = None
 
     def __post_init__(self) -> None:
@@ -87,6 +105,15 @@ class ImageData:
     def in_chans(self) -> int:
         """Channels of the images."""
         return self.preprocess.in_chans
+
+    @cached_property
+    def parts(self) -> Parts:
+        """Ids of the images of each part."""
+        if self.ids is not None:
+            return self.ids
+        return Parts(
+            train=ids_of(self.train), held_out=ids_of(self.held_out), test=ids_of(self.test)
+        )
 
     @cached_property
     def preprocess(self) -> Preprocess:
@@ -118,32 +145,8 @@ class ImageData:
         return replace(self, normalisation=replace(other, size=mine.size))
 
 
-def split_indices(labels: Tensor, fraction: float, *, seed: int) -> tuple[Tensor, Tensor]:
-    """Split `fraction` off the images with `labels` `[N]`, stratified by class.
-
-    Returns:
-        Sorted indices of the rest and of the part split off.
-
-    Raises:
-        DataError: if a class has fewer than two images, or one side would lack a class.
-    """
-    if not 0 < fraction < 1:
-        raise DataError(f"a split takes a fraction between 0 and 1; got {fraction}")
-    from sklearn.model_selection import train_test_split
-
-    try:
-        rest, cut = train_test_split(
-            np.arange(len(labels)), test_size=fraction, stratify=labels.numpy(), random_state=seed
-        )
-    except ValueError as error:
-        raise DataError(
-            f"{len(labels)} images cannot be split at {fraction:g} with every class on both "
-            f"sides: {error}"
-        ) from error
-    return torch.from_numpy(np.sort(rest)), torch.from_numpy(np.sort(cut))
-
-
-def split(images: Images, fraction: float, *, seed: int) -> tuple[Images, Images]:
-    """Split `fraction` of the images off, stratified by class; return (rest, split off)."""
-    rest, cut = split_indices(images.labels, fraction, seed=seed)
-    return images.take(rest), images.take(cut)
+def ids_of(source: ImageSource) -> Tensor:
+    """Return the ids `[N]` of images by their pixels."""
+    parts = source.stream(torch.arange(len(source)).split(500))
+    images = (image for part in parts for image in part.pixels.numpy())
+    return torch.tensor([id_of(image.tobytes()) for image in images], dtype=torch.int64)

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torchvision.datasets import FashionMNIST
 
-from supernet.data.dataset import ImageData, Images, split
+from supernet.data.dataset import Images
+from supernet.data.parts import Pool, pool_of
 from supernet.errors import DataError
 from supernet.io.read import check_regular
 
@@ -24,24 +25,20 @@ CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shi
            "Bag", "Ankle boot")  # fmt: skip
 
 
-def fashion_mnist(*, root: str | None = None, held_out: float = 0.1, seed: int = 0) -> ImageData:
+def fashion_mnist(*, root: str | None = None, held_out: float = 0.1) -> Pool:
     """Load Fashion-MNIST.
 
     Args:
         root: a folder with the four `.gz` files, or where torchvision keeps or puts them; left
             out: Debian's, else `data/`.
         held_out: share of the training images kept for validation.
-        seed: of the split.
 
     Raises:
         DataError: if the files are not there and cannot be fetched, or are damaged.
     """
     folder = _folder(root)
     train, test = (_read(folder, name) for name in ("train", "t10k"))
-    training, holding = split(train, held_out, seed=seed)
-    return ImageData(
-        name="fashion_mnist", classes=CLASSES, train=training, held_out=holding, test=test
-    )
+    return pool_of("fashion_mnist", CLASSES, train=train, test=test, shares={"held_out": held_out})
 
 
 def _folder(root: str | None) -> Path:

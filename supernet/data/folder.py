@@ -1,26 +1,30 @@
 """Image folders: one subfolder per class; images of any size, grey or colour.
 
 root/train/CLASS/*    required
-root/val/CLASS/*      validation images; by default a random part of train/
-root/test/CLASS/*     test images; by default a random part of train/
+root/val/CLASS/*      validation images; by default drawn from train/ by the names of the files
+root/test/CLASS/*     test images; by default drawn from train/ by the names of the files
 
 Links are followed; hidden names and the litter of systems are passed over with a note.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from supernet.data.dataset import ImageData, ImageSource, split_indices
+from supernet.data.ids import PARTS
 from supernet.data.image_files import FileImages, Files
-from supernet.data.scan import Part, scan
+from supernet.data.parts import Pool
+from supernet.data.scan import name_in, scan
 from supernet.errors import DataError
 
-WORDS = {"train": "training", "val": "validation", "test": "test"}
+PART_OF = {"train": "train", "val": "held_out", "test": "test"}
+_DRAWN = {
+    "test": "no test/: images of train/ are used for testing, drawn by their names",
+    "held_out": "no val/: images of train/ are used for validation, drawn by their names",
+}
 
 
 def folder(
@@ -32,8 +36,7 @@ def folder(
     in_chans: int | None = None,
     memory_gb: float = 2.0,
     workers: int = 2,
-    seed: int = 0,
-) -> ImageData:
+) -> Pool:
     """Load a folder of images; every file is read once to check it.
 
     Args:
@@ -45,71 +48,33 @@ def folder(
         memory_gb: up to this size all images are kept in memory; larger sets are read batch by
             batch.
         workers: processes that read images.
-        seed: of the splits.
 
     Raises:
         DataError: if files are damaged or not images, a part lacks a class, or the layout is
             another one, or a folder cannot be listed.
     """
-    top = Path(root)
-    found = scan(top)
-    parts = dict(found.parts)
-    everything = Files(file for part in parts.values() for file in part.files)
     if in_chans not in (None, 1, 3):
         raise DataError(f"data.in_chans is {in_chans}; allowed: 1, 3, null")
-    labels = torch.cat([part.labels for part in parts.values()])
-    checked = _source(Part(files=everything, labels=labels), size, 3, workers).check()
+    top = Path(root)
+    found = scan(top)
+    given = {PART_OF[name]: part for name, part in found.parts.items()}
+    images = FileImages(
+        files=Files(file for part in given.values() for file in part.files),
+        labels=torch.cat([part.labels for part in given.values()]),
+        size=size, in_chans=3, workers=workers,
+    )  # fmt: skip
+    checked = images.check()
     channels = in_chans or (1 if checked.grey else 3)
-    notes = [*found.notes, *checked.notes()]
-    for name, share in (("test", test), ("val", held_out)):
-        if name not in parts:
-            rest, cut = split_indices(parts["train"].labels, share, seed=seed)
-            parts[name], parts["train"] = parts["train"].pick(cut), parts["train"].pick(rest)
-            use = "testing" if name == "test" else "validation"
-            notes.append(f"no {name}/: {len(cut)} images of train/ are used for {use}")
-    notes += _copies_between(parts, everything, checked.digests)
-    fits = len(everything) * channels * size**2 <= memory_gb * 2**30
-    sources: dict[str, ImageSource] = {}
-    for name, part in parts.items():
-        source = _source(part, size, channels, workers)
-        sources[name] = source.in_memory() if fits else source
-    return ImageData(
+    drawn = {"test": test, "held_out": held_out}
+    drawn = {name: share for name, share in drawn.items() if name not in given}
+    return Pool(
         name=top.resolve().name,
         classes=found.classes,
-        train=sources["train"],
-        held_out=sources["val"],
-        test=sources["test"],
-        notes=tuple(notes),
+        images=replace(images, in_chans=channels),
+        given=torch.cat([torch.full_like(p.labels, PARTS.index(n)) for n, p in given.items()]),
+        ids=checked.digests,
+        names=[name_in(top / "train", file) for file in images.files],
+        shares=drawn,
+        in_memory=len(images) * channels * size**2 <= memory_gb * 2**30,
+        notes=(*found.notes, *checked.notes(), *(_DRAWN[name] for name in drawn)),
     )
-
-
-def _source(part: Part, size: int, in_chans: int, workers: int) -> FileImages:
-    return FileImages(
-        files=part.files, labels=part.labels, size=size, in_chans=in_chans, workers=workers
-    )
-
-
-def _copies_between(parts: Mapping[str, Part], files: Files, digests: Tensor) -> list[str]:
-    """Return a remark for each two of `parts` that share images, byte for byte.
-
-    Args:
-        parts: by name.
-        files: of all parts.
-        digests: of the bytes of `files` `[N]`.
-    """
-    _, which, counts = digests.unique(return_inverse=True, return_counts=True)
-    repeated = (counts[which] > 1).nonzero()[:, 0].tolist()
-    groups = {files[index]: int(which[index]) for index in repeated}
-    if not groups:
-        return []
-    notes = []
-    for first, second in (("train", "test"), ("train", "val"), ("val", "test")):
-        known = {groups[file]: file for file in parts[first].files if file in groups}
-        copies = [file for file in parts[second].files if groups.get(file) in known]
-        if copies:
-            notes.append(
-                f"{len(copies)} of {len(parts[second].files)} {WORDS[second]} images are "
-                f"{WORDS[first]} images as well, byte for byte: {copies[0]} is "
-                f"{known[groups[copies[0]]]}"
-            )
-    return notes

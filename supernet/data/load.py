@@ -1,40 +1,64 @@
-"""Find a data set by its name: the function `NAME` of the module `supernet.data.NAME`."""
+"""Load a data set by its name: the function `NAME` of the module `supernet.data.NAME`."""
 
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
 from supernet.data.dataset import ImageData
+from supernet.data.ids import Parts
+from supernet.data.parts import divide
 from supernet.errors import DataError, SupernetError
 from supernet.io.validate import construct
 
 NAMES = ("cifar10", "cifar100", "digits", "fashion_mnist", "folder", "synthetic")
 
 
-def load_data(name: str, options: Mapping[str, Any], *, seed: int, size: int) -> ImageData:
+def load_data(
+    name: str,
+    options: Mapping[str, Any],
+    *,
+    seed: int,
+    size: int,
+    kept: Parts | None = None,
+    closed: bool = False,
+) -> ImageData:
     """Load the data set `name` with its `options`.
 
     Args:
         name: one of `NAMES`.
         options: arguments of its function.
-        seed: of splits.
+        seed: of sets that are made up.
         size: side in pixels to store images at, for data sets with images of any size whose
             options do not set it.
+        kept: the images of a run, which stay in their parts.
+        closed: leave images out that are not in `kept`.
 
     Raises:
-        DataError: if there is no such data set, or it has no such option.
+        DataError: if there is no such data set, it has no such option, or it cannot be divided.
     """
     if name not in NAMES:
         raise DataError(f"data.name is {name!r}; allowed: {', '.join(NAMES)}")
     module = "cifar" if name.startswith("cifar") else name
     function = getattr(import_module(f"supernet.data.{module}"), name)
     given = dict(options)
-    if "size" in inspect.signature(function).parameters and given.get("size") is None:
+    accepted = inspect.signature(function).parameters
+    if "size" in accepted and given.get("size") is None:
         given["size"] = size
+    if "seed" in accepted:
+        given.setdefault("seed", seed)
     try:
-        return construct(function, {"seed": seed, **given}, "data")
+        return divide(construct(function, given, "data"), kept=kept, closed=closed)
     except SupernetError as error:
         raise DataError(str(error)) from error
+
+
+def located(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a `conf/data/` file with an absolute `root`, true in any folder."""
+    root = fields.get("root")
+    if not isinstance(root, str):
+        return dict(fields)
+    return {**fields, "root": os.path.abspath(os.path.expanduser(root))}

@@ -34,10 +34,6 @@ class Part:
     files: Files
     labels: Tensor
 
-    def pick(self, indices: Tensor) -> Part:
-        """Return the files at `indices` `[n]`."""
-        return Part(files=self.files.pick(indices), labels=self.labels[indices])
-
 
 @dataclass(frozen=True, kw_only=True)
 class Scan:
@@ -73,6 +69,11 @@ def scan(top: Path) -> Scan:
     if others:
         notes += (f"{_some(others)} in {top} not read; its parts are train/, val/ and test/",)
     return Scan(classes=classes, parts=parts, notes=notes)
+
+
+def name_in(part: Path, file: Path) -> str:
+    """Return the name of `file` in the folder of its part: the same in every Unicode form."""
+    return _composed(Path(os.path.relpath(file, part)).as_posix())
 
 
 class _Listed:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import torch
 
-from supernet.data.dataset import ImageData, Images
+from supernet.data.dataset import Images
+from supernet.data.parts import Pool, pool_of
 from supernet.errors import DataError
 
 
 def synthetic(
     *, num_classes: int = 4, in_chans: int = 3, size: int = 16, per_class: int = 24, seed: int = 0
-) -> ImageData:
-    """Return a data set that a small network learns within a few steps."""
+) -> Pool:
+    """Make images that a small network learns within a few steps."""
     if min(num_classes, in_chans, size, per_class) < 1:
         raise DataError(
             "num_classes, in_chans, size and per_class must be 1 or more; got "
@@ -26,10 +27,11 @@ def synthetic(
         pixels = (0.7 * patterns[labels] + 0.3 * noise) * 255
         return Images(pixels.to(torch.uint8), labels)
 
-    return ImageData(
-        name="synthetic",
-        classes=tuple(f"class{number}" for number in range(num_classes)),
+    return pool_of(
+        "synthetic",
+        tuple(f"class{number}" for number in range(num_classes)),
         train=part(per_class),
         held_out=part(max(2, per_class // 3)),
         test=part(max(2, per_class // 3)),
+        shares={},
     )

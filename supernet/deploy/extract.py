@@ -81,6 +81,7 @@ def write_subnet(
         preprocess=preprocess,
         classes=run.classes,
         data={"fields": run.config["data"], "seed": run.config["seed"]},
+        parts=data.parts,
     )
     alone = net if isinstance(net, PlainNet) else None
     subnet = SubnetId(

@@ -7,6 +7,7 @@ model.py           rebuilds it with timm and safetensors only
 model.onnx         the same network for ONNX Runtime; input `image` [batch, C, R, R]
 model.pt2          the same for `torch.export.load`
 labels.txt         the classes, a line each
+images.safetensors ids of the training, validation and test images of its run
 arch.json          the architecture in this project's terms
 certificate.json   what was promised and what was measured
 """
@@ -16,21 +17,23 @@ from __future__ import annotations
 import io
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import onnxruntime
 import torch
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 
+from supernet.data.ids import Parts
 from supernet.data.preprocess import Preprocess
 from supernet.errors import CheckpointError, SupernetError, shown
 from supernet.io.atomic import write_json
 from supernet.io.quiet import quiet
-from supernet.io.read import MAX_ONNX, read_bytes, read_json
+from supernet.io.read import MAX_ONNX, check_regular, read_bytes, read_json
 from supernet.io.validate import construct
 from supernet.nn import standalone
 from supernet.nn.description import check_net, check_self_contained, load_net
@@ -38,6 +41,7 @@ from supernet.nn.standalone import ENTRY_POINT, net_of
 from supernet.space.arch import Arch
 
 FORMAT, VERSION = "supernet-subnet", 2
+IMAGES = "images.safetensors"
 MAX_CONFIG = 16 * 2**20
 """Bytes of a `config.json`: 100,000 classes take a fifth of it."""
 
@@ -52,6 +56,8 @@ class SubnetConfig:
     classes: tuple[str, ...]
     data: dict[str, Any]
     """name, options and seed of the data set it was trained on"""
+    parts: Parts | None = None
+    """ids of the images of its run, kept in `IMAGES`; None in folders of earlier releases"""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for `config.json`."""
@@ -116,6 +122,8 @@ def save_subnet(folder: Path, model: nn.Module, config: SubnetConfig) -> None:
     (folder / "model.safetensors").write_bytes(save(weights))
     shutil.copy(standalone.__file__, folder / "model.py")
     export(model, folder, config)
+    if config.parts is not None:
+        (folder / IMAGES).write_bytes(save(config.parts.to_dict()))
     (folder / "labels.txt").write_text("\n".join(config.classes) + "\n", encoding="utf-8")
     write_json(folder / "arch.json", config.arch.to_dict())
     write_json(folder / "config.json", config.to_dict())
@@ -158,10 +166,20 @@ def load_config(folder: str | Path) -> SubnetConfig:
             f"version {VERSION}"
         )
     try:
-        return _config_of(data)
+        return replace(_config_of(data), parts=_parts(Path(folder) / IMAGES))
     except (SupernetError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = str(error) if isinstance(error, SupernetError) else repr(error)
         raise CheckpointError(f"{file}: malformed ({reason})") from error
+
+
+def _parts(file: Path) -> Parts | None:
+    if not file.exists():
+        return None
+    check_regular(file, error=CheckpointError)
+    try:
+        return Parts.from_dict(load_file(file))
+    except (SupernetError, SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{file}: {shown(error)}") from error
 
 
 def _config_of(data: dict[str, Any]) -> SubnetConfig:

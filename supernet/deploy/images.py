@@ -6,6 +6,8 @@ set is missing; the caller has to say so.
 
 from __future__ import annotations
 
+import sys
+
 import torch
 from torch import Tensor
 
@@ -17,16 +19,22 @@ from supernet.train.build import data_of
 
 
 def data_for(config: SubnetConfig) -> ImageData:
-    """Load the images that the subnet was trained on.
+    """Load the images of the run that the subnet is from, each in its part.
 
     Raises:
-        SupernetError: if they are missing, or differ from the training data.
+        SupernetError: if they are missing or of other classes, or it is not known which they were.
     """
     fields, seed = config.data.get("fields"), config.data.get("seed")
     if fields is None or seed is None:
         raise SupernetError("config.json of the subnet does not say where its images are")
+    if config.parts is None:
+        raise SupernetError(
+            "an earlier release wrote the subnet without the ids of its images, so that training "
+            "and test images cannot be told apart"
+        )
+    size = config.preprocess.size
     try:
-        data = data_of(fields, seed=int(seed), size=config.preprocess.size)
+        data = data_of(fields, seed=int(seed), size=size, kept=config.parts, closed=True)
     except SupernetError as error:
         raise SupernetError(f"the images of the subnet cannot be loaded: {error}") from error
     if list(data.classes) != list(config.classes) or data.in_chans != config.preprocess.in_chans:
@@ -34,6 +42,8 @@ def data_for(config: SubnetConfig) -> ImageData:
             f"the data now has classes {list(data.classes)} and {data.in_chans} channels; the "
             f"subnet was trained on {list(config.classes)} and {config.preprocess.in_chans}"
         )
+    if data.changed is not None:
+        print(f"supernet: note: the data of the subnet: {data.changed}", file=sys.stderr)
     return data
 
 

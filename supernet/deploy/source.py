@@ -30,7 +30,7 @@ class SubnetSource:
 
     def data(self, config: Mapping[str, Any]) -> ImageData:
         folder = load_config(self.dir)
-        data = build_data(config, size=folder.arch.resolution)
+        data = build_data(config, size=folder.arch.resolution, kept=folder.parts)
         if data.in_chans != folder.preprocess.in_chans:
             raise SupernetError(
                 f"net.dir: {self.dir} takes images of {folder.preprocess.in_chans} channels, and "

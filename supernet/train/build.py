@@ -17,6 +17,7 @@ from torch import nn
 
 from supernet.data.batches import Augment, check_balance
 from supernet.data.dataset import ImageData
+from supernet.data.ids import Parts
 from supernet.data.load import load_data
 from supernet.errors import DeviceError, SupernetError
 from supernet.io.validate import check_types, construct
@@ -55,17 +56,34 @@ def build_space(fields: Mapping[str, Any]) -> SearchSpace:
     return check_space(construct(PRESETS[preset], rest, f"space preset {preset}"))
 
 
-def build_data(config: Mapping[str, Any], *, size: int) -> ImageData:
+def build_data(
+    config: Mapping[str, Any], *, size: int, kept: Parts | None = None, closed: bool = False
+) -> ImageData:
     """Load the run's images; `size` is the largest side in pixels that the net takes."""
-    return data_of(config["data"], seed=int(config["seed"]), size=size)
+    return data_of(config["data"], seed=int(config["seed"]), size=size, kept=kept, closed=closed)
 
 
-def data_of(fields: Mapping[str, Any], *, seed: int, size: int) -> ImageData:
-    """Load the images of a `conf/data/` file; how they are batched is not part of it."""
+def data_of(
+    fields: Mapping[str, Any],
+    *,
+    seed: int,
+    size: int,
+    kept: Parts | None = None,
+    closed: bool = False,
+) -> ImageData:
+    """Load the images of a `conf/data/` file; how they are batched is not part of it.
+
+    Args:
+        fields: of the file.
+        seed: of sets that are made up.
+        size: the largest side in pixels that the net takes.
+        kept: the images of a run, which stay in their parts.
+        closed: leave images out that are not in `kept`.
+    """
     if not isinstance(fields, Mapping) or "name" not in fields:
         raise SupernetError("data lacks name; choose a set, such as data=digits")
     options = {key: value for key, value in fields.items() if key not in ("name", *BATCHING)}
-    return load_data(str(fields["name"]), options, seed=seed, size=size)
+    return load_data(str(fields["name"]), options, seed=seed, size=size, kept=kept, closed=closed)
 
 
 def build_recipe(config: Mapping[str, Any], space: Choices) -> tuple[tuple[Phase, ...], Taught]:

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from supernet.data.dataset import ImageData
+from supernet.data.ids import Parts
+from supernet.data.load import located
 from supernet.data.preprocess import Preprocess
 from supernet.errors import CheckpointError, SpaceError, SupernetError
 from supernet.io.lock import held
@@ -34,10 +36,8 @@ def warm_start_(
         reporter: gets the report.
 
     Raises:
-        SupernetError: if both are given, or the weights cannot be used.
+        SupernetError: if the weights cannot be used.
     """
-    if init is not None and run is not None:
-        raise SupernetError("net.init and init_from both name weights to start from; leave out one")
     if run is not None:
         reporter.note(_fill_from_run_(net, run, data))
     if init is not None:
@@ -46,6 +46,19 @@ def warm_start_(
         except SupernetError as error:
             raise CheckpointError(f"net.init: {error}") from error
         net.sort_channels_()  # imported channels are unsorted, and narrow ops keep the first
+
+
+def parts_of_start(path: str) -> Parts | None:
+    """Return the ids of the images of the run `path`; None if it has seen none that are known.
+
+    Raises:
+        CheckpointError: if there is no such run, or it is damaged.
+    """
+    try:
+        run = Trained.open(path)
+        return run.parts if "images" in run.content else None
+    except SupernetError as error:
+        raise CheckpointError(f"init_from: {error}") from error
 
 
 def _fill_from_run_(net: SuperNet, path: str, data: ImageData) -> str:
@@ -67,6 +80,8 @@ def _fill_from_run_(net: SuperNet, path: str, data: ImageData) -> str:
     if run.classes != data.classes:
         state |= {name: value for name, value in net.state_dict().items() if name.startswith(HEAD)}
         said.append(f"a new head for {data.num_classes} classes in place of {len(run.classes)}")
+    if "images" not in run.content:
+        said.append("which were trained on images that an earlier release did not keep the ids of")
     try:
         net.load_state_dict(state)
     except RuntimeError as error:
@@ -101,7 +116,8 @@ def keep(net: SuperNet, folder: Path, *, config: Mapping[str, Any], data: ImageD
         "in_chans": net.in_chans,
         "preprocess": Preprocess(mean=mean, std=std, size=size).to_dict(),
         "classes": names,
-        "config": dict(config),
+        "images": None,  # the weights have seen none of them
+        "config": {**config, "data": located(config["data"])},
         "supernet": tool_version(),
         "model": net.state_dict(),
         "gates": {},

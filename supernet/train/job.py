@@ -13,6 +13,7 @@ from timm.layers import convert_sync_batchnorm
 
 from supernet.data.batches import train_batches
 from supernet.data.dataset import ImageData
+from supernet.data.load import located
 from supernet.errors import (
     KILLED_WORKER,
     CheckpointError,
@@ -89,6 +90,7 @@ def start(
             onward = override("resume", folder)
             checkpoint.check_free(folder, f"go on with {onward}, or choose another name=")
         folder = Path(ranks.agreed_text(str(folder)))
+        config = {**config, "data": located(config["data"])}
         job = Job(folder=folder, config=config, reporter=reporter, launch=launch, watch=watch)
         _use_threads(config)
         data = source.data(config)
@@ -98,8 +100,13 @@ def start(
         _run(job, training, START)
 
 
-def resume(path: Path, reporter: Reporter) -> None:
+def resume(path: Path, reporter: Reporter, *, data_root: str | None = None) -> None:
     """Go on with the run in the folder `path` from its last checkpoint; the result is the same.
+
+    Args:
+        path: of the run.
+        reporter: told of its progress.
+        data_root: the folder where its images are now; None is where they were.
 
     Raises:
         SupernetError: if there is no such run, or its data or tables are not there any more.
@@ -108,6 +115,8 @@ def resume(path: Path, reporter: Reporter) -> None:
     with _held(folder) as ranks:
         ranks.wait()  # for the first process to hold the run
         run = Trained.open(path)
+        if data_root is not None and ranks.first:
+            run.move_data(data_root)
         ranks.wait()  # for all to have read it
         state = run.content
         try:

@@ -138,6 +138,7 @@ class RunFolder:
             **checkpoint.shape_of(training.net),
             "preprocess": training.data.preprocess.to_dict(),
             "classes": list(training.data.classes),
+            "images": training.data.parts.to_dict(),
             "config": dict(job.config),
             "supernet": tool_version(),
             "command": job.launch.command,

@@ -27,7 +27,7 @@ from supernet.nn.supernet import SuperNet
 from supernet.nn.timm_registry import check_known
 from supernet.space.arch import Arch
 from supernet.train.build import build_data, build_space
-from supernet.train.init import warm_start_
+from supernet.train.init import parts_of_start, warm_start_
 
 
 class ModelSource(Protocol):
@@ -53,7 +53,13 @@ class Supernet:
     init: str | None = None
 
     def data(self, config: Mapping[str, Any]) -> ImageData:
-        return build_data(config, size=max(build_space(config["space"]).resolutions))
+        run = config["init_from"]
+        if self.init is not None and run is not None:
+            raise SupernetError(
+                "net.init and init_from both name weights to start from; leave out one"
+            )
+        kept = None if run is None else parts_of_start(run)
+        return build_data(config, size=max(build_space(config["space"]).resolutions), kept=kept)
 
     def net(self, config: Mapping[str, Any], data: ImageData, reporter: Reporter) -> SuperNet:
         net = SuperNet(build_space(config["space"]), data.num_classes, data.in_chans)

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from supernet.data.dataset import ImageData
+from supernet.data.ids import Parts
+from supernet.data.load import located
 from supernet.data.preprocess import Preprocess
 from supernet.errors import CheckpointError, SupernetError
-from supernet.io.atomic import sha256
+from supernet.io.atomic import sha256, write_json
+from supernet.io.read import read_json
 from supernet.io.tensors import load_tensors
+from supernet.io.validate import construct
 from supernet.nn.fixed import Net, PlainNet
 from supernet.nn.gates import PathGates
 from supernet.nn.supernet import SuperNet
@@ -20,6 +26,15 @@ from supernet.train.build import build_data
 from supernet.train.schema import check_config
 
 GATES_FORMAT, GATES_VERSION = "supernet-gates", 1
+MOVED = "data.json"
+"""File beside the checkpoint that says where its images are, if they were moved."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moved:
+    """The content of `MOVED`: the folder of the images."""
+
+    root: str
 
 
 @dataclass(frozen=True)
@@ -85,8 +100,15 @@ class Trained:
         Raises:
             SupernetError: if they are missing, or differ from the images of the training.
         """
+        data = self._images(self.config)
+        if data.changed is not None:
+            print(f"supernet: note: the data of {self.file}: {data.changed}", file=sys.stderr)
+        return data
+
+    def _images(self, config: Mapping[str, Any]) -> ImageData:
         try:
-            data = build_data(self.config, size=max(self.any_net.space.resolutions))
+            size = max(self.any_net.space.resolutions)
+            data = build_data(config, size=size, kept=self.parts, closed=True)
         except SupernetError as error:
             raise SupernetError(f"the data of {self.file} cannot be loaded: {error}") from error
         if list(data.classes) != list(self.classes) or data.in_chans != self.any_net.in_chans:
@@ -95,6 +117,26 @@ class Trained:
                 f"{self.file} was trained on {list(self.classes)} and {self.any_net.in_chans}"
             )
         return data.normalised_as(self.preprocess)
+
+    @cached_property
+    def parts(self) -> Parts | None:
+        """Ids of the run's images; None if its weights are imported and it has seen none.
+
+        Raises:
+            CheckpointError: if an earlier release wrote it, which did not keep them.
+        """
+        if "images" not in self.content:
+            raise CheckpointError(
+                f"{self.file}: an earlier release wrote it without the ids of its images, so that "
+                "training and test images cannot be told apart; train anew, or go on from its "
+                "weights with init_from= on images that it has not seen"
+            )
+        if self.content["images"] is None:
+            return None
+        try:
+            return Parts.from_dict(self.content["images"])
+        except SupernetError as error:
+            raise CheckpointError(f"{self.file}: {error}") from error
 
     @cached_property
     def sha256(self) -> str:
@@ -112,6 +154,10 @@ class Trained:
         config: dict[str, Any] = self._part("config", dict)
         try:
             check_config(config, "config")
+            moved = self.file.with_name(MOVED)
+            if moved.is_file():
+                root = construct(Moved, read_json(moved, error=CheckpointError), MOVED).root
+                config = {**config, "data": {**config["data"], "root": root}}
         except SupernetError as error:
             raise CheckpointError(f"{self.file}: {error}") from error
         return config
@@ -126,6 +172,22 @@ class Trained:
         if not isinstance(value, kind):
             raise CheckpointError(f"{self.file}: lacks {name}, or it is of another kind")
         return value
+
+    def move_data(self, root: str) -> None:
+        """Look for the images in the folder `root` from now on.
+
+        Raises:
+            SupernetError: if they are of no folder, or not there.
+        """
+        fields = self.config["data"]
+        if "root" not in fields:
+            raise SupernetError(
+                f"data.root: {fields['name']}, the data of {self.file}, is in no folder; leave it "
+                "out"
+            )
+        there = located({**fields, "root": root})
+        self._images({**self.config, "data": there})
+        write_json(self.file.with_name(MOVED), {"root": there["root"]})
 
     def keep_gates(self, name: str, state: dict[str, Any]) -> None:
         """Store the gates of a target beside the checkpoint."""

@@ -19,6 +19,7 @@ import supernet
 from supernet.cli import demo as main_job
 from supernet.cli.hydra_config import composed
 from supernet.data.digits import digits
+from supernet.data.parts import divide
 from supernet.data.preprocess import resize
 from supernet.deploy.certificate import read_certificate
 from supernet.deploy.extract import measure
@@ -105,7 +106,7 @@ def test_what_is_done_is_kept(main_job_done: MainJob, monkeypatch: pytest.Monkey
 
 def test_a_subnet_is_a_plain_timm_net_and_onnx_runtime_agrees(subnets: list[Path]) -> None:
     """Also for a batch of one and of three (1e-4)."""
-    pixels = digits().test.pixels
+    pixels = divide(digits()).test.pixels
     for folder in subnets:
         config = load_config(folder)
         model = supernet.load_subnet(folder)
@@ -149,7 +150,7 @@ def test_the_certificate_says_what_holds(
         assert paper.measured.low_ms <= paper.measured.median_ms <= paper.measured.high_ms
         assert (paper.differences.supernet_extracted or 0) < 1e-4
         assert paper.differences.extracted_onnxruntime < 1e-4
-        found = scores_on(supernet.load_subnet(folder), digits().test, config.preprocess,
+        found = scores_on(supernet.load_subnet(folder), divide(digits()).test, config.preprocess,
                           config.arch.resolution)  # fmt: skip
         assert (paper.quality.top1, paper.quality.mean_class) == (found.top1, found.mean_class)
         assert paper.quality.top1 == row["top1"]
@@ -280,7 +281,7 @@ def test_facts_of_a_run_and_of_a_subnet(
 def test_scores_of_a_run_and_of_a_subnet(main_job_done: MainJob, subnets: list[Path]) -> None:
     (row,) = scores(subnets[0], None)
     assert row["top1"] == main_job_done.rows[0]["top1"]
-    assert row["images"] == len(digits().test)
+    assert row["images"] == len(divide(digits()).test)
     both = scores(main_job_done.folder, None)
     assert [row["name"] for row in both] == ["largest", "smallest"]
     (same,) = scores(main_job_done.folder, subnets[0] / "arch.json")
@@ -319,7 +320,7 @@ def test_prediction_is_what_the_net_says(subnets: list[Path], tmp_path: Path) ->
 def test_preprocessing_is_the_same_everywhere(
     main_job_done: MainJob, subnets: list[Path], tmp_path: Path
 ) -> None:
-    want = digits().preprocess
+    want = divide(digits()).preprocess
     for path in (main_job_done.folder, main_job_done.folder / "checkpoint.pt", str(subnets[0])):
         assert supernet.preprocessing(path) == want
     file, _ = digit_file(tmp_path, 3)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from supernet.data.parts import divide
 from supernet.data.synthetic import synthetic
 from supernet.nn.drop import Noise
 from supernet.nn.extract import extract
@@ -129,7 +130,7 @@ def test_bn_is_calibrated_as_on_the_cpu(name: str) -> None:
 def test_float32_is_calibrated_and_scored_as_on_the_cpu(full_precision: None) -> None:
     torch.manual_seed(0)
     net = randomise_(SuperNet(small_space(), 4)).eval()
-    data = synthetic(per_class=40, size=16)
+    data = divide(synthetic(per_class=40, size=16))
     arch = net.space.largest()
     found = []
     for side in (net, on_card(net)):

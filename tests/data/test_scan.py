@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from supernet.data.folder import folder
+from supernet.data.parts import divide
 from supernet.data.scan import scan
 from supernet.errors import DataError
 from tests.data.test_folder import write_classes
@@ -46,7 +47,7 @@ def test_links_to_nothing_are_named(tmp_path: Path) -> None:
     (tmp_path / "val").unlink()
     (tmp_path / "train/dark/gone.png").symlink_to("nowhere.png")
     with pytest.raises(DataError, match=r"1 of 5 files .*gone\.png: no such image"):
-        folder(root=str(tmp_path), size=8, workers=0)
+        divide(folder(root=str(tmp_path), size=8, workers=0))
     (tmp_path / "train/dark/gone.png").unlink()
     (tmp_path / "train/dark/itself").symlink_to("itself")
     with pytest.raises(DataError, match=r"train/dark/itself: .*symbolic links"):
@@ -87,7 +88,7 @@ def test_hidden_names_and_litter_are_passed_over_and_counted(tmp_path: Path) -> 
     assert counts(tmp_path) == before
     (note,) = scan(tmp_path).notes
     assert note.startswith("passed over, as hidden or made by a system: 7 (__MACOSX, test/Thumbs.")
-    data = folder(root=str(tmp_path), size=8, workers=0, held_out=0.5)
+    data = divide(folder(root=str(tmp_path), size=8, workers=0, held_out=0.5))
     assert note in data.notes
 
 

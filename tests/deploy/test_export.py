@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from supernet.data.digits import digits
+from supernet.data.parts import divide
 from supernet.data.preprocess import resize
 from supernet.deploy import export
 from supernet.deploy.export import job as exporting
@@ -78,7 +79,7 @@ def test_it_computes_what_pytorch_does(subnet: Path, name: str) -> None:
     assert row.top1 == exported.torch_top1
     assert exported.images == "64 test images"
     config, model = load_config(subnet), load_subnet(subnet)
-    pixels = digits().test.pixels[:3]
+    pixels = divide(digits()).test.pixels[:3]
     x = resize(config.preprocess.normalise(pixels), config.arch.resolution)
     run = runner(name, subnet / name)
     for count in (1, 3):
@@ -158,7 +159,7 @@ def test_ranges_come_from_training_images(subnet: Path, monkeypatch: pytest.Monk
     export_to(subnet, "onnx", int8=True)
     assert seen[0] is None
     config = load_config(subnet)
-    train = digits().train.pixels
+    train = divide(digits()).train.pixels
     whole = resize(config.preprocess.normalise(train), config.arch.resolution)
     assert len(seen[1]) == exporting.CALIBRATION_IMAGES
     assert all((whole == image).flatten(1).all(1).any() for image in seen[1][::50])

@@ -269,7 +269,14 @@ def test_a_run_whose_data_changed_is_refused(tmp_path: Path, content: dict[str, 
     config = content["config"]
     checkpoint.write(file, {**content, "config": {**config, "data": {**config["data"],
                                                                    "num_classes": 3}}})  # fmt: skip
+    with pytest.raises(supernet.SupernetError, match=r"none of the \w+ images that the run"):
+        _ = Trained.open(file).data
+    checkpoint.write(file, {**content, "classes": ["another", *content["classes"][1:]]})
     with pytest.raises(supernet.SupernetError, match=r"the data now has classes .*trained on"):
+        _ = Trained.open(file).data
+    old = {name: value for name, value in content.items() if name != "images"}
+    checkpoint.write(file, old)
+    with pytest.raises(supernet.SupernetError, match=r"earlier release .* cannot be told apart"):
         _ = Trained.open(file).data
     checkpoint.write(file, {**content, "config": {**config, "data": {"name": "gone"}}})
     with pytest.raises(supernet.SupernetError, match=r"the data of .* cannot be loaded: .*gone"):

@@ -21,6 +21,7 @@ from torch import multiprocessing
 
 from supernet.cli.console import new_console
 from supernet.data.batches import Augment, Batch
+from supernet.data.parts import divide
 from supernet.data.synthetic import synthetic
 from supernet.errors import SupernetError
 from supernet.io.reporter import SILENT
@@ -62,7 +63,7 @@ def train(strategy: Any, ranks: Ranks) -> SuperNet:
     )  # fmt: skip
     optimizer = torch.optim.SGD(net.parameters(), momentum=0.9)
     training = Training(
-        net=net, phases=[phase], strategy=strategy, data=synthetic(per_class=12, size=16),
+        net=net, phases=[phase], strategy=strategy, data=divide(synthetic(per_class=12, size=16)),
         optimizer=optimizer, config=config, ranks=ranks,
     )  # fmt: skip
     assert fit(training, Silent(Stopping()))
@@ -84,7 +85,7 @@ class Halves:
 def judged(ranks: Ranks) -> dict[str, Any]:
     """Calibrate and score a subnet: many images, and fewer than there are processes."""
     net = randomise_(new_net())
-    data = synthetic(per_class=40, size=16)
+    data = divide(synthetic(per_class=40, size=16))
     model = extract(net, net.space.sample(random.Random(1)))
     calibrate_on_(model, data.train, data.preprocess, 16, batch_size=16, ranks=ranks)
     one = data.test.take(torch.arange(1))

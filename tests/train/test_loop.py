@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from supernet.data.batches import Augment, Batch
+from supernet.data.parts import divide
 from supernet.data.preprocess import resize
 from supernet.data.synthetic import synthetic
 from supernet.errors import CheckpointError, InfeasibleBudget, SupernetError, TableError
@@ -100,7 +101,7 @@ def fitted(
     run = Recorder()
     training = Training(
         net=net, phases=phases, strategy=Taught(), config=config, targets=targets,
-        data=synthetic(per_class=12, size=8),
+        data=divide(synthetic(per_class=12, size=8)),
         optimizer=torch.optim.AdamW(net.parameters()),
     )  # fmt: skip
     fit(training, run)
@@ -139,7 +140,7 @@ def test_a_step_learns_from_the_mean_over_its_subnets() -> None:
     torch.manual_seed(0)
     net = SuperNet(SPACE, 4).double().train()
     twin = copy.deepcopy(net)
-    data = synthetic(size=16)
+    data = divide(synthetic(size=16))
     x = data.preprocess.normalise(data.train.take(torch.arange(8)).pixels).double()
     labels = data.train.labels[:8]
     archs = [SPACE.sample(random.Random(seed)) for seed in range(2)]
@@ -212,7 +213,8 @@ def test_no_two_epochs_see_the_same_batches() -> None:
     net = SuperNet(space, 4)
     training = Training(
         net=net, phases=[phase_of(space), phase_of(space)], strategy=Spy(),
-        config=steps_of(clip_grad=None, augment=Augment()), data=synthetic(per_class=12, size=8),
+        config=steps_of(clip_grad=None, augment=Augment()),
+        data=divide(synthetic(per_class=12, size=8)),
         optimizer=torch.optim.SGD(net.parameters()),
     )  # fmt: skip
     fit(training, Recorder())

@@ -20,6 +20,7 @@ from torch import nn
 
 from supernet.cli.hydra_config import composed
 from supernet.data.batches import drawn_batch, train_batches
+from supernet.data.parts import divide
 from supernet.data.synthetic import synthetic
 from supernet.errors import CheckpointError, Diverged, SupernetError
 from supernet.io.reporter import SILENT
@@ -48,7 +49,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def test_an_epoch_may_begin_at_any_batch() -> None:
-    data = synthetic(per_class=12, size=8)
+    data = divide(synthetic(per_class=12, size=8))
     fields: dict[str, Any] = {
         "batch_size": 8, "augment": training.build_steps(tiny_config()).augment, "seed": 3,
         "epoch": 2, "device": torch.device("cpu"),
@@ -292,7 +293,7 @@ def test_weights_that_are_not_finite_are_never_saved(
 
 
 def test_gates_draw_the_same_held_out_images_at_a_step() -> None:
-    data = synthetic(per_class=12, size=8)
+    data = divide(synthetic(per_class=12, size=8))
     fields: dict[str, Any] = {"batch_size": 8, "seed": 3, "device": torch.device("cpu")}
     one, two = (drawn_batch(data.held_out, data.preprocess, step=5, **fields) for _ in range(2))
     assert torch.equal(one.images, two.images)

@@ -18,6 +18,7 @@ import torch
 from supernet.cli.hydra_config import composed
 from supernet.data.augment import mix, rand_augment
 from supernet.data.batches import Augment, Batch, train_batches
+from supernet.data.parts import divide
 from supernet.data.synthetic import synthetic
 from supernet.errors import DataError, SupernetError
 from supernet.io.reporter import SILENT
@@ -67,7 +68,7 @@ def test_every_recipe_trains_the_last_phase_it_names(recipe: str) -> None:
     space = small_space()
     phases, strategy = build_recipe(composed([f"recipe={recipe}"]), space)
     net = SuperNet(space, 4).train()
-    data = synthetic(size=16)
+    data = divide(synthetic(size=16))
     part = data.train.take(torch.arange(8))
     batch = Batch(data.preprocess.normalise(part.pixels), part.labels)
     phase = phases[-1]
@@ -139,7 +140,7 @@ def test_mixup_is_its_definition() -> None:
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_randaugment_changes_images_by_position(channels: int) -> None:
-    data = synthetic(per_class=4, size=16)
+    data = divide(synthetic(per_class=4, size=16))
     pixels = data.train.take(torch.arange(6)).pixels[:, :channels]
     one = rand_augment(pixels, "rand-m9-n2", "1")
     assert one.shape == pixels.shape
@@ -158,7 +159,7 @@ def test_bad_augmentation_is_named(fields: dict[str, Any]) -> None:
 
 
 def test_batches_are_mixed_after_they_are_normalised() -> None:
-    data = synthetic(per_class=8, size=8)
+    data = divide(synthetic(per_class=8, size=8))
     batches = train_batches(
         data.train, data.preprocess, batch_size=8, augment=Augment(mixup=1.0), seed=0, epoch=0,
         device=CPU,
@@ -265,7 +266,7 @@ def test_all_options_together_resume_to_the_last_bit(tmp_path: Path) -> None:
 
 def test_micro_batches_take_the_gradient_of_the_whole() -> None:
     """Where BN does not couple images: one image twice."""
-    data = synthetic(per_class=4, size=8)
+    data = divide(synthetic(per_class=4, size=8))
     x = data.preprocess.normalise(data.train.take(torch.arange(3)).pixels)
     batch = Batch(x.repeat_interleave(2, 0), data.train.labels[:3].repeat_interleave(2))
     assert [len(part.labels) for part in batch.parts(3)] == [2, 2, 2]
@@ -277,7 +278,7 @@ def test_micro_batches_take_the_gradient_of_the_whole() -> None:
 
 
 def test_a_timm_network_teaches(tmp_path: Path) -> None:
-    data = synthetic(size=16)
+    data = divide(synthetic(size=16))
     torch.manual_seed(0)
     made = timm.create_model("resnet10t", num_classes=data.num_classes, in_chans=data.in_chans)
     file = tmp_path / "teacher.ckpt"
@@ -309,7 +310,7 @@ def test_a_timm_network_teaches(tmp_path: Path) -> None:
 )
 def test_a_bad_teacher_is_one_line(fields: dict[str, str], message: str) -> None:
     with pytest.raises(SupernetError, match=message):
-        build_teacher({**tiny_config(), "teacher": fields}, synthetic())
+        build_teacher({**tiny_config(), "teacher": fields}, divide(synthetic()))
 
 
 @pytest.mark.parametrize(
