@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from supernet.data.batches import Batch
 from supernet.errors import SupernetError
 from supernet.nn.gates import Drawn, PathGates
 from supernet.nn.supernet import SuperNet
+from supernet.space.arch import Arch
 from supernet.space.cost import Constraint, cost_range
 from supernet.space.search_space import SearchSpace, Stage
 from supernet.train.gates.estimators import (
@@ -26,6 +28,7 @@ from supernet.train.gates.estimators import (
     ArchStep,
     reinforce,
     sized_logits,
+    two_path,
 )
 from supernet.train.gates.latency_loss import STIFFNESS, next_multiplier, with_latency
 from supernet.train.gates.step import GateConfig, arch_step, train_gates
@@ -105,6 +108,51 @@ def test_one_pass_gives_each_target_the_gradient_of_a_pass_through_its_gates(
         for a, b in zip(gradients(loss, target.gates), gradients(want, target.gates), strict=True):
             torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
             assert b.abs().max() > 1e-6
+
+
+def test_a_two_path_step_moves_the_logits_as_the_authors_code_does() -> None:
+    """Their `set_arch_param_grad`, by an ordinary pass through the network, at all blocks at once.
+
+    Of the two candidates drawn for a block with output y, j has the binary slope <dL/dy, o_j>, and
+    dL/dalpha_i = sum_j slope_j p_j (delta_ij - p_i), with p their softmax among the two. Logits
+    that were not drawn stay.
+    """
+    stages = (
+        Stage(width=8, stride=1, depths=(2,)),
+        Stage(width=16, stride=2, depths=(1,), se=True, act="hard_swish"),
+    )
+    space = small_space(stages=stages, expand_ratios=(2, 3, 4), resolutions=(16,))
+    net, batch = random_net(space).train(), batch_of(torch.float64)
+    target = with_gates(net, 1)
+    for seed in range(6):
+        (loss,) = two_path(ArchStep(net, [target], batch, random.Random(seed)))
+        found, _ = gradients(loss, target.gates)
+        rng = random.Random(seed)
+        drawn = rng.choice([target]).gates.draw(rng, 2).columns[: len(space.blocks)]
+        want = torch.zeros_like(found)
+        for row, (pair, slopes) in enumerate(zip(drawn, _slopes(net, batch, drawn), strict=True)):
+            columns = list(pair)
+            p = target.gates.alpha[row, columns].detach().softmax(0)
+            for i in range(2):
+                for j in range(2):
+                    want[row, columns[i]] += slopes[j] * p[j] * (float(i == j) - p[i])
+        assert (want.abs().amax(1) > 1e-6).all(), "every block has something to learn"
+        torch.testing.assert_close(found, want, rtol=1e-9, atol=1e-12)
+
+
+def _slopes(net: SuperNet, batch: Batch, drawn: Sequence[tuple[int, ...]]) -> list[list[float]]:
+    """Return dL/dg of the binary gates of each block's candidates, the active one first."""
+    net, ops, seen = copy.deepcopy(net), net.space.ops, list[tuple[Tensor, Tensor]]()
+    for block in net.blocks:
+        block.register_forward_hook(lambda _, given, y: seen.append((given[0], y)))
+    arch = Arch(tuple(ops[pair[0]] for pair in drawn), 16)
+    loss = F.cross_entropy(net(batch.images, arch), batch.labels)
+    upstream = torch.autograd.grad(loss, [y for _, y in seen])
+    with torch.no_grad():
+        return [
+            [float((block(x, ops[column], keep_stats=True) * up).sum()) for column in pair]
+            for block, pair, (x, _), up in zip(net.blocks, drawn, list(seen), upstream, strict=True)
+        ]
 
 
 @SPACES
