@@ -345,7 +345,7 @@ def middle(ends: Sequence[float], share: float = 0.5) -> float:
 
 # ---- configurations ----------------------------------------------------------------------------
 
-TINY = (
+DEFAULT = (
     "data=synthetic",
     "data.per_class=8",
     "data.size=8",
@@ -357,13 +357,8 @@ TINY = (
     "space.kernel_sizes=[3,5]",
     "space.expand_ratios=[2,3]",
     "space.resolutions=[8,16]",
-    "recipe=largest_first",
-    "recipe.phases.largest.epochs=2",
-    "recipe.phases.largest.warmup_steps=2",
-    "recipe.phases.all.epochs=3",
-    "recipe.phases.all.subnets=2",
-    "recipe.phases.all.smallest=false",
-    "recipe.phases.all.warmup_steps=0",
+    "recipe.epochs=5",
+    "recipe.warmup_steps=2",
     "gates.steps=4",
     "gates.batch_size=8",
     "batch_size=12",
@@ -371,6 +366,19 @@ TINY = (
     "device=cpu",
     "name=tiny",
 )
+"""Training in about a second by the recipe that is the default."""
+TINY = (
+    *(word for word in DEFAULT if not word.startswith("recipe.")),
+    "recipe=largest_first",
+    "recipe.phases.largest.epochs=2",
+    "recipe.phases.largest.warmup_steps=2",
+    "recipe.phases.all.epochs=3",
+    "recipe.phases.all.subnets=2",
+    "recipe.phases.all.smallest=false",
+    "recipe.phases.all.warmup_steps=0",
+)
+"""The same by a recipe of two phases, with sorted channels and several subnets a step."""
+RECIPES = {"default": DEFAULT, "two phases": TINY}
 
 
 def tiny_config(*overrides: str) -> dict[str, Any]:
@@ -403,13 +411,8 @@ DIGITS = (
     "space.kernel_sizes=[3,5]",
     "space.expand_ratios=[2,4]",
     "space.resolutions=[8,16]",
-    "recipe=largest_first",
-    "recipe.phases.largest.epochs=3",
-    "recipe.phases.largest.warmup_steps=20",
-    "recipe.phases.all.epochs=1",
-    "recipe.phases.all.subnets=2",
-    "recipe.phases.all.smallest=false",
-    "recipe.phases.all.warmup_steps=0",
+    "recipe.epochs=20",
+    "recipe.warmup_steps=20",
     "gates.steps=5",
     "threads=1",
     "device=cpu",

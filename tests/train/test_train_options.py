@@ -32,9 +32,11 @@ from supernet.train.distributed import ALONE, Ranks
 from supernet.train.logger import RunFolder
 from supernet.train.phases import Phase
 from supernet.train.step import Passes, Precision, Training
-from tests.builders import small_space, start_run, tiny_config, tiny_space
+from tests.builders import DEFAULT, small_space, start_run, tiny_config, tiny_space, tiny_table
+from tests.train.test_loop import same
 
 CPU = torch.device("cpu")
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def weights_of(config: dict[str, Any], folder: Path, stop_at: int | None = None) -> dict[str, Any]:
@@ -344,24 +346,49 @@ def test_shares_make_up_the_batch() -> None:
     assert torch.equal(gradient, torch.ones(2))
 
 
-def test_two_processes_train_one_net(tmp_path: Path) -> None:
-    """torchrun on this machine: the same weights twice, and the same as after a resume."""
-    folder = tmp_path / "runs" / "both"
-    words = [
-        "experiment=smoke", "data=synthetic", "space=tiny", "epoch_batches=2", "batch_size=8",
-        "space.resolutions=[8,16]", "name=both", "threads=1", "device=cpu",
-    ]  # fmt: skip
+def torchrun(script: Path, *words: object, cwd: Path) -> str:
+    """Run `script` in two processes and return what they print."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2",
-         "--master-port", str(port), str(Path(__file__).resolve().parents[2] / "train.py"), *words],
-        cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+         "--master-port", str(port), script, *map(str, words)],
+        cwd=cwd, capture_output=True, text=True, timeout=300, check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
-    content = checkpoint.read(folder)
-    assert content["position"]["phase"] == 1, "the default recipe has one"
-    assert "2 x 1 threads" in " ".join(done.stdout.split())
-    assert done.stdout.count("done: supernet info") == 1
+    return done.stdout
+
+
+def test_two_processes_train_one_net(tmp_path: Path) -> None:
+    """`torchrun train.py`: one run, kept and announced once."""
+    folder = tmp_path / "runs" / "both"
+    words = [
+        "experiment=smoke", "data=synthetic", "space=tiny", "epoch_batches=2", "batch_size=8",
+        "space.resolutions=[8,16]", "name=both", "threads=1", "device=cpu",
+    ]  # fmt: skip
+    said = torchrun(ROOT / "train.py", *words, cwd=tmp_path)
+    assert checkpoint.read(folder)["position"]["phase"] == 1, "the default recipe has one"
+    assert "2 x 1 threads" in " ".join(said.split())
+    assert said.count("done: supernet info") == 1
+
+
+def test_two_processes_end_with_the_same_weights_also_after_a_resume(tmp_path: Path) -> None:
+    """By the default recipe, with gates and an average; stopped by a signal to one process."""
+    tiny_table().save(tmp_path / "T.json")
+    words = [
+        *(word for word in DEFAULT if not word.startswith("name=")), "ema=0.9", "gates.share=0.5",
+        f"targets=[{{table:{tmp_path / 'T.json'},budget_ms:0.3}}]", "gates.warmup_epochs=0",
+        "name=unused",
+    ]  # fmt: skip
+    torchrun(Path(__file__).with_name("interrupted.py"), tmp_path, *words, cwd=tmp_path)
+    ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    whole, stopped, resumed = ranks[0]
+    for one, other in zip(*ranks, strict=True):
+        same(one, other)
+    assert any(not torch.equal(stopped[name], whole[name]) for name in whole), "it was stopped"
+    same(resumed, whole)
+    once, again = (checkpoint.read(tmp_path / name) for name in ("whole", "resumed"))
+    for part in ("model", "training_model", "optimizer", "gates", "position"):
+        same(again[part], once[part], part)
