@@ -1,27 +1,36 @@
 # make demo   install into .venv and do the main job on handwritten digits
 # make test   install the test extras as well, run the default suite and what the pages show
+# make test RUNTIMES=1   the same with every runtime installed, whose tests are skipped without
+# make test-slow   the slow tests, alone; with MINUTES=10 no test begins later than that
 # make test-oldest   the default suite with the oldest versions that are allowed
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+comma := ,
+EXTRAS := test,bench$(if $(RUNTIMES),$(comma)test-runtimes)
+INSTALLED := $(VENV)/.installed-test$(if $(RUNTIMES),-runtimes)
 # two tests at a time, each of one thread; those of two threads wait without spinning; at the end
-# stands what was skipped, and why
+# stands what was not run, why, and how to run it
 THREADS := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive
-TEST := $(THREADS) $(BIN)/python -m pytest -n 2 -rs
+TEST := $(THREADS) $(BIN)/python -m pytest -n 2
+# benchmarks, the longest, come last
+SLOW := $(filter-out %benchmarks/ %__pycache__/,$(wildcard tests/*/)) tests/benchmarks
 
-.PHONY: demo test test-all test-oldest lint clean
+.PHONY: demo test test-slow test-all test-oldest lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/supernet demo
 
-test: $(VENV)/.installed-test
+test: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(TEST)
-	$(TEST) -m slow tests/docs
+	$(TEST) -m "not slow and not cuda"
 
-test-all: $(VENV)/.installed-test
+test-slow: $(INSTALLED)
+	$(TEST) -m slow $(if $(MINUTES),--minutes $(MINUTES)) $(SLOW)
+
+test-all: $(INSTALLED)
 	$(TEST) -m ""
 
 test-oldest:
@@ -31,7 +40,7 @@ test-oldest:
 	    -e '.[test,bench]'
 	$(THREADS) $(VENV)-oldest/bin/python -m benchmarks.reliability.supply oldest -n 2
 
-lint: $(VENV)/.installed-test
+lint: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
@@ -46,6 +55,6 @@ $(VENV)/.installed: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --progress-bar off -e .
 	touch $@
 
-$(VENV)/.installed-test: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --progress-bar off -e '.[test,bench]'
+$(INSTALLED): pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --progress-bar off -e '.[$(EXTRAS)]'
 	touch $@ $(VENV)/.installed

@@ -14,6 +14,7 @@ from hypothesis import settings
 
 from supernet.cli import app as cli
 from supernet.cli import demo as main_job
+from supernet.cli.hydra_config import composed
 from supernet.deploy.certificate import Measurement, Promise, write_certificate
 from supernet.deploy.extract import write_subnet
 from supernet.io.reporter import SILENT
@@ -21,14 +22,33 @@ from supernet.latency import host, profile
 from supernet.search.constraints import Choice
 from supernet.train.run import Trained
 from tests.builders import (
+    DEFAULT,
     DEVICE,
     MainJob,
     TextReporter,
     digits_config,
     made_up_table,
     start_run,
-    tiny_config,
     tiny_table,
+)
+from tests.closing import (
+    pytest_addoption,
+    pytest_configure,
+    pytest_deselected,
+    pytest_runtest_setup,
+    pytest_sessionfinish,
+    pytest_terminal_summary,
+    pytest_testnodedown,
+)
+
+__all__ = (
+    "pytest_addoption",
+    "pytest_configure",
+    "pytest_deselected",
+    "pytest_runtest_setup",
+    "pytest_sessionfinish",
+    "pytest_terminal_summary",
+    "pytest_testnodedown",
 )
 
 settings.register_profile("supernet", deadline=None, derandomize=True)
@@ -47,9 +67,9 @@ def reporter() -> TextReporter:
 
 @pytest.fixture(scope="session")
 def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of the tiny configuration; read it, never write to it."""
+    """A run of the tiny configuration by the default recipe; read it, never write to it."""
     folder = tmp_path_factory.mktemp("trained") / "run"
-    start_run(tiny_config(), folder, SILENT)
+    start_run(composed(DEFAULT), folder, SILENT)
     return folder
 
 

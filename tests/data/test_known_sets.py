@@ -17,7 +17,12 @@ from supernet.data.fashion_mnist import fashion_mnist
 from supernet.data.parts import divide
 from supernet.errors import DataError
 
+debian = pytest.mark.skipif(
+    not module.DEBIAN.is_dir(), reason="no Fashion-MNIST: apt-get install dataset-fashion-mnist"
+)
 
+
+@debian
 def test_fashion_mnist_is_whole() -> None:
     data = divide(fashion_mnist())
     assert (len(data.train) + len(data.held_out), len(data.test)) == (60_000, 10_000)
@@ -28,6 +33,7 @@ def test_fashion_mnist_is_whole() -> None:
     assert data.preprocess.mean[0] == pytest.approx(0.286, abs=0.002)
 
 
+@debian
 def test_damaged_fashion_mnist_is_named(tmp_path: Path) -> None:
     for file in module.DEBIAN.glob("*.gz"):
         (tmp_path / file.name).write_bytes(file.read_bytes()[:5000])

@@ -69,8 +69,8 @@ CHANGES: tuple[tuple[str, str, str], ...] = (
 """A pattern, what stands in its place, and why; each is applied to what those before it left."""
 
 ELSEWHERE: tuple[tuple[str, str], ...] = (
-    (r"^make (demo|test)$", "installs: CI is `make test`; what `supernet demo` does is done in "
-     "miniature by tests/cli/test_demo.py, at length by its slow test"),
+    (r"^make (demo|test|test RUNTIMES=1)$", "installs: CI is `make test`; what `supernet demo` "
+     "does is done in miniature by tests/cli/test_demo.py, at length by its slow test"),
     (r"^make test-oldest$", "an environment of its own; its outcome is in results/supply"),
     (r"^python docs/reference\.py$", "writes the reference: test_the_reference_is_fresh"),
     (r"^python -m benchmarks\.", "in short form: tests/benchmarks/test_benchmarks.py"),

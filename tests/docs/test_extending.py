@@ -21,7 +21,7 @@ from tests.docs.pages import EXTENDING, ROOT
 BLOCKS = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
 
 
-@pytest.mark.slow
+@pytest.mark.pages
 def test_what_extending_shows_works(tmp_path: Path) -> None:
     for name in ("supernet", "conf"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))

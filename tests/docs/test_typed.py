@@ -16,7 +16,7 @@ from tests.docs.changes import CHANGES, ELSEWHERE, changed, elsewhere
 from tests.docs.pages import DOCS, PAGES, REFERENCE, shown
 from tests.docs.typist import Typist
 from tests.docs.world import furnish
-from tests.latency.sshd import Server
+from tests.latency import sshd
 
 LONG = ("README.md", "docs/guide.md", REFERENCE, "docs/coming-from.md", "docs/tutorial.md")
 """Pages of half a minute and more; `make test` runs these as well, after the default suite."""
@@ -49,7 +49,7 @@ def test_pages_show_commands_and_every_exception_is_one() -> None:
 
 
 @pytest.mark.parametrize(
-    "page", [pytest.param(page, marks=pytest.mark.slow if page in LONG else ()) for page in PAGES]
+    "page", [pytest.param(page, marks=pytest.mark.pages if page in LONG else ()) for page in PAGES]
 )
 def test_what_is_shown_works(
     page: str, built: Path, place: Path, pythons: dict[str, Path], command: Command,
@@ -57,12 +57,15 @@ def test_what_is_shown_works(
 ) -> None:  # fmt: skip
     monkeypatch.setattr(profile, "SUBNET_SECONDS", 0.1)
     monkeypatch.setattr(verify, "LATENCY_TOLERANCE", 100.0)  # a test measures no milliseconds
-    if any("--host" in one.line for one in shown(page)):  # the other pages need no ssh server
-        board: Server = request.getfixturevalue("board")
+    wanted = any("--host" in one.line for one in shown(page))
+    if wanted and sshd.installed():
+        board: sshd.Server = request.getfixturevalue("board")
         (place / "ssh_config").symlink_to(board.config)
-    typist, block = Typist(command, pythons), -1
+    typist, block = Typist(command, pythons, board=sshd.installed()), -1
     for one in shown(page):
         if block < 0 or (page == REFERENCE and block != one.block):
             furnish(place, built, NOT_YET.get(page, ()))
         block = one.block
         typist.type(one)
+    if typist.left:
+        pytest.skip(f"typed but for the errors of a board: {sshd.INSTALL}")

@@ -7,7 +7,6 @@ and scores does not.
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -158,8 +157,8 @@ def test_a_given_arch_is_extracted_alike_on_one_thread_and_two(
 def test_search_is_a_function_of_its_seed(runs: dict[int, Path], method: str, count: int) -> None:
     """On one thread, and again on so many, with a predictor that was fitted there as well."""
     needs = {"nsga2": "pymoo", "tpe": "optuna", "gp": "optuna"}
-    if method in needs and importlib.util.find_spec(needs[method]) is None:
-        pytest.skip(f"{needs[method]} is not installed")
+    if method in needs:
+        pytest.importorskip(needs[method])
     run = Trained.open(runs[1])
     space, table = run.net.space, made_up_table(run.net.space, **SHAPES)
     goal = goal_for(run.net, table, middle(cost_range(space, latency_costs(table, run.net.spec))))

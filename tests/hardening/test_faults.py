@@ -415,7 +415,7 @@ def jumping(tmp_path_factory: pytest.TempPathFactory) -> str:
     Never ahead of the kernel's, which would wait for days where a deadline is given by that clock.
     """
     if shutil.which("cc") is None or sys.platform != "linux":
-        pytest.skip("no C compiler")
+        pytest.skip("no C compiler: apt-get install gcc")
     folder = tmp_path_factory.mktemp("clock")
     (folder / "clock.c").write_text(JUMPING)
     words = ["cc", "-shared", "-fPIC", "-O1", "-o", "clock.so", "clock.c", "-ldl"]

@@ -14,15 +14,21 @@ from pathlib import Path
 
 import pytest
 
+INSTALL = "apt-get install openssh-server"
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+
+
+def installed() -> bool:
+    """Whether a board can be stood in for."""
+    return SSHD is not None and shutil.which("ssh") is not None
 
 
 class Server:
     """An OpenSSH server for this user, with a home directory of its own."""
 
     def __init__(self, folder: Path) -> None:
-        if SSHD is None or shutil.which("ssh") is None:
-            pytest.skip("no OpenSSH server here: apt-get install openssh-server")
+        if not installed():
+            pytest.skip(f"no OpenSSH server: {INSTALL}")
         self.folder, self.home = folder, folder / "home"
         self.home.mkdir()
         with socket.socket() as free:

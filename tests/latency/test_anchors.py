@@ -32,7 +32,7 @@ NETS = ANCHORS / "ofa" / "nets"
 SIZES = (160, 176, 192, 208, 224)
 
 pytestmark = pytest.mark.skipif(
-    not ANCHORS.is_dir(), reason="the published tables are not there; see SUPERNET_ANCHORS"
+    not ANCHORS.is_dir(), reason="no published tables; see SUPERNET_ANCHORS"
 )
 
 

@@ -96,7 +96,7 @@ def test_a_run_is_made_of_the_weights(tmp_path: Path, command: Command) -> None:
     assert "holds a run already" in again.err
 
 
-@pytest.mark.skipif(not NETS.is_dir(), reason="the published nets are not there")
+@pytest.mark.skipif(not NETS.is_dir(), reason="no published nets; see SUPERNET_ANCHORS")
 @pytest.mark.parametrize("name", ["note10_lat-16ms_top1-75.5_finetune-25"])
 def test_a_published_net_is_an_architecture(name: str, tmp_path: Path, command: Command) -> None:
     file = tmp_path / "weights"

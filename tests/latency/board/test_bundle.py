@@ -284,7 +284,7 @@ def test_the_script_uses_nothing_newer_than_python_3_8() -> None:
 def test_python_3_8_itself_reads_the_script(made: Path) -> None:
     python = shutil.which("python3.8")
     if python is None or subprocess.run([python, "-V"], capture_output=True).returncode:
-        pytest.skip("there is no python3.8 here")
+        pytest.skip("no python3.8")
     done = subprocess.run([python, "-I", "-S", made / bundle.SCRIPT, "--help"], capture_output=True)
     assert done.returncode == 0, done.stderr
 
