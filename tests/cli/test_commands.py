@@ -125,7 +125,7 @@ def test_a_subnet_and_its_facts(command: Command, run: Path, table: Path, place:
 
 def test_info_and_eval_of_a_run(command: Command, run: Path) -> None:
     found = json.loads(command("info", run, "--json").out)
-    assert found["phases done"] == "2 of 2 (largest, all)"
+    assert found["phases done"] == "1 of 1 (all)"
     text = command("info", run / "checkpoint.pt").out
     assert all(f"{name}:" in text for name in found)
     rows = json.loads(command("eval", run, "--json").out)

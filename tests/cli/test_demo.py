@@ -269,7 +269,7 @@ def test_facts_of_a_run_and_of_a_subnet(
     found = facts(main_job_done.folder)
     assert found == facts(main_job_done.folder / "checkpoint.pt")
     assert found["architectures"] == run.net.space.size
-    assert found["phases done"] == "2 of 2 (largest, all)"
+    assert found["phases done"] == "1 of 1 (all)"
     assert len(found["gates"]) == 3
     assert found["classes"] == [str(digit) for digit in range(10)]
     json.dumps(found)

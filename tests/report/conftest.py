@@ -28,7 +28,7 @@ from supernet.space.arch import Arch
 from supernet.space.cost import arch_cost
 from supernet.train.gates.target import target_name
 from supernet.train.run import Trained
-from tests.builders import random_gates, tiny_space, tiny_table
+from tests.builders import random_gates, start_run, tiny_config, tiny_space, tiny_table
 
 
 def certificate(of: Arch, table: LatencyTable | None, ms: float, **changes: Any) -> Certificate:
@@ -86,9 +86,10 @@ def fill(folder: Path, *, count: int = 3, tables: int = 2) -> None:
 
 
 @pytest.fixture(scope="session")
-def _filled(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def _filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two phases, whose subnets have losses of their own."""
     folder = tmp_path_factory.mktemp("report") / "tiny"
-    shutil.copytree(trained_run, folder)
+    start_run(tiny_config(), folder)
     fill(folder)
     return folder
 
