@@ -382,13 +382,17 @@ def test_two_processes_end_with_the_same_weights_also_after_a_resume(tmp_path: P
         f"targets=[{{table:{tmp_path / 'T.json'},budget_ms:0.3}}]", "gates.warmup_epochs=0",
         "name=unused",
     ]  # fmt: skip
-    torchrun(Path(__file__).with_name("interrupted.py"), tmp_path, *words, cwd=tmp_path)
-    ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
-    whole, stopped, resumed = ranks[0]
-    for one, other in zip(*ranks, strict=True):
+    script = Path(__file__).with_name("interrupted.py")
+
+    def ended(what: str, name: str) -> dict[str, torch.Tensor]:
+        torchrun(script, what, name, *words, cwd=tmp_path)
+        one, other = (torch.load(tmp_path / f"runs/{name}.{rank}.pt") for rank in range(2))
         same(one, other)
+        return one
+
+    whole, stopped, resumed = ended("whole", "a"), ended("stop", "b"), ended("resume", "b")
     assert any(not torch.equal(stopped[name], whole[name]) for name in whole), "it was stopped"
     same(resumed, whole)
-    once, again = (checkpoint.read(tmp_path / name) for name in ("whole", "resumed"))
+    once, again = (checkpoint.read(tmp_path / "runs" / name) for name in "ab")
     for part in ("model", "training_model", "optimizer", "gates", "position"):
         same(again[part], once[part], part)

@@ -38,8 +38,8 @@ SCRIPT = "profile_board.pyz"
 
 _PACKAGE = Path(__file__).parents[2]
 _MODULES = (
-    "errors.py", "latency/__init__.py", "latency/host.py", "latency/process.py",
-    "latency/resume.py", "latency/timing.py", "latency/runtimes/__init__.py",
+    "errors.py", "io/__init__.py", "io/cores.py", "latency/__init__.py", "latency/host.py",
+    "latency/process.py", "latency/resume.py", "latency/timing.py", "latency/runtimes/__init__.py",
     "latency/board/__init__.py", "latency/board/script.py",
 )  # fmt: skip
 """Files of this package that are Python 3.8 and need the standard library only."""
