@@ -7,9 +7,12 @@ names the same storage takes part. Not here: the settings to vary.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shlex
 import time
 import warnings
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -17,19 +20,26 @@ from statistics import fmean
 from typing import Any
 
 import optuna
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import DBAPIError
 
 from supernet.errors import Diverged, SupernetError
 from supernet.io.atomic import whole, write_json, written
-from supernet.io.lock import held
+from supernet.io.lock import held, held_beside
+from supernet.io.read import read_json
 from supernet.io.reporter import SILENT, Reporter
 from supernet.train import job as training
 from supernet.train.build import build_recipe, build_space
 from supernet.train.logger import Launch, varied_by
 from supernet.train.models import ModelSource
+from supernet.train.phases import Phase
 from supernet.train.tune_space import Plan, overrides_of
 
-DATABASE = "study.db"
+DATABASE, PLAN = "study.db", "plan.json"
+LOCKED_SECONDS = 60  # that SQLite waits for the others that write
+RETRY_SECONDS = (0.1, 0.2, 0.4, 0.8, 1.6)  # between the attempts to open a storage
 HEARTBEAT, GRACE = 30, 120  # seconds; a trial that is silent for longer was killed
 NAMES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "stopped early"}
 KINDS = (*NAMES.values(), "diverged")
@@ -61,7 +71,8 @@ def tune(
 
     Raises:
         SupernetError: if the storage cannot be used, or a configuration that a trial asks for, or
-            another process tunes in `folder` and no storage to share is named.
+            another process tunes in `folder` and no storage to share is named, or `folder` holds
+            trials of another plan.
     """
     with written(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -81,17 +92,12 @@ def _tuned(
     begun = time.monotonic()
     config = compose(plan.overrides)
     phases, _ = build_recipe(config, build_space(config["space"]))
-    study = _study(plan, folder, storage, sum(phase.epochs for phase in phases))
+    study = _study(plan, folder, storage or f"sqlite:///{folder / DATABASE}", phases)
     missing = plan.trials - _num_ended(study)
     reporter.note(f"{max(missing, 0)} of {plan.trials} trials to go, {study.study_name}")
 
     def objective(trial: optuna.Trial) -> float:
-        try:
-            overrides = overrides_of(trial, plan.search)
-        except ValueError as error:  # Optuna's, where a name had other choices before
-            raise SupernetError(
-                f"{folder} holds trials of another plan ({error}); name another --out"
-            ) from error
+        overrides = overrides_of(trial, plan.search)
         trial.set_user_attr("overrides", overrides)
         config = compose([*plan.overrides, *overrides, "evaluate=epoch"])
         start = time.monotonic()
@@ -132,32 +138,126 @@ def _tuned(
     return found
 
 
-def _study(plan: Plan, folder: Path, url: str | None, epochs: int) -> optuna.Study:
+def _study(plan: Plan, folder: Path, url: str, phases: Sequence[Phase]) -> optuna.Study:
+    """Open the study of `plan`, or begin it; `folder` keeps the plan and the name of its study.
+
+    Raises:
+        SupernetError: if `folder` holds trials of another plan, or the storage cannot be used.
+    """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    with warnings.catch_warnings():
+    samplers: dict[str, Callable[[int], BaseSampler]] = {
+        "tpe": lambda seed: optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True),
+        "gp": lambda seed: optuna.samplers.GPSampler(seed=seed),
+        "random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
+    }
+    pruners = {
+        "asha": lambda: optuna.pruners.SuccessiveHalvingPruner(1, 3),
+        "hyperband": lambda: optuna.pruners.HyperbandPruner(
+            1, sum(phase.epochs for phase in phases), 3
+        ),
+        "none": optuna.pruners.NopPruner,
+    }
+    sampler = SamplerOfTrials(samplers[plan.sampler], plan.seed)
+    with held_beside(folder / PLAN), warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        try:
-            storage = optuna.storages.RDBStorage(
-                url or f"sqlite:///{folder / DATABASE}",
-                heartbeat_interval=HEARTBEAT, grace_period=GRACE,
-            )  # fmt: skip
-        except Exception as error:  # SQLAlchemy raises many kinds
-            raise SupernetError(f"storage {url or folder / DATABASE}: {error}") from error
-        seed = plan.seed + _num_trials(storage, folder.name)  # going on, it draws others
-        samplers = {
-            "tpe": lambda: optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True),
-            "gp": lambda: optuna.samplers.GPSampler(seed=seed),
-            "random": lambda: optuna.samplers.RandomSampler(seed=seed),
-        }
-        pruners = {
-            "asha": lambda: optuna.pruners.SuccessiveHalvingPruner(1, 3),
-            "hyperband": lambda: optuna.pruners.HyperbandPruner(1, epochs, 3),
-            "none": optuna.pruners.NopPruner,
-        }
-        return optuna.create_study(
-            study_name=folder.name, storage=storage, sampler=samplers[plan.sampler](),
+        name = _study_name(plan, folder)
+        study = optuna.create_study(
+            study_name=name, storage=_storage(url), sampler=sampler,
             pruner=pruners[plan.pruner](), direction="maximize", load_if_exists=True,
         )  # fmt: skip
+        write_json(folder / PLAN, {"study": name, **plan.to_dict()})
+    return study
+
+
+def _study_name(plan: Plan, folder: Path) -> str:
+    """Return the name of the study of `plan`: as `folder` says, or of its own name and the plan."""
+    fields = plan.to_dict()
+    text = json.dumps(fields)
+    new = f"{folder.resolve().name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    if not (folder / PLAN).exists():
+        if any(folder.glob("trial_*")):
+            raise SupernetError(
+                f"{folder} holds trials, and no {PLAN} says of which plan; name another --out"
+            )
+        return new
+    known = read_json(folder / PLAN, error=SupernetError)
+    known = known if isinstance(known, dict) else {}
+    others = [name for name in fields if known.get(name) != json.loads(text)[name]]
+    if not others and isinstance(known.get("study"), str):
+        return str(known["study"])
+    if any(folder.glob("trial_*")):
+        raise SupernetError(
+            f"{folder} holds trials of another plan, with other {', '.join(others) or 'fields'}; "
+            "take that plan again, or name another --out"
+        )
+    return new
+
+
+def _storage(url: str) -> optuna.storages.RDBStorage:
+    """Open a storage; several that find it empty at once all make it, so it is tried again."""
+    local = {"connect_args": {"timeout": LOCKED_SECONDS}} if url.startswith("sqlite") else None
+    for wait in (*RETRY_SECONDS, None):
+        try:
+            return optuna.storages.RDBStorage(
+                url, local, heartbeat_interval=HEARTBEAT, grace_period=GRACE
+            )
+        except Exception as error:  # SQLAlchemy raises many kinds
+            if wait is None or not isinstance(error, DBAPIError):
+                raise SupernetError(f"storage {url}: {error}") from error
+            time.sleep(wait)
+    raise AssertionError
+
+
+class SamplerOfTrials(BaseSampler):
+    """Draws each trial by a sampler of its own, seeded by its number.
+
+    Processes that share a study so draw different trials, and one that goes on draws as one that
+    was never stopped.
+
+    Args:
+        make: from a seed to a sampler.
+        seed: of the plan.
+    """
+
+    def __init__(self, make: Callable[[int], BaseSampler], seed: int) -> None:
+        self.make, self.seed = make, seed
+        self.sampler = self._made(-1)
+
+    def _made(self, number: int) -> BaseSampler:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            return self.make(zlib.crc32(f"{self.seed}/{number}".encode()))
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        """Make the sampler of the trial."""
+        self.sampler = self._made(trial.number)
+        self.sampler.before_trial(study, trial)
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        """Return the names that are drawn together."""
+        return self.sampler.infer_relative_search_space(study, trial)
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Draw these."""
+        return self.sampler.sample_relative(study, trial, search_space)
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:  # fmt: skip
+        """Draw one name by itself."""
+        return self.sampler.sample_independent(study, trial, param_name, param_distribution)
+
+    def after_trial(
+        self, study: optuna.Study, trial: FrozenTrial, state: TrialState,
+        values: Sequence[float] | None,
+    ) -> None:  # fmt: skip
+        """Let the sampler note how the trial ended."""
+        self.sampler.after_trial(study, trial, state, values)
 
 
 def _kind(trial: FrozenTrial) -> str:
@@ -169,11 +269,6 @@ def _kind(trial: FrozenTrial) -> str:
 
 def _num_ended(study: optuna.Study) -> int:
     return sum(_kind(trial) in KINDS for trial in study.get_trials(deepcopy=False))
-
-
-def _num_trials(storage: optuna.storages.BaseStorage, name: str) -> int:
-    known = optuna.get_all_study_summaries(storage)
-    return sum(summary.n_trials for summary in known if summary.study_name == name)
 
 
 def _trained(

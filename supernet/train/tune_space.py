@@ -8,7 +8,7 @@ there only when it is taken: an optimizer its own rate.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from supernet.errors import SupernetError
@@ -143,6 +143,10 @@ class Plan:
             raise SupernetError(f"trials is {self.trials}; 1 is the least")
         if not self.search:
             raise SupernetError("search names nothing to vary")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields that set one plan apart from another: all but the number of trials."""
+        return {name: value for name, value in asdict(self).items() if name != "trials"}
 
 
 def plan_of(fields: Any, where: str) -> Plan:

@@ -17,7 +17,8 @@ from supernet.cli.hydra_config import composed, config_dir, plan_fields
 from supernet.cli.sources import source_of
 from supernet.errors import SupernetError
 from supernet.io.reporter import SILENT
-from supernet.train.tune import tune
+from supernet.train import job as training
+from supernet.train.tune import SamplerOfTrials, tune
 from supernet.train.tune_space import Plan, overrides_of, plan_of, space_of
 from tests.builders import TINY, TextReporter
 
@@ -127,8 +128,6 @@ def test_trials_report_every_epoch_and_some_are_stopped_early(pruner: str, tmp_p
 
 
 def test_a_tuning_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from supernet.train import job as training
-
     start, calls = training.start, []
 
     def stopping(*args: Any, **rest: Any) -> None:
@@ -168,10 +167,90 @@ def test_the_plan_on_the_digits_names_what_is_varied() -> None:
     assert set(fields["search"]["optimizer.opt"]["choices"]) == {"adamw", "sgd", "muon"}
 
 
-def test_another_plan_in_the_same_folder_is_refused(tmp_path: Path) -> None:
-    run(tmp_path / "t", trials=1, search={"seed": {"choices": {"1": None, "2": None}}})
-    with pytest.raises(SupernetError, match=r"trials of another plan .* name another --out"):
-        run(tmp_path / "t", trials=2, search={"seed": {"choices": {"1": None, "3": None}}})
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a trial make its folder and report once, in place of a training."""
+
+    def start(config: Any, place: Path, *_: Any, watch: Any, **__: Any) -> None:
+        place.mkdir()
+        watch({"largest": 0.5})
+
+    monkeypatch.setattr(training, "start", start)
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(
+    ("changes", "names"),
+    [
+        ({"search": {"batch_size": {"low": 8, "high": 17}}}, "search"),
+        ({"overrides": [*TINY, "seed=1"]}, "overrides"),
+        ({"sampler": "tpe", "seed": 3}, "sampler, seed"),
+    ],
+)
+def test_another_plan_in_the_same_folder_is_refused(
+    tmp_path: Path, changes: dict[str, Any], names: str
+) -> None:
+    run(tmp_path / "t", trials=1)
+    before = (tmp_path / "t" / "tune.json").read_bytes()
+    with pytest.raises(
+        SupernetError, match=f"of another plan, with other {names}; .*another --out"
+    ):
+        run(tmp_path / "t", trials=2, **changes)
+    assert (tmp_path / "t" / "tune.json").read_bytes() == before
+    found, _ = run(tmp_path / "t", trials=2)
+    assert found["count"]["complete"] == 2, "more trials are the same plan"
+    (tmp_path / "t" / "plan.json").unlink()
+    with pytest.raises(SupernetError, match=r"holds trials, and no plan\.json says of which plan"):
+        run(tmp_path / "t", trials=2)
+
+
+@pytest.mark.usefixtures("quick")
+def test_plans_share_a_storage_only_if_they_are_the_same(tmp_path: Path) -> None:
+    def found(place: str, **changes: Any) -> dict[str, Any]:
+        url = f"sqlite:///{tmp_path}/shared.db"
+        return tune(plan(**changes), composed, source_of, tmp_path / place, SILENT, storage=url)
+
+    first = found("a/t", trials=2)
+    assert found("b/t", trials=2, seed=1)["trials"] != first["trials"]
+    assert found("c/t", trials=3)["trials"][:2] == first["trials"]
+    assert (tmp_path / "c" / "t" / "trial_2").exists()
+    assert not (tmp_path / "c" / "t" / "trial_1").exists()
+
+
+AT_ONCE = """
+import sys
+from pathlib import Path
+from supernet.train import tune
+print("ready", flush=True)
+sys.stdin.readline()
+tune._storage("sqlite:///" + sys.argv[1])
+"""
+
+
+def test_three_that_start_at_once_on_a_new_file_all_live(tmp_path: Path) -> None:
+    words = [sys.executable, "-c", AT_ONCE, str(tmp_path / "new.db")]
+    pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    three = [subprocess.Popen(words, text=True, **pipes) for _ in range(3)]
+    for process in three:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in three:
+        assert process.stdin is not None
+        process.stdin.write("\n" * 9)
+        process.stdin.flush()
+    for process in three:
+        _, said = process.communicate()
+        assert process.returncode == 0, said
+
+
+def test_processes_that_share_a_study_draw_different_trials() -> None:
+    study = optuna.create_study()
+    drawn = set()
+    for _ in range(3):  # each a process that begins
+        sampler = SamplerOfTrials(lambda seed: optuna.samplers.RandomSampler(seed=seed), 0)
+        study.sampler = sampler
+        drawn.add(study.ask().suggest_float("x", 0, 1))
+    assert len(drawn) == 3
 
 
 @pytest.mark.slow
