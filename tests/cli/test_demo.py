@@ -125,7 +125,8 @@ def test_a_folder_is_whole(subnets: list[Path], run: Trained) -> None:
     for folder in subnets:
         names = {file.name for file in folder.iterdir()}
         assert names == {"config.json", "model.safetensors", "model.py", "model.onnx", "model.pt2",
-                         "labels.txt", "images.safetensors", "arch.json", "certificate.json"}  # fmt: skip
+                         "labels.txt", "images.safetensors", "arch.json",
+                         "certificate.json"}  # fmt: skip
         assert (folder / "labels.txt").read_text().split() == list(run.classes)
         assert is_subnet(folder)
         arch = Arch.from_dict(json.loads((folder / "arch.json").read_text()))
