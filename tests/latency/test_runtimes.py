@@ -37,7 +37,14 @@ LAYER = key(kernel_size=3, expand_ratio=2.0, act="relu")
 HERE = ("onnxruntime", "onnxruntime-int8", "torch")
 EXTRA = {"litert": "ai_edge_litert", "ncnn": "ncnn", "openvino": "openvino"}
 ALL = [*HERE, *(pytest.param(name, marks=pytest.mark.runtimes) for name in EXTRA)]
-TOLERANCE = {"int8": 0.06, "fp32": 1e-4}  # of the mean square error, relative to the output's
+TOLERANCE = {"int8": 0.05, "fp32": 1e-4}
+"""Of the root mean square error, relative to the output's.
+
+In int8 it depends on the weights: 0.4 to 3.6 % over 20 draws of each layer in `KEYS`, and 0.1 to
+14.4 % over 200 draws of a network, whose median is 2.1 %.
+"""
+INT8_NET, INT8_MEDIAN, DRAWS = 0.15, 0.04, 9
+"""The most for a network in int8, and for the median over so many draws of its weights."""
 KEYS = [
     key("stem", in_size=24, in_channels=3, kernel_size=3, stride=2, act="hard_swish"),
     key("stem", in_size=24, in_channels=3, kernel_size=3, stride=2, act="relu6"),
@@ -70,7 +77,7 @@ KEYS = [
 
 @pytest.fixture(autouse=True)
 def _same_weights() -> Iterator[None]:
-    """Draw the same weights in every run: int8's error depends on them, 0.3 to 7 % of nets."""
+    """Draw the same weights in every run."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         yield
@@ -83,7 +90,10 @@ def _module(runtime: str, monkeypatch: pytest.MonkeyPatch) -> Runtime:
     return runtimes.get(runtime)
 
 
-def _assert_equal(module: Runtime, model: Model, threads: int = 1) -> None:
+def _assert_equal(
+    module: Runtime, model: Model, threads: int = 1, *, limit: float | None = None
+) -> float:
+    """Compare with PyTorch in float64 and return the error."""
     loaded = module.load(model, threads=threads, provider="cpu")
     with torch.no_grad():
         expected = model.module.double()(torch.from_numpy(model.example()).double()).numpy()
@@ -94,7 +104,8 @@ def _assert_equal(module: Runtime, model: Model, threads: int = 1) -> None:
         assert y.shape == expected.shape
         assert (y.dtype, expected.std() > 0) == (np.float32, True)
         error = np.sqrt(np.mean((y - expected) ** 2) / np.mean(expected**2))
-        assert error < TOLERANCE[module.PRECISION]
+        assert error < (limit or TOLERANCE[module.PRECISION])
+    return float(error)
 
 
 def test_runtimes_are_the_files_of_the_folder() -> None:
@@ -129,8 +140,14 @@ def test_a_layer_gives_what_timms_gives(
 def test_a_net_gives_what_timms_gives(
     runtime: str, small_space: SearchSpace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    module = _module(runtime, monkeypatch)
     keys = arch_keys(NetSpec(space=small_space, **SHAPES), small_space.largest())
-    _assert_equal(_module(runtime, monkeypatch), of_keys(keys, batch=1))
+    if module.PRECISION != "int8":
+        _assert_equal(module, of_keys(keys, batch=1))
+        return
+    errors = [_assert_equal(module, of_keys(keys, batch=1), limit=INT8_NET) for _ in range(DRAWS)]
+    assert len(set(errors)) == DRAWS, "of other weights each time"
+    assert np.median(errors) < INT8_MEDIAN
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +159,7 @@ def saved_subnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     preprocess = Preprocess(mean=(0.5,), std=(0.5,), size=16)
     config = SubnetConfig(net=net, arch=arch, preprocess=preprocess, classes=tuple("abcd"), data={})
     with torch.random.fork_rng():
-        torch.manual_seed(0)  # int8's error depends on the weights: 0.3 to 7 % over twenty draws
+        torch.manual_seed(0)
         save_subnet(folder, timm_model(net), config)
     return folder
 
@@ -151,11 +168,10 @@ def saved_subnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_subnet_gives_what_timms_gives(
     runtime: str, saved_subnet: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = of_subnet(saved_subnet, batch=1)
-    module = model.module
-    _assert_equal(
-        _module(runtime, monkeypatch), dataclasses.replace(model, build_module=lambda: module)
-    )
+    model, module = of_subnet(saved_subnet, batch=1), _module(runtime, monkeypatch)
+    net = model.module
+    limit = INT8_NET if module.PRECISION == "int8" else None
+    _assert_equal(module, dataclasses.replace(model, build_module=lambda: net), limit=limit)
 
 
 @pytest.mark.parametrize(
