@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,18 @@ from supernet.cli.hydra_config import composed
 from supernet.data.digits import digits
 from supernet.data.parts import divide
 from supernet.data.preprocess import resize
-from supernet.deploy.certificate import read_certificate
+from supernet.deploy import verify as verifying
+from supernet.deploy.certificate import read_certificate, write_certificate
 from supernet.deploy.extract import measure
 from supernet.deploy.folder import is_subnet, load_config, onnx_outputs
 from supernet.deploy.info import facts, scores
 from supernet.deploy.predict import predictions
+from supernet.deploy.verify import verify
 from supernet.errors import CheckpointError, InfeasibleBudget, SpaceError, SupernetError
+from supernet.io.reporter import SILENT
 from supernet.latency.costs import latency_costs
+from supernet.latency.plan import Session
+from supernet.latency.profile import measure_subnets
 from supernet.latency.table import LatencyTable
 from supernet.nn.supernet import SuperNet
 from supernet.search import accuracy as scored
@@ -155,6 +161,41 @@ def test_the_certificate_says_what_holds(
                           config.arch.resolution)  # fmt: skip
         assert (paper.quality.top1, paper.quality.mean_class) == (found.top1, found.mean_class)
         assert paper.quality.top1 == row["top1"]
+
+
+def test_what_is_measured_is_near_what_was_predicted(subnets: list[Path]) -> None:
+    """Within a half at equal pace: a wrong unit, layer or batch is further off than any noise."""
+    for folder in subnets:
+        paper = read_certificate(folder)
+        assert paper.measured is not None
+        assert paper.measured.pace is not None
+        assert paper.promise.predicted_ms is not None
+        ratio = paper.measured.median_ms / paper.measured.pace / paper.promise.predicted_ms
+        assert 2 / 3 < ratio < 1.5, folder
+
+
+def test_verify_compares_with_a_timing_of_its_own(
+    subnets: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It holds for the time that was measured before, and not for a third of it."""
+    folder, sessions = tmp_path / "subnet", list[Session]()
+    shutil.copytree(subnets[-1], folder)
+
+    def once(*words: Any, **options: Any) -> Session:
+        if not sessions:
+            sessions.append(measure_subnets(*words, **options))
+        return sessions[0]
+
+    monkeypatch.setattr(verifying, "measure_subnets", once)
+    monkeypatch.setattr(verifying, "LATENCY_TOLERANCE", 0.5)  # of a machine with other work
+    paper = read_certificate(folder)
+    then = paper.measured
+    assert then is not None
+    assert verify(folder, reporter=SILENT).holds
+    third = replace(then, median_ms=then.median_ms / 3, low_ms=then.low_ms / 3)
+    write_certificate(folder, replace(paper, measured=third))
+    failed = [check.name for check in verify(folder, reporter=SILENT).checks if not check.holds]
+    assert failed == ["latency"]
 
 
 # ---- choosing again ----------------------------------------------------------------------------

@@ -27,8 +27,10 @@ from supernet.deploy.prune_latency import predictor_of
 from supernet.deploy.verify import verify
 from supernet.errors import SupernetError
 from supernet.io.reporter import SILENT
+from supernet.latency import host
 from supernet.latency.costs import latency_costs
 from supernet.latency.plan import Session
+from supernet.latency.profile import measure_subnets
 from supernet.latency.request import TimingRequest
 from supernet.latency.table import LatencyTable
 from supernet.nn.block_string import BlockString
@@ -42,14 +44,18 @@ from supernet.space.cost import arch_cost
 from supernet.space.net_spec import NetSpec
 from supernet.train.run import Trained
 from tests.builders import (
+    DEVICE,
     HAND_MADE,
     TextReporter,
     assert_same,
+    digits_config,
     entry,
     images,
+    made_up_table,
     random_net,
     small_space,
     some_archs,
+    start_run,
     tiny_table,
 )
 from tests.conftest import Command
@@ -314,7 +320,25 @@ def test_a_negative_number_of_epochs(subnet: Path, reporter: TextReporter) -> No
 
 
 @pytest.mark.slow
-def test_it_really_measures(subnet: Path, reporter: TextReporter) -> None:
+def test_a_pruned_subnet_is_really_faster(place: Path) -> None:
+    """Of a wide network, by timings of this machine, compared in one session at the end."""
+    start_run(digits_config(
+        "space.stages=[{width:32,stride:2,depths:[2]},{width:64,stride:2,depths:[2]}]",
+        "space.expand_ratios=[6]", "space.resolutions=[32]", "recipe.epochs=1",
+    ), Path("run"))  # fmt: skip
+    run = Trained.open(Path("run"))
+    arch, request = run.net.space.largest(), TimingRequest()
+    device = replace(DEVICE, cpu=host.cpu())
+    table = made_up_table(run.net.space, in_chans=1, num_classes=10, device=device)
+    chosen = Choice(arch=arch, predicted_ms=1.0, budget_ms=1.0)
+    write_subnet(run, arch, Path("wide"), promise=Promise.of(chosen), table=table)
+    (before,) = measure_subnets([Path("wide")], request).timings
+    budget = 0.65 * before.median_ms
     with pytest.raises(SupernetError, match=r"feasible budgets lie between 0\.\d+ and 0\.\d+ ms"):
-        prune(subnet, Path("o"), 1e-9, reporter)
-    assert not Path("o").exists()
+        prune(Path("wide"), Path("slim"), 1e-9, SILENT)
+    assert not Path("slim").exists()
+    paper = prune(Path("wide"), Path("slim"), budget, SILENT)
+    assert paper.measured is not None
+    assert paper.measured.median_ms < 1.25 * budget, "at another pace, maybe"
+    wide, slim = measure_subnets([Path("wide"), Path("slim")], request).timings
+    assert slim.median_ms < 0.85 * wide.median_ms
