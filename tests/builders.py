@@ -378,7 +378,6 @@ TINY = (
     "recipe.phases.all.warmup_steps=0",
 )
 """The same by a recipe of two phases, with sorted channels and several subnets a step."""
-RECIPES = {"default": DEFAULT, "two phases": TINY}
 
 
 def tiny_config(*overrides: str) -> dict[str, Any]:

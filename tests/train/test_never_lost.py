@@ -30,12 +30,20 @@ from supernet.train.interrupt import Stopping
 from supernet.train.logger import RunFolder
 from supernet.train.run import Trained
 from supernet.train.step import Training
-from tests.builders import TINY, start_run, tiny_config
+from tests.builders import DEFAULT, TINY, start_run, tiny_config
 from tests.train.test_loop import same
 
 ROOT = Path(__file__).resolve().parents[2]
 QUIET = SILENT
 OFTEN = "save_minutes=0.0001"
+
+
+@pytest.fixture(scope="module")
+def by_default(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The outcome of the default recipe."""
+    folder = tmp_path_factory.mktemp("by_default") / "run"
+    start_run(composed([*DEFAULT, OFTEN]), folder, QUIET)
+    return checkpoint.read(folder)
 
 
 @pytest.fixture(scope="module")
@@ -137,11 +145,11 @@ def killed_and_resumed(folder: Path, words: list[str], rng: random.Random, kills
 
 
 @pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
-def test_kill_9_loses_nothing(kills: int, undisturbed: dict[str, Any], tmp_path: Path) -> None:
-    words = [*(word for word in TINY if not word.startswith("name=")), OFTEN]
+def test_kill_9_loses_nothing(kills: int, by_default: dict[str, Any], tmp_path: Path) -> None:
+    words = [*(word for word in DEFAULT if not word.startswith("name=")), OFTEN]
     folder = tmp_path / "runs" / "run"
     assert killed_and_resumed(folder, words, random.Random(kills), kills) > 0
-    assert_ended_as(undisturbed, folder)
+    assert_ended_as(by_default, folder)
 
 
 @pytest.mark.slow
