@@ -121,7 +121,7 @@ def test_subnet_and_gates_of_a_run_are_the_same_bits(runs: dict[int, Path], tmp_
         chosen = choose(run, goal_for(run.net, table, budget), SILENT)
         promise = Promise.of(chosen)
         write_subnet(run, chosen.arch, copy / "out", promise=promise, table=table)
-        (weights,) = (load_file(file) for file in (copy / "out").glob("*.safetensors"))
+        (weights,) = (load_file(file) for file in (copy / "out").glob("model.safetensors"))
         gates = {file.name: file.read_bytes() for file in (copy / "run" / "gates").iterdir()}
         made.append((chosen, weights, gates))
     (first, weights, gates), (second, again, gates_again) = made
@@ -141,7 +141,7 @@ def test_a_given_arch_is_extracted_alike_on_one_thread_and_two(
     for count in (1, 2):
         with working_on(count):
             write_subnet(run, arch, tmp_path / str(count), table=table)
-        (weights,) = (load_file(file) for file in (tmp_path / str(count)).glob("*.safetensors"))
+        (weights,) = (load_file(file) for file in (tmp_path / str(count)).glob("model.safetensors"))
         found.append(weights)
     for name, tensor in found[0].items():
         if "running" in name:  # BN's statistics are computed anew

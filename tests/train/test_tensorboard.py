@@ -20,8 +20,9 @@ def texts(log: EventAccumulator, name: str) -> list[str]:
     return [e.tensor_proto.string_val[0].decode() for e in log.Tensors(f"{name}/text_summary")]
 
 
-def test_losses_phases_and_images_are_shown(trained_run: Path) -> None:
-    log = events(trained_run / "tensorboard")
+def test_losses_phases_and_images_are_shown(tmp_path: Path, reporter: TextReporter) -> None:
+    start_run(tiny_config(), tmp_path / "run", reporter)
+    log = events(tmp_path / "run" / "tensorboard")
     scalars = set(log.Tags()["scalars"])
     assert {"loss/largest", "loss/random", "held_out_top1/largest"} <= scalars
     first, second = texts(log, "phase")
