@@ -362,6 +362,29 @@ def test_threads_and_precision_reach_openvino(monkeypatch: pytest.MonkeyPatch) -
     assert "float" in str(compiled.get_property("INFERENCE_PRECISION_HINT"))
 
 
+SIGNAL = """
+import signal
+from supernet.latency import runtimes
+from supernet.latency.model import of_keys
+from tests.latency.conftest import key
+signal.signal(signal.SIGINT, lambda *_: print("interrupted"))
+layer, load = key(kernel_size=3, act="relu"), runtimes.get("openvino").load
+one, two = (load(of_keys([layer], batch=n), threads=1, provider="cpu") for n in (1, 2))
+del one
+del two
+signal.raise_signal(signal.SIGINT)
+"""
+
+
+@pytest.mark.runtimes
+def test_a_signal_is_handled_after_two_models_of_openvino() -> None:
+    """It was a segmentation fault, which a process of its own survives."""
+    pytest.importorskip("openvino")
+    done = subprocess.run([sys.executable, "-c", SIGNAL], capture_output=True, text=True,
+                          env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False)  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "interrupted\n"), done.stderr
+
+
 @pytest.mark.runtimes
 def test_threads_reach_ncnn(monkeypatch: pytest.MonkeyPatch) -> None:
     ncnn = pytest.importorskip("ncnn")

@@ -5,7 +5,7 @@ Bundles carry this file to boards, so it is Python 3.8.
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,7 +28,7 @@ def version() -> str:
 
 
 def providers() -> tuple[str, ...]:
-    return tuple(name.lower() for name in openvino.Core().available_devices)
+    return tuple(name.lower() for name in _core().available_devices)
 
 
 def load(model: Model, *, threads: int, provider: str) -> Loaded:
@@ -64,6 +64,17 @@ def load_file(path: Path, *, threads: int) -> Run:
     return run
 
 
+@cache
+def _core() -> Any:
+    """Return the one core of this process.
+
+    Each puts the stack of signal handlers elsewhere, and the old one back when it ends: of two, the
+    second leaves a stack that is gone, and the next signal, such as Ctrl-C, is a segmentation fault
+    (OpenVINO 2026.4).
+    """
+    return openvino.Core()
+
+
 def _request(source: bytes | str, x: Array, threads: int, provider: str) -> Any:
     config = {
         "PERFORMANCE_HINT": "LATENCY",
@@ -72,7 +83,7 @@ def _request(source: bytes | str, x: Array, threads: int, provider: str) -> Any:
     }
     if provider == "cpu":  # other devices have no such setting
         config["INFERENCE_NUM_THREADS"] = str(threads)
-    core = openvino.Core()
+    core = _core()
     network = core.read_model(source)
     network.reshape(list(x.shape))
     return core.compile_model(network, provider.upper(), config).create_infer_request()
