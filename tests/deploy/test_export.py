@@ -112,7 +112,7 @@ def test_int8_is_smaller_and_scored_beside_float32(
     one, other = paper["rows"]
     if name != "openvino":  # of a net this small most is the text of its graph
         assert other["bytes"] < 0.8 * one["bytes"]
-    assert abs(other["top1"] - one["top1"]) < 0.03
+    assert abs(other["top1"] - one["top1"]) < 0.05
     assert one["largest_difference"] < 1e-4 < other["largest_difference"]
 
 

@@ -5,7 +5,7 @@ Bundles carry this file to boards, so it is Python 3.8.
 
 from __future__ import annotations
 
-from functools import cache, partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -64,7 +64,7 @@ def load_file(path: Path, *, threads: int) -> Run:
     return run
 
 
-@cache
+@lru_cache(maxsize=None)
 def _core() -> Any:
     """Return the one core of this process.
 
