@@ -243,8 +243,9 @@ def test_int8_of_ncnn_is_refused(refused: Callable[..., str], subnet: Path) -> N
 def test_a_missing_package_names_the_extra(
     refused: Callable[..., str], subnet: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
+    ours = {f"supernet.deploy.export.{name}", f"supernet.latency.runtimes.{name}"}
     for module in list(sys.modules):
-        if module.split(".")[0] == EXTRA[name] or module == f"supernet.deploy.export.{name}":
+        if module.split(".")[0] == EXTRA[name] or module in ours:
             monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, EXTRA[name], None)
     line = refused("export", subnet, "--format", name)
