@@ -72,7 +72,7 @@ def folder(
         classes=found.classes,
         images=replace(images, in_chans=channels),
         given=torch.cat([torch.full_like(p.labels, PARTS.index(n)) for n, p in given.items()]),
-        ids=checked.digests,
+        ids=checked.ids,
         names=[name_in(top / "train", file) for file in images.files],
         shares=drawn,
         in_memory=len(images) * channels * size**2 <= memory_gb * 2**30,

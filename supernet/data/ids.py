@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from io import BufferedReader, BytesIO
 from typing import Any
 
 import torch
@@ -61,6 +62,8 @@ class Parts:
         return torch.stack([torch.isin(ids, x) for x in (trained, self.held_out, self.test)])
 
 
-def id_of(content: bytes) -> int:
-    """Return the id of an image: 63 bits of a hash of its content."""
-    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest()) >> 1
+def id_of(content: bytes | BufferedReader) -> int:
+    """Return the id of an image: 63 bits of a hash of its content, bytes or an open file."""
+    file = BytesIO(content) if isinstance(content, bytes) else content
+    digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).digest()
+    return int.from_bytes(digest) >> 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from supernet.data.dataset import Images
 from supernet.data.decode import is_deep, is_grey, opened, turned
+from supernet.data.ids import id_of
 from supernet.data.preprocess import read_square, square
 from supernet.errors import DataError
 from supernet.io.cores import num_cores
@@ -64,13 +64,13 @@ class Checked:
         grey: whether all are grey.
         num_deep: how many have 16 bits a channel.
         num_damaged_exif: how many have damaged EXIF data, which may hide a rotation.
-        digests: of their bytes `[N]`, int64.
+        ids: of their bytes `[N]`, int64.
     """
 
     grey: bool
     num_deep: int
     num_damaged_exif: int
-    digests: Tensor
+    ids: Tensor
 
     def notes(self) -> tuple[str, ...]:
         """Return what readers of the results should know."""
@@ -148,7 +148,7 @@ class FileImages:
             _Looks(self), batch_size=64, num_workers=self._num_workers(), collate_fn=list
         )
         grey, num_deep, num_damaged_exif = True, 0, 0
-        digests, faults = array("q"), []
+        ids, faults = array("q"), []
         for look in chain.from_iterable(loader):
             if isinstance(look, str):
                 faults.append(look)
@@ -156,7 +156,7 @@ class FileImages:
             grey &= look.grey
             num_deep += look.deep
             num_damaged_exif += look.damaged_exif
-            digests.append(look.digest)
+            ids.append(look.id)
         if faults:
             more = f" and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
             raise DataError(
@@ -165,7 +165,7 @@ class FileImages:
             )
         return Checked(
             grey=grey, num_deep=num_deep, num_damaged_exif=num_damaged_exif,
-            digests=torch.tensor(digests, dtype=torch.int64),
+            ids=torch.tensor(ids, dtype=torch.int64),
         )  # fmt: skip
 
     def _num_workers(self) -> int:
@@ -192,7 +192,7 @@ class _Look(NamedTuple):
     grey: bool
     deep: bool
     damaged_exif: bool
-    digest: int
+    id: int
 
 
 class _Looks(Dataset[_Look | str]):
@@ -212,13 +212,7 @@ class _Looks(Dataset[_Look | str]):
                 grey, deep = is_grey(image), is_deep(image)
                 square(image, images.size, images.in_chans)
                 _, damaged_exif = turned(image)
-            return _Look(grey, deep, damaged_exif, _digest(file))
+            with open(file, "rb") as content:
+                return _Look(grey, deep, damaged_exif, id_of(content))
         except DataError as error:
             return str(error)
-
-
-def _digest(file: Path) -> int:
-    """Return a number of 64 bits that two files share if their bytes are the same."""
-    with open(file, "rb") as content:
-        digest = hashlib.file_digest(content, lambda: hashlib.blake2b(digest_size=8)).digest()
-    return int.from_bytes(digest, "big", signed=True)

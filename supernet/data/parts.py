@@ -99,10 +99,15 @@ def divide(pool: Pool, *, kept: Parts | None = None, closed: bool = False) -> Im
                       "of the initial weights",)  # fmt: skip
     places = [(part == number).nonzero()[:, 0] for number in range(len(PARTS))]
     for name, place in zip(PARTS, places, strict=True):
-        if not len(place):
+        if not len(place) and closed:
             raise DataError(
                 f"data {pool.name} has none of the {WORDS[name]} images that the run was started "
                 "with; name their folder with data.root="
+            )
+        if not len(place):
+            raise DataError(
+                f"data {pool.name} is left without {WORDS[name]} images, as all of them are of "
+                "other parts in the training of the initial weights; add new ones"
             )
     notes += _copies(pool, places)
     sources = (pool.images.pick(place) for place in places)

@@ -40,6 +40,11 @@ class SubnetSource:
 
     def net(self, config: Mapping[str, Any], data: ImageData, reporter: Reporter) -> PlainNet:
         folder = load_config(self.dir)
+        if folder.parts is None:
+            reporter.note(
+                f"note: {self.dir} was trained on images that an earlier release did not keep the "
+                "ids of, so validation and test images may be among them"
+            )
         origin = {
             "subnet": self.dir,
             "arch_id": folder.arch_id,

@@ -81,7 +81,8 @@ def _fill_from_run_(net: SuperNet, path: str, data: ImageData) -> str:
         state |= {name: value for name, value in net.state_dict().items() if name.startswith(HEAD)}
         said.append(f"a new head for {data.num_classes} classes in place of {len(run.classes)}")
     if "images" not in run.content:
-        said.append("which were trained on images that an earlier release did not keep the ids of")
+        said.append("trained on images that an earlier release did not keep the ids of, so "
+                    "validation and test images may be among them")  # fmt: skip
     try:
         net.load_state_dict(state)
     except RuntimeError as error:

@@ -153,6 +153,16 @@ def test_another_folder_is_refused() -> None:
         divide(pool([f"{name}z" for name in names_of(20)]), kept=run.parts, closed=True)
 
 
+def test_a_test_folder_of_training_images_is_no_test_for_a_new_run() -> None:
+    names = names_of(20)
+    run = divide(pool(names, given=[0] * 10 + [1] * 10 + [0] * 10 + [2] * 10, shares={}))
+    trained = [*names[:10], *names[20:30]]
+    extra = [f"{name}z" for name in names]
+    swapped = pool(extra + trained, given=[0, 1] * 20 + [2] * 20, shares={})
+    with pytest.raises(DataError, match=r"left without test images.*add new ones"):
+        divide(swapped, kept=run.parts)
+
+
 @pytest.mark.parametrize(
     "tensors",
     [
