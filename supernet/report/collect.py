@@ -70,7 +70,7 @@ def collect(paths: Sequence[Path], command: str) -> Report:
         if run.file is not None and spec is not None:
             read_gates = partial(gates.read, space=spec.space, run=run.name, tables=tables)
             learned += _kept(gates.states_of(run.file, run.content), read_gates, notes)
-    lines = {run.name: tuple(_curves(run, notes)) for run in found}
+    lines = {run.name: _curves(run, notes) for run in found}
     groups: list[Sequence[_Named]] = [records, networks, searched, learned]
     devices = [one.device for group in groups for one in group]
     return Report(
@@ -159,8 +159,13 @@ def _subnets(
     return _kept(homes.items(), read, notes)
 
 
-def _curves(run: OpenedRun, notes: list[str]) -> list[Curve]:
-    return [curve for each in _kept([run.folder], curves.read, notes) for curve in each]
+def _curves(run: OpenedRun, notes: list[str]) -> tuple[Curve, ...]:
+    step = run.position.get("step")
+    read = partial(curves.read, steps=step if isinstance(step, int) else None)
+    for found, lacking in _kept([run.folder], read, notes):
+        notes += lacking
+        return found
+    return ()
 
 
 def accuracies(found: Sequence[SubnetRecord], tables: Sequence[TableRecord]) -> list[Accuracy]:

@@ -1,53 +1,131 @@
-"""Training curves, read from TensorBoard's event files and thinned."""
+"""Training curves, read from TensorBoard's event files and thinned.
+
+TensorBoard's reader takes damage for the end of a file. Here the records of a file are added up, so
+that damage, and a file that is gone, become a note on the steps that the curves lack.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from supernet.errors import SupernetError
 from supernet.io.read import check_regular
 from supernet.report.schema import Curve, PhaseSpan
 
+if TYPE_CHECKING:
+    from tensorboard.backend.event_processing.reservoir import Reservoir
+
 FOLDER = "tensorboard"
-WANTED = ("loss/", "held_out_top1/", "lr", "grad_norm")
+STEPS, SCORES = ("loss/", "lr", "grad_norm"), ("held_out_top1/",)
 KEPT = 20_000
-"""Values that are read of a scalar; TensorBoard samples them from longer ones."""
+"""Values that are kept of a scalar; longer ones are sampled."""
 POINTS = 240
+FRAME = 16
+"""Bytes around a record: its length, and checksums of both."""
 
 
-def read(run: Path) -> tuple[Curve, ...]:
-    """Return the curves of a run's training; none where there are no event files.
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """An event file: the steps from a start or a resume of the training to its end or a kill.
+
+    Args:
+        file: that was read.
+        resumed: step from which values of earlier files are trained anew; None if not resumed.
+        first: step with values; None without any.
+        last: step with values.
+        damaged: whether a part of the file could not be read.
+    """
+
+    file: Path
+    resumed: int | None
+    first: int | None
+    last: int | None
+    damaged: bool
+
+
+def read(run: Path, steps: int | None) -> tuple[tuple[Curve, ...], tuple[str, ...]]:
+    """Return the curves of a run's training, and notes on what they lack.
+
+    Args:
+        run: its folder.
+        steps: done by its checkpoint; None if that is not known.
 
     Raises:
-        SupernetError: if these are damaged.
+        SupernetError: if a file cannot be read.
     """
-    from tensorboard.backend.event_processing import event_accumulator as events
+    from tensorboard.backend.event_processing.reservoir import Reservoir
 
-    folder = run / FOLDER
-    files = list(folder.glob("events.out.*"))
-    if not files:
-        return ()
-    for file in files:
-        check_regular(file, error=SupernetError)
-    kinds = (events.COMPRESSED_HISTOGRAMS, events.IMAGES, events.AUDIO, events.HISTOGRAMS,
-             events.TENSORS)  # fmt: skip
-    sizes = {kind: 1 for kind in kinds} | {events.SCALARS: KEPT}
-    try:
-        log = events.EventAccumulator(str(folder), size_guidance=sizes).Reload()
-    except Exception as error:  # TensorBoard raises many kinds
-        raise SupernetError(f"{folder}: cannot be read ({error})") from error
-    names = sorted(name for name in log.Tags()["scalars"] if name.startswith(WANTED))
+    folder, values = run / FOLDER, Reservoir(size=KEPT)
+    files = sorted(folder.glob("events.out.tfevents.*"))
+    sessions = [_read_into(values, file) for file in files]
     found = []
-    for name in names:
-        values = [(e.step, e.value) for e in log.Scalars(name) if math.isfinite(e.value)]
-        if values:
-            steps, means = thinned(values, POINTS)
-            found.append(Curve(name=name, steps=steps, values=means))
-    return tuple(found)
+    for name in sorted(values.Keys()):
+        finite = [(step, value) for step, value in values.Items(name) if math.isfinite(value)]
+        if finite:
+            at, means = thinned(finite, POINTS)
+            found.append(Curve(name=name, steps=at, values=means))
+    return tuple(found), tuple(_lacking(folder, sessions, steps))
+
+
+def _read_into(values: Reservoir, file: Path) -> Session:
+    """Add the steps and values of a file to `values`."""
+    from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
+    from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+
+    check_regular(file, error=SupernetError)
+    size, taken = file.stat().st_size, 0  # before it is read, as it may grow
+    resumed, first, last = None, None, None
+    try:
+        for record in RawEventFileLoader(str(file)).Load():
+            taken += len(record) + FRAME
+            event = Event.FromString(record)
+            if event.session_log.status == SessionLog.START:
+                resumed = event.step
+                values.FilterItems(lambda item, start=resumed: item[0] < start)
+            for value in event.summary.value:
+                if value.HasField("simple_value") and value.tag.startswith(STEPS + SCORES):
+                    values.AddItem(value.tag, (event.step, value.simple_value))
+                    if value.tag.startswith(STEPS):
+                        first, last = event.step if first is None else first, event.step
+    except Exception as error:  # TensorBoard raises many kinds
+        raise SupernetError(f"{file}: cannot be read ({error})") from error
+    damaged = taken < size or size == 0  # a file begins with a record of its version
+    return Session(file=file, resumed=resumed, first=first, last=last, damaged=damaged)
+
+
+def _lacking(folder: Path, sessions: Sequence[Session], steps: int | None) -> list[str]:
+    """Return a note on each row of steps before `steps` that no session has values of.
+
+    A kill may leave half a record behind the last checkpoint; resumed, the run has these steps
+    anew, so that nothing is lost.
+    """
+    notes, end = [], 0  # the first step without values
+    missing = f"{folder}: an event file is missing"
+    cause = missing
+    for one in sessions:
+        if one.resumed is not None:
+            end = min(end, one.resumed)
+        if one.first is not None and one.last is not None:
+            if end < one.first:
+                notes.append(f"{cause}; {_without(end, one.first)}")
+            end, cause = one.last + 1, missing
+        if one.damaged:
+            cause = f"{one.file}: damaged"
+    if steps is not None and end < steps:
+        notes.append(f"{cause}; {_without(end, steps)}")
+    elif cause != missing and end == (end if steps is None else steps):
+        notes.append(f"{cause}; values " + f"after step {end - 1} " * (end > 0) + "are lost")
+    return notes
+
+
+def _without(first: int, end: int) -> str:
+    count = f"step {first}" if end - first == 1 else f"steps {first} to {end - 1}"
+    return f"the curves have no values of {count}"
 
 
 def thinned(

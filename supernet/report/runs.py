@@ -40,6 +40,12 @@ class OpenedRun:
         timm = isinstance(net, Mapping) and net.get("kind") == "timm"
         return BASELINE if timm else SUBNET
 
+    @property
+    def position(self) -> Mapping[str, Any]:
+        """Where its training is; empty if that is not known."""
+        value = self.content.get("position")
+        return value if isinstance(value, Mapping) else {}
+
 
 def opened(path: Path) -> OpenedRun:
     """Read a run's checkpoint; a damaged one becomes a note if the folder holds anything else.
@@ -87,14 +93,12 @@ def space_of(run: OpenedRun) -> NetSpec | None:
 def record_of(run: OpenedRun, spec: NetSpec | None, lines: tuple[Curve, ...]) -> RunRecord:
     """Return the record of a run."""
     config, content = run.config, run.content
-    data, where = config.get("data"), content.get("position")
-    position = where if isinstance(where, Mapping) else {}
-    classes = content.get("classes")
+    data, classes = config.get("data"), content.get("classes")
     about: dict[str, Any] = {
         "data": data.get("name") if isinstance(data, Mapping) else None,
         "classes": list(map(str, classes)) if isinstance(classes, (list, tuple)) else [],
         "written_by": f"supernet {content['supernet']}" if content.get("supernet") else None,
-        "steps": position.get("step"),
+        "steps": run.position.get("step"),
         "phases": _names(config.get("recipe"), "phases"),
     }
     if spec is not None:
@@ -103,7 +107,7 @@ def record_of(run: OpenedRun, spec: NetSpec | None, lines: tuple[Curve, ...]) ->
                   "resolutions": list(space.resolutions)}  # fmt: skip
     command = content.get("command")
     return RunRecord(
-        name=run.name, kind=run.kind, about=about, phases=phases_of(config, position),
+        name=run.name, kind=run.kind, about=about, phases=phases_of(config, run.position),
         curves=lines, command=str(command) if command else None,
     )  # fmt: skip
 

@@ -205,7 +205,8 @@ class RunFolder:
         return self.stop.asked
 
     def save(self, state: dict[str, Any]) -> None:
-        """Write the checkpoint."""
+        """Write the checkpoint, after the log of its steps, so that a kill leaves both."""
+        self.writer.flush()
         checkpoint.save(self.job.folder / checkpoint.FILE, {**self.meta, **state})
         self.saved = time.monotonic()
 
