@@ -193,8 +193,8 @@ class RunFolder:
                 self.job.reporter.note(f"about {left / 60:.1f} min left")
 
     def gates_moved(self, targets: Sequence[Target], step: int) -> None:
-        """Show the gates in TensorBoard."""
-        show_gates(self.writer, targets, step)
+        """Show the gates at the last step done; a resume drops values of the next one."""
+        show_gates(self.writer, targets, step - 1)
 
     def due(self) -> bool:
         """Whether the last checkpoint is too old."""
@@ -211,9 +211,9 @@ class RunFolder:
         self.saved = time.monotonic()
 
     def scored(self, phase: Phase, step: int, top1: Mapping[str, float], *, last: bool) -> None:
-        """Show the accuracies; on the screen those at the end of a phase."""
+        """Show the accuracies at the last step done; on the screen, after a phase alone."""
         for name, value in top1.items():
-            self.writer.add_scalar(f"held_out_top1/{name}", value, step)
+            self.writer.add_scalar(f"held_out_top1/{name}", value, step - 1)
         if last:
             parts = ", ".join(f"{name} {100 * value:.1f} %" for name, value in top1.items())
             self.job.reporter.note(f"phase {phase.name} done: validation top-1 {parts}")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from supernet.io.reporter import SILENT
@@ -15,7 +17,7 @@ from supernet.report import curves, page
 from supernet.report.collect import collect
 from supernet.train import checkpoint, job
 from supernet.train.logger import RunFolder
-from tests.builders import start_run, tiny_config
+from tests.builders import start_run, tiny_config, tiny_table
 from tests.conftest import Command
 
 
@@ -124,6 +126,32 @@ def test_a_kill_and_a_resume_are_no_damage(killed: Path) -> None:
     for name in ("lr", "loss/largest"):
         (curve,) = (each for each in report.runs[0].curves if each.name == name)
         assert curve.steps == tuple(range(15)), "each step once"
+
+
+def test_a_resume_keeps_the_scores_and_gates_of_the_epoch_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A resume drops what was logged from its first step on."""
+    table, log, folder = tiny_table(), RunFolder.log, tmp_path / "run"
+    table.save(tmp_path / "T.json")
+    target = f"targets=[{{table: {tmp_path / 'T.json'}, budget_ms: 1.0}}]"
+
+    def stopping(self: RunFolder, step: int, *rest: Any) -> None:
+        log(self, step, *rest)
+        if step == 11:
+            signal.raise_signal(signal.SIGTERM)
+
+    config = tiny_config("evaluate=epoch", target)
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "log", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            start_run(config, folder, SILENT)
+    job.resume(folder, SILENT)
+    found = EventAccumulator(str(folder / curves.FOLDER)).Reload()
+    scored = [event.step for event in found.Scalars("held_out_top1/largest")]
+    assert scored == [2, 5, 8, 11, 14]
+    (entropy,) = (tag for tag in found.Tags()["scalars"] if tag.endswith("entropy/block00"))
+    assert [event.step for event in found.Scalars(entropy)][-2:] == [11, 14]
 
 
 @pytest.mark.parametrize(
