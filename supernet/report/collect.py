@@ -63,7 +63,7 @@ def collect(paths: Sequence[Path], command: str) -> Report:
     searched, learned = [], []
     for run in found:
         read_front = partial(fronts.read, run=run.name, tables=tables)
-        searched += _kept(fronts.rows_in(run.folder), read_front, notes)
+        searched += _kept(fronts.rows_in(run.folder, notes), read_front, notes)
     networks = _subnets(folders, found, spaces, tables, searched, notes)
     for run in found:
         spec = spaces[run.name]
@@ -126,7 +126,7 @@ def _tables(
 
 def _is_mine(file: Path) -> bool:
     """Whether a file of a run is a table; a damaged one counts where tables are kept."""
-    return is_table(file) or file.parent.name == "tables"
+    return is_table(file) or file.parent.name == fronts.TABLES
 
 
 def _subnets(

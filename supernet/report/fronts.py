@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from supernet.deploy.certificate import CERTIFICATE
 from supernet.errors import SupernetError
 from supernet.io.read import read_json
 from supernet.io.validate import number
@@ -15,23 +16,30 @@ from supernet.report.tables import Tables
 from supernet.search.pareto import FIELDS
 from supernet.space.arch import Arch
 
+TABLES = "tables"
+"""Folder of a run's tables; a damaged file in it counts as one."""
 Rows = Sequence[dict[str, Any]]
 
 
 def json_files(folder: Path) -> list[Path]:
     """Return the JSON files of a folder and of those in it."""
-    found = [*folder.glob("*.json"), *folder.glob("*/*.json")]
-    return sorted(file for file in found if not file.name.startswith("."))
+    found = [*folder.glob("[!.]*.json"), *folder.glob("[!.]*/[!.]*.json")]
+    return sorted(found)
 
 
-def rows_in(folder: Path) -> Iterator[tuple[Path, Rows]]:
-    """Yield the rows of each device from each file of a front in `folder`."""
+def rows_in(folder: Path, notes: list[str]) -> Iterator[tuple[Path, Rows]]:
+    """Yield the rows of each device from each file of a front in `folder`; note damaged files."""
     for file in json_files(folder):
         try:
             rows = read_json(file, error=SupernetError)
-        except SupernetError:
-            continue  # noted where such a file is wanted
-        if not (isinstance(rows, list) and rows and all(map(_is_point, rows))):
+        except SupernetError as error:
+            if file.name != CERTIFICATE and file.parent.name != TABLES:  # these are read as such
+                notes.append(str(error))
+            continue
+        if not isinstance(rows, list) or not any(map(_is_point, rows)):
+            continue
+        if not all(map(_is_point, rows)):
+            notes.append(f"{file}: a front with rows that are no points; search again")
             continue
         for table_id in dict.fromkeys(str(row["table_id"]) for row in rows):
             yield file, [row for row in rows if str(row["table_id"]) == table_id]

@@ -6,6 +6,7 @@ import json
 import math
 import shlex
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -247,6 +248,18 @@ def test_damaged_tables_gates_and_curves_are_noted(filled: Path) -> None:
     assert {Path(note.split(":")[0]).parent.name for note in report.notes} == {"tables", "gates"}
     bare = [one for one in report.subnets if one.device.startswith("torch")]
     assert all(bar.share is None for one in bare for bar in one.bars)
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda text: text[:-5], lambda text: text.replace('"budget_ms"', '"b"', 1)]
+)
+def test_a_damaged_front_is_noted(filled: Path, damage: Callable[[str], str]) -> None:
+    file = filled / "front-torch.json"
+    file.write_text(damage(file.read_text()))
+    report = of(filled)
+    assert len(report.fronts) == 1
+    (note,) = report.notes
+    assert note.startswith(f"{file}: ")
 
 
 def test_hidden_files_beside_gates_are_passed_over(filled: Path) -> None:
