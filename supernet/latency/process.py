@@ -154,6 +154,8 @@ def _converse(
     except BrokenPipeError:
         raise DeviceError(_last_words(child, stderr)) from None
     for line in child.stdout:
+        if not line.endswith("\n"):
+            break  # the child was killed while it wrote
         event = json.loads(line)
         if event["event"] == "done":
             return

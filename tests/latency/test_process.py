@@ -62,6 +62,7 @@ def test_progress_and_rounds_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
         ('print(\'{"event": "error", "message": "layer Y"}\')', "layer Y"),
         ("raise OSError('no disk')", "ended with code 1: OSError: no disk"),
         ("import os; os.kill(os.getpid(), 9)", "ended with code -9: it printed nothing"),
+        ("import os; os.write(1, b'{'); os.kill(os.getpid(), 9)", "code -9: it printed nothing"),
     ],
 )
 def test_a_failed_child_is_a_device_error(
