@@ -23,6 +23,7 @@ from supernet.nn.description import FAULTS
 from supernet.nn.kinds import KINDS
 from supernet.nn.kinds.conv import SE, ConvKind
 from supernet.nn.supernet import SuperNet
+from supernet.nn.timm_weights import kind_of
 from supernet.space.arch import Arch, Op
 from supernet.space.presets import ofa_mbv3, ofa_proxyless
 from supernet.space.search_space import SearchSpace
@@ -88,6 +89,11 @@ def read_supernet(
         raise CheckpointError(
             f"{file}: a ResNet of once-for-all, whose bottleneck blocks are no kind of block here; "
             f"its {' and '.join(_PRESETS)} are read"
+        )
+    if not any(name in state for name in _ENDS):
+        raise CheckpointError(
+            f"{file}: not of once-for-all, it is {kind_of(state)}; weights of a mobile network of "
+            "timm start a training: net.init=FILE"
         )
     try:
         return net_of(state, expand_ratios=expand_ratios, depths=depths)

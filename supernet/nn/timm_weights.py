@@ -34,6 +34,14 @@ HUB = "timm:"
 STEM, HEAD = "conv_stem.weight", ("classifier.weight", "classifier.bias")
 KERNELS = tuple(f".{s.path}.weight" for kind in KINDS.values() for s in kind.kernels.values())
 SHOWN = 6
+_OTHERS = {
+    "layer1.0.conv1.weight": "a ResNet",
+    "features.0.0.weight": "a network of torchvision",
+    "features.0.weight": "a VGG or AlexNet",
+    "patch_embed.proj.weight": "a transformer",
+    "first_conv.conv.weight": "a network of once-for-all, which `supernet import ofa` reads",
+}
+"""Networks without a block of ours, by the end of a name that they have."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +116,12 @@ def fill_(net: SuperNet, state: Mapping[str, Tensor], source: str) -> Filled:
     parts = list(_parts(net))
     wanted = {f"{part.name}.{key}": shape for part in parts for key, shape in part.shapes.items()}
     state, beside = tensors_of(wanted, state, source)
+    if not any(len(shape) == 4 and name in state for name, shape in wanted.items()):
+        raise CheckpointError(
+            f"{source} has no convolution of the largest subnet, it is {kind_of(state)}; take a "
+            "mobile network of timm, with its space (space=from_timm space.model=NAME), or train "
+            "another network of timm alone: net=timm net.name=NAME net.weights=FILE"
+        )
     found, faults, cropped = dict[str, Tensor](), list[str](), list[str]()
     new_head = _new_head(state, wanted)
     for name, shape in wanted.items():
@@ -130,7 +144,8 @@ def fill_(net: SuperNet, state: Mapping[str, Tensor], source: str) -> Filled:
     faults += [f"has {name}, which is not part of it" for name in extra if name not in deeper]
     if faults:
         raise CheckpointError(
-            f"{source} does not fit the largest subnet: {_listed(faults)}; nothing is loaded"
+            f"{source} does not fit the largest subnet: {_listed(faults)}; nothing is loaded; the "
+            "space of another network of timm is space=from_timm space.model=NAME"
         )
     for part in parts:
         part.load({key: found[n] for key in part.shapes if (n := f"{part.name}.{key}") in found})
@@ -142,6 +157,14 @@ def fill_(net: SuperNet, state: Mapping[str, Tensor], source: str) -> Filled:
         left_out=left_out,
         new_head=new_head,
     )
+
+
+def kind_of(state: Mapping[str, Tensor]) -> str:
+    """Return which kind of network has tensors of these names."""
+    for end, kind in _OTHERS.items():
+        if any(f".{name}".endswith(f".{end}") for name in state):
+            return kind
+    return f"another network ({_listed(list(state)[:3])}, ...)"
 
 
 def for_channels(weight: Tensor, in_chans: int) -> Tensor:

@@ -177,6 +177,12 @@ def test_a_resnet_of_theirs_is_called_one(start: str, tmp_path: Path) -> None:
         read_supernet(tmp_path / "weights")
 
 
+def test_a_network_of_others_is_named(tmp_path: Path) -> None:
+    torch.save({"layer1.0.conv1.weight": torch.zeros(1)}, tmp_path / "weights")
+    with pytest.raises(CheckpointError, match=r"not of once-for-all, it is a ResNet; .*net\.init"):
+        read_supernet(tmp_path / "weights")
+
+
 def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path) -> None:
     class Evil:
         def __reduce__(self) -> Any:

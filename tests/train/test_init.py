@@ -114,6 +114,29 @@ def test_what_cannot_be_used_is_one_line(words: list[str], message: str, tmp_pat
     assert not folder.exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "prefix", "kind"),
+    [
+        ("resnet18", "", "it is a ResNet; take a mobile network of timm"),
+        ("resnet18", "module.", "it is a ResNet;"),
+        ("vgg11", "", "it is a VGG or AlexNet;"),
+        ("vit_tiny_patch16_224", "", "it is a transformer;"),
+        ("xception41", "", r"it is another network \(blocks\."),
+    ],
+)
+def test_weights_of_another_kind_of_network_are_refused_by_its_name(
+    name: str, prefix: str, kind: str, tmp_path: Path
+) -> None:
+    with torch.device("meta"):
+        state = timm.create_model(name, num_classes=4).state_dict()
+    state = {prefix + each: torch.zeros(tensor.shape[:1]) for each, tensor in state.items()}
+    save_file(state, tmp_path / "weights.safetensors")
+    with pytest.raises(SupernetError, match=kind) as error:
+        start_run(tiny_config(f"net.init={tmp_path / 'weights.safetensors'}"), tmp_path / "run")
+    assert "net=timm net.name=NAME net.weights=FILE" in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
 # ---- init_from ---------------------------------------------------------------------------------
 
 
