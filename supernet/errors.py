@@ -8,12 +8,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from decimal import ROUND_CEILING, Context
+from typing import Any
 
 KILLED_WORKER = "a process that reads images was killed, for want of memory perhaps"
 
 
 class SupernetError(ValueError):
     """The input cannot be used: says what was given, where, what is allowed, how to mend it."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle without `__init__`, which takes other arguments in some: pools hand errors on."""
+        return _with_args, (type(self), *self.args), self.__dict__
 
 
 class SpaceError(SupernetError):
@@ -70,6 +75,10 @@ class InfeasibleLimits(SupernetError):
             f"no architecture of this space costs {asked} or less all at once; each by itself can "
             f"be {can}: ask for more of one of them"
         )
+
+
+def _with_args(kind: type[SupernetError], *args: object) -> SupernetError:
+    return kind.__new__(kind, *args)
 
 
 def shown(value: object, most: int = 100) -> str:
