@@ -51,6 +51,8 @@ RUNTIMES = {
     "openvino": ("openvino", "fp32"),
 }
 """The runtimes of bundles: the Python package, and the precision of the models."""
+MARK = "supernet-board "
+"""Stands before each answer over ssh, since a board's shell may print a greeting at any command."""
 _CHUNK = 2**20
 
 
@@ -309,7 +311,7 @@ class _Progress:
         left = gone * (1 - total) / done if self.first >= 0 and done > 0 else None
         if self.mode == "json":
             event = {"process": session + 1, "phase": phase, "share": total, "left_seconds": left}
-            print(json.dumps(event), flush=True)
+            print(MARK + json.dumps(event), flush=True)
             return
         word = "loading" if phase == "load" else "timing"
         text = f"process {session + 1} of {self.processes}, {word} {100 * share:3.0f} %"

@@ -28,7 +28,7 @@ from supernet.io.reporter import SILENT, Reporter, phases_of
 from supernet.io.validate import construct
 from supernet.latency.board.bundle import SCRIPT, write_bundle
 from supernet.latency.board.result import import_result
-from supernet.latency.board.script import package_of
+from supernet.latency.board.script import MARK, package_of
 from supernet.latency.plan import Plan
 from supernet.latency.request import TimingRequest
 from supernet.latency.table import LatencyTable
@@ -38,9 +38,12 @@ OnProgress = Callable[[str, float], None]
 
 _HOST = re.compile(r"[A-Za-z0-9_.~+@:%\[\]/][A-Za-z0-9_.~+@:%\[\]/-]*")
 _LINE = 2**16
-_PLAIN = re.compile(r"[A-Za-z0-9_./-]+")
+_PLAIN = re.compile(r"[A-Za-z0-9_./-]{1,48}")
+"""A folder for ssh's socket: ssh splits words and expands variables; the path of a socket has about
+100 characters, of which our names and ssh's ending take 40."""
 _LOST = 255  # ssh's own exit code; others are the command's
-_MARK = "supernet-board "
+_OVERRIDDEN = {"remotecommand": "none", "stdinnull": "no"}
+"""Settings of a host that people log in to, which keep ssh from running our commands."""
 
 # Programs for the board; they have to begin in Python 2 as well, to say that it is too old.
 _ASK = """
@@ -66,7 +69,7 @@ for name in ("numpy", package):
         missing.append(name)
 done = os.path.exists(os.path.join(folder, result))
 facts = {"folder": folder, "whole": whole, "done": done, "missing": missing}
-print("supernet-board " + json.dumps(dict(facts, python=list(sys.version_info[:3]))))
+print("supernet-" + "board " + json.dumps(dict(facts, python=list(sys.version_info[:3]))))
 """
 _UNPACK = """
 import os, shutil, sys, tarfile
@@ -82,6 +85,11 @@ for name in os.listdir(folder) if os.path.isdir(folder) else ():
         os.rename(os.path.join(folder, name), os.path.join(new, name))
 shutil.rmtree(folder, ignore_errors=True)
 os.rename(new, folder)
+"""
+_READ = """
+import sys
+with open(sys.argv[1], "rb") as file:
+    sys.stdout.buffer.write(b"supernet-" + b"board " + file.read())
 """
 _CLEAN = """
 import os, shutil, sys
@@ -144,7 +152,7 @@ def profile_on(
             _copy(connection, folder, target, show)
         if not there.done:
             _run(connection, [f"{target}/{SCRIPT}", f"--out={target}/{name}", *options], show)
-        result.write_bytes(connection.call(["cat", f"{target}/{name}"]))
+        result.write_bytes(_read(connection, f"{target}/{name}"))
         try:
             table, warnings = import_result(result, folder)
         except TableError as error:
@@ -161,7 +169,7 @@ class _Connection:
 
     def __init__(self, board: Board) -> None:
         self.board = board
-        plain = _PLAIN.fullmatch(tempfile.gettempdir())  # ssh splits words, expands variables
+        plain = _PLAIN.fullmatch(tempfile.gettempdir())
         self.folder = tempfile.TemporaryDirectory(prefix="supernet-", dir=None if plain else "/tmp")
         config = [] if board.ssh_config is None else ["-F", str(board.ssh_config)]
         socket = f"{self.folder.name}/s"
@@ -171,6 +179,7 @@ class _Connection:
 
     def __enter__(self) -> _Connection:
         try:
+            self.ssh += _overrides([*self.ssh, "-G", "--", self.board.host])
             with tempfile.TemporaryFile() as stderr:  # the process behind would hold a pipe open
                 command = [*self.ssh, "-M", "-N", "-f", "--", self.board.host]
                 code = subprocess.call(command, stdin=subprocess.DEVNULL, stderr=stderr)
@@ -230,7 +239,10 @@ class _Connection:
 
     def program(self, text: str, *words: str) -> list[str]:
         """Return the command that runs a program on the board; one line, for every shell."""
-        return [self.board.python, "-c", f"exec({text!r})", *words]
+        here = (
+            "import sys; sys.path = [place for place in sys.path if place]"  # not the home folder
+        )
+        return [self.board.python, "-c", f"{here}; exec({text!r})", *words]
 
     def fail(self, code: int, stderr: IO[bytes]) -> NoReturn:
         """Raise `DeviceError` for a command that ended with `code`."""
@@ -274,12 +286,11 @@ def _ask(connection: _Connection, *words: str) -> _Facts:
     """Return facts about the board and about its copy of the bundle."""
     board = connection.board
     printed = connection.python(_ASK, *words)
-    lines = printed.decode("utf-8", "replace").splitlines()
-    marked = [line for line in lines if line.startswith(_MARK)]  # shells may print a greeting
+    _, marked, answer = printed.decode("utf-8", "replace").partition(MARK)
     if not marked:
         raise DeviceError(f"{board.python!r} on {board.host} does not answer as a Python does")
     place = f"{board.python!r} on {board.host}"
-    answer = parse_json(marked[-1].removeprefix(_MARK), place=place, error=DeviceError)
+    answer = parse_json(answer.partition("\n")[0], place=place, error=DeviceError)
     facts = _made(_Facts, answer, place)
     if facts.python < [3, 8]:
         version = ".".join(map(str, facts.python))
@@ -293,6 +304,25 @@ def _ask(connection: _Connection, *words: str) -> _Facts:
             f"{shlex.join([board.python, '-m', 'pip', 'install', *facts.missing])}"
         )
     return facts
+
+
+def _read(connection: _Connection, file: str) -> bytes:
+    """Return the content of a file of the board."""
+    _, _, content = connection.python(_READ, file).partition(MARK.encode())
+    return content
+
+
+def _overrides(ask: Sequence[str]) -> list[str]:
+    """Return options for settings of the host that would keep our commands from running.
+
+    `ask` has ssh print the settings. Only those that are set are named: an older ssh refuses
+    options that it does not know.
+    """
+    printed = subprocess.run(ask, capture_output=True, stdin=subprocess.DEVNULL, check=False).stdout
+    lines = printed.decode("utf-8", "replace").splitlines()
+    found = dict(line.split(" ", 1) for line in lines if " " in line)
+    hurt = [name for name, neutral in _OVERRIDDEN.items() if found.get(name, neutral) != neutral]
+    return [word for name in hurt for word in ("-o", f"{name}={_OVERRIDDEN[name]}")]
 
 
 def _made(make: type[T], answer: Any, place: str) -> T:
@@ -332,8 +362,9 @@ def _run(connection: _Connection, words: Sequence[str], show: OnProgress) -> Non
     with connection.start(command) as (process, stderr):
         assert process.stdout is not None
         for line in iter(partial(process.stdout.readline, _LINE), b""):
-            if line.startswith(b"{"):
-                text, host = line.decode("utf-8", "replace"), connection.board.host
+            _, marked, text = line.decode("utf-8", "replace").partition(MARK)
+            if marked:
+                host = connection.board.host
                 event = parse_json(text, place=host, error=DeviceError)
                 show("time", _made(_Event, event, host).share)
         if process.wait():

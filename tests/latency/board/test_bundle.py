@@ -134,13 +134,19 @@ def test_a_missing_file_is_named(made: Path, board_python: Path) -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
+def _event(line: bytes | str) -> dict[str, Any]:
+    text = line if isinstance(line, str) else line.decode()
+    event: dict[str, Any] = json.loads(text.removeprefix(bundle_script.MARK))
+    return event
+
+
 def _killed(python: Path, folder: Path, number: int) -> list[bytes]:
     """Kill the script after some rounds; return the whole lines that it leaves."""
     command = [python, folder / bundle.SCRIPT, *QUICK, "--progress", "json"]
     with subprocess.Popen(command, cwd=folder.parent, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         for line in process.stdout:
-            number -= json.loads(line)["phase"] == "time"
+            number -= _event(line)["phase"] == "time"
             if not number:
                 process.send_signal(signal.SIGKILL)
                 break
@@ -174,7 +180,7 @@ def test_ctrl_c_keeps_what_was_timed(made: Path, board_python: Path) -> None:
     ) as process:  # fmt: skip
         assert process.stdout is not None
         for line in process.stdout:
-            if json.loads(line)["phase"] == "time":
+            if _event(line)["phase"] == "time":
                 process.send_signal(signal.SIGINT)
                 break
         _, said = process.communicate()

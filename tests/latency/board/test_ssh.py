@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -186,3 +187,53 @@ def test_a_machine_without_ssh_is_told_so(
 def test_the_space_is_covered(small_space: SearchSpace, plan: Plan) -> None:
     space = dataclasses.replace(small_space, final_width=64, head_width=128, resolutions=(8,))
     assert plan.layers == space_keys(NetSpec(space=space, **SHAPES), 8).distinct()
+
+
+GREETING = """printf '{ "welcome": "no newline here'\nls /none 2>&1\necho '{'\n"""
+
+
+def test_a_greeting_of_the_boards_shell_is_passed_over(
+    server: Server, plan: Plan, board_python: Path
+) -> None:
+    """ansible/ansible#2268."""
+    (server.home / ".bashrc").write_text(GREETING)
+    (server.home / ".zshenv").write_text(GREETING)
+    board = _board(server, board_python)
+    with remote._Connection(board) as connection:
+        printed = connection.call(["echo", "answer"])
+    if printed == b"answer\n":
+        pytest.skip("the shell of this user reads no file of the home folder over ssh")
+    seen: list[str] = []
+    reporter = PhaseReporter(lambda phase, share: seen.append(phase))
+    profile_on(board, plan, QUICK, reporter=reporter).require(plan.layers)
+    assert "time" in seen
+
+
+@pytest.mark.parametrize("setting", ["RemoteCommand tmux attach\n RequestTTY yes", "StdinNull yes"])
+def test_settings_for_people_who_log_in_do_not_matter(server: Server, setting: str) -> None:
+    """microsoft/vscode-remote-release#481."""
+    server.config.write_text(f"{server.config.read_text()} {setting}\n")
+    program = "import sys; print(sys.stdin.read())"
+    with (
+        remote._Connection(_board(server, "python3")) as connection,
+        connection.start(["python3", "-c", program]) as (process, _),
+    ):
+        assert process.communicate(b"given")[0] == b"given\n"
+
+
+def test_a_long_folder_of_temporary_files_is_no_place_for_sockets(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """dooblem/bsync#44."""
+    long = tmp_path / ("x" * 90)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    with remote._Connection(_board(server, "python3")) as connection:
+        assert connection.call(["echo", "here"]) == b"here\n"
+
+
+def test_packages_are_not_looked_for_in_the_boards_home(server: Server) -> None:
+    """returntocorp/bento#256: a file or a clone there, as of numpy, hides the installed package."""
+    with remote._Connection(_board(server, "python3")) as connection:
+        printed = connection.python("import sys; print([p for p in sys.path if not p])")
+    assert printed == b"[]\n"
