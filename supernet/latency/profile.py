@@ -28,7 +28,9 @@ from supernet.space.net_spec import NetSpec
 if TYPE_CHECKING:
     from supernet.latency.process import OnProgress
 
-_ROOT = str(Path(__file__).parents[2])
+_CHILD = "import sys; sys.path = sys.argv[1:]; from supernet.latency import worker; worker.main()"
+"""It imports from where this process does: `-m` would put the working folder first, with whatever
+modules lie there, and PYTHONPATH would put packages before the standard library."""
 SUBNET_FILES = ("model.onnx", "config.json", "model.safetensors")
 
 
@@ -174,12 +176,11 @@ def _measure(
         busy = host.busy_warning(host.busy_cores(), request.threads)
         if busy is not None:
             reporter.warn(busy)
-    path = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), _ROOT)))
     timings = time_in_child(
-        [sys.executable, "-m", "supernet.latency.worker"],
+        [sys.executable, "-c", _CHILD, *sys.path],
         {**asdict(replace(request, provider=provider)), "models": models},
         len(models) + 1,
-        environment={"PYTHONPATH": path, **runtimes.get(request.runtime).ENVIRONMENT},
+        environment=runtimes.get(request.runtime).ENVIRONMENT,
         resume=resume,
         number=number,
         on_progress=on_progress,

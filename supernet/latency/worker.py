@@ -1,4 +1,4 @@
-"""The child process that times models on this machine: `python -m supernet.latency.worker`.
+"""The child process that times models on this machine.
 
 Its request holds the fields of a `TimingRequest` and `models`, a list of `{"keys": [...]}` (a chain
 of layers), `{"subnet": folder}` and `{"file", "runtime", "shape"}` (an exported file, in a runtime
@@ -54,5 +54,6 @@ def _file_runner(spec: dict[str, Any], threads: int) -> Runner:
     return lambda: run(image)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Time what stdin asks for."""
     answer(loaders)

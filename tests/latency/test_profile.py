@@ -2,11 +2,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import supernet
 from supernet.errors import CheckpointError, DeviceError, SpaceError
 from supernet.latency.process import ask
 from supernet.latency.profile import measure_subnets, profile
@@ -146,3 +150,34 @@ def test_a_request_is_limited_once() -> None:
 def test_a_request_is_like_a_device() -> None:
     device = dataclasses.replace(DEVICE, threads=2, batch=3, provider="cuda")
     assert TimingRequest.like(device) == TimingRequest(threads=2, batch=3, provider="cuda")
+
+
+def test_timing_imports_from_where_the_command_does(tmp_path: Path) -> None:
+    """returntocorp/bento#256 and ericvsmith/dataclasses#168.
+
+    The working folder holds a module named as one of the standard library, and so does the folder
+    of the packages, as that of the old package `dataclasses`.
+    """
+    here, packages = tmp_path / "here", tmp_path / "packages"
+    here.mkdir()
+    packages.mkdir()
+    (here / "statistics.py").write_text("raise ImportError('a script of the user')\n")
+    (packages / "dataclasses.py").write_text("raise ImportError('a package for Python 3.6')\n")
+    (packages / "supernet").symlink_to(Path(supernet.__file__).parent)
+    program = f"""
+        import sys
+        own = [number for number, place in enumerate(sys.path) if "packages" in place]
+        sys.path.insert(own[0], {str(packages)!r})
+        import supernet
+        assert supernet.__file__.startswith({str(packages)!r}), supernet.__file__
+        from supernet.latency.plan import REFERENCE
+        from supernet.latency.profile import time_chains
+        from supernet.latency.request import TimingRequest
+        session = time_chains([(REFERENCE,)], TimingRequest(seconds=0.05))
+        print(session.timings[0].median_ms > 0)
+    """
+    script = tmp_path / "script.py"
+    script.write_text(textwrap.dedent(program))
+    done = subprocess.run([sys.executable, script], cwd=here, capture_output=True, text=True,
+                          env={}, check=False)  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr
