@@ -116,7 +116,7 @@ def fill_(net: SuperNet, state: Mapping[str, Tensor], source: str) -> Filled:
     parts = list(_parts(net))
     wanted = {f"{part.name}.{key}": shape for part in parts for key, shape in part.shapes.items()}
     state, beside = tensors_of(wanted, state, source)
-    if not any(len(shape) == 4 and name in state for name, shape in wanted.items()):
+    if state and not any(len(shape) == 4 and name in state for name, shape in wanted.items()):
         raise CheckpointError(
             f"{source} has no convolution of the largest subnet, it is {kind_of(state)}; take a "
             "mobile network of timm, with its space (space=from_timm space.model=NAME), or train "
