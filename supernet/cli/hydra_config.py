@@ -8,12 +8,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, make_dataclass
 from datetime import datetime
 from fractions import Fraction
 from math import floor
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
@@ -23,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 import supernet
-from supernet.cli.texts import as_typed
+from supernet.cli.texts import TEXTS, TEXTS_OR_NULL, as_typed
 from supernet.errors import SupernetError, shown
 from supernet.io.read import read_yaml
 from supernet.space.net_spec import NetSpec
@@ -42,7 +42,12 @@ OF_ALL_PHASES = ("epochs", "lr", "warmup_steps")
 
 def register() -> None:
     """Register the schema and the resolvers of the recipes with Hydra."""
-    ConfigStore.instance().store(name="schema", node=Schema)
+    hints = get_type_hints(Schema)
+    root = [
+        (each.name, Any if each.name in TEXTS | TEXTS_OR_NULL else hints[each.name], each)
+        for each in fields(Schema)  # OmegaConf would make a text of a number, without its dashes
+    ]
+    ConfigStore.instance().store(name="schema", node=make_dataclass("Root", root))
     for share in (share_of_epochs, share_of_lr):
         OmegaConf.register_new_resolver(share.__name__, share, replace=True)
     OmegaConf.register_new_resolver("start_time", start_time, replace=True, use_cache=True)
@@ -149,9 +154,14 @@ def plain(config: Any) -> dict[str, Any]:
     """Resolve a Hydra configuration to plain data."""
     try:
         data = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        written = OmegaConf.to_container(config, resolve=False)
     except FAULTS as error:
         raise SupernetError(f"configuration: {_message(error)}") from error
     assert isinstance(data, dict)
+    assert isinstance(written, dict)
+    for key in (TEXTS | TEXTS_OR_NULL) & set(data):
+        if isinstance(written[key], str) and data[key] is not None:
+            data[key] = str(data[key])  # `${seed}`
     values = {str(key): _at_home(v, str(key)) for key, v in data.items() if key != "hydra"}
     known = {field.name for field in fields(Schema)}
     unknown = sorted(set(values) - known)

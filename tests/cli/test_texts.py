@@ -128,6 +128,40 @@ def test_a_printed_override_reads_back(text: str) -> None:
     assert parsed.value() == text
 
 
+def set_by_file(folder: Path, line: str) -> dict[str, Any]:
+    """Compose with a file of one's own."""
+    (folder / "experiment").mkdir()
+    (folder / "experiment" / "mine.yaml").write_text(f"# @package _global_\n{line}\n")
+    return composed([f"hydra.searchpath=[file://{folder}]", "experiment=mine"])
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("name: 2024_10_07", "name is 20241007; it must be text, in quotes"),
+        ("name: 1e3", "name is 1000.0; it must be text, in quotes"),
+        ("name: on", "name is True; it must be text, in quotes"),
+        ("device: 1", "device is 1; it must be text, in quotes"),
+        ("init_from: 007", "init_from is 7; it must be text or null, in quotes"),
+        ("amp: 16", "amp is 16; it must be text or null, in quotes"),
+    ],
+)
+def test_a_text_that_yaml_reads_as_a_number_is_refused(
+    line: str, message: str, tmp_path: Path
+) -> None:
+    """It was trained into `runs/20241007`, which no one had named."""
+    with pytest.raises(SupernetError, match=rf"^configuration\.{message}$"):
+        set_by_file(tmp_path, line)
+
+
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [("'2024_10_07'", "2024_10_07"), ("${seed}", "0"), ("2024-10-07", "2024-10-07")],
+)
+def test_other_texts_of_a_file_are_as_written(line: str, name: str, tmp_path: Path) -> None:
+    assert set_by_file(tmp_path, f"name: {line}")["name"] == name
+
+
 @pytest.mark.parametrize("key", ["name", "init_from", "resume", "data.root", "+teacher.weights"])
 def test_an_empty_text_is_refused(key: str) -> None:
     """Such as of a shell's variable that is not set; `resume=` would begin a new run."""
