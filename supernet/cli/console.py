@@ -55,7 +55,7 @@ class ConsoleReporter(Reporter):
             console=self.console,
         )
         with bars:
-            yield _Bar(bars, bars.add_task(text, total=total))
+            yield _Bar(bars, bars.add_task(visible(text), total=total))
 
 
 class _Bar(Progress):
@@ -64,8 +64,8 @@ class _Bar(Progress):
 
     def update(self, done: float, text: str | None = None) -> None:
         """Move the bar."""
-        self._bars.update(self._task, completed=done, description=text)
+        self._bars.update(self._task, completed=done, description=text and visible(text))
 
     def restart(self, text: str) -> None:
         """Empty the bar and start its clock anew."""
-        self._bars.reset(self._task, description=text)
+        self._bars.reset(self._task, description=visible(text))

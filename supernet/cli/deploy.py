@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from supernet.cli.flags import Json
+from supernet.cli.say import say
 from supernet.io.reporter import SILENT
 
 SubnetFolder = Annotated[Path, typer.Argument(help="A subnet folder.")]
@@ -54,16 +55,16 @@ def export(
         print(json.dumps(exported.to_dict(), indent=2))
         return
     if exported.torch_top1 is not None:
-        print(f"PyTorch float32: top-1 {100 * exported.torch_top1:.2f} %")
+        say(f"PyTorch float32: top-1 {100 * exported.torch_top1:.2f} %")
     for row in exported.rows:
         top1 = "not scored" if row.top1 is None else f"top-1 {100 * row.top1:.2f} %"
-        print(
+        say(
             f"{form} {row.precision}: {row.bytes / 1e3:.1f} kB, {top1}, {row.median_ms:.4g} ms, "
             f"outputs up to {row.largest_difference:.2g} off PyTorch's on {exported.images}"
         )
     if exported.warning is not None:
-        print(f"warning: {exported.warning}")
-    print(exported.place)
+        say(f"warning: {exported.warning}")
+    say(exported.place)
 
 
 def verify(
@@ -101,8 +102,8 @@ def verify(
     else:
         for check in verdict.checks:
             sign = {True: "holds", False: "BROKEN", None: "not checked"}[check.holds]
-            print(f"{check.name + ':':<10} {sign:<12} {check.text}")
-        print(verdict.line)
+            say(f"{check.name + ':':<10} {sign:<12} {check.text}")
+        say(verdict.line)
     if not verdict.holds:
         raise typer.Exit(1)
 
@@ -122,7 +123,7 @@ def compression(subnet: SubnetFolder, as_json: Json = False) -> None:
     if as_json:
         print(json.dumps(found.to_dict(), indent=2))
         return
-    print(f"{found.params:,} parameters, {found.weights:,} of them weights of convolutions and "
+    say(f"{found.params:,} parameters, {found.weights:,} of them weights of convolutions and "
           "linear layers")  # fmt: skip
     sizes = {
         "float32": found.fp32_bytes,
@@ -131,10 +132,10 @@ def compression(subnet: SubnetFolder, as_json: Json = False) -> None:
         "int8, Huffman": found.huffman_bytes,
     }
     for name, size in sizes.items():
-        print(f"{name + ':':<16} {size:>12,} bytes")
-    print(f"a quantised weight has {found.entropy_bits:.3f} bits of entropy and takes "
+        say(f"{name + ':':<16} {size:>12,} bytes")
+    say(f"a quantised weight has {found.entropy_bits:.3f} bits of entropy and takes "
           f"{found.huffman_bits:.3f} bits in the code")  # fmt: skip
-    print(
+    say(
         f"the largest subnet has {found.params_ratio:.3g} times as many parameters "
         f"({found.largest_params:,}), and in float32 {found.bytes_ratio:.3g} times as many bytes"
     )
@@ -172,4 +173,4 @@ def prune(
     place = out or subnet.with_name(f"{subnet.resolve().name}-pruned")
     times = None if table is None else LatencyTable.load(table)
     narrow(subnet, place, budget_ms, ConsoleReporter(), table=times, finetune=finetune)
-    print(place)
+    say(place)

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from supernet.cli.say import say
+
 import_app = typer.Typer(
     help="Take over weights of other projects.",
     epilog="Such as `supernet import ofa ofa_mbv3_d234_e346_k357_w1.0 --out runs/ofa`.",
@@ -61,4 +63,4 @@ def ofa(
     size = max(net.space.resolutions)
     images = data_of(config["data"], seed=int(config["seed"]), size=size) if data else None
     keep(net, out, config=config, data=images)
-    print(f"{out}: {in_short(net.space.size)} architectures, {net.num_classes} classes")
+    say(f"{out}: {in_short(net.space.size)} architectures, {net.num_classes} classes")

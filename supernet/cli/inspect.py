@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from supernet.cli.flags import Json
+from supernet.cli.say import say
 
 
 def evaluate(
@@ -33,7 +34,7 @@ def evaluate(
         return
     for row in rows:
         top5 = "" if row["top5"] is None else f", top-5 {100 * row['top5']:.2f} %"
-        print(
+        say(
             f"{row['name']:<10} top-1 {100 * row['top1']:.2f} %{top5}, mean of the classes "
             f"{100 * row['mean_class']:.2f} % on {row['images']} images  {row['arch']}"
         )
@@ -52,7 +53,7 @@ def info(
         return
     for name, value in found.items():
         for part, inner in value.items() if isinstance(value, dict) else [("", value)]:
-            print(f"{f'{name} {part}'.strip() + ':':<18} {_text(inner)}")
+            say(f"{f'{name} {part}'.strip() + ':':<18} {_text(inner)}")
 
 
 def predict(
@@ -69,7 +70,7 @@ def predict(
             print(json.dumps({"image": str(image), "classes": classes}))
         else:
             shown = "  ".join(f"{name} {100 * share:.1f} %" for name, share in classes.items())
-            print(f"{image}: {shown}")
+            say(f"{image}: {shown}")
 
 
 def _text(value: Any) -> str:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from supernet.cli import flags
+from supernet.cli.say import say
 
 
 def profile(
@@ -100,7 +101,7 @@ def bundle(
         request = TimingRequest(runtime=runtime, batch=batch, seconds=seconds)
         sha256 = write_bundle(out, plan, request)
         size = sum(file.stat().st_size for file in out.rglob("*")) / 1e6
-    print(
+    say(
         f"{out}: bundle {sha256[:12]}, {len(plan.layers)} layers and {len(plan.nets)} whole nets "
         f"for {runtime}, {size:.1f} MB; on the board: {command('python3', Path(out.name) / SCRIPT)}"
     )

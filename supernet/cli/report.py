@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from supernet.cli.say import say
+
 
 def report(
     runs: Annotated[
@@ -41,5 +43,5 @@ def report(
         if json_out is not None:
             write_json(json_out, found.to_dict())
     for note in found.notes:
-        print(f"left out: {note}")
-    print(f"{out}: {len(found.subnets)} networks of {len(found.runs)} runs")
+        say(f"left out: {note}")
+    say(f"{out}: {len(found.subnets)} networks of {len(found.runs)} runs")

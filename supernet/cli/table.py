@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from supernet.cli.flags import InChans, Json, NumClasses, Resolution, Settings, SpaceName
+from supernet.cli.say import say
 from supernet.errors import TableError
 from supernet.latency.table import UNKNOWN, Device, LatencyTable
 
@@ -46,7 +47,7 @@ def show(table: TablePath, as_json: Json = False) -> None:
     for name, value in found.items():
         if value is not None:
             text = f"{value:.6g}" if isinstance(value, float) else value
-            print(f"{name + ':':<16} {text}")
+            say(f"{name + ':':<16} {text}")
 
 
 @table_app.command()
@@ -82,12 +83,12 @@ def check(
         print(json.dumps(found, indent=2))
     else:
         for key in missing:
-            print(key)
+            say(key)
         sizes = ", ".join(map(str, part.space.resolutions))
-        print(f"{table}: {len(asked) - len(missing)} of {len(asked)} layers of {space} at {sizes} "
+        say(f"{table}: {len(asked) - len(missing)} of {len(asked)} layers of {space} at {sizes} "
               f"px, {len(missing)} missing")  # fmt: skip
         if ends is not None:
-            print(f"its subnets take {ends[0]:.6g} to {ends[1]:.6g} ms")
+            say(f"its subnets take {ends[0]:.6g} to {ends[1]:.6g} ms")
     if missing:
         raise typer.Exit(2)
 
@@ -107,24 +108,24 @@ def diff(
         print(json.dumps(found.to_dict(top), indent=2))
         return
     for name, (a, b) in found.device.items():
-        print(f"{name}: {a} | {b}")
+        say(f"{name}: {a} | {b}")
     if not found.device:
-        print("the same device")
+        say("the same device")
     if found.ratios:
         low, high = found.spread
-        print(
+        say(
             f"{len(found.ratios)} layers in both: {second} / {first} is {found.median_ratio:.3f} "
             f"in the median, 80 % lie between {low:.3f} and {high:.3f}; furthest from it:"
         )
         for key, ratio in found.furthest(top):
-            print(f"  {ratio:.3f}  {key}")
+            say(f"  {ratio:.3f}  {key}")
     else:
-        print("no layer in both")
+        say("no layer in both")
     for path, keys in zip((first, second), found.only, strict=True):
         if keys:
-            print(f"{len(keys)} layers only in {path}:")
+            say(f"{len(keys)} layers only in {path}:")
         for key in keys:
-            print(f"  {key}")
+            say(f"  {key}")
 
 
 @table_app.command()
@@ -140,7 +141,7 @@ def merge(
 
     joined = tools.merge([(str(path), LatencyTable.load(path)) for path in tables])
     joined.save(out)
-    print(f"{out}: table {joined.id}, {len(joined.entries)} layers on {joined.device.name}")
+    say(f"{out}: table {joined.id}, {len(joined.entries)} layers on {joined.device.name}")
 
 
 @table_app.command("import")
@@ -187,7 +188,7 @@ def import_(
     table = read_tables(path, form, device)
     table.save(out)
     sizes = sorted({key.resolution for key in table.entries})
-    print(f"{out}: table {table.id}, {len(table.entries)} layers on {table.device.name} at "
+    say(f"{out}: table {table.id}, {len(table.entries)} layers on {table.device.name} at "
           f"{', '.join(map(str, sizes))} px")  # fmt: skip
 
 
@@ -197,6 +198,6 @@ def _import_result(path: Path, bundle: Path | None, out: Path) -> None:
 
     table, warnings = import_result(path, bundle)
     for warning in warnings:
-        print(f"warning: {warning}")
+        say(f"warning: {warning}")
     table.save(out)
-    print(described(out, table))
+    say(described(out, table))

@@ -15,6 +15,7 @@ from supernet.data.dataset import ImageData, ImageSource
 from supernet.data.preprocess import resize
 from supernet.deploy.folder import SubnetConfig
 from supernet.errors import SupernetError
+from supernet.io.read import visible
 from supernet.train.build import data_of
 
 
@@ -43,7 +44,7 @@ def data_for(config: SubnetConfig) -> ImageData:
             f"subnet was trained on {list(config.classes)} and {config.preprocess.in_chans}"
         )
     if data.changed is not None:
-        print(f"supernet: note: the data of the subnet: {data.changed}", file=sys.stderr)
+        print(visible(f"supernet: note: the data of the subnet: {data.changed}"), file=sys.stderr)
     return data
 
 

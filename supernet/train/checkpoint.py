@@ -15,6 +15,7 @@ import torch
 from supernet.data.preprocess import Preprocess
 from supernet.errors import CheckpointError, SupernetError, shown
 from supernet.io.atomic import AGAIN, whole
+from supernet.io.read import visible
 from supernet.io.shell import override
 from supernet.io.tensors import load_tensors
 from supernet.io.validate import construct
@@ -91,7 +92,8 @@ def newest(path: str | Path) -> tuple[Path, dict[str, Any]]:
             content = _read(before)
         except CheckpointError:
             raise error from None
-        print(f"supernet: {error}; the one before it is used: {before}", file=sys.stderr)
+        line = f"supernet: {error}; the one before it is used: {before}"
+        print(visible(line), file=sys.stderr)
         return before, content
 
 

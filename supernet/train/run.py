@@ -15,7 +15,7 @@ from supernet.data.load import located
 from supernet.data.preprocess import Preprocess
 from supernet.errors import CheckpointError, SupernetError
 from supernet.io.atomic import sha256, write_json
-from supernet.io.read import read_json
+from supernet.io.read import read_json, visible
 from supernet.io.tensors import load_tensors
 from supernet.io.validate import construct
 from supernet.nn.fixed import Net, PlainNet
@@ -102,7 +102,8 @@ class Trained:
         """
         data = self._images(self.config)
         if data.changed is not None:
-            print(f"supernet: note: the data of {self.file}: {data.changed}", file=sys.stderr)
+            line = f"supernet: note: the data of {self.file}: {data.changed}"
+            print(visible(line), file=sys.stderr)
         return data
 
     def _images(self, config: Mapping[str, Any]) -> ImageData:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
+import json
 import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from rich.console import Console
 
 from supernet.cli.console import ConsoleReporter
@@ -16,6 +19,7 @@ from supernet.cli.summary import show
 from supernet.errors import SupernetError
 from supernet.report.pareto_png import draw_pareto
 from supernet.search.pareto import FIELDS, write_front
+from supernet.train import checkpoint
 from supernet.train.run import Trained
 from tests.builders import TINY, TextReporter
 from tests.conftest import Command
@@ -78,6 +82,26 @@ def test_an_error_keeps_the_spaces_of_a_command(capsys: pytest.CaptureFixture[st
         raise SupernetError("no predictor:\n  supernet predictor 'a  b\x1b[1m'")
     err = capsys.readouterr().err
     assert err == "supernet: error: no predictor: supernet predictor 'a  b\\x1b[1m'\n"
+
+
+def test_no_command_prints_what_a_terminal_obeys(command: Command, run: Path, fast: Path) -> None:
+    odd = run.with_name("a\x1b[2Jb")
+    shutil.move(run, odd)
+    (odd / checkpoint.PREVIOUS).write_bytes((odd / checkpoint.FILE).read_bytes())
+    (odd / checkpoint.FILE).write_bytes(b"damaged")
+    image, arch = Path("i\x1b[2J.png"), Path("a\x1b[2J.json")
+    Image.new("L", (8, 8)).save(image)
+    arch.write_text(json.dumps(Trained.open(odd).net.space.smallest().to_dict()))
+    for words, shown in (
+        (("info", odd), "runs/a\\x1b[2Jb/checkpoint.previous.pt"),
+        (("predict", fast, image), "i\\x1b[2J.png: "),
+        (("report", odd, "--out", "b\x1b[2J.html"), "b\\x1b[2J.html: "),
+        (("eval", odd, "--arch", arch), "a\\x1b[2J "),
+    ):
+        result = command(*words)
+        assert result.code == 0, result
+        assert shown in result.out
+        assert "\x1b" not in result.out + result.err
 
 
 def test_the_printed_commands_can_be_pasted(command: Command, place: Path) -> None:
