@@ -23,6 +23,7 @@ from supernet.search.predictor import Predictor
 from supernet.space.cost import Constraint, cost_range
 
 POINTS = 24
+SUFFIXES = (".json", ".csv", ".png")
 FIELDS = ("device", "table_id", "budget_ms", "predicted_ms", "predicted_top1", "arch_id", "arch")
 
 
@@ -72,8 +73,9 @@ def rows_of(front: Sequence[tuple[Goal, Choice]]) -> list[dict[str, Any]]:
 
 
 def write_front(rows: Sequence[Mapping[str, Any]], out: Path) -> list[Path]:
-    """Write `out`.json, .csv and .png and return their paths."""
-    paths = [out.with_suffix(suffix) for suffix in (".json", ".csv", ".png")]
+    """Write `out`.json, .csv and .png and return their paths; `out` may be one of them."""
+    name = out.stem if out.suffix in SUFFIXES else out.name
+    paths = [out.with_name(f"{name}{suffix}") for suffix in SUFFIXES]
     write_text(paths[0], json.dumps(list(rows), indent=1) + "\n")
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, FIELDS)

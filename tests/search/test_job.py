@@ -23,6 +23,7 @@ from supernet.search import fit_predictor as scoring
 from supernet.search.accuracy import Scored
 from supernet.search.job import explore
 from supernet.search.methods.encoding import SpaceEncoding
+from supernet.search.pareto import FIELDS, write_front
 from supernet.space.arch import Arch
 from supernet.space.cost import arch_cost, cost_range
 from supernet.train.run import Trained
@@ -169,3 +170,14 @@ def test_limits_without_a_table_and_words_that_do_not_fit(folder: Path, tmp_path
     with pytest.raises(CheckpointError, match="not a predictor of this program"):
         search(folder, tables=[], limits={"params": 60_000})
     file.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("out", "name"), [("front", "front"), ("v1.5", "v1.5"), ("a.b", "a.b"), ("a.b.json", "a.b")]
+)
+def test_a_front_keeps_the_dots_of_its_name(tmp_path: Path, out: str, name: str) -> None:
+    """`v1.5` and `v1.6` both were `v1.json`."""
+    row = {**dict.fromkeys(FIELDS), "device": "d", "predicted_ms": 1.0, "predicted_top1": 0.5}
+    write_front([row], tmp_path / out)
+    names = {f"{name}.{suffix}" for suffix in ("json", "csv", "png")}
+    assert {file.name for file in tmp_path.iterdir()} == names
