@@ -19,6 +19,7 @@ from supernet.data.image_files import FileImages, Files
 from supernet.data.parts import Pool
 from supernet.data.scan import name_in, scan
 from supernet.errors import DataError
+from supernet.space.arch import MAX_RESOLUTION
 
 PART_OF = {"train": "train", "val": "held_out", "test": "test"}
 _DRAWN = {
@@ -55,6 +56,10 @@ def folder(
     """
     if in_chans not in (None, 1, 3):
         raise DataError(f"data.in_chans is {in_chans}; allowed: 1, 3, null")
+    if not 1 <= size <= MAX_RESOLUTION:
+        raise DataError(f"data.size is {size}; it must lie in 1..{MAX_RESOLUTION}, or be null")
+    if workers < 0:
+        raise DataError(f"data.workers is {workers}; 0 reads images without other processes")
     top = Path(root)
     found = scan(top)
     given = {PART_OF[name]: part for name, part in found.parts.items()}

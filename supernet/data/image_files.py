@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,7 +14,7 @@ from typing import NamedTuple, overload
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from supernet.data.dataset import Images
 from supernet.data.decode import is_deep, is_grey, opened, turned
@@ -118,10 +119,12 @@ class FileImages:
         """Yield `take(part)` for each of `parts` in order, read ahead by the workers."""
         loader = DataLoader(
             _Parts(self, parts), batch_size=None, num_workers=self._num_workers(), in_order=True,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=torch.cuda.is_available(), collate_fn=_unchanged,
         )  # fmt: skip
-        for pixels, labels in loader:
-            yield Images(pixels, labels)
+        for part, pixels in zip(parts, loader, strict=True):
+            if isinstance(pixels, str):
+                raise DataError(pixels)
+            yield Images(torch.as_tensor(pixels), self.labels[part])
 
     def pick(self, indices: Tensor) -> FileImages:
         """Return some of the files."""
@@ -169,11 +172,34 @@ class FileImages:
         )  # fmt: skip
 
     def _num_workers(self) -> int:
-        return min(self.workers, num_cores())
+        count = min(self.workers, num_cores())
+        if count:
+            _check_locks()
+        return count
 
 
-class _Parts(Dataset[tuple[Tensor, Tensor]]):
-    """The images of each part, for a loader."""
+def _check_locks() -> None:
+    """Raise `DataError` if processes cannot share locks, which Linux keeps in /dev/shm."""
+    try:
+        multiprocessing.Lock()
+    except OSError as error:
+        raise DataError(
+            f"processes that read images cannot start ({error.strerror}): on Linux they need a "
+            "/dev/shm that can be written to; mount one, or set data.workers=0"
+        ) from error
+
+
+def _unchanged(pixels: Tensor | np.ndarray | str) -> Tensor | np.ndarray | str:
+    return pixels
+
+
+class _Parts(Dataset[Tensor | np.ndarray | str]):
+    """The pixels of each part, for a loader, or the fault of a file.
+
+    Faults are texts, because torch adds a traceback to an error of a worker. Pixels are put in
+    shared memory here: were that full later, when torch sends them, they would be lost and waited
+    for without end. Where it is full, as in a container of 64 MB, they are sent through a pipe.
+    """
 
     def __init__(self, images: FileImages, parts: Sequence[Tensor]) -> None:
         self.images, self.parts = images, parts
@@ -181,9 +207,17 @@ class _Parts(Dataset[tuple[Tensor, Tensor]]):
     def __len__(self) -> int:
         return len(self.parts)
 
-    def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:
-        part = self.images.take(self.parts[number])
-        return part.pixels, part.labels
+    def __getitem__(self, number: int) -> Tensor | np.ndarray | str:
+        try:
+            pixels = self.images.take(self.parts[number]).pixels
+        except DataError as error:
+            return str(error)
+        if get_worker_info() is None:
+            return pixels
+        try:
+            return pixels.share_memory_()
+        except RuntimeError:
+            return pixels.numpy()
 
 
 class _Look(NamedTuple):

@@ -17,9 +17,10 @@ from torch import Tensor
 
 from supernet.data.dataset import ImageData, Images, ImageSource, ids_of
 from supernet.data.ids import PARTS, Parts, id_of, no_ids
-from supernet.errors import DataError
+from supernet.errors import DataError, shown
 
 TRAIN, LEFT_OUT = 0, -1
+SHOWN = 5
 WORDS = {"train": "training", "held_out": "validation", "test": "test"}
 
 
@@ -167,9 +168,27 @@ def _drawn_parts(pool: Pool) -> Tensor:
         if name in pool.shares:
             left = (part == TRAIN).nonzero()[:, 0]
             names = [f"{name}/{pool.names[place]}" for place in left.tolist()]
-            cut = drawn(pool.images.labels[left], names, pool.shares[name])
-            part[left[cut]] = PARTS.index(name)
+            labels, share = pool.images.labels[left], pool.shares[name]
+            _check_drawable(pool.classes, labels, name, share)
+            part[left[drawn(labels, names, share)]] = PARTS.index(name)
     return part
+
+
+def _check_drawable(classes: Sequence[str], labels: Tensor, name: str, share: float) -> None:
+    """Raise `DataError` if a `share` of the images cannot be drawn for the part `name`."""
+    if not 0 < share < 1:
+        raise DataError(
+            f"data.{name} is {share:g}, the share of the images to draw for {WORDS[name]}; it must "
+            "lie between 0 and 1, as every run needs training, validation and test images"
+        )
+    counts = labels.bincount(minlength=len(classes)).tolist()
+    few = [shown(word) for word, count in zip(classes, counts, strict=True) if count == 1]
+    if few:
+        more = f" and {len(few) - SHOWN} more classes" if len(few) > SHOWN else ""
+        raise DataError(
+            f"too few images to draw {WORDS[name]} images of {', '.join(few[:SHOWN])}{more}: each "
+            "class needs one image for each part; add images, or remove the class"
+        )
 
 
 def drawn(labels: Tensor, names: Sequence[str], share: float) -> Tensor:
@@ -179,21 +198,11 @@ def drawn(labels: Tensor, names: Sequence[str], share: float) -> Tensor:
 
     Returns:
         Whether each image is drawn, `[N]`, bool.
-
-    Raises:
-        DataError: if `share` is not between 0 and 1, or a class has a single image.
     """
-    if not 0 < share < 1:
-        raise DataError(f"a split takes a fraction between 0 and 1; got {share}")
     places = np.array([id_of(name.encode("utf-8", "surrogateescape")) for name in names]) / 2.0**63
     chosen = places < share
     for label in labels.unique().tolist():
         mine = np.flatnonzero(labels.numpy() == label)
-        if len(mine) < 2:
-            raise DataError(
-                f"{len(labels)} images cannot be split at {share:g} with every class on both "
-                f"sides: class number {label} has {len(mine)}"
-            )
         ranked = mine[np.argsort(places[mine])]
         chosen[ranked[0]], chosen[ranked[-1]] = True, False
     return torch.from_numpy(chosen)

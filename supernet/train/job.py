@@ -224,6 +224,8 @@ def _in_one_line(folder: Path) -> Iterator[None]:
         yield
     except Diverged as error:
         raise Diverged(f"{error}; {_last_good(folder)}") from error
+    except DataError as error:
+        raise DataError(f"{error}; {checkpoint.onward(folder)}") from error
     except RuntimeError as error:
         if not is_killed_worker(error):
             raise

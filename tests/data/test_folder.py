@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import multiprocessing
 import os
 import resource
 import shutil
@@ -208,6 +210,61 @@ def test_reading_takes_few_open_files(tmp_path: Path) -> None:
     assert torch.equal(read.labels, images.labels)
 
 
+def test_files_that_go_while_workers_read_are_named_in_a_line(tmp_path: Path) -> None:
+    """Torch adds a worker's traceback, of two thousand letters, to its error."""
+    write_classes(tmp_path / "train", 5)
+    data = divide(folder(root=str(tmp_path), size=8, workers=1, memory_gb=0))
+    gone = tmp_path / "train/dark/00.png"
+    for file in gone.parent.iterdir():
+        file.unlink()
+    with pytest.raises(DataError, match=r"^\S*/dark/\d+.png: no such image$"):
+        list(data.train.stream([torch.arange(len(data.train))]))
+
+
+def test_full_shared_memory_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Docker gives 64 MB; the pixels were lost and the training waited for them without end."""
+    write_classes(tmp_path / "train", 5)
+    data = divide(folder(root=str(tmp_path), size=8, workers=1, memory_gb=0))
+
+    def full(storage: object, *rest: object) -> None:
+        raise RuntimeError("unable to allocate shared memory(shm): No space left on device (28)")
+
+    monkeypatch.setattr(torch.UntypedStorage, "_share_fd_cpu_", full)
+    monkeypatch.setattr(torch.UntypedStorage, "_share_filename_cpu_", full)
+    everything = torch.arange(len(data.train))
+    (read,) = data.train.stream([everything])
+    assert torch.equal(read.pixels, data.train.take(everything).pixels)
+    assert torch.equal(read.labels, data.train.labels)
+
+
+def test_a_system_without_shared_locks_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_classes(tmp_path / "train", 5)
+
+    def refused() -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(multiprocessing, "Lock", refused)
+    with pytest.raises(DataError, match=r"Read-only .* data.workers=0"):
+        folder(root=str(tmp_path), size=8, workers=1)
+    assert folder(root=str(tmp_path), size=8, workers=0).classes == ("dark", "light")
+
+
+@pytest.mark.parametrize(("setting", "message"), [
+    ({"workers": -1}, "data.workers is -1"),
+    ({"size": 0}, "data.size is 0; it must lie in 1"),
+])  # fmt: skip
+def test_settings_out_of_range_are_named(
+    tmp_path: Path, setting: dict[str, int], message: str
+) -> None:
+    write_classes(tmp_path / "train", 5)
+    with pytest.raises(DataError, match=message):
+        folder(root=str(tmp_path), **{"size": 8, **setting})
+
+
 def test_workers_are_no_more_than_the_cores(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -242,7 +299,8 @@ def test_faulty_files_are_named_before_training(tmp_path: Path) -> None:
          "none holds no image"),
         (lambda top: write_classes(top / "train", 3) and (top / "train/a.png").write_text(""),
          "a.png beside its class folders"),
-        (lambda top: write_classes(top / "train", 1), "cannot be split"),
+        (lambda top: write_classes(top / "train", 1),
+         "too few images to draw test images of 'dark', 'light'"),
     ],
 )  # fmt: skip
 def test_a_folder_of_another_shape_is_explained(tmp_path: Path, build, message: str) -> None:

@@ -76,19 +76,17 @@ def test_every_class_is_in_both_parts(count: int) -> None:
     assert set(labels[cut].tolist()) == set(labels[~cut].tolist()) == set(range(4))
 
 
-@pytest.mark.parametrize(
-    ("labels", "share", "message"),
-    [
-        ([0, 0, 1, 1], 0.0, "between 0 and 1; got 0.0"),
-        ([0, 0, 1, 1], 1.5, "between 0 and 1; got 1.5"),
-        ([0, 0, 0, 1], 0.5, "cannot be split at 0.5 .*: class number 1 has 1"),
-    ],
-)
-def test_a_part_that_cannot_be_drawn_is_refused(
-    labels: list[int], share: float, message: str
-) -> None:
-    with pytest.raises(DataError, match=message):
-        drawn(torch.tensor(labels), list("wxyz"), share)
+@pytest.mark.parametrize("share", [0.0, 1.5])
+def test_a_share_that_cannot_be_drawn_is_named(share: float) -> None:
+    with pytest.raises(DataError, match=rf"data.held_out is {share:g}, the share .* validation"):
+        divide(pool(names_of(6), shares={"held_out": share}))
+
+
+def test_a_class_that_is_too_small_is_named() -> None:
+    """The error said "class number 1 has 1"."""
+    few = pool(["a/1", "a/2", "a/3", "b/1"], shares={"test": 0.5})
+    with pytest.raises(DataError, match="too few images to draw test images of 'b'"):
+        divide(few)
 
 
 def test_the_images_of_a_run_stay_in_their_parts() -> None:
