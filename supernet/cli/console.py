@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from rich import progress as rich_progress
 from rich.console import Console
@@ -14,14 +15,30 @@ from supernet.io.read import visible
 from supernet.io.reporter import Progress, Reporter
 
 
+class _Console(Console):
+    """A console whose reader may go, as `head` and a pager do: the command goes on without it.
+
+    Rich ends the process, which would be a training in the middle.
+    """
+
+    def on_broken_pipe(self) -> None:
+        """Say once on stderr that nobody reads, and show nothing more."""
+        self.quiet = True
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.file.fileno())  # or Python flushes the rest into the pipe at its end
+        os.close(nowhere)
+        with suppress(OSError):  # stderr may be the same pipe
+            print("supernet: nobody reads the output any more; going on", file=sys.stderr)
+
+
 def new_console() -> Console:
     """Return a console; where the output is no terminal, tables may be 120 wide.
 
     Of the processes of one training only the first shows something.
     """
     quiet = "WORLD_SIZE" in os.environ and os.environ.get("RANK", "0") != "0"
-    console = Console(highlight=False, quiet=quiet)
-    return console if console.is_terminal else Console(highlight=False, width=120, quiet=quiet)
+    console = _Console(highlight=False, quiet=quiet)
+    return console if console.is_terminal else _Console(highlight=False, width=120, quiet=quiet)
 
 
 class ConsoleReporter(Reporter):

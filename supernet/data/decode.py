@@ -51,7 +51,9 @@ def opened(path: str | Path) -> Iterator[Image.Image]:
                     _check_tags(said)
                 yield image
     except FileNotFoundError as error:
-        raise DataError(f"{path}: no such image") from error
+        link = Path(path).is_symlink()
+        text = "a link to a file that is not there" if link else "no such image"
+        raise DataError(f"{path}: {text}") from error
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
     except Image.DecompressionBombError as error:
@@ -75,7 +77,13 @@ def _check_tags(said: list[warnings.WarningMessage]) -> None:
 def _unknown(file: Path) -> str:
     """Return why a file is of none of `FORMATS`."""
     with open(file, "rb") as content:
-        head = content.read(12)
+        head = content.read(64)
+    if not head:
+        return "not an image but an empty file: copy or download it anew"
+    if head.startswith(b"version https://git-lfs.github.com/"):
+        return "not an image but a pointer of Git LFS: fetch the images by git lfs pull"
+    if head.lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        return "not an image but a web page, as a download that failed leaves: download it anew"
     if head[4:8] == b"ftyp" and head[8:11] in (b"hei", b"hev", b"mif", b"msf", b"avi"):
         kind = "an AVIF" if head[8:11] == b"avi" else "a HEIC"
         return f"{kind} image, which is not read: convert it to JPEG or PNG"

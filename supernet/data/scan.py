@@ -22,8 +22,11 @@ from supernet.errors import DataError, shown
 from supernet.io.read import is_line
 
 PARTS = ("train", "val", "test")
-LITTER = ("__macosx", "@eadir", "thumbs.db", "desktop.ini")
-"""Names, in small letters, that systems leave in folders; nobody's images."""
+LITTER = ("__macosx", "@eadir", "thumbs.db", "desktop.ini", "ehthumbs.db", "icon\r",
+          "$recycle.bin", "recycler", "system volume information", "#recycle", "@recycle",
+          "lost+found")  # fmt: skip
+"""Names, in small letters, that systems leave in folders: thumbnails, and images that were deleted.
+"""
 SHOWN = 3
 
 

@@ -5,6 +5,7 @@ The locks are `filelock`'s. Here: where the lock files are, that they are remove
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,6 +16,7 @@ from supernet.errors import SupernetError
 from supernet.io.atomic import written
 
 PATIENCE = 10.0  # seconds that the workers of a killed holder may take to notice and end
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 TRIES = 100  # to make a folder, which the holder before removes if it is empty
 
 
@@ -66,6 +68,14 @@ def _locked(file: Path, place: Path) -> Iterator[None]:
         raise SupernetError(
             f"{place} is in use by {holder_of(file)}; let it end, or stop it, or name another place"
         ) from None
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        file.unlink(missing_ok=True)
+        raise SupernetError(
+            f"{place} cannot be locked ({error.strerror}): file systems of some networks have no "
+            "locks; name a place on another one, or have this one mounted with locks"
+        ) from error
     try:
         yield
     finally:

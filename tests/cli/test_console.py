@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shlex
 import shutil
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from supernet.cli.console import ConsoleReporter
+from supernet.cli.console import ConsoleReporter, new_console
 from supernet.cli.errors import reported
 from supernet.cli.summary import show
 from supernet.errors import SupernetError
@@ -28,6 +29,21 @@ ODD = ("a[b]", "[/y]", "[bold]x[/bold]", ":smile:", "a  b", "'", "$x$", "~", "10
 NAME = "it's [/y] :x:"
 SHORT = (*(word for word in TINY if not word.startswith("name=")),
          "recipe.phases.largest.epochs=1", "recipe.phases.all.epochs=1")  # fmt: skip
+
+
+def test_a_reader_that_goes_ends_no_command(capfd: pytest.CaptureFixture[str]) -> None:
+    """`supernet train ... | head -1` ended the training, without a word."""
+    read, write = os.pipe()
+    os.close(read)
+    console = new_console()
+    with open(write, "w") as console.file:
+        reporter = ConsoleReporter(console)
+        reporter.note("first")
+        with reporter.progress("second", 2) as bar:
+            bar.update(1)
+        reporter.note("third")
+    out, err = capfd.readouterr()
+    assert (out, err) == ("", "supernet: nobody reads the output any more; going on\n")
 
 
 @pytest.mark.parametrize("name", ODD)

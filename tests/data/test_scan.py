@@ -46,7 +46,7 @@ def test_links_to_nothing_are_named(tmp_path: Path) -> None:
         scan(tmp_path)
     (tmp_path / "val").unlink()
     (tmp_path / "train/dark/gone.png").symlink_to("nowhere.png")
-    with pytest.raises(DataError, match=r"1 of 5 files .*gone\.png: no such image"):
+    with pytest.raises(DataError, match=r"1 of 5 files .*gone\.png: a link to a file"):
         divide(folder(root=str(tmp_path), size=8, workers=0))
     (tmp_path / "train/dark/gone.png").unlink()
     (tmp_path / "train/dark/itself").symlink_to("itself")
@@ -83,13 +83,28 @@ def test_hidden_names_and_litter_are_passed_over_and_counted(tmp_path: Path) -> 
     write_classes(tmp_path / "train/dark/.ipynb_checkpoints", 2)
     write_classes(tmp_path / "__MACOSX/train", 2)
     write_classes(tmp_path / "test/light/@eaDir", 2)
-    for name in ("test/Thumbs.db", "test/dark/desktop.ini", "train/dark/._00.png"):
+    for name in ("test/Thumbs.db", "test/dark/desktop.ini", "train/dark/._00.png",
+                 "train/Icon\r"):  # fmt: skip
         (tmp_path / name).write_text("litter")
     assert counts(tmp_path) == before
     (note,) = scan(tmp_path).notes
-    assert note.startswith("passed over, as hidden or made by a system: 7 (__MACOSX, test/Thumbs.")
+    assert note.startswith("passed over, as hidden or made by a system: 8 (__MACOSX, test/Thumbs.")
     data = divide(folder(root=str(tmp_path), size=8, workers=0, held_out=0.5))
     assert note in data.notes
+
+
+@pytest.mark.parametrize("bin_", ["$RECYCLE.BIN", "#recycle", "@Recycle", "lost+found"])
+def test_deleted_images_are_no_class_and_of_none(tmp_path: Path, bin_: str) -> None:
+    """Images in a recycle bin were trained on: as a class of its name, or in the class around."""
+    write_classes(tmp_path / "train", 2)
+    before = counts(tmp_path)
+    write_classes(tmp_path / "train" / bin_, 3)
+    write_classes(tmp_path / "train/dark" / bin_, 3)
+    assert scan(tmp_path).classes == ("dark", "light")
+    assert counts(tmp_path) == before
+    (note,) = scan(tmp_path).notes
+    assert "made by a system: 2 (" in note
+    assert f"train/{bin_}" in note
 
 
 def test_other_folders_beside_the_parts_are_said(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import random
@@ -170,6 +172,23 @@ def test_of_two_commands_on_one_place_the_second_says_who_holds_it(
         assert f"tuned is in use by process {os.getpid()} " in result.err
         shared = ["--storage", f"sqlite:///{place}/shared.db"]
         assert command("tune", "plan.yaml", "--out", "tuned", *shared).code == 0
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """The error was `[Errno 37] No locks available`, and an empty run was left."""
+
+    def refused(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refused)
+    for lock, place in ((held, tmp_path / "runs/a"), (held_beside, tmp_path / "T.json")):
+        said = rf"{place} cannot be locked \({os.strerror(number)}\)"
+        with pytest.raises(SupernetError, match=said), lock(place):
+            raise AssertionError("it was locked")
+    assert not list(tmp_path.iterdir())
 
 
 # ---- the folder is looked at after it is locked ------------------------------------------------
