@@ -119,6 +119,17 @@ def is_deep(image: Image.Image) -> bool:
     return packed or image.mode.startswith("I;16")
 
 
+def has_more(image: Image.Image) -> bool:
+    """Whether a loaded image is the first of several in its file: pages, or an animation.
+
+    The previews of phones, in files that Pillow calls MPO, are the same picture.
+    """
+    try:
+        return image.format != "MPO" and getattr(image, "is_animated", False)
+    except Exception:  # the second one is damaged
+        return True
+
+
 def _check_planes(image: TiffImageFile) -> None:
     """Refuse a TIFF of 16 bits that Pillow reads as other pixels."""
     apart = image.tag_v2.get(PLANAR_CONFIGURATION) == 2 and len(image.getbands()) > 1

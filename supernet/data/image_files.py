@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from supernet.data.dataset import Images
-from supernet.data.decode import is_deep, is_grey, opened, turned
+from supernet.data.decode import has_more, is_deep, is_grey, opened, turned
 from supernet.data.ids import id_of
 from supernet.data.preprocess import read_square, square
 from supernet.errors import DataError
@@ -65,12 +65,14 @@ class Checked:
         grey: whether all are grey.
         num_deep: how many have 16 bits a channel.
         num_damaged_exif: how many have damaged EXIF data, which may hide a rotation.
+        num_several: how many hold several pictures, of which the first is used.
         ids: of their bytes `[N]`, int64.
     """
 
     grey: bool
     num_deep: int
     num_damaged_exif: int
+    num_several: int
     ids: Tensor
 
     def notes(self) -> tuple[str, ...]:
@@ -80,7 +82,13 @@ class Checked:
             f"images with damaged EXIF data: {self.num_damaged_exif}; their pixels are used, "
             "turned as far as the rotation can be read"
         )
-        counts = ((self.num_deep, deep), (self.num_damaged_exif, exif))
+        several = (
+            f"files of several pictures, pages or an animation: {self.num_several}; the first of "
+            "each is used"
+        )
+        counts = (
+            (self.num_deep, deep), (self.num_damaged_exif, exif), (self.num_several, several)
+        )  # fmt: skip
         return tuple(note for count, note in counts if count)
 
 
@@ -150,7 +158,7 @@ class FileImages:
         loader = DataLoader(
             _Looks(self), batch_size=64, num_workers=self._num_workers(), collate_fn=list
         )
-        grey, num_deep, num_damaged_exif = True, 0, 0
+        grey, num_deep, num_damaged_exif, num_several = True, 0, 0, 0
         ids, faults = array("q"), []
         for look in chain.from_iterable(loader):
             if isinstance(look, str):
@@ -159,6 +167,7 @@ class FileImages:
             grey &= look.grey
             num_deep += look.deep
             num_damaged_exif += look.damaged_exif
+            num_several += look.several
             ids.append(look.id)
         if faults:
             more = f" and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
@@ -168,6 +177,7 @@ class FileImages:
             )
         return Checked(
             grey=grey, num_deep=num_deep, num_damaged_exif=num_damaged_exif,
+            num_several=num_several,
             ids=torch.tensor(ids, dtype=torch.int64),
         )  # fmt: skip
 
@@ -226,6 +236,7 @@ class _Look(NamedTuple):
     grey: bool
     deep: bool
     damaged_exif: bool
+    several: bool
     id: int
 
 
@@ -246,7 +257,8 @@ class _Looks(Dataset[_Look | str]):
                 grey, deep = is_grey(image), is_deep(image)
                 square(image, images.size, images.in_chans)
                 _, damaged_exif = turned(image)
+                several = has_more(image)
             with open(file, "rb") as content:
-                return _Look(grey, deep, damaged_exif, id_of(content))
+                return _Look(grey, deep, damaged_exif, several, id_of(content))
         except DataError as error:
             return str(error)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from timm.optim import create_optimizer_v2
+from timm.optim import create_optimizer_v2, get_optimizer_info
 from torch import nn
 
 from supernet.data.batches import Augment, check_balance
@@ -137,9 +137,20 @@ def build_steps(config: Mapping[str, Any]) -> StepConfig:
 
 def build_optimizer(config: Mapping[str, Any], net: Net) -> torch.optim.Optimizer:
     """Build timm's optimizer; BN and biases get no weight decay. Phases set the rate."""
+    if "lr" in config["optimizer"]:
+        raise SupernetError(
+            "optimizer.lr has no effect, as each phase sets its rate: leave it out, and give "
+            "recipe.lr or recipe.phases.NAME.lr"
+        )
     fields = {"lr": 1e-3, "filter_bias_and_bn": True, **config["optimizer"]}
     check_types(fields, create_optimizer_v2, "optimizer")
+    name = str(fields.get("opt", "sgd")).lower().rpartition("_")[2]  # as timm: lookahead_adam
     try:
+        if get_optimizer_info(name).second_order:
+            raise ValueError(
+                f"{name} wants second derivatives, which are not computed here; choose "
+                "one of first order, such as adamw"
+            )
         return create_optimizer_v2(net, **fields)
     except (TypeError, ValueError, AttributeError, AssertionError, RuntimeError) as error:
         raise SupernetError(f"optimizer: {error}") from error

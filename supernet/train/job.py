@@ -254,7 +254,7 @@ def _set_aside(damaged: Path) -> None:
 def _last_good(folder: Path) -> str:
     file = folder / checkpoint.FILE
     kept = f"the weights of before are in {file}" if file.exists() else "nothing was saved yet"
-    return f"{kept}; train anew with a lower optimizer.lr or recipe lr, or with clip_grad"
+    return f"{kept}; train anew with a lower recipe.lr, or with clip_grad"
 
 
 def _use_threads(config: Mapping[str, Any]) -> None:

@@ -22,6 +22,7 @@ from supernet.data.digits import digits
 from supernet.data.folder import folder
 from supernet.data.image_files import FileImages, Files
 from supernet.data.parts import divide
+from supernet.data.preprocess import read_square, square
 from supernet.deploy.info import scores
 from supernet.errors import DataError
 from supernet.io.reporter import SILENT
@@ -190,6 +191,28 @@ def test_copies_in_two_parts_are_reported(tmp_path: Path) -> None:
         (tmp_path / f"train/light/{number:03}.png").write_bytes(one.read_bytes())
     drawn = divide(folder(root=str(tmp_path), size=8, workers=0, test=0.5, held_out=0.5))
     assert sum("training images as well" in note for note in drawn.notes) == 2
+
+
+def test_files_of_several_pictures_are_counted(tmp_path: Path) -> None:
+    """The pages of a scan but the first were left out without a word."""
+    write_classes(tmp_path / "train", 4)
+    pages = [Image.new("RGB", (12, 12), colour) for colour in ("red", "lime", "blue")]
+    for name in ("a.tif", "b.gif", "c.webp", "d.png"):
+        file = tmp_path / "train/dark" / name
+        pages[0].save(file, save_all=True, append_images=pages[1:])
+        assert square_of(file) == square_of(pages[0])
+    cut = tmp_path / "train/light/cut.gif"
+    cut.write_bytes((tmp_path / "train/dark/b.gif").read_bytes()[:-20])
+    pages[0].save(tmp_path / "train/light/phone.jpg", "MPO", save_all=True, append_images=pages)
+    (note, *_) = divide(folder(root=str(tmp_path), size=8, workers=0)).notes
+    assert note == (
+        "files of several pictures, pages or an animation: 5; the first of each is used"
+    )
+
+
+def square_of(image: Path | Image.Image) -> list[int]:
+    read = read_square(image, 1, 3) if isinstance(image, Path) else square(image, 1, 3)
+    return (read // 64).flatten().tolist()
 
 
 def test_reading_takes_few_open_files(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from supernet.nn.supernet import SuperNet
 from supernet.space.search_space import Stage
 from supernet.train import checkpoint
 from supernet.train import job as training
-from supernet.train.build import build_recipe, build_steps, build_teacher
+from supernet.train.build import build_optimizer, build_recipe, build_steps, build_teacher
 from supernet.train.distributed import ALONE, Ranks
 from supernet.train.logger import RunFolder
 from supernet.train.phases import Phase
@@ -396,3 +396,17 @@ def test_two_processes_end_with_the_same_weights_also_after_a_resume(tmp_path: P
     once, again = (checkpoint.read(tmp_path / "runs" / name) for name in "ab")
     for part in ("model", "training_model", "optimizer", "gates", "position"):
         same(again[part], once[part], part)
+
+
+@pytest.mark.parametrize(("setting", "message"), [
+    ("optimizer.opt=adahessian", "optimizer: adahessian wants second derivatives"),
+    ("optimizer.opt=lookahead_adahessian", "optimizer: adahessian wants second derivatives"),
+    ("+optimizer.lr=0.1", "optimizer.lr has no effect"),
+])  # fmt: skip
+def test_an_optimizer_that_would_not_do_what_it_says_is_refused(setting: str, message: str) -> None:
+    """One ended in a KeyError at the first step; the rate was left unused without a word."""
+    config = composed([*DEFAULT, setting])
+    with pytest.raises(SupernetError, match=message):
+        build_optimizer(config, SuperNet(tiny_space(), 4))
+    assert build_optimizer(composed([*DEFAULT, "optimizer.opt=lookahead_adam"]),
+                           SuperNet(tiny_space(), 4))  # fmt: skip
