@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,28 +21,49 @@ from supernet.cli.errors import reported
 from supernet.cli.hydra_config import composed, config_dir, plain, register, space_of_run
 from supernet.cli.texts import UNREADABLE, as_shown, as_typed
 from supernet.errors import SupernetError, shown
+from supernet.io.lock import held_beside
 from supernet.io.read import is_inside, is_line
 from supernet.io.shell import command
+from supernet.train import checkpoint
 
 FLAGS_WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--info", "-i", "--experimental-rerun")
 
 
 def main() -> None:
     """Train by the overrides on the command line; Hydra's own flags work too."""
-    with reported():
+    with reported(), ExitStack() as sweep:
         sys.argv[1:], overrides = _typed(sys.argv[1:])
         if any(word.startswith("resume=") for word in overrides):  # the run says which data it has
             sys.argv[1:], overrides = map(_with_any_data, (sys.argv[1:], overrides))
         config = composed(_first_of_sweeps(overrides))
         _check_resume(overrides, config["resume"])
-        run_folder(config["name"])  # Hydra makes a sweep's folder before its first run
+        folder = run_folder(config["name"])  # Hydra makes a sweep's folder before its first run
+        if _sweeps(sys.argv[1:]) and os.environ.get("RANK", "0") == "0":
+            sweep.enter_context(_new_sweep(folder))
         default_space = composed([])["space"]
 
-    def job(config: DictConfig) -> None:
-        _job(config, default_space)
+        def job(config: DictConfig) -> None:
+            _job(config, default_space)
 
-    register()
-    hydra.main(config_path=str(config_dir()), config_name="config", version_base="1.3")(job)()
+        register()
+        hydra.main(config_path=str(config_dir()), config_name="config", version_base="1.3")(job)()
+
+
+def _sweeps(words: list[str]) -> bool:
+    return not {"-m", "--multirun"}.isdisjoint(words)
+
+
+@contextmanager
+def _new_sweep(folder: Path) -> Iterator[None]:
+    """Hold the folder of a sweep while it lasts, as Hydra writes what it is about before its runs.
+
+    Raises:
+        SupernetError: if it holds runs already, or another sweep holds it.
+    """
+    with held_beside(folder):
+        for run in sorted(folder.glob("[0-9]*")):
+            checkpoint.check_free(run, "choose another name= for the sweep")
+        yield
 
 
 def _typed(words: list[str]) -> tuple[list[str], list[str]]:
@@ -47,7 +71,7 @@ def _typed(words: list[str]) -> tuple[list[str], list[str]]:
 
     The others are flags of Hydra and their values.
     """
-    sweep = not {"-m", "--multirun"}.isdisjoint(words)
+    sweep = _sweeps(words)
     every, overrides = list[str](), list[str]()
     skip = False
     for word in words:

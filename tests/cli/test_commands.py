@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import supernet
 from supernet.cli.errors import reported
 from supernet.deploy.folder import load_config
 from supernet.errors import SpaceError
+from supernet.io import lock
 from supernet.latency.costs import latency_costs
 from supernet.latency.table import LatencyTable
 from supernet.space.net_spec import NetSpec
@@ -257,6 +259,20 @@ def test_runs_of_a_sweep_without_a_name_lie_in_one_folder(
     assert folders == [above / str(number) for above in (first, second) for number in range(3)]
     assert first != second, "in one second"
     assert {path.parent.name for path in place.rglob("multirun.yaml")} == {first.name, second.name}
+
+
+def test_a_second_sweep_of_a_name_changes_nothing(
+    refused: Callable[..., str], run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hydra writes what a sweep is about before the first run of it is refused."""
+    shutil.move(run, "runs/swept/0")
+    Path("runs/swept/multirun.yaml").write_text("the first sweep")
+    words = ("train", "-m", "data=synthetic", "name=swept", "seed=1,2")
+    assert "runs/swept/0 holds a run already; choose another name=" in refused(*words)
+    shutil.rmtree("runs/swept/0")
+    monkeypatch.setattr(lock, "PATIENCE", 0)
+    with lock.held_beside(Path("runs/swept")):
+        assert "runs/swept is in use by process" in refused(*words)
 
 
 def test_resuming_with_other_overrides(refused: Callable[..., str], run: Path) -> None:
