@@ -1,12 +1,17 @@
 """How many cases of bad input end in a traceback, and how long the slowest takes?
 
 Structure-aware changes of valid files and damage to their bytes, drawn by hypothesis, the same in
-every run (`tests/hardening/bad_input.py`).
+every run (`tests/hardening/bad_input.py`). Then the public reports of `docs/field.md`, each by the
+tests that its entry names.
 """
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -32,14 +37,34 @@ def measure(folder: Path, *, quick: bool) -> dict[str, Any]:
     faults = sum(len(row["tracebacks"]) for row in found.values())
     cases = sum(row["cases"] for row in found.values())
     slowest = max(row["slowest_seconds"] for row in found.values())
+    named = dict(list(reports().items())[:2]) if quick else reports()
+    held = {source: holds(tests) for source, tests in named.items()}
     return {
         "aims": [
             common.aim("cases of bad input", 50 if quick else 2000, cases, at_least=True),
             common.aim("of them that end in a traceback", 0, faults, at_least=False),
             common.aim("seconds of the slowest case", SLOWEST, slowest, at_least=False),
+            common.aim("public reports replayed", 2 if quick else 10, len(held), at_least=True),
+            common.aim("of them that fault", 0, list(held.values()).count(False), at_least=False),
         ],
-        "data": found,
+        "data": {**found, "reports": held},
     }
+
+
+def reports() -> dict[str, list[str]]:
+    """Return the tests of each public report of `docs/field.md`, by its source."""
+    text = (common.ROOT / "docs" / "field.md").read_text(encoding="utf-8")
+    entries = re.split(r"^### ", text, flags=re.MULTILINE)[1:]
+    tests = {entry.splitlines()[0]: re.findall(r"`(tests/\S+::\w+)`", entry) for entry in entries}
+    return {source: named for source, named in tests.items() if named}
+
+
+def holds(tests: list[str]) -> bool:
+    """Whether all `tests` pass."""
+    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests]
+    environment = {**os.environ, "PYTHONPATH": str(common.ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(words, cwd=common.ROOT, env=environment, capture_output=True, check=False)
+    return done.returncode == 0
 
 
 def count(kind: Kind, folder: Path, cases: int, row: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import yaml
 
+from benchmarks.reliability.cases import reports
 from supernet.deploy import certificate
 from supernet.deploy import folder as subnet
 from supernet.deploy.export import job as exporting
@@ -59,3 +60,16 @@ def test_every_format_is_listed_with_its_version() -> None:
     assert {"".join(name) for name in written} == {name for name, _ in kinds}
     (front,) = (line for line in text.splitlines() if line.startswith("| `front.json`"))
     assert set(re.findall(r"`(\w+)`", front)) - {"extract", "report"} == set(FIELDS)
+
+
+def test_every_report_from_the_field_has_a_source_and_tests_that_exist() -> None:
+    text = (DOCS / "field.md").read_text(encoding="utf-8")
+    found = reports()
+    assert len(found) >= 9
+    for entry in re.split(r"^### ", text, flags=re.MULTILINE)[1:]:
+        source = entry.splitlines()[0]
+        assert source in found or source == "Tried, and held", source
+        assert "](https://" in entry, source
+    for name in (name for names in found.values() for name in names):
+        file, _, test = name.partition("::")
+        assert f"def {test}(" in (ROOT / file).read_text(encoding="utf-8"), name
