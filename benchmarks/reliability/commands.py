@@ -23,6 +23,7 @@ from safetensors.numpy import load_file
 from benchmarks.common import ROOT
 from supernet.errors import SupernetError
 from supernet.io.atomic import sha256
+from supernet.io.tensors import load_tensors
 from supernet.latency.costs import latency_costs
 from supernet.latency.table import UNCORRECTED, LatencyTable
 from supernet.space.arch import read_arch
@@ -155,9 +156,9 @@ def difference(got: Path, want: Path) -> str:
 def _same(got: Path, want: Path) -> bool:
     name = got.name
     if name == checkpoint.PREVIOUS:  # when it was written is a matter of the clock
-        return bool(checkpoint.load_tensors(got))
+        return bool(load_tensors(got))
     if got.suffix == ".pt":
-        return equal(checkpoint.load_tensors(got), checkpoint.load_tensors(want))
+        return equal(load_tensors(got), load_tensors(want))
     if name == "U.json":
         tables = LatencyTable.load(got), LatencyTable.load(want)
         return tables[0].entries.keys() == tables[1].entries.keys()
@@ -200,7 +201,7 @@ def unreadable(case: Case, place: Path) -> str:
     """Say what of the files in `place` cannot be read at this moment; empty if all can."""
     try:
         for file in place.rglob("checkpoint*.pt"):
-            checkpoint.load_tensors(file)
+            load_tensors(file)
         for file in place.glob("*.json"):
             json.loads(file.read_text())
         if (place / "U.json").exists():

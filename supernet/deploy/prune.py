@@ -126,6 +126,7 @@ def prune(
         raise SupernetError(f"{out} is the subnet that is pruned; name another --out")
     check_replaceable(out, is_subnet, "a subnet")
     old, config, model = read_certificate(folder), load_config(folder), load_subnet(folder)
+    weights = sha256(folder / "model.safetensors")  # now, as the folder may be replaced meanwhile
     check_ours(config.net, "prune")
     predict = _predictor(folder, model, config, old, table)
     device, table_id = _device_of(folder, old, table)
@@ -140,7 +141,7 @@ def prune(
         with replacing(out, is_subnet, "a subnet") as beside:
             new = _write_pruned(plans, chosen, beside, data, finetune, old)
             pruned = Pruned(
-                from_weights_sha256=sha256(folder / "model.safetensors"),
+                from_weights_sha256=weights,
                 hidden_before=whole,
                 hidden_after=plans.widths[chosen],
                 finetune_epochs=finetune,

@@ -10,12 +10,14 @@ parts of a checkpoint.
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
 import zipfile
 from collections import Counter
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from safetensors import SafetensorError
@@ -47,11 +49,27 @@ def load_tensors(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: if it is damaged, or holds more than that.
     """
+    return load_hashed(path)[0]
+
+
+def load_hashed(path: Path) -> tuple[dict[str, Any], str]:
+    """Read a file as `load_tensors` does, and return the hash of the very content.
+
+    A training replaces its checkpoint; the file is opened once, so that check, content and hash are
+    of one.
+
+    Raises:
+        CheckpointError: if it is damaged, or holds more than that.
+    """
     check_regular(path, error=CheckpointError)
     try:
-        _check_zip(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        _check_values(content)
+        with open(path, "rb") as file:
+            _check_zip(file)
+            file.seek(0)
+            content = torch.load(file, map_location="cpu", weights_only=True)
+            _check_values(content)
+            file.seek(0)
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     except Exception as error:  # torch raises many kinds for a damaged file
         refused = re.search(r"GLOBAL ([\w.]+)", str(error))
         if refused is not None:
@@ -66,7 +84,7 @@ def load_tensors(path: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: not a file of this program")
-    return content
+    return content, sha256
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
@@ -144,15 +162,15 @@ def is_state(value: Any) -> bool:
     )
 
 
-def _check_zip(path: Path) -> None:
+def _check_zip(file: BinaryIO) -> None:
     """Raise if the parts of a zip are damaged; torch writes checksums and never checks them.
 
     Files of before torch 1.6 are no zips.
     """
-    if not zipfile.is_zipfile(path):
+    if not zipfile.is_zipfile(file):
         return
-    size = path.stat().st_size
-    with zipfile.ZipFile(path) as archive:
+    size = os.fstat(file.fileno()).st_size
+    with zipfile.ZipFile(file) as archive:
         parts = archive.infolist()
         if any(part.filename.endswith("/constants.pkl") for part in parts):
             raise zipfile.BadZipFile("it is a TorchScript program; save the model's state_dict()")

@@ -69,7 +69,7 @@ def collect(paths: Sequence[Path], command: str) -> Report:
         spec = spaces[run.name]
         if run.file is not None and spec is not None:
             read_gates = partial(gates.read, space=spec.space, run=run.name, tables=tables)
-            learned += _kept(gates.states_of(run.file, run.content), read_gates, notes)
+            learned += _kept(gates.states_of(run.file, run.content, run.sha256), read_gates, notes)
     lines = {run.name: _curves(run, notes) for run in found}
     groups: list[Sequence[_Named]] = [records, networks, searched, learned]
     devices = [one.device for group in groups for one in group]

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from supernet.errors import SupernetError
-from supernet.io.atomic import sha256
 from supernet.report import commands
 from supernet.report.schema import Gates
 from supernet.report.tables import Tables
@@ -21,7 +20,7 @@ from supernet.train.run import read_gates
 State = tuple[Path, Mapping[str, Any]]
 
 
-def states_of(file: Path, content: Mapping[str, Any]) -> Iterator[State]:
+def states_of(file: Path, content: Mapping[str, Any], sha256: str) -> Iterator[State]:
     """Yield the states of a run's targets: those of the checkpoint, then those kept beside it.
 
     Gates of other weights are left out. A damaged file yields its error, which `read` raises.
@@ -30,15 +29,13 @@ def states_of(file: Path, content: Mapping[str, Any]) -> Iterator[State]:
     if isinstance(inside, Mapping):
         for name, state in inside.items():
             yield file, {**(state if isinstance(state, Mapping) else {}), "name": name}
-    beside = sorted((file.parent / "gates").glob("[!.]*.pt"))
-    own = sha256(file) if beside else ""
-    for each in beside:
+    for each in sorted((file.parent / "gates").glob("[!.]*.pt")):
         try:
             state = read_gates(each)
         except SupernetError as error:
             yield each, {"unreadable": error}
             continue
-        if state["checkpoint"] == own:
+        if state["checkpoint"] == sha256:
             yield each, state
 
 

@@ -25,6 +25,7 @@ class OpenedRun:
     folder: Path
     file: Path | None
     content: Mapping[str, Any]
+    sha256: str = ""
     notes: tuple[str, ...] = ()
 
     @property
@@ -57,14 +58,14 @@ def opened(path: Path) -> OpenedRun:
         raise SupernetError(f"{path}: no such run; `supernet demo` makes runs/demo")
     folder = path if path.is_dir() else path.parent
     try:
-        file, content = checkpoint.newest(path)
+        file, content, sha256 = checkpoint.newest(path)
     except SupernetError as error:
         here = [folder / "config.json", folder / checkpoint.FILE, *subnets.folders_in(folder)]
         if path.is_file() or not any(each.exists() for each in here):
             raise
         return OpenedRun(name=str(folder), folder=folder, file=None, content=_config_only(folder),
                      notes=(str(error),))  # fmt: skip
-    return OpenedRun(name=str(folder), folder=folder, file=file, content=content)
+    return OpenedRun(name=str(folder), folder=folder, file=file, content=content, sha256=sha256)
 
 
 def _config_only(folder: Path) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from supernet.errors import CheckpointError, SupernetError, shown
 from supernet.io.atomic import AGAIN, whole
 from supernet.io.read import visible
 from supernet.io.shell import override
-from supernet.io.tensors import load_tensors
+from supernet.io.tensors import load_hashed
 from supernet.io.validate import construct
 from supernet.nn.description import FAULTS, check_weights
 from supernet.nn.fixed import Net, PlainNet
@@ -73,8 +73,10 @@ def read(path: str | Path) -> dict[str, Any]:
     return newest(path)[1]
 
 
-def newest(path: str | Path) -> tuple[Path, dict[str, Any]]:
-    """Read a checkpoint file to the CPU, or the newest of a run folder that is whole.
+def newest(path: str | Path) -> tuple[Path, dict[str, Any], str]:
+    """Return the file, the content and the hash of a checkpoint, on the CPU.
+
+    Of a run folder it is the newest that is whole.
 
     Where the newest of all is damaged, a line on stderr says so.
 
@@ -84,21 +86,21 @@ def newest(path: str | Path) -> tuple[Path, dict[str, Any]]:
     file = find(path)
     before = file.with_name(PREVIOUS)
     try:
-        return file, _read(file)
+        return file, *_read(file)
     except CheckpointError as error:
         if not Path(path).is_dir() or file == before or not before.is_file():
             raise
         try:
-            content = _read(before)
+            content, sha256 = _read(before)
         except CheckpointError:
             raise error from None
         line = f"supernet: {error}; the one before it is used: {before}"
         print(visible(line), file=sys.stderr)
-        return before, content
+        return before, content, sha256
 
 
-def _read(path: Path) -> dict[str, Any]:
-    content = load_tensors(path)
+def _read(path: Path) -> tuple[dict[str, Any], str]:
+    content, sha256 = load_hashed(path)
     if content.get("format") != FORMAT:
         raise CheckpointError(f"{path}: not a supernet checkpoint")
     if content.get("version") != VERSION:
@@ -110,7 +112,7 @@ def _read(path: Path) -> dict[str, Any]:
     missing = sorted({kind, "num_classes", "in_chans", "model", "preprocess"} - set(content))
     if missing:
         raise CheckpointError(f"{path}: lacks {', '.join(missing)}")
-    return content
+    return content, sha256
 
 
 def find(path: str | Path) -> Path:

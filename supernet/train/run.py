@@ -14,7 +14,7 @@ from supernet.data.ids import Parts
 from supernet.data.load import located
 from supernet.data.preprocess import Preprocess
 from supernet.errors import CheckpointError, SupernetError
-from supernet.io.atomic import sha256, write_json
+from supernet.io.atomic import write_json
 from supernet.io.read import read_json, visible
 from supernet.io.tensors import load_tensors
 from supernet.io.validate import construct
@@ -39,10 +39,11 @@ class Moved:
 
 @dataclass(frozen=True)
 class Trained:
-    """A run folder or checkpoint file that was read."""
+    """A run folder or checkpoint file that was read, and the hash of its content."""
 
     file: Path
     content: dict[str, Any]
+    sha256: str
 
     @classmethod
     def open(cls, path: str | Path) -> Trained:
@@ -138,11 +139,6 @@ class Trained:
             return Parts.from_dict(self.content["images"])
         except SupernetError as error:
             raise CheckpointError(f"{self.file}: {error}") from error
-
-    @cached_property
-    def sha256(self) -> str:
-        """Hash of the checkpoint file."""
-        return sha256(self.file)
 
     @property
     def gates_folder(self) -> Path:

@@ -264,6 +264,17 @@ def test_the_net_of_a_checkpoint_is_the_net_that_was_saved(
     assert run.sha256 == sha256(trained_run / checkpoint.FILE)
 
 
+def test_a_hash_is_of_the_weights_that_were_read(tmp_path: Path, content: dict[str, Any]) -> None:
+    """The training goes on while a command reads its run, and replaces the file."""
+    file = tmp_path / checkpoint.FILE
+    checkpoint.write(file, content)
+    run, before = Trained.open(file), sha256(file)
+    checkpoint.write(file, {**content, "command": "the next"})
+    assert run.sha256 == before != sha256(file)
+    run.keep_gates("later", {"gates": {}})
+    assert read_gates(run.gates_folder / "later.pt")["checkpoint"] == before
+
+
 def test_a_run_whose_data_changed_is_refused(tmp_path: Path, content: dict[str, Any]) -> None:
     file = tmp_path / checkpoint.FILE
     config = content["config"]
