@@ -170,7 +170,8 @@ def _drawn_parts(pool: Pool) -> Tensor:
             names = [f"{name}/{pool.names[place]}" for place in left.tolist()]
             labels, share = pool.images.labels[left], pool.shares[name]
             _check_drawable(pool.classes, labels, name, share)
-            part[left[drawn(labels, names, share)]] = PARTS.index(name)
+            keep = 2 if name == "test" else 1  # validation images may be drawn of the others
+            part[left[drawn(labels, names, share, keep)]] = PARTS.index(name)
     return part
 
 
@@ -191,10 +192,10 @@ def _check_drawable(classes: Sequence[str], labels: Tensor, name: str, share: fl
         )
 
 
-def drawn(labels: Tensor, names: Sequence[str], share: float) -> Tensor:
+def drawn(labels: Tensor, names: Sequence[str], share: float, keep: int = 1) -> Tensor:
     """Draw about a `share` of the images with `labels` `[N]` by a hash of their `names`.
 
-    A class of which no image would be drawn, or all, gives its first by hash, or keeps its last.
+    A class gives its first by hash, and keeps its last `keep`, as far as there are so many others.
 
     Returns:
         Whether each image is drawn, `[N]`, bool.
@@ -204,5 +205,6 @@ def drawn(labels: Tensor, names: Sequence[str], share: float) -> Tensor:
     for label in labels.unique().tolist():
         mine = np.flatnonzero(labels.numpy() == label)
         ranked = mine[np.argsort(places[mine])]
-        chosen[ranked[0]], chosen[ranked[-1]] = True, False
+        chosen[ranked[0]] = True
+        chosen[ranked[max(1, len(ranked) - keep) :]] = False
     return torch.from_numpy(chosen)

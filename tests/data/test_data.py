@@ -102,7 +102,7 @@ def test_synthetic_refuses_what_makes_no_data(options: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("options", [{"held_out": 0}, {"held_out": 1.0}, {"test": "half"},
-                                     {"test": 0.999}])  # fmt: skip
+                                     {"test": 1}])  # fmt: skip
 def test_digits_refuse_what_makes_no_split(options: dict[str, Any]) -> None:
     with pytest.raises(DataError):
         load_data("digits", options, seed=0, size=8)

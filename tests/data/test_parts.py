@@ -89,6 +89,20 @@ def test_a_class_that_is_too_small_is_named() -> None:
         divide(few)
 
 
+def test_three_images_of_a_class_are_one_for_each_part() -> None:
+    """Two of them were test images by their hashes, and the third was refused as too few."""
+    names = [f"{number}/{image}" for number in range(40) for image in range(3)]
+    labels = torch.arange(40).repeat_interleave(3)
+    images = Images(torch.arange(120, dtype=torch.uint8).view(-1, 1, 1, 1), labels)
+    data = divide(
+        Pool(name="few", classes=tuple(map(str, range(40))), images=images, ids=ids_of(images),
+             given=torch.zeros(120, dtype=torch.long), names=names,
+             shares={"test": 0.3, "held_out": 0.3})
+    )  # fmt: skip
+    for part in (data.train, data.held_out, data.test):
+        assert sorted(part.labels.tolist()) == list(range(40))
+
+
 def test_the_images_of_a_run_stay_in_their_parts() -> None:
     """Other names, other shares, and a test folder made of training images, move nothing."""
     names = names_of(60)
