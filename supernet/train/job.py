@@ -24,6 +24,7 @@ from supernet.errors import (
     shown,
 )
 from supernet.io.atomic import written
+from supernet.io.cores import num_cores
 from supernet.io.lock import held
 from supernet.io.reporter import Reporter
 from supernet.io.shell import override
@@ -259,7 +260,8 @@ def _last_good(folder: Path) -> str:
 
 def _use_threads(config: Mapping[str, Any]) -> None:
     threads = config["threads"]
-    if threads is None:
+    if threads is None:  # torch counts cores that a container's limit does not let it use
+        torch.set_num_threads(min(torch.get_num_threads(), num_cores()))
         return
     if not 1 <= int(threads) <= 1024:
         raise SupernetError(f"threads is {threads}; it must be 1 or more, or null")
