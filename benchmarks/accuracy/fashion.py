@@ -129,7 +129,7 @@ def score_file(run: Path, arm: str) -> Path:
 
 def fashion32() -> ImageData:
     """Fashion-MNIST, zero-padded to 32 px."""
-    data = load_data("fashion_mnist", {}, seed=0, size=32)
+    data = load_data({"name": "fashion_mnist"}, seed=0, size=32)
 
     def padded(images: Any) -> Images:
         return Images(F.pad(images.pixels, (2,) * 4), images.labels)

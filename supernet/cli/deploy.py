@@ -124,7 +124,7 @@ def compression(subnet: SubnetFolder, as_json: Json = False) -> None:
         print(json.dumps(found.to_dict(), indent=2))
         return
     say(f"{found.params:,} parameters, {found.weights:,} of them weights of convolutions and "
-          "linear layers")  # fmt: skip
+        "linear layers")  # fmt: skip
     sizes = {
         "float32": found.fp32_bytes,
         "float16": found.fp16_bytes,
@@ -134,7 +134,7 @@ def compression(subnet: SubnetFolder, as_json: Json = False) -> None:
     for name, size in sizes.items():
         say(f"{name + ':':<16} {size:>12,} bytes")
     say(f"a quantised weight has {found.entropy_bits:.3f} bits of entropy and takes "
-          f"{found.huffman_bits:.3f} bits in the code")  # fmt: skip
+        f"{found.huffman_bits:.3f} bits in the code")  # fmt: skip
     say(
         f"the largest subnet has {found.params_ratio:.3g} times as many parameters "
         f"({found.largest_params:,}), and in float32 {found.bytes_ratio:.3g} times as many bytes"

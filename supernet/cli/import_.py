@@ -48,7 +48,7 @@ def ofa(
     from supernet.io.atomic import write_json
     from supernet.io.reporter import in_short
     from supernet.nn.ofa_weights import read_arch, read_supernet
-    from supernet.train.build import data_of
+    from supernet.train.build import build_data
     from supernet.train.init import keep
     from supernet.train.run import Trained
 
@@ -61,6 +61,6 @@ def ofa(
     config = composed(data or ["data=folder", "data.root=null"])
     config["space"] = net.space.to_dict()
     size = max(net.space.resolutions)
-    images = data_of(config["data"], seed=int(config["seed"]), size=size) if data else None
+    images = build_data(config, size=size) if data else None
     keep(net, out, config=config, data=images)
     say(f"{out}: {in_short(net.space.size)} architectures, {net.num_classes} classes")

@@ -86,7 +86,7 @@ def check(
             say(key)
         sizes = ", ".join(map(str, part.space.resolutions))
         say(f"{table}: {len(asked) - len(missing)} of {len(asked)} layers of {space} at {sizes} "
-              f"px, {len(missing)} missing")  # fmt: skip
+            f"px, {len(missing)} missing")  # fmt: skip
         if ends is not None:
             say(f"its subnets take {ends[0]:.6g} to {ends[1]:.6g} ms")
     if missing:
@@ -189,7 +189,7 @@ def import_(
     table.save(out)
     sizes = sorted({key.resolution for key in table.entries})
     say(f"{out}: table {table.id}, {len(table.entries)} layers on {table.device.name} at "
-          f"{', '.join(map(str, sizes))} px")  # fmt: skip
+        f"{', '.join(map(str, sizes))} px")  # fmt: skip
 
 
 def _import_result(path: Path, bundle: Path | None, out: Path) -> None:

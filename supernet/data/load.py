@@ -15,36 +15,39 @@ from supernet.errors import DataError, SupernetError
 from supernet.io.validate import construct
 
 NAMES = ("cifar10", "cifar100", "digits", "fashion_mnist", "folder", "synthetic")
+BATCHING = ("augment", "balance")
+"""Fields of a `conf/data/` file that say how images are batched, not which there are."""
 
 
 def load_data(
-    name: str,
-    options: Mapping[str, Any],
+    fields: Mapping[str, Any],
     *,
     seed: int,
     size: int,
     kept: Parts | None = None,
     closed: bool = False,
 ) -> ImageData:
-    """Load the data set `name` with its `options`.
+    """Load the images of a `conf/data/` file; how they are batched is not part of it.
 
     Args:
-        name: one of `NAMES`.
-        options: arguments of its function.
+        fields: of the file: `name`, one of `NAMES`, and arguments of its function.
         seed: of sets that are made up.
-        size: side in pixels to store images at, for data sets with images of any size whose
-            options do not set it.
+        size: the largest side in pixels that the net takes, at which images of any size are
+            stored where the fields do not set it.
         kept: the images of a run, which stay in their parts.
         closed: leave images out that are not in `kept`.
 
     Raises:
         DataError: if there is no such data set, it has no such option, or it cannot be divided.
     """
+    if not isinstance(fields, Mapping) or "name" not in fields:
+        raise DataError("data lacks name; choose a set, such as data=digits")
+    name = fields["name"]
     if name not in NAMES:
         raise DataError(f"data.name is {name!r}; allowed: {', '.join(NAMES)}")
     module = "cifar" if name.startswith("cifar") else name
     function = getattr(import_module(f"supernet.data.{module}"), name)
-    given = dict(options)
+    given = {key: value for key, value in fields.items() if key not in ("name", *BATCHING)}
     accepted = inspect.signature(function).parameters
     if "size" in accepted and given.get("size") is None:
         given["size"] = size

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from supernet.data.dataset import ImageData, ImageSource
+from supernet.data.load import load_data
 from supernet.data.preprocess import resize
 from supernet.deploy.folder import SubnetConfig
 from supernet.errors import SupernetError
 from supernet.io.read import visible
-from supernet.train.build import data_of
 
 
 def data_for(config: SubnetConfig) -> ImageData:
@@ -35,7 +35,7 @@ def data_for(config: SubnetConfig) -> ImageData:
         )
     size = config.preprocess.size
     try:
-        data = data_of(fields, seed=int(seed), size=size, kept=config.parts, closed=True)
+        data = load_data(fields, seed=int(seed), size=size, kept=config.parts, closed=True)
     except SupernetError as error:
         raise SupernetError(f"the images of the subnet cannot be loaded: {error}") from error
     if list(data.classes) != list(config.classes) or data.in_chans != config.preprocess.in_chans:

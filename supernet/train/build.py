@@ -33,9 +33,6 @@ from supernet.train.step import Regularize, StepConfig
 from supernet.train.strategies import Taught
 from supernet.train.teacher import Teacher
 
-BATCHING = ("augment", "balance")
-"""Fields of a `conf/data/` file that say how images are batched, not which there are."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
@@ -60,30 +57,7 @@ def build_data(
     config: Mapping[str, Any], *, size: int, kept: Parts | None = None, closed: bool = False
 ) -> ImageData:
     """Load the run's images; `size` is the largest side in pixels that the net takes."""
-    return data_of(config["data"], seed=int(config["seed"]), size=size, kept=kept, closed=closed)
-
-
-def data_of(
-    fields: Mapping[str, Any],
-    *,
-    seed: int,
-    size: int,
-    kept: Parts | None = None,
-    closed: bool = False,
-) -> ImageData:
-    """Load the images of a `conf/data/` file; how they are batched is not part of it.
-
-    Args:
-        fields: of the file.
-        seed: of sets that are made up.
-        size: the largest side in pixels that the net takes.
-        kept: the images of a run, which stay in their parts.
-        closed: leave images out that are not in `kept`.
-    """
-    if not isinstance(fields, Mapping) or "name" not in fields:
-        raise SupernetError("data lacks name; choose a set, such as data=digits")
-    options = {key: value for key, value in fields.items() if key not in ("name", *BATCHING)}
-    return load_data(str(fields["name"]), options, seed=seed, size=size, kept=kept, closed=closed)
+    return load_data(config["data"], seed=int(config["seed"]), size=size, kept=kept, closed=closed)
 
 
 def build_recipe(config: Mapping[str, Any], space: Choices) -> tuple[tuple[Phase, ...], Taught]:

@@ -78,9 +78,9 @@ def test_synthetic() -> None:
 
 def test_names_and_options_are_checked() -> None:
     with pytest.raises(DataError, match=r"data\.name is 'imagenet'; allowed: .*digits"):
-        load_data("imagenet", {}, seed=0, size=8)
+        load_data({"name": "imagenet"}, seed=0, size=8)
     with pytest.raises(DataError, match=r"data has 'colour'; allowed: held_out, test"):
-        load_data("digits", {"colour": True}, seed=0, size=8)
+        load_data({"name": "digits", "colour": True}, seed=0, size=8)
     assert set(NAMES) >= {"digits", "synthetic"}
 
 
@@ -98,11 +98,11 @@ def test_names_and_options_are_checked() -> None:
 )
 def test_synthetic_refuses_what_makes_no_data(options: dict[str, Any]) -> None:
     with pytest.raises(DataError):
-        load_data("synthetic", options, seed=0, size=8)
+        load_data({"name": "synthetic", **options}, seed=0, size=8)
 
 
 @pytest.mark.parametrize("options", [{"held_out": 0}, {"held_out": 1.0}, {"test": "half"},
                                      {"test": 1}])  # fmt: skip
 def test_digits_refuse_what_makes_no_split(options: dict[str, Any]) -> None:
     with pytest.raises(DataError):
-        load_data("digits", options, seed=0, size=8)
+        load_data({"name": "digits", **options}, seed=0, size=8)

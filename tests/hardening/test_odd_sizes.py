@@ -25,7 +25,7 @@ from supernet.search.find import METHODS, find
 from supernet.space.cost import cost_range
 from supernet.space.net_spec import NetSpec
 from supernet.space.search_space import SearchSpace
-from supernet.train.build import build_steps, data_of
+from supernet.train.build import build_data, build_steps
 from supernet.train.evaluate import top1_of
 from supernet.train.run import Trained
 from tests.builders import made_up_table, one_limit, start_run, tiny_config
@@ -114,7 +114,7 @@ def test_odd_sizes_train(tmp_path: Path, overrides: Sequence[str]) -> None:
 def test_the_last_batch_of_one_image_is_left_out() -> None:
     """20 images in batches of 19: BN of one pixel cannot normalise the last image alone."""
     config = tiny_config("data.num_classes=5", "data.per_class=4", "batch_size=19")
-    data = data_of(config["data"], seed=0, size=16)
+    data = build_data(config, size=16)
     assert len(data.train) == 20
     assert num_batches(data.train, build_steps(config).batch_size) == 1
 
