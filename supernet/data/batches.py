@@ -131,12 +131,16 @@ def train_batches(
     balance: str | None = None,
     limit: int | None = None,
     first: int = 0,
+    classes: int | None = None,
 ) -> Iterator[Batch]:
-    """Yield the shuffled, augmented batches of one epoch, starting at batch number `first`."""
+    """Yield the shuffled, augmented batches of one epoch, starting at batch number `first`.
+
+    `classes` is their number, which labels do not tell where the last class has no image left.
+    """
     order = _order(images.labels, balance, generator_at(seed, epoch, "order"))
     parts = order.split(batch_size)[first : num_batches(images, batch_size, limit)]
-    weights = class_weights(images.labels).to(device) if balance == "weights" else None
-    classes = int(images.labels.max()) + 1
+    classes = classes or int(images.labels.max()) + 1
+    weights = class_weights(images.labels, classes).to(device) if balance == "weights" else None
     for number, part in enumerate(images.stream(parts), first):
         position = f"{seed}/{epoch}/{number}"
         pixels = augment.pixels(part.pixels, position)
@@ -153,10 +157,12 @@ def drawn_batch(
     step: int,
     device: torch.device,
     balance: str | None = None,
+    classes: int | None = None,
 ) -> Batch:
-    """Return the batch of `step`: images drawn at random, not augmented."""
+    """Return the batch of `step`: images drawn at random, not augmented; see `train_batches`."""
     order = _order(images.labels, balance, generator_at(seed, step, "drawn"))
-    weights = class_weights(images.labels).to(device) if balance == "weights" else None
+    classes = classes or int(images.labels.max()) + 1
+    weights = class_weights(images.labels, classes).to(device) if balance == "weights" else None
     return _batch(images.take(order[:batch_size]), preprocess, device, weights)
 
 
@@ -168,16 +174,20 @@ def eval_batches(
         yield _batch(part, preprocess, device)
 
 
-def class_weights(labels: Tensor) -> Tensor:
-    """Return class weights `[classes]`: inverse to the share of each class, with mean 1."""
-    counts = labels.bincount().clamp_min(1)
-    return len(labels) / (len(counts) * counts.float())
+def class_weights(labels: Tensor, classes: int) -> Tensor:
+    """Return class weights `[classes]`: inverse to the share of each class, with mean 1.
+
+    A class without images has the weight 0.
+    """
+    counts = labels.bincount(minlength=classes).float()
+    weights = len(labels) / ((counts > 0).sum() * counts)
+    return torch.where(counts > 0, weights, 0)
 
 
 def _order(labels: Tensor, balance: str | None, generator: torch.Generator) -> Tensor:
     """Return an epoch's indices `[N]`: each image once, or each class equally often."""
     if balance == "sampling":
-        weights = class_weights(labels)[labels]
+        weights = class_weights(labels, int(labels.max()) + 1)[labels]
         return torch.multinomial(weights, len(labels), replacement=True, generator=generator)
     return torch.randperm(len(labels), generator=generator)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
 import types
 import typing
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -86,6 +87,15 @@ def check_types(fields: Mapping[str, Any], owner: Any, where: str) -> None:
             raise SupernetError(
                 f"{where}.{name} is {shown(value)}; it must be {_described(hints[name])}{quotes}"
             )
+
+
+def check_finite(data: Any, where: str) -> None:
+    """Raise `SupernetError` if a number in `data` is nan or infinite: JSON has no such numbers."""
+    if isinstance(data, float) and not math.isfinite(data):
+        raise SupernetError(f"{where} is {data}; it must be a finite number")
+    inner = data.items() if isinstance(data, Mapping) else ()
+    for name, value in enumerate(data) if isinstance(data, list | tuple) else inner:
+        check_finite(value, f"{where}.{name}")
 
 
 def fits(value: Any, hint: Any) -> bool:

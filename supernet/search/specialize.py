@@ -78,6 +78,7 @@ def _batches(run: Trained, held_out: ImageSource, config: GateConfig) -> Iterato
         yield drawn_batch(
             held_out, run.preprocess, batch_size=config.batch_size,
             seed=int(run.config["seed"]), step=step, device=device, balance=balance,
+            classes=len(run.classes),
         )  # fmt: skip
 
 

@@ -242,6 +242,7 @@ def _some_images(training: Training) -> torch.Tensor:
     batches = train_batches(
         data.train, data.preprocess, batch_size=min(32, config.batch_size), augment=config.augment,
         seed=config.seed, epoch=0, device=torch.device("cpu"), balance=config.balance, limit=1,
+        classes=len(data.classes),
     )  # fmt: skip
     return next(batches).images
 

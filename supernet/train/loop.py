@@ -113,6 +113,7 @@ def _batches(training: Training, position: Position) -> Iterator[tuple[Position,
         data.train, data.preprocess, batch_size=config.batch_size, augment=config.augment,
         seed=config.seed, epoch=epochs_before(training.phases, position), device=training.device,
         balance=config.balance, limit=config.epoch_batches, first=position.batch,
+        classes=len(data.classes),
     )  # fmt: skip
     for ahead, batch in enumerate(batches):
         now = replace(position, step=position.step + ahead, batch=position.batch + ahead)
@@ -125,7 +126,7 @@ def _gate_step(training: Training, targets: Sequence[Target], step: int) -> dict
     assert isinstance(net, SuperNet), "gates choose among the subnets of a supernet"
     batch = drawn_batch(
         data.held_out, data.preprocess, batch_size=config.gates.batch_size, seed=config.seed,
-        step=step, device=training.device, balance=config.balance,
+        step=step, device=training.device, balance=config.balance, classes=len(data.classes),
     )  # fmt: skip
     first, end = gate_steps(training.phases, config.gates, training.per_epoch)
     moved = arch_step(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from supernet.errors import SupernetError
-from supernet.io.validate import check_types
+from supernet.io.validate import check_finite, check_types
 
 
 @dataclass
@@ -47,5 +47,6 @@ def check_config(config: Mapping[str, Any], where: str) -> None:
     if missing:
         raise SupernetError(f"{where} lacks {', '.join(missing)}")
     check_types(config, Schema, where)
+    check_finite(config, where)
     if not 0 <= config["seed"] < 2**63:
         raise SupernetError(f"{where}.seed is {config['seed']}; it must lie in 0..{2**63 - 1}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 import torch
@@ -125,9 +126,26 @@ def test_evaluation_sees_all_in_order() -> None:
 # ---- balance -----------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("changes", [
+    {"balance": "weights"}, {"augment": Augment(mixup=0.3)}, {"augment": Augment(cutmix=1.0)},
+])  # fmt: skip
+def test_a_class_whose_images_are_gone_keeps_its_place(changes: dict[str, Any]) -> None:
+    """Without training images of the last class, weights and mixed labels lacked a column."""
+    labels = torch.tensor([0] * 6 + [1] * 2)
+    data = Images(torch.zeros(8, 1, 4, 4, dtype=torch.uint8), labels)
+    (batch,) = epoch_of(data, batch_size=8, classes=3, **changes)
+    if batch.class_weights is None:
+        assert batch.labels.shape == (8, 3)
+        assert not batch.labels[:, 2].any()
+        return
+    torch.testing.assert_close(batch.class_weights, torch.tensor([8 / 12, 8 / 4, 0.0]))
+    drawn = drawn_batch(data, PLAIN, batch_size=4, seed=0, step=0, device=CPU, classes=3, **changes)
+    assert torch.equal(drawn.class_weights, batch.class_weights)
+
+
 def test_class_weights_undo_the_shares() -> None:
     labels = torch.tensor([0] * 6 + [1] * 3 + [2] * 1)
-    weights = class_weights(labels)
+    weights = class_weights(labels, int(labels.max()) + 1)
     shares = labels.bincount() / len(labels)
     torch.testing.assert_close(weights * shares, torch.full((3,), 1 / 3))
     data = Images(torch.zeros(10, 1, 4, 4, dtype=torch.uint8), labels)

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from supernet.cli.hydra_config import composed
 from supernet.errors import SpaceError, SupernetError
-from supernet.io.validate import construct, fits
+from supernet.io.validate import check_finite, construct, fits
 from supernet.space.search_space import FixedBlock
 from supernet.train.gates.step import GateConfig
 
@@ -86,3 +87,12 @@ def test_what_the_maker_refuses_says_where() -> None:
 )
 def test_what_fits_a_hint(value: Any, hint: Any, ok: bool) -> None:
     assert fits(value, hint) == ok
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "-inf"])
+def test_numbers_of_a_configuration_are_finite(number: str) -> None:
+    """They ended in a ValueError of json when the checkpoint was to be written."""
+    with pytest.raises(SupernetError, match=rf"optimizer.weight_decay is {number}; .* finite"):
+        composed([f"optimizer.weight_decay={number}"])
+    with pytest.raises(SupernetError, match=rf"data.x.1 is {number}; .* finite"):
+        check_finite({"x": [1.0, float(number)]}, "data")
