@@ -75,6 +75,10 @@ def verify(
             "--programs", help="Run model.pt2 too: a program, so of people whom you trust."
         ),
     ] = False,
+    data_root: Annotated[
+        str | None,
+        typer.Option(help="The folder where the images are now; it is kept with the subnet."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Compare a subnet with its certificate on this machine; exit code 1 if it does not hold.
@@ -89,9 +93,12 @@ def verify(
     supernet verify fast/
     """
     from supernet.cli.console import ConsoleReporter
+    from supernet.deploy.images import move_data
     from supernet.deploy.verify import verify as found_again
 
     reporter = SILENT if as_json else ConsoleReporter()
+    if data_root is not None:
+        move_data(subnet, data_root)
     verdict = found_again(
         subnet,
         reporter=reporter,

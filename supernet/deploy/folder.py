@@ -10,6 +10,7 @@ labels.txt         the classes, a line each
 images.safetensors ids of the training, validation and test images of its run
 arch.json          the architecture in this project's terms
 certificate.json   what was promised and what was measured
+data.json          where the images are now, if they were moved
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from safetensors.torch import load_file, save
 from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 
+from supernet.data import moved
 from supernet.data.ids import Parts
 from supernet.data.preprocess import Preprocess
 from supernet.errors import CheckpointError, SupernetError, shown
@@ -166,7 +168,12 @@ def load_config(folder: str | Path) -> SubnetConfig:
             f"version {VERSION}"
         )
     try:
-        return replace(_config_of(data), parts=_parts(Path(folder) / IMAGES))
+        config = _config_of(data)
+        fields = config.data.get("fields")
+        if isinstance(fields, dict):
+            now = {**config.data, "fields": moved.as_now(fields, Path(folder))}
+            config = replace(config, data=now)
+        return replace(config, parts=_parts(Path(folder) / IMAGES))
     except (SupernetError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = str(error) if isinstance(error, SupernetError) else repr(error)
         raise CheckpointError(f"{file}: malformed ({reason})") from error

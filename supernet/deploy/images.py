@@ -7,14 +7,17 @@ set is missing; the caller has to say so.
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from supernet.data import moved
 from supernet.data.dataset import ImageData, ImageSource
 from supernet.data.load import load_data
 from supernet.data.preprocess import resize
-from supernet.deploy.folder import SubnetConfig
+from supernet.deploy.folder import SubnetConfig, load_config
 from supernet.errors import SupernetError
 from supernet.io.read import visible
 
@@ -37,7 +40,8 @@ def data_for(config: SubnetConfig) -> ImageData:
     try:
         data = load_data(fields, seed=int(seed), size=size, kept=config.parts, closed=True)
     except SupernetError as error:
-        raise SupernetError(f"the images of the subnet cannot be loaded: {error}") from error
+        there = "; if they were moved: supernet verify SUBNET --data-root NEW" * ("root" in fields)
+        raise SupernetError(f"the images of the subnet cannot be loaded: {error}{there}") from error
     if list(data.classes) != list(config.classes) or data.in_chans != config.preprocess.in_chans:
         raise SupernetError(
             f"the data now has classes {list(data.classes)} and {data.in_chans} channels; the "
@@ -46,6 +50,18 @@ def data_for(config: SubnetConfig) -> ImageData:
     if data.changed is not None:
         print(visible(f"supernet: note: the data of the subnet: {data.changed}"), file=sys.stderr)
     return data
+
+
+def move_data(folder: Path, root: str) -> None:
+    """Look for the images of the subnet `folder` in the folder `root` from now on.
+
+    Raises:
+        SupernetError: if they are of no folder, or not there.
+    """
+    config = load_config(folder)
+    there = moved.at(config.data.get("fields") or {"name": "data"}, root, folder)
+    data_for(replace(config, data={**config.data, "fields": there}))
+    moved.keep(there, folder)
 
 
 def some_of(source: ImageSource, config: SubnetConfig, count: int) -> Tensor:

@@ -9,15 +9,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from supernet.data import moved
 from supernet.data.dataset import ImageData
 from supernet.data.ids import Parts
-from supernet.data.load import located
 from supernet.data.preprocess import Preprocess
 from supernet.errors import CheckpointError, SupernetError
-from supernet.io.atomic import write_json
-from supernet.io.read import read_json, visible
+from supernet.io.read import visible
 from supernet.io.tensors import load_tensors
-from supernet.io.validate import construct
 from supernet.nn.fixed import Net, PlainNet
 from supernet.nn.gates import PathGates
 from supernet.nn.supernet import SuperNet
@@ -26,15 +24,6 @@ from supernet.train.build import build_data
 from supernet.train.schema import check_config
 
 GATES_FORMAT, GATES_VERSION = "supernet-gates", 1
-MOVED = "data.json"
-"""File beside the checkpoint that says where its images are, if they were moved."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Moved:
-    """The content of `MOVED`: the folder of the images."""
-
-    root: str
 
 
 @dataclass(frozen=True)
@@ -151,10 +140,7 @@ class Trained:
         config: dict[str, Any] = self._part("config", dict)
         try:
             check_config(config, "config")
-            moved = self.file.with_name(MOVED)
-            if moved.is_file():
-                root = construct(Moved, read_json(moved, error=CheckpointError), MOVED).root
-                config = {**config, "data": {**config["data"], "root": root}}
+            config = {**config, "data": moved.as_now(config["data"], self.file.parent)}
         except SupernetError as error:
             raise CheckpointError(f"{self.file}: {error}") from error
         return config
@@ -176,15 +162,9 @@ class Trained:
         Raises:
             SupernetError: if they are of no folder, or not there.
         """
-        fields = self.config["data"]
-        if "root" not in fields:
-            raise SupernetError(
-                f"data.root: {fields['name']}, the data of {self.file}, is in no folder; leave it "
-                "out"
-            )
-        there = located({**fields, "root": root})
+        there = moved.at(self.config["data"], root, self.file)
         self._images({**self.config, "data": there})
-        write_json(self.file.with_name(MOVED), {"root": there["root"]})
+        moved.keep(there, self.file.parent)
 
     def keep_gates(self, name: str, state: dict[str, Any]) -> None:
         """Store the gates of a target beside the checkpoint."""

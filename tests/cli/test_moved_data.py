@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image
 
 from supernet.cli.hydra_config import composed
+from supernet.deploy.folder import load_config
 from supernet.deploy.info import scores
 from supernet.deploy.verify import verify
 from supernet.errors import SupernetError
@@ -18,6 +20,7 @@ from supernet.io.reporter import SILENT
 from supernet.train.job import resume
 from supernet.train.run import Trained
 from tests.builders import start_run
+from tests.conftest import Command, tree
 
 
 def noise(top: Path, count: int) -> Path:
@@ -79,6 +82,34 @@ def test_a_folder_that_moved_is_named_at_the_resume_and_kept(run: Path) -> None:
 def test_a_set_without_a_folder_cannot_move(trained_run: Path) -> None:
     with pytest.raises(SupernetError, match="is in no folder; leave it out"):
         Trained.open(trained_run).move_data("anywhere")
+
+
+def test_a_folder_that_moved_is_named_at_a_verify_and_kept_with_the_subnet(
+    run: Path, command: Command, refused: Callable[..., str]
+) -> None:
+    from supernet.deploy.extract import write_subnet
+
+    trained, subnet = Trained.open(run), run.with_name("subnet")
+    write_subnet(trained, trained.net.space.largest(), subnet)
+    expected = scores(subnet, None)
+    new = run.with_name("elsewhere")
+    shutil.move(run.with_name("images"), new)
+    assert "supernet verify SUBNET --data-root NEW" in refused("eval", subnet)
+    other = noise(run.with_name("other"), 3)
+    before = dict(tree(subnet))
+    assert "none of the" in refused("verify", subnet, "--data-root", other)
+    assert dict(tree(subnet)) == before
+    result = command("verify", subnet, "--data-root", new)
+    assert (result.code, "accuracy:  holds" in result.out) == (0, True), result
+    assert scores(subnet, None) == expected
+    assert load_config(subnet).data["fields"]["root"] == str(new)
+
+
+def test_a_subnet_of_a_set_without_a_folder_cannot_be_told_one(
+    fast: Path, refused: Callable[..., str]
+) -> None:
+    line = refused("verify", fast, "--data-root", "anywhere")
+    assert "data.root: digits, the data of fast, is in no folder; leave it out" in line
 
 
 def test_a_subnet_is_verified_on_the_test_images_that_it_was_scored_on(run: Path) -> None:
