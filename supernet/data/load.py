@@ -64,4 +64,4 @@ def located(fields: Mapping[str, Any]) -> dict[str, Any]:
     root = fields.get("root")
     if not isinstance(root, str):
         return dict(fields)
-    return {**fields, "root": os.path.abspath(os.path.expanduser(root))}
+    return {**fields, "root": os.path.abspath(root)}
