@@ -53,7 +53,9 @@ __all__ = [
 def load(path: str | Path) -> SuperNet:
     """Load the supernet of a run folder or a checkpoint file, in evaluation mode.
 
-    Its `.space` says what can be run. `load_run` gives the gates that were trained for it as well.
+    Like the networks of `load_run` and `load_subnet`, it is float32, on the CPU and can be trained,
+    whatever torch's defaults are. Its `.space` says what can be run. `load_run` gives the gates
+    that were trained for it as well.
 
     Raises:
         CheckpointError: if there is none, or it is damaged.

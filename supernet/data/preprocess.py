@@ -88,8 +88,9 @@ class Preprocess:
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """Turn uint8 `[N, C, H, W]` into normalised float32 on the same device."""
-        mean = torch.tensor(self.mean, device=pixels.device).view(1, -1, 1, 1)
-        std = torch.tensor(self.std, device=pixels.device).view(1, -1, 1, 1)
+        like: dict[str, Any] = {"dtype": torch.float32, "device": pixels.device}
+        mean = torch.tensor(self.mean, **like).view(1, -1, 1, 1)
+        std = torch.tensor(self.std, **like).view(1, -1, 1, 1)
         return (pixels.float() / 255 - mean) / std
 
     def steps(self, resolution: int) -> list[str]:

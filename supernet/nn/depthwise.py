@@ -115,5 +115,6 @@ def _taps(
 
 def _meets(size: int, out_size: int, kernel: int, stride: int) -> Tensor:
     """Return the same on one axis, `[size, out_size, kernel]`."""
-    place = stride * torch.arange(out_size)[:, None] + torch.arange(kernel) - kernel // 2
-    return (torch.arange(size)[:, None, None] == place).float()
+    outputs, taps = (torch.arange(count, device="cpu") for count in (out_size, kernel))
+    place = stride * outputs[:, None] + taps - kernel // 2
+    return (torch.arange(size, device="cpu")[:, None, None] == place).float()

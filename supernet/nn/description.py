@@ -26,7 +26,7 @@ from supernet.io.read import check_regular
 from supernet.nn.block_string import BlockString
 from supernet.nn.families import FAMILIES
 from supernet.nn.kinds import KINDS
-from supernet.nn.standalone import ENTRY_POINT, build
+from supernet.nn.standalone import ENTRY_POINT, as_stored, build
 from supernet.space.arch import MAX_WIDTH
 from supernet.space.search_space import ACTIVATIONS, MAX_BLOCKS
 
@@ -90,8 +90,11 @@ def _check_ours(net: Mapping[str, Any]) -> None:
         raise CheckpointError(f"bn_eps is {shown(net['bn_eps'])}; expected a number below 1")
 
 
+@as_stored()
 def load_net(net: Any, weights: Path) -> nn.Module:
     """Build the network that `net` describes, in evaluation mode, with the weights of a file.
+
+    It is float32 and on the CPU, whatever defaults are set.
 
     Args:
         net: of a `config.json`.

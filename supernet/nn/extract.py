@@ -12,10 +12,11 @@ import torch
 from supernet.nn.blocks import frame, net_args, timm_blocks
 from supernet.nn.elastic import ElasticBlock
 from supernet.nn.fixed import Net, PlainNet
-from supernet.nn.standalone import timm_model
+from supernet.nn.standalone import as_stored, timm_model
 from supernet.space.arch import Arch
 
 
+@as_stored()
 @torch.no_grad()
 def extract(net: Net, arch: Arch) -> torch.nn.Module:
     """Return the subnet `arch` as a plain timm network.

@@ -10,10 +10,13 @@ of `model.safetensors`. `config["pretrained_cfg"]` says how an image becomes its
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from safetensors.torch import load_file
 from timm import create_model
 from timm.layers import get_act_layer
@@ -86,8 +89,30 @@ def build(net: dict[str, Any]) -> nn.Module:
     return create_model(net["name"], **rest)
 
 
+@contextmanager
+def as_stored() -> Iterator[None]:
+    """Make tensors as files hold them: float32, on the CPU, and open to training.
+
+    A script may have set another default dtype or device, or be in inference mode.
+    """
+    dtype, device = torch.get_default_dtype(), torch.get_default_device()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with (
+            torch.inference_mode(False),
+            nullcontext() if device.type == "cpu" else torch.device("cpu"),
+        ):
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
+
+
+@as_stored()
 def load(folder: str | Path | None = None) -> tuple[nn.Module, dict[str, Any]]:
-    """Return the network in `folder` (left out: beside this file), ready to run, and its config."""
+    """Return the network in `folder` (left out: beside this file), ready to run, and its config.
+
+    It is float32 and on the CPU.
+    """
     here = Path(__file__).parent if folder is None else Path(folder)
     config = json.loads((here / "config.json").read_text(encoding="utf-8"))
     model = build(net_of(config))

@@ -12,6 +12,7 @@ from supernet.latency.costs import latency_costs
 from supernet.latency.table import LatencyTable
 from supernet.nn.fixed import PlainNet
 from supernet.nn.gates import PathGates
+from supernet.nn.standalone import as_stored
 from supernet.search.constraints import (
     Choice,
     Goal,
@@ -57,6 +58,7 @@ def pick(gates: PathGates, goal: Goal) -> Choice:
     return choice_of(arch, gates.space, goal, score=gates.log_prob(arch))
 
 
+@as_stored()
 def best_archs(
     run: Trained,
     table: LatencyTable | None,

@@ -22,6 +22,7 @@ from supernet.io.validate import construct
 from supernet.nn.description import FAULTS, check_weights
 from supernet.nn.fixed import Net, PlainNet
 from supernet.nn.gates import PathGates
+from supernet.nn.standalone import as_stored
 from supernet.nn.supernet import SuperNet
 from supernet.space.arch import MAX_WIDTH, Arch
 from supernet.space.search_space import SearchSpace
@@ -140,8 +141,9 @@ def shape_of(net: Net) -> dict[str, Any]:
     return shape | {"space": net.space.to_dict()}
 
 
+@as_stored()
 def net_of(content: Mapping[str, Any], source: str | Path) -> Net:
-    """Rebuild the network of a checkpoint, in evaluation mode.
+    """Rebuild the network of a checkpoint, in evaluation mode, on the CPU.
 
     Raises:
         CheckpointError: if its weights do not fit its space.
@@ -172,6 +174,7 @@ def _net_of(content: Mapping[str, Any]) -> Net:
     return SuperNet(space, content["num_classes"], content["in_chans"])
 
 
+@as_stored()
 def gates_of(
     states: Mapping[str, Any], space: SearchSpace, source: str | Path
 ) -> dict[str, PathGates]:

@@ -18,6 +18,7 @@ from supernet.io.read import visible
 from supernet.io.tensors import load_tensors
 from supernet.nn.fixed import Net, PlainNet
 from supernet.nn.gates import PathGates
+from supernet.nn.standalone import as_stored
 from supernet.nn.supernet import SuperNet
 from supernet.train import checkpoint
 from supernet.train.build import build_data
@@ -96,6 +97,7 @@ class Trained:
             print(visible(line), file=sys.stderr)
         return data
 
+    @as_stored()
     def _images(self, config: Mapping[str, Any]) -> ImageData:
         try:
             size = max(self.any_net.space.resolutions)
