@@ -5,6 +5,7 @@ Standard library only, and Python 3.8: bundles carry this file to boards.
 
 from __future__ import annotations
 
+import ctypes
 import operator
 import os
 import platform
@@ -22,18 +23,30 @@ def machine() -> str:
 
 def cpu() -> str:
     """Return model, architecture and number of cores, as far as the system tells."""
-    info, board = Path("/proc/cpuinfo"), Path("/proc/device-tree/model")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
+    lines = _told(Path("/proc/cpuinfo")).splitlines()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    if not names and board.exists():  # ARM names no model, but most boards have one themselves
-        names = [board.read_text(encoding="utf-8").strip("\0\n ")]
-    name = names[0] if names else platform.processor() or "unknown"
+    if not names:  # ARM names no model, but most boards have one themselves
+        names = [_told(Path("/proc/device-tree/model")).strip("\0\n ")]
+    name = names[0] or platform.processor() or "unknown"
     return f"{name}, {platform.machine()}, {os.cpu_count() or 1} cores"
 
 
 def load_average() -> float:
     """Return the number of runnable processes, averaged over the last minute."""
-    return os.getloadavg()[0]
+    try:
+        return os.getloadavg()[0]
+    except (AttributeError, OSError):  # Python on Android lacks it
+        facts = (ctypes.c_ulong * 64)()  # struct sysinfo: seconds since boot, then three averages
+        ctypes.CDLL(None).sysinfo(facts)
+        return float(facts[1] / 2**16)
+
+
+def _told(file: Path) -> str:
+    """Return a file of the system; nothing where there is none, or Android forbids to read it."""
+    try:
+        return file.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
 
 
 def busy_cores(seconds: float = 0.4) -> float:
@@ -43,7 +56,7 @@ def busy_cores(seconds: float = 0.4) -> float:
     a minute ago, such as a training.
     """
     stat = Path("/proc/stat")
-    if not stat.exists():
+    if not _told(stat):
         return load_average()
     before = _work_and_idle(stat)
     time.sleep(seconds)
