@@ -68,7 +68,7 @@ def test_every_report_from_the_field_has_a_source_and_tests_that_exist() -> None
     assert len(found) >= 9
     for entry in re.split(r"^### ", text, flags=re.MULTILINE)[1:]:
         source = entry.splitlines()[0]
-        assert source in found or source == "Tried, and held", source
+        assert source in found or source.startswith("Tried"), source
         assert "](https://" in entry, source
     for name in (name for names in found.values() for name in names):
         file, _, test = name.partition("::")
