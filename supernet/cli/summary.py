@@ -27,6 +27,7 @@ def summary_row(folder: Path) -> dict[str, Any]:
         "budget_ms": promise.budget_ms,
         "predicted_ms": promise.predicted_ms,
         "measured_ms": None if measured is None else measured.median_ms,
+        "met": found.met,
         "top1": found.quality.top1,
         "test_images": found.quality.test_images,
         "macs": found.size.macs,
@@ -39,8 +40,8 @@ def summary_row(folder: Path) -> dict[str, Any]:
 def show(rows: Sequence[dict[str, Any]], console: Console, title: str = SUMMARY) -> None:
     """Print the summary as one table."""
     table = Table(title=Text(title))
-    for name in ("device", "budget ms", "predicted ms", "measured ms", "error", "top-1", "MACs",
-                 "params"):  # fmt: skip
+    for name in ("device", "budget ms", "predicted ms", "measured ms", "met", "error", "top-1",
+                 "MACs", "params"):  # fmt: skip
         table.add_column(name, justify="left" if name == "device" else "right", no_wrap=True)
     for row in rows:
         measured, predicted = row["measured_ms"], row["predicted_ms"]
@@ -50,6 +51,7 @@ def show(rows: Sequence[dict[str, Any]], console: Console, title: str = SUMMARY)
             "-" if row["budget_ms"] is None else f"{row['budget_ms']:g}",
             "-" if predicted is None else f"{predicted:.3f}",
             "-" if measured is None else f"{measured:.3f}",
+            row["met"] or "-",
             "-" if off is None else f"{100 * off:+.1f} %",
             f"{100 * row['top1']:.1f} %",
             f"{row['macs'] / 1e6:.2f} M",

@@ -20,6 +20,7 @@ from supernet.search.constraints import Choice
 from supernet.space.arch import Arch
 
 CERTIFICATE = "certificate.json"
+PREDICTED_ONLY = "predicted only"
 FORMAT, VERSION = "supernet-certificate", 3
 
 
@@ -103,6 +104,11 @@ class Measurement:
 
     def __post_init__(self) -> None:
         _check(self, "median_ms low_ms high_ms reference_ms pace", positive=True)
+
+    @property
+    def text(self) -> str:
+        """The median with its interval."""
+        return f"{self.median_ms:.4g} ms ({self.low_ms:.4g} to {self.high_ms:.4g})"
 
     @classmethod
     def of(cls, timing: Entry, reference: Entry, pace: float | None = None) -> Measurement:
@@ -197,9 +203,20 @@ class Certificate:
             return None
         return self.promise.predicted_ms / self.measured.median_ms - 1
 
+    @property
+    def met(self) -> str | None:
+        """Whether the budget is met as measured: `yes`, `no` or `predicted only`.
+
+        None if there is no latency, or it was measured and there is no budget.
+        """
+        if self.measured is None:
+            return None if self.promise.predicted_ms is None else PREDICTED_ONLY
+        kept = self.promise.kept_at(self.measured.median_ms)
+        return None if kept is None else "yes" if kept else "no"
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
-        plain = asdict(self)
+        plain = {**asdict(self), "met": self.met}
         plain["subnet"] |= {"arch": self.subnet.arch.to_dict(), "arch_id": self.subnet.arch_id}
         return {"format": FORMAT, "version": VERSION, **plain}
 
@@ -221,7 +238,7 @@ class Certificate:
         groups = _regrouped(data) if kind[1] == 2 else {**data}
         if isinstance(groups.get("subnet"), dict):
             groups["subnet"] = _without(groups["subnet"], "arch_id")  # follows from the arch
-        groups = _without(groups, "format", "version")
+        groups = _without(groups, "format", "version", "met")  # which follows from the rest
         return construct_nested(cls, groups, "certificate", _READERS)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from supernet.data.dataset import ImageData
 from supernet.data.preprocess import resize
 from supernet.deploy.certificate import (
+    PREDICTED_ONLY,
     Certificate,
     Differences,
     Measurement,
@@ -148,14 +149,16 @@ def findings(
 def measure(folders: Sequence[Path], table: LatencyTable, reporter: Reporter) -> None:
     """Time finished subnets as their table was timed, interleaved, and certify the result.
 
-    Nothing is measured on another processor than the table's. `pace` is the time of the reference
+    A budget that is missed is a warning. Nothing is measured on another processor than the table's:
+    latency is predicted only, then. `pace` is the time of the reference
     model now, relative to when the table was made: the part of a difference that is due to the
     machine.
     """
     device = table.device
     if device.cpu != host.cpu():
         reporter.note(
-            f"not measured: the table is of {device.machine} ({device.cpu}), this is {host.cpu()}"
+            f"not measured: the table is of {device.machine} ({device.cpu}), this is "
+            f"{host.cpu()}; latency is {PREDICTED_ONLY}"
         )
         return
     session = measure_subnets(folders, TimingRequest.like(device), reporter=reporter)
@@ -169,3 +172,9 @@ def measure(folders: Sequence[Path], table: LatencyTable, reporter: Reporter) ->
         certificate = read_certificate(folder)
         measured = Measurement.of(timing, session.reference, pace)
         write_certificate(folder, replace(certificate, measured=measured))
+        promise = certificate.promise
+        if promise.kept_at(measured.median_ms) is False:
+            reporter.warn(
+                f"{folder} misses its budget of {promise.budget_ms:g} ms: {measured.text} as "
+                "measured; ask for a lower budget, or profile again if the machine was busy"
+            )

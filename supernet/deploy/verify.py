@@ -1,8 +1,9 @@
 """Check whether a subnet's certificate still holds on this machine.
 
 Files, size, outputs, accuracy and latency are determined again and compared with the certificate.
-Latency is compared only on the processor that it was measured on; the time of the reference model
-tells how much of a difference is due to the machine.
+As many test images may be classified otherwise as rounding on another processor can change. Latency
+is measured only on the processor that it was measured on, and is compared with the budget and with
+the latency then, at the pace of the reference model.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from supernet.data.dataset import ImageData
+from supernet.data.batches import eval_batches
+from supernet.data.dataset import ImageData, ImageSource
+from supernet.data.preprocess import resize
 from supernet.deploy.certificate import Certificate, Measurement, Quality, Size, read_certificate
 from supernet.deploy.folder import SubnetConfig, load_config, load_subnet, onnx_outputs
 from supernet.deploy.images import data_for, made_up, some_of
@@ -28,14 +31,14 @@ from supernet.latency.profile import measure_subnets
 from supernet.latency.request import TimingRequest
 from supernet.nn.count import module_macs, num_params
 from supernet.nn.description import FAULTS
-from supernet.train.evaluate import scores_on
 
 OUTPUT_TOLERANCE = 1e-4
 """Of outputs, relative to the largest one, or to 1 if that is larger."""
-TOP1_TOLERANCE = 0.002
-"""Of top-1: rounding on another processor changes one image in a thousand at most."""
-LATENCY_TOLERANCE = 0.15
-"""Of latency at equal pace. Predictions of a table are off by up to 10 % at times."""
+BETWEEN_SESSIONS = 0.03
+"""Of latency, beside the 95 % intervals: no interval holds how one process differs from the next.
+Two processes that time the same network differ by 2.5 % on average and by 6.6 % in one of twenty
+cases (`measured_ms` in `benchmarks/results/latency_error_*.json`: forty networks, three processes,
+six runtimes). Two intervals of 2 % and this term allow 7 %."""
 
 
 @dataclass(frozen=True)
@@ -175,19 +178,40 @@ def _accuracy(
 ) -> Check:
     if isinstance(data, SupernetError):
         return Check("accuracy", None, str(data))
-    top1 = scores_on(model, data.test, config.preprocess, config.arch.resolution).top1
-    text = f"top-1 {100 * top1:.2f} % on {len(data.test)} images, {100 * then.top1:.2f} % then"
-    if len(data.parts.test) == then.test_images != len(data.test):
-        return Check("accuracy", None, f"{text}, on {then.test_images} images, of which some are "
-                     "gone or copied: the two cannot be compared")  # fmt: skip
-    same = len(data.test) == then.test_images and abs(top1 - then.top1) <= TOP1_TOLERANCE
-    return Check("accuracy", same, text)
+    count = len(data.test)
+    right, ties = _right_and_ties(model, config, data.test)
+    text = f"top-1 {100 * right / count:.2f} % on {count} images, {100 * then.top1:.2f} % then"
+    if count != then.test_images:
+        gone = len(data.parts.test) == then.test_images
+        reason = ", of which some are gone or copied: the two cannot be compared" * gone
+        return Check("accuracy", None if gone else False,
+                     f"{text}, on {then.test_images} images{reason}")  # fmt: skip
+    apart, allowed = abs(right - round(then.top1 * count)), max(1, ties)
+    return Check("accuracy", apart <= allowed, f"{text}; they differ by {apart} images, at most "
+                 f"{allowed} allowed ({ties} within rounding of a tie)")  # fmt: skip
+
+
+@torch.no_grad()
+def _right_and_ties(model: nn.Module, config: SubnetConfig, images: ImageSource) -> tuple[int, int]:
+    """Return how many images are classified right, and of how many rounding may change the class.
+
+    Each of the two best outputs may be off by the tolerance of outputs.
+    """
+    right = ties = 0
+    parts, device = torch.arange(len(images)).split(256), next(model.parameters()).device
+    for batch in eval_batches(images, config.preprocess, parts, device=device):
+        outputs = model(resize(batch.images, config.arch.resolution))
+        best, classes = outputs.topk(2)
+        limits = 2 * OUTPUT_TOLERANCE * outputs.abs().amax(1).clamp(min=1)
+        right += int((classes[:, 0] == batch.labels).sum())
+        ties += int((best[:, 0] - best[:, 1] <= limits).sum())
+    return right, ties
 
 
 def _latency(
     folder: Path, certificate: Certificate, reporter: Reporter, seconds: float | None
 ) -> Check:
-    """Compare latency with the measured one, or with the budget if none was measured."""
+    """Compare latency with the budget, and with the measured one at the pace of this session."""
     device, promise, then = certificate.device, certificate.promise, certificate.measured
     if device is None:
         return Check("latency", None, "none is promised")
@@ -196,15 +220,20 @@ def _latency(
     request = replace(TimingRequest.like(device), seconds=seconds)
     session = measure_subnets([folder], request, reporter=reporter)
     now = Measurement.of(session.timings[0], session.reference)
-    budget = "none" if promise.budget_ms is None else f"{promise.budget_ms:g} ms"
-    text = f"{now.median_ms:.4g} ms now, budget {budget}"
-    if then is None:
-        unknown = "; none was measured then" if promise.budget_ms is None else ""
-        return Check("latency", promise.kept_at(now.median_ms), f"{text}{unknown}")
-    pace = now.reference_ms / then.reference_ms
-    text += (
-        f", {then.median_ms:.4g} ms then; the reference model takes {pace:.2f} times as long as "
-        "then"
-    )
-    limit = pace * then.median_ms * (1 + LATENCY_TOLERANCE)
-    return Check("latency", now.median_ms <= limit, text)
+    text, limits = f"{now.text} now", dict[str, float]()
+    if promise.budget_ms is not None:
+        text += f", budget {promise.budget_ms:g} ms"
+        limits["the budget"] = promise.budget_ms
+    if then is not None:
+        pace = now.reference_ms / then.reference_ms
+        text += f", {then.text} then; the reference model takes {pace:.2f} times as long as then"
+        limits["the latency then at that pace"] = pace * then.high_ms
+    if not limits:
+        return Check("latency", None, f"{text}; no budget, and none was measured then")
+    above = [name for name, ms in limits.items() if now.low_ms > ms * (1 + BETWEEN_SESSIONS)]
+    if above:
+        text += (
+            f"; above {' and '.join(above)} by more than the intervals and {BETWEEN_SESSIONS:.0%} "
+            "between two sessions"
+        )
+    return Check("latency", not above, text)

@@ -116,6 +116,8 @@ def _detail(one: SubnetRecord) -> dict[str, Any]:
         lines.append(f"predicted {_ms(one.predicted_ms)} ms")
     if one.budget_ms is not None:
         lines.append(f"budget {one.budget_ms:g} ms")
+    if one.met is not None:
+        lines.append({"yes": "met", "no": "missed"}.get(one.met, one.met))
     return {"title": f"{one.device}: {one.name}", "arch": one.arch, "lines": ", ".join(lines),
             "command": one.command, "path": one.path}  # fmt: skip
 

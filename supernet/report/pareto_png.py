@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from supernet.io.atomic import whole
 def draw_pareto(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """Draw accuracy against latency, one colour a device; hollow marks are predictions.
 
-    Bars show one standard error of an accuracy, from the number of test images.
+    Bars show one standard error of an accuracy, from the number of test images; without a measured
+    latency they stand at the predicted one.
     """
     import matplotlib
 
@@ -28,11 +30,13 @@ def draw_pareto(rows: Sequence[dict[str, Any]], path: Path) -> None:
             100 * (row["top1"] * (1 - row["top1"]) / row["test_images"]) ** 0.5 for row in mine
         ]
         predicted = [row["predicted_ms"] for row in mine]
-        measured = [row["measured_ms"] or row["predicted_ms"] for row in mine]
+        measured = [row["measured_ms"] or math.nan for row in mine]
+        places = [row["measured_ms"] or row["predicted_ms"] for row in mine]
         label = device.replace("$", r"\$")  # between two of them is a formula
-        axes.errorbar(measured, top1, errors, fmt="o", color=colour, capsize=3, label=label)
+        axes.errorbar(places, top1, errors, fmt="none", ecolor=colour, capsize=3)
+        axes.plot(measured, top1, "o", color=colour, label=label)
         axes.plot(predicted, top1, "o", color=colour, mfc="none", ms=11)
-        for row, x, y, error in zip(mine, measured, top1, errors, strict=True):
+        for row, x, y, error in zip(mine, places, top1, errors, strict=True):
             axes.annotate(
                 f"≤ {row['budget_ms']:g}", (x, y + error), textcoords="offset points",
                 xytext=(0, 4), ha="center", fontsize=8, color=colour,

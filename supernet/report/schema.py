@@ -37,6 +37,7 @@ class SubnetRecord:
         kind: `subnet`, `pruned` or `baseline`.
         name: of the folder.
         device: that it was made for; `any device` without a table.
+        met: whether the budget is met as measured, as `Certificate.met`.
         error: of the predicted milliseconds, relative to the measured ones.
         pace: time of the reference model when it was measured, relative to when the table was made.
         fixed_share: share of stem, first block and head in the predicted latency.
@@ -55,6 +56,7 @@ class SubnetRecord:
     predicted_ms: float | None
     measured_ms: float | None
     measured_interval_ms: tuple[float, float] | None
+    met: str | None
     error: float | None
     pace: float | None
     top1: float

@@ -64,6 +64,7 @@ def read(
         predicted_ms=promise.predicted_ms,
         measured_ms=None if measured is None else measured.median_ms,
         measured_interval_ms=None if measured is None else (measured.low_ms, measured.high_ms),
+        met=found.met,
         error=found.error,
         pace=None if measured is None else measured.pace,
         top1=found.quality.top1,

@@ -28,7 +28,9 @@ from supernet.train.phases import Phase
 from supernet.train.position import Position
 from supernet.train.step import Training
 
-COLUMNS = ("device", "budget_ms", "predicted_ms", "measured_ms", "top1", "macs", "params", "path")
+COLUMNS = (
+    "device", "budget_ms", "predicted_ms", "measured_ms", "met", "top1", "macs", "params", "path"
+)  # fmt: skip
 
 
 def show_phase(writer: SummaryWriter, phase: Phase, step: int) -> None:

@@ -79,7 +79,7 @@ def test_progress_shows_a_name_as_it_is(name: str) -> None:
 @pytest.mark.parametrize("name", ODD)
 def test_tables_show_a_name_as_it_is(name: str) -> None:
     row: dict[str, Any] = dict(device=name, budget_ms=1.0, predicted_ms=1.0, measured_ms=1.0,
-                               top1=0.5, macs=1, params=1)  # fmt: skip
+                               met="yes", top1=0.5, macs=1, params=1)  # fmt: skip
     reporter = TextReporter()
     show([row], reporter.console, title=name)
     assert reporter.text.count(name) == 2, reporter.text
@@ -88,7 +88,7 @@ def test_tables_show_a_name_as_it_is(name: str) -> None:
 def test_pictures_take_a_name_for_no_formula(tmp_path: Path) -> None:
     device = {"device": "a$\\foo$", "budget_ms": 1.0, "predicted_ms": 1.0}
     scored = {**device, "measured_ms": 2.0, "top1": 0.5, "test_images": 9}
-    draw_pareto([scored], tmp_path / "pareto.png")
+    draw_pareto([scored, scored | {"measured_ms": None}], tmp_path / "pareto.png")
     found = {**dict.fromkeys(FIELDS), **device, "predicted_top1": 0.5, "arch": {}}
     write_front([found], tmp_path / "front")
 

@@ -71,6 +71,21 @@ def test_a_promise_is_compared_with_a_measurement() -> None:
     assert replace(held, measured=None).error is None
 
 
+def test_it_says_whether_the_budget_is_met_as_measured(tmp_path: Path) -> None:
+    held = Certificate.from_dict(flat_certificate())
+    missed = replace(held, promise=replace(held.promise, budget_ms=1.99))
+    for one, met in (
+        (held, "yes"),
+        (missed, "no"),
+        (replace(missed, measured=None), "predicted only"),
+        (replace(held, promise=Promise(predicted_ms=2.0), measured=None), "predicted only"),
+        (replace(held, promise=Promise(predicted_ms=2.0)), None),
+        (replace(held, promise=Promise(), measured=None), None),
+    ):
+        write_certificate(tmp_path, one)
+        assert json.loads((tmp_path / "certificate.json").read_text())["met"] == one.met == met
+
+
 @pytest.mark.parametrize(
     ("field", "value", "words"),
     [

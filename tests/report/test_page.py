@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from supernet.deploy.certificate import read_certificate, write_certificate
 from supernet.report import charts, page
 from supernet.report.collect import collect
 from supernet.report.schema import Report
@@ -52,6 +53,22 @@ def test_the_page_names_no_other_place(report: Report) -> None:
     for words in ("http://", "https://", "//cdn", "url(", "@import", "src="):
         assert words not in text, words
     assert "default-src 'none'" in text
+
+
+def test_it_says_whether_budgets_are_met_as_measured(filled: Path) -> None:
+    """The first three subnets: within the budget, above it, never measured."""
+    folders = sorted((filled / "subnets").iterdir())
+    paper = read_certificate(folders[1])
+    promise = replace(paper.promise, budget_ms=1e-3)
+    write_certificate(folders[1], replace(paper, promise=promise))
+    write_certificate(folders[2], replace(read_certificate(folders[2]), measured=None))
+    report = collect([filled], "supernet report runs/tiny")
+    met = [one.met for one in report.subnets[:3]]
+    assert met == ["yes", "no", "predicted only"]
+    text = own_part(page.render(report))
+    assert all(f'<td class="number" data-value="{word}">{word}</td>' in text for word in met)
+    for words in ("budget 0.001 ms, missed", "ms, met", "ms, predicted only"):
+        assert words in text
 
 
 def test_the_key_of_the_curves_names_each_subnet_once(report: Report) -> None:

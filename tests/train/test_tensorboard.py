@@ -65,11 +65,12 @@ def test_finished_subnets_are_a_table_and_accuracies_by_budget(
     tmp_path: Path,
 ) -> None:
     row = {"device": "onnxruntime-fp32-1thread", "budget_ms": 0.55, "predicted_ms": 0.5,
-           "measured_ms": 0.4, "top1": 0.75, "macs": 1, "params": 1, "path": "a|b"}  # fmt: skip
+           "measured_ms": 0.4, "met": "yes", "top1": 0.75, "macs": 1, "params": 1,
+           "path": "a|b"}  # fmt: skip
     show_subnets(tmp_path, [row])
     log = events(tmp_path)
     (text,) = texts(log, "subnets")
-    assert "| onnxruntime-fp32-1thread | 0.55 | 0.5 | 0.4 |" in text
+    assert "| onnxruntime-fp32-1thread | 0.55 | 0.5 | 0.4 | yes |" in text
     assert "a\\|b" in text
     (point,) = log.Scalars("test_top1_by_budget_us/onnxruntime-fp32-1thread")
     assert (point.step, torch.tensor(point.value)) == (550, torch.tensor(0.75))
