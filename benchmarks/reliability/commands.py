@@ -35,8 +35,8 @@ RUN = "runs/base"
 SMALL = ("experiment=smoke", "data=synthetic", "data.per_class=24", "data.size=16",
          "space.resolutions=[8,16]", "threads=1", "device=cpu")  # fmt: skip
 TARGETS = "targets=[{table:T.json,budget_ms:1000}]"
-CLOCKS = {"seconds", "created", "measured_ms", "measured_interval_ms", "reference_ms", "pace",
-          "median_ms", "interval_ms", "warnings"}  # fmt: skip
+CLOCKS = {"seconds", "created", "measured_ms", "interval_ms", "reference_ms", "pace",
+          "median_ms", "low_ms", "high_ms", "warnings"}  # fmt: skip
 """What differs from run to run in JSON files."""
 PRINTED = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC")
 """What differs in pages: when they were made."""

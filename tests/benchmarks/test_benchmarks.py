@@ -6,12 +6,16 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
 
+from benchmarks.reliability.commands import difference
 from benchmarks.results_page import pages, rendered
+from supernet.deploy.certificate import Measurement, Promise
+from supernet.io.atomic import write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 ANCHORS = Path(os.environ.get("SUPERNET_ANCHORS", ROOT.parent / "shared" / "anchors"))
@@ -53,6 +57,18 @@ def test_quick_form_writes_a_result(script: Path, tmp_path: Path) -> None:
     assert set(result) == FIELDS
     assert result["command"].startswith(f"python -m {named(script)} --quick ")
     assert all(set(aim) == {"name", "aim", "value", "met"} for aim in result["aims"])
+
+
+def test_what_a_clock_says_is_no_difference_that_a_kill_made(tmp_path: Path) -> None:
+    """As each extraction measures anew; a promise is the same."""
+    for name, ms in (("one", 1.0), ("two", 1.1), ("three", 1.1)):
+        (tmp_path / name).mkdir()
+        measured = Measurement(median_ms=ms, low_ms=ms, high_ms=ms, reference_ms=ms, pace=ms)
+        promise = Promise(budget_ms=2.0 if name == "three" else 1.5, predicted_ms=1.2)
+        paper = {"created": f"at {ms}", "measured": asdict(measured), "promise": asdict(promise)}
+        write_json(tmp_path / name / "certificate.json", paper)
+    assert difference(tmp_path / "two", tmp_path / "one") == ""
+    assert difference(tmp_path / "three", tmp_path / "one") == "certificate.json differs"
 
 
 def test_results_are_whole_and_name_no_path_of_a_machine() -> None:
