@@ -15,6 +15,7 @@ from hypothesis import settings
 from supernet.cli import app as cli
 from supernet.cli import demo as main_job
 from supernet.cli.hydra_config import composed
+from supernet.deploy import budget
 from supernet.deploy.certificate import Measurement, Promise, write_certificate
 from supernet.deploy.extract import write_subnet
 from supernet.io.reporter import SILENT
@@ -83,6 +84,7 @@ def main_job_done(tmp_path_factory: pytest.TempPathFactory) -> MainJob:
         patch.setattr(main_job, "RUNTIMES", ("onnxruntime",))
         patch.setattr(profile, "LAYER_SECONDS", 0.01)
         patch.setattr(profile, "SUBNET_SECONDS", 0.2)
+        patch.setattr(budget, "MOST_ROUNDS", 1)  # later choices would depend on timings
         rows = main_job.do_main_job(config, folder, reporter)
     return MainJob(folder, config, rows, reporter.text)
 

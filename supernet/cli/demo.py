@@ -14,8 +14,7 @@ from typing import Any
 from supernet.cli.console import ConsoleReporter
 from supernet.cli.sources import source_of
 from supernet.cli.summary import show, summary_row
-from supernet.deploy.certificate import Promise
-from supernet.deploy.extract import measure, write_subnet
+from supernet.deploy.extract import write_chosen
 from supernet.errors import SupernetError
 from supernet.io.atomic import write_json
 from supernet.io.reporter import Reporter
@@ -28,7 +27,6 @@ from supernet.latency.table import LatencyTable
 from supernet.report import page
 from supernet.report.collect import collect
 from supernet.report.pareto_png import draw_pareto
-from supernet.search.by_gates import choose
 from supernet.search.constraints import Goal, goal_for
 from supernet.search.specialize import specialize
 from supernet.space.cost import cost_range
@@ -114,11 +112,9 @@ def _deploy(
     run: Trained, table: LatencyTable, goals: Sequence[Goal], folder: Path, reporter: Reporter
 ) -> list[dict[str, Any]]:
     """Extract and measure a subnet for each budget of one device."""
-    folders = []
+    rows = []
     for goal in goals:
-        choice = choose(run, goal, reporter)
         out = folder / "subnets" / f"{table.device.runtime}-{goal.budget.limit:g}ms"
-        write_subnet(run, choice.arch, out, promise=Promise.of(choice), table=table)
-        folders.append(out)
-    measure(folders, table, reporter)
-    return [summary_row(out) for out in folders]
+        write_chosen(run, goal, out, reporter)
+        rows.append(summary_row(out))
+    return rows

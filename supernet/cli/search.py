@@ -46,8 +46,9 @@ def extract(
     Of a run of one network (net=timm, net=subnet) it writes and measures that; no budget, then.
 
     Uses the run's gates for that table and budget; where it has none, trains them on the run's
-    validation images (weights stay as they are) and keeps them. Measures the result if the table is
-    of this machine.
+    validation images (weights stay as they are) and keeps them. If the table is of this machine,
+    the subnet is measured; if it misses the budget, or leaves room in it, another one is chosen, in
+    at most three rounds. A subnet of --arch is only measured.
 
     \b
     supernet extract runs/demo --table T.json --budget-ms 2.5 --out fast/
@@ -58,7 +59,7 @@ def extract(
     from supernet.cli.console import ConsoleReporter
     from supernet.cli.summary import show, summary_row, title_of
     from supernet.deploy.certificate import Promise
-    from supernet.deploy.extract import measure, write_subnet
+    from supernet.deploy.extract import measure, write_chosen, write_subnet
     from supernet.deploy.folder import is_subnet
     from supernet.io.atomic import check_replaceable
     from supernet.io.lock import held_beside
@@ -73,16 +74,20 @@ def extract(
     times = None if table is None else LatencyTable.load(table)
     trained = Trained.open(run)
     with held_beside(out):
-        if arch is None:
-            choice = choose(trained, run_goal(trained, times, budget_ms, **limits), reporter)
+        goal = None if arch is not None else run_goal(trained, times, budget_ms, **limits)
+        if goal is not None:
+            choice = write_chosen(trained, goal, out, reporter, crop_kernels=crop_kernels, **limits)
         else:
-            table_id = None if times is None else times.id
-            given = read_arch(arch, table_id=table_id, budget_ms=budget_ms)
-            choice = named_choice(trained, given, times, budget_ms, **limits)
-        write_subnet(trained, choice.arch, out, promise=Promise.of(choice), table=times,
-                     crop_kernels=crop_kernels)  # fmt: skip
-        if times is not None:
-            measure([out], times, reporter)
+            if arch is None:
+                choice = choose(trained, None, reporter)
+            else:
+                table_id = None if times is None else times.id
+                given = read_arch(arch, table_id=table_id, budget_ms=budget_ms)
+                choice = named_choice(trained, given, times, budget_ms, **limits)
+            write_subnet(trained, choice.arch, out, promise=Promise.of(choice), table=times,
+                         crop_kernels=crop_kernels)  # fmt: skip
+            if times is not None:
+                measure([out], times, reporter)
         row = summary_row(out)
     show([row], reporter.console, title_of(trained))
     for unit, (limit, cost) in choice.limits.items():
@@ -177,7 +182,9 @@ def search(
 ) -> None:
     """Find the best subnet for each table and budget by the run's accuracy predictor.
 
-    The five best by prediction are scored on validation images, and the best of them wins.
+    The five best by prediction are scored on validation images, and the best of them wins. By a
+    table of this machine the winner is measured; if it misses the budget, the search goes on below
+    it, in at most three rounds.
 
     \b
     supernet predictor runs/demo
@@ -185,13 +192,14 @@ def search(
     supernet search runs/demo --table T.json --table U.json --pareto front
     """
     from supernet.cli.console import ConsoleReporter
+    from supernet.deploy.extract import choose_within
     from supernet.search.job import explore
 
     limits = {"macs": max_macs, "params": max_params, "memory_kib": max_memory_kib}
     reporter = ConsoleReporter()
     rows = explore(
         run, table or [], budget_ms or [], method=method, pareto=pareto, out=out,
-        limits=limits, seed=seed, reporter=reporter,
+        limits=limits, seed=seed, reporter=reporter, meet=choose_within,
     )  # fmt: skip
     if rows:
         _show_found(rows, reporter.console)
@@ -201,12 +209,17 @@ def _show_found(rows: Sequence[dict[str, Any]], console: Console) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from supernet.deploy.certificate import PREDICTED_ONLY
+
     table = Table()
-    for name in ("device", "budget ms", "predicted ms", "predicted top-1", "validation top-1", "s"):
+    for name in ("device", "budget ms", "predicted ms", "measured ms", "predicted top-1",
+                 "validation top-1", "s"):  # fmt: skip
         table.add_column(name, justify="left" if name == "device" else "right", no_wrap=True)
     for row in rows:
         table.add_row(
             Text(row["device"]), *(_number(row[name]) for name in ("budget_ms", "predicted_ms")),
+            PREDICTED_ONLY if row["measured_ms"] is None and row["budget_ms"] is not None
+            else _number(row["measured_ms"]),
             *(_percent(row[name]) for name in ("predicted_top1", "held_out_top1")),
             f"{row['seconds']:.2f}",
         )  # fmt: skip

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 
 from supernet.data.dataset import ImageData
 from supernet.data.preprocess import resize
+from supernet.deploy.budget import best_of, rounds_within
 from supernet.deploy.certificate import (
     PREDICTED_ONLY,
     Certificate,
@@ -38,6 +41,9 @@ from supernet.latency.table import LatencyTable
 from supernet.nn.count import module_macs, num_params, size_of
 from supernet.nn.extract import args_of, extract
 from supernet.nn.fixed import PlainNet
+from supernet.search.by_gates import choose, pick
+from supernet.search.constraints import Choice, Goal, within_limits
+from supernet.search.specialize import specialize
 from supernet.space.arch import Arch
 from supernet.train.bn_calibration import calibrate_on_
 from supernet.train.evaluate import scores_on
@@ -146,35 +152,141 @@ def findings(
     }
 
 
+def is_here(table: LatencyTable) -> bool:
+    """Whether a table is of this machine's processor, so that its device can be measured."""
+    return table.device.cpu == host.cpu()
+
+
 def measure(folders: Sequence[Path], table: LatencyTable, reporter: Reporter) -> None:
     """Time finished subnets as their table was timed, interleaved, and certify the result.
 
     A budget that is missed is a warning. Nothing is measured on another processor than the table's:
-    latency is predicted only, then. `pace` is the time of the reference
-    model now, relative to when the table was made: the part of a difference that is due to the
-    machine.
+    latency is predicted only, then.
     """
-    device = table.device
-    if device.cpu != host.cpu():
+    if not is_here(table):
+        device = table.device
         reporter.note(
             f"not measured: the table is of {device.machine} ({device.cpu}), this is "
             f"{host.cpu()}; latency is {PREDICTED_ONLY}"
         )
         return
-    session = measure_subnets(folders, TimingRequest.like(device), reporter=reporter)
+    for folder, measured in zip(folders, _measured(folders, table, reporter), strict=True):
+        _warn_if_missed(str(folder), read_certificate(folder).promise, measured, reporter)
+
+
+def write_chosen(
+    run: Trained,
+    goal: Goal,
+    folder: Path,
+    reporter: Reporter,
+    *,
+    crop_kernels: bool = False,
+    **limits: float | None,
+) -> Choice:
+    """Choose a subnet for a goal by the run's gates, write it, and measure it if its table is here.
+
+    If it misses the budget as measured, or leaves room in it, another one is chosen; see
+    `deploy.budget`. If none of three meets it, that with the smallest overrun is written, with a
+    warning.
+
+    Args:
+        run: source of the weights, the gates and the data.
+        goal: device, budget and limits.
+        folder: written whole or not at all.
+        reporter: told of each round.
+        crop_kernels: as in `write_subnet`.
+        limits: of the goal, as `limits_of` takes them.
+    """
+    table = goal.table
+    if table is None or not is_here(table):
+        choice = choose(run, goal, reporter)
+        write_subnet(run, choice.arch, folder, promise=Promise.of(choice), table=table,
+                     crop_kernels=crop_kernels)  # fmt: skip
+        if table is not None:
+            measure([folder], table, reporter)
+        return choice
+    specialize(run, [goal], reporter)
+    gates, budget_ms = run.gates[goal.name], goal.budget.limit
+    choose_at = within_limits(run.net, goal, lambda narrower: pick(gates, narrower), **limits)
+    with tempfile.TemporaryDirectory() as place:
+
+        def timed(choice: Choice) -> Measurement:
+            return _timed(run, choice, Path(place), table, reporter, crop_kernels)
+
+        kept = best_of(rounds_within(budget_ms, choose_at, timed, relax=True), budget_ms)
+        with replacing(folder, is_subnet, "a subnet") as beside:
+            shutil.copytree(Path(place) / kept.choice.arch.id, beside, dirs_exist_ok=True)
+    _warn_if_missed(str(folder), Promise.of(kept.choice), kept.measured, reporter)
+    return kept.choice
+
+
+def choose_within(
+    run: Trained,
+    table: LatencyTable,
+    budget_ms: float,
+    choose_at: Callable[[float], Choice],
+    reporter: Reporter,
+) -> Choice:
+    """Return a choice that meets a budget as measured, with its measured latency.
+
+    If none of three does, return that with the smallest overrun, with a warning. By a table of
+    another processor it is the choice for the budget, and not measured.
+    """
+    if not is_here(table):
+        return choose_at(budget_ms)
+    with tempfile.TemporaryDirectory() as place:
+
+        def timed(choice: Choice) -> Measurement:
+            return _timed(run, choice, Path(place), table, reporter, crop_kernels=False)
+
+        kept = best_of(rounds_within(budget_ms, choose_at, timed, relax=False), budget_ms)
+    _warn_if_missed(str(kept.choice.arch), Promise.of(kept.choice), kept.measured, reporter)
+    return replace(kept.choice, measured_ms=kept.measured.median_ms)
+
+
+def _timed(
+    run: Trained,
+    choice: Choice,
+    place: Path,
+    table: LatencyTable,
+    reporter: Reporter,
+    crop_kernels: bool,
+) -> Measurement:
+    """Write and measure a subnet in a folder of `place` with the id of its architecture."""
+    promise, trial = Promise.of(choice), place / choice.arch.id
+    write_subnet(run, choice.arch, trial, promise=promise, table=table, crop_kernels=crop_kernels)
+    (measured,) = _measured([trial], table, reporter)
+    reporter.note(
+        f"{choice.arch}: {promise.predicted_ms:.4g} ms predicted, {measured.text} measured, budget "
+        f"{promise.budget_ms:.9g} ms"
+    )
+    return measured
+
+
+def _measured(
+    folders: Sequence[Path], table: LatencyTable, reporter: Reporter
+) -> list[Measurement]:
+    """Time finished subnets, write the result into their certificates, and return it.
+
+    `pace` is the time of the reference model now, relative to when the table was made: the part of
+    a difference that is due to the machine.
+    """
+    session = measure_subnets(folders, TimingRequest.like(table.device), reporter=reporter)
     pace = session.reference.median_ms / table.reference_ms
     if abs(pace - 1) > PACE_WARNING:
         reporter.note(
             f"note: the reference model takes {pace:.2f} times as long as when the table was made "
             f"({table.created}); so may the subnets"
         )
-    for folder, timing in zip(folders, session.timings, strict=True):
-        certificate = read_certificate(folder)
-        measured = Measurement.of(timing, session.reference, pace)
-        write_certificate(folder, replace(certificate, measured=measured))
-        promise = certificate.promise
-        if promise.kept_at(measured.median_ms) is False:
-            reporter.warn(
-                f"{folder} misses its budget of {promise.budget_ms:g} ms: {measured.text} as "
-                "measured; ask for a lower budget, or profile again if the machine was busy"
-            )
+    found = [Measurement.of(timing, session.reference, pace) for timing in session.timings]
+    for folder, measured in zip(folders, found, strict=True):
+        write_certificate(folder, replace(read_certificate(folder), measured=measured))
+    return found
+
+
+def _warn_if_missed(name: str, promise: Promise, measured: Measurement, reporter: Reporter) -> None:
+    if promise.kept_at(measured.median_ms) is False:
+        reporter.warn(
+            f"{name} misses its budget of {promise.budget_ms:g} ms: {measured.text} as measured; "
+            "ask for a lower budget, or profile again if the machine was busy"
+        )

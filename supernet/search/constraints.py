@@ -5,8 +5,8 @@ Not here: the costs themselves, the solvers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -69,6 +69,7 @@ class Choice:
         score: its log-probability under gates; 0 if none were asked.
         predicted_ms: by the table; None without one.
         budget_ms: None without one.
+        measured_ms: on the device; None if it was not measured.
         limits: limit and cost by unit, of what was limited beside latency.
         predicted_top1: accuracy by the predictor, as a share.
         held_out_top1: accuracy on validation images, as a share.
@@ -80,6 +81,7 @@ class Choice:
     score: float = 0.0
     predicted_ms: float | None = None
     budget_ms: float | None = None
+    measured_ms: float | None = None
     limits: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     predicted_top1: float | None = None
     held_out_top1: float | None = None
@@ -147,6 +149,22 @@ def goal_for(
     cheapest_within(net.space, constraints)
     budget = constraints[0] if constraints[0].additive else _most_macs(net, constraints)
     return Goal(table=table, budget=budget, constraints=constraints)
+
+
+def within_limits(
+    net: SuperNet, goal: Goal, choose: Callable[[Goal], Choice], **limits: float | None
+) -> Callable[[float], Choice]:
+    """Return a function that chooses for a goal within another limit of predicted latency.
+
+    The choice keeps the budget of the goal, which has a table; limits are the goal's, as
+    `limits_of` takes them. The function raises what `goal_for` does.
+    """
+
+    def choose_within(limit_ms: float) -> Choice:
+        chosen = choose(goal_for(net, goal.table, limit_ms, **limits))
+        return replace(chosen, budget_ms=goal.budget.limit)
+
+    return choose_within
 
 
 def _most_macs(net: SuperNet, constraints: Sequence[Constraint]) -> Constraint:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +15,27 @@ from supernet.io.lock import held_beside
 from supernet.io.reporter import Reporter
 from supernet.latency.table import LatencyTable
 from supernet.search.accuracy import Scored, scores_of
-from supernet.search.by_gates import choose
-from supernet.search.constraints import Choice, Goal, goal_for
+from supernet.search.by_gates import pick
+from supernet.search.constraints import Choice, Goal, goal_for, within_limits
 from supernet.search.find import AUTO, find
 from supernet.search.fit_predictor import load_predictor
 from supernet.search.pareto import front_of, rows_of, write_front
+from supernet.search.specialize import specialize
 from supernet.train.run import Trained
+
+Meet = Callable[[Trained, LatencyTable, float, Callable[[float], Choice], Reporter], Choice]
+"""Of run, table, budget and choices by limit: returns the choice that meets the budget."""
 
 
 def explore(
     path: Path, tables: Sequence[Path], budgets: Sequence[float], *, method: str,
     pareto: Path | None, out: Path | None, limits: Mapping[str, float | None], seed: int,
-    reporter: Reporter,
+    reporter: Reporter, meet: Meet | None = None,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Search a run and return plain data of what was found.
+
+    `meet` makes a choice meet its budget as measured, as `deploy.extract.choose_within` does; left
+    out, nothing is measured.
 
     Raises:
         SupernetError: if it is no supernet's run, nothing is asked for, there is no predictor, or
@@ -48,12 +56,19 @@ def explore(
         raise SupernetError("nothing to search for: name a table and a budget, or limits")
     predictor = None if method == "gates" and pareto is None else load_predictor(run)
 
+    def met(goal: Goal, choose: Callable[[Goal], Choice]) -> Choice:
+        if goal.table is None or meet is None:
+            return choose(goal)
+        choose_at = within_limits(net, goal, choose, **limits)
+        return meet(run, goal.table, goal.budget.limit, choose_at, reporter)
+
     def found(goal: Goal, scored: Scored) -> Choice:
         if method == "gates" or predictor is None:
-            chosen = choose(run, goal, reporter)
+            specialize(run, [goal], reporter)
+            chosen = met(goal, partial(pick, run.gates[goal.name]))
             return replace(chosen, held_out_top1=scored.top1(chosen.arch))
-        return find(goal, net.space, predictor, method=method, seed=seed, scored=scored,
-                    additive=predictor.additive)  # fmt: skip
+        return met(goal, partial(find, space=net.space, fitness=predictor, method=method, seed=seed,
+                                 scored=scored, additive=predictor.additive))  # fmt: skip
 
     with held_beside(scores_of(run)) if goals else nullcontext():
         scored = Scored(run)
@@ -77,7 +92,8 @@ def _by_prediction(method: str) -> str:
 
 
 _FIELDS = (
-    "predicted_top1", "held_out_top1", "predicted_ms", "budget_ms", "seconds", "evaluations"
+    "predicted_top1", "held_out_top1", "predicted_ms", "measured_ms", "budget_ms", "seconds",
+    "evaluations",
 )  # fmt: skip
 
 
