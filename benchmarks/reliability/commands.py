@@ -114,7 +114,7 @@ def made_base(folder: Path, *, quick: bool) -> tuple[Path, tuple[Case, ...]]:
     run_in(folder, ["search", RUN, "--table", "T.json", "--budget-ms", f"{budget:.6g}", "--json",
                     "found.json"])  # fmt: skip
     run_in(folder, ["extract", RUN, "--arch", "found.json", "--table", "T.json", "--out", "fast"])
-    return folder, cases(0.99 * budget)
+    return folder, cases(100 * budget)  # no timing decides which subnet is chosen
 
 
 def copied(base: Path, case: Case, place: Path) -> Path:

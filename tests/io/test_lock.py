@@ -291,7 +291,7 @@ def test_scores_that_came_meanwhile_are_used(run: Path, monkeypatch: pytest.Monk
         fit_predictor.fit_predictor(trained, 20, SILENT)
     (run / accuracy.FILE).unlink()
     chosen = Choice(arch=archs[0], predicted_ms=1.0, budget_ms=2.0)
-    monkeypatch.setattr(searching, "choose", lambda *_: chosen)
+    monkeypatch.setattr(searching, "pick", lambda *_: chosen)
     filled_before(monkeypatch, searching, "held_beside", fill)
     limits = {"macs": 1e12, "params": None, "memory_kib": None}
     (row,) = searching.explore(run, [], [], method="gates", pareto=None, out=None, limits=limits,
