@@ -83,7 +83,7 @@ def _with_args(kind: type[SupernetError], *args: object) -> SupernetError:
 
 def shown(value: object, most: int = 100) -> str:
     """Return how a value of a file looks in a message: in one line, and not all of a large one."""
-    text = repr(value)
+    text = " ".join(repr(value).split("\n"))  # that of a tensor has several lines
     return text if len(text) <= most else f"{text[: most - 4]} ..."
 
 

@@ -6,8 +6,9 @@ import copy
 import pickle
 
 import pytest
+import torch
 
-from supernet.errors import InfeasibleBudget, InfeasibleLimits, SupernetError
+from supernet.errors import InfeasibleBudget, InfeasibleLimits, SupernetError, shown
 
 SAMPLES = {
     InfeasibleBudget: (1.0, 2.0, 3.0, "ms"),
@@ -28,3 +29,8 @@ def test_an_error_is_the_same_in_another_process(kind: type[SupernetError], prot
         assert type(again) is kind
         assert str(again) == str(error)
         assert vars(again) == vars(error)
+
+
+def test_a_value_is_shown_in_one_line() -> None:
+    assert "\n" not in shown({"weights": torch.ones(3, 4)})
+    assert shown("two\nlines") == repr("two\nlines")

@@ -52,7 +52,9 @@ def construct_nested(
     if isinstance(data, Mapping):
         hints = typing.get_type_hints(make)
         data = {
-            name: _nested(hints.get(name), value, f"{where}.{name}", readers)
+            name: _nested(hints[name], value, f"{where}.{name}", readers)
+            if name in hints
+            else value
             for name, value in data.items()
         }
     return construct(make, data, where)

@@ -10,13 +10,15 @@ from typing import Any
 import pytest
 
 from supernet.deploy.certificate import (
+    FORMAT,
+    VERSION,
     Certificate,
     Measurement,
     Promise,
     read_certificate,
     write_certificate,
 )
-from supernet.errors import CheckpointError
+from supernet.errors import CheckpointError, SupernetError
 from supernet.latency.table import UNKNOWN
 from tests.builders import DEVICE
 from tests.hardening.bad_input import SPACE, certificate, flat_certificate
@@ -125,3 +127,10 @@ def test_a_field_that_cannot_be_used_is_named(
     assert words in str(error.value)
     assert str(tmp_path / "certificate.json") in str(error.value)
     assert len(str(error.value).splitlines()) == 1
+
+
+def test_a_strange_name_is_told_in_one_line() -> None:
+    with pytest.raises(SupernetError) as caught:
+        Certificate.from_dict({"format": FORMAT, "version": VERSION, "a\nb": "w\x83"})
+    assert "\n" not in str(caught.value)
+    assert r"'a\nb'" in str(caught.value)
