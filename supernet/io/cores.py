@@ -27,15 +27,15 @@ def quota(
         top: where groups are mounted.
     """
     found = []
-    for line in _text(groups).splitlines():
+    for line in told(groups).splitlines():
         controllers, _, group = line.partition(":")[2].partition(":")
         if controllers and "cpu" not in controllers.split(","):
             continue
         root = top / "cpu" if controllers else top
         here = root / group.lstrip("/")
         for folder in (here, *here.parents):
-            time = _text(folder / "cpu.max") or " ".join(
-                _text(folder / f"cpu.cfs_{name}_us") for name in ("quota", "period")
+            time = told(folder / "cpu.max") or " ".join(
+                told(folder / f"cpu.cfs_{name}_us") for name in ("quota", "period")
             )
             words = time.split()
             if len(words) == 2 and words[0].isdigit() and int(words[1]):
@@ -45,8 +45,9 @@ def quota(
     return min(found, default=None)
 
 
-def _text(file: Path) -> str:
+def told(file: Path) -> str:
+    """Return a file of the system; nothing where there is none, or Android forbids to read it."""
     try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, ValueError):
+        return file.read_text(encoding="utf-8", errors="replace")
+    except OSError:
         return ""

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from supernet.errors import DeviceError
-from supernet.io.cores import num_cores
+from supernet.io.cores import num_cores, told
 
 
 def machine() -> str:
@@ -23,10 +23,10 @@ def machine() -> str:
 
 def cpu() -> str:
     """Return model, architecture and number of cores, as far as the system tells."""
-    lines = _told(Path("/proc/cpuinfo")).splitlines()
+    lines = told(Path("/proc/cpuinfo")).splitlines()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     if not names:  # ARM names no model, but most boards have one themselves
-        names = [_told(Path("/proc/device-tree/model")).strip("\0\n ")]
+        names = [told(Path("/proc/device-tree/model")).strip("\0\n ")]
     name = names[0] or platform.processor() or "unknown"
     return f"{name}, {platform.machine()}, {os.cpu_count() or 1} cores"
 
@@ -41,14 +41,6 @@ def load_average() -> float:
         return float(facts[1] / 2**16)
 
 
-def _told(file: Path) -> str:
-    """Return a file of the system; nothing where there is none, or Android forbids to read it."""
-    try:
-        return file.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
-
-
 def busy_cores(seconds: float = 0.4) -> float:
     """Return how many of the cores that this process may use are busy now.
 
@@ -56,7 +48,7 @@ def busy_cores(seconds: float = 0.4) -> float:
     a minute ago, such as a training.
     """
     stat = Path("/proc/stat")
-    if not _told(stat):
+    if not told(stat):
         return load_average()
     before = _work_and_idle(stat)
     time.sleep(seconds)

@@ -118,7 +118,7 @@ def _lacking(folder: Path, sessions: Sequence[Session], steps: int | None) -> li
             cause = f"{one.file}: damaged"
     if steps is not None and end < steps:
         notes.append(f"{cause}; {_without(end, steps)}")
-    elif cause != missing and end == (end if steps is None else steps):
+    elif cause != missing and steps in (None, end):
         notes.append(f"{cause}; values " + f"after step {end - 1} " * (end > 0) + "are lost")
     return notes
 
