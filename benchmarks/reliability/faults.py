@@ -32,7 +32,7 @@ from benchmarks.reliability.commands import (
     unreadable,
 )
 
-SIDE_BY_SIDE, LEAST_BYTES, PAGE = 2, 64, 4096
+SIDE_BY_SIDE, LEAST_BYTES, PAGE, MOST_SAID = 2, 64, 4096, 400
 
 
 def measure(folder: Path, *, quick: bool) -> dict[str, Any]:
@@ -140,6 +140,7 @@ def _refused(
     wrong = [
         *([f"exit code {done.returncode}"] if done.returncode != 2 else []),
         *(["not one line"] if len(lines) != 1 else []),
+        *(["too long a line"] if len(done.stderr) > MOST_SAID else []),
         *(["no error line"] if not done.stderr.startswith("supernet: error: ") else []),
         *(["half-written files"] if any(n.endswith((".tmp", ".lock")) for n in listing(place))
           else []),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -30,7 +29,14 @@ from supernet.deploy.certificate import (
     write_certificate,
 )
 from supernet.deploy.crop import cropped
-from supernet.deploy.folder import SubnetConfig, check_ours, is_subnet, onnx_outputs, save_subnet
+from supernet.deploy.folder import (
+    SubnetConfig,
+    check_ours,
+    copy_subnet,
+    is_subnet,
+    onnx_outputs,
+    save_subnet,
+)
 from supernet.io.atomic import replacing
 from supernet.io.reporter import Reporter
 from supernet.io.version import tool_version
@@ -214,8 +220,7 @@ def write_chosen(
             return _timed(run, choice, Path(place), table, reporter, crop_kernels)
 
         kept = best_of(rounds_within(budget_ms, choose_at, timed, relax=True), budget_ms)
-        with replacing(folder, is_subnet, "a subnet") as beside:
-            shutil.copytree(Path(place) / kept.choice.arch.id, beside, dirs_exist_ok=True)
+        copy_subnet(Path(place) / kept.choice.arch.id, folder)
     _warn_if_missed(str(folder), Promise.of(kept.choice), kept.measured, reporter)
     return kept.choice
 

@@ -33,7 +33,7 @@ from supernet.data import moved
 from supernet.data.ids import Parts
 from supernet.data.preprocess import Preprocess
 from supernet.errors import CheckpointError, SupernetError, shown
-from supernet.io.atomic import write_json
+from supernet.io.atomic import replacing, write_json
 from supernet.io.quiet import quiet
 from supernet.io.read import MAX_ONNX, check_regular, read_bytes, read_json
 from supernet.io.validate import construct
@@ -129,6 +129,13 @@ def save_subnet(folder: Path, model: nn.Module, config: SubnetConfig) -> None:
     (folder / "labels.txt").write_text("\n".join(config.classes) + "\n", encoding="utf-8")
     write_json(folder / "arch.json", config.arch.to_dict())
     write_json(folder / "config.json", config.to_dict())
+
+
+def copy_subnet(source: Path, folder: Path) -> None:
+    """Copy the subnet in `source` to `folder`, whole or not at all."""
+    with replacing(folder, is_subnet, "a subnet") as beside:
+        for file in sorted(source.iterdir()):  # one by one: copytree lists every file that failed
+            shutil.copy2(file, beside)
 
 
 def check_ours(net: Mapping[str, Any], doing: str) -> None:

@@ -25,7 +25,7 @@ from PIL import Image
 
 import supernet
 from supernet.cli.hydra_config import composed
-from supernet.deploy.folder import load_config
+from supernet.deploy.folder import FORMAT, copy_subnet, load_config
 from supernet.errors import DeviceError, SupernetError
 from supernet.io.atomic import whole, write_json
 from supernet.io.reporter import SILENT
@@ -84,6 +84,15 @@ def _page(path: Path) -> None:
         page.write(None, path)  # type: ignore[arg-type]
 
 
+def _subnet(path: Path) -> None:
+    made = path.with_name("made")
+    if not made.exists():
+        made.mkdir()
+        write_json(made / "config.json", {"format": FORMAT, "labels": ["a"] * 99})
+        (made / "model.safetensors").write_bytes(bytes(9999))
+    copy_subnet(made, path)
+
+
 WRITERS: dict[str, Callable[[Path], object]] = {
     "json": lambda path: write_json(path, list(range(1000))),
     "table": lambda path: tiny_table().save(path),
@@ -91,6 +100,7 @@ WRITERS: dict[str, Callable[[Path], object]] = {
     "gates": lambda path: checkpoint.write(path, {"gates": torch.zeros(99_999)}),
     "front": lambda path: write_front([ROW] * 40, path),
     "page": _page,
+    "subnet": _subnet,
 }
 
 
