@@ -15,7 +15,8 @@ from torch import nn
 
 from supernet.data.batches import Augment, Batch, train_batches
 from supernet.data.dataset import ImageData
-from supernet.train.checkpoint import load_tensors, write
+from supernet.io.tensors import load_tensors
+from supernet.train.checkpoint import write
 from supernet.train.distributed import Ranks
 
 AUGMENT = Augment(pad=4, flip=True)

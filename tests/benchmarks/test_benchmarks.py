@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -30,6 +31,12 @@ SCRIPTS = sorted(
 def named(script: Path) -> str:
     """Return the name of a script as `python -m` takes it."""
     return ".".join(script.relative_to(ROOT).with_suffix("").parts).removesuffix(".__main__")
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "benchmarks").rglob("*.py")), ids=named)
+def test_a_benchmark_imports_what_there_is(file: Path) -> None:
+    if file.stem != "__main__":
+        importlib.import_module(named(file).removesuffix(".__init__"))
 
 
 @pytest.mark.slow
