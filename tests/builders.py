@@ -161,7 +161,7 @@ def spaces(draw: st.DrawFn, *, max_size: int = 2000) -> SearchSpace:
     """Draw a space that can be enumerated: families, depths, kinds, gaps, ragged ops."""
     family = draw(st.sampled_from(tuple(FAMILIES)))
     kernels = draw(st.sets(st.sampled_from((3, 5, 7)), min_size=1, max_size=2))
-    expands = draw(st.sets(st.sampled_from((1, 2, 2.3, 4, 6)), min_size=1, max_size=2))
+    expands = draw(st.sets(st.sampled_from((1, 2, 2.5, 4, 6)), min_size=1, max_size=2))
 
     def stage() -> Stage:
         kind = draw(st.sampled_from(("ir", "ir", "ir", *KINDS)))

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules._functions import SyncBatchNorm
 
+from supernet.errors import SpaceError
 from supernet.nn.blocks import block_shapes, timm_block
 from supernet.nn.depthwise import depthwise
 from supernet.nn.kinds import kind_named
@@ -56,7 +57,7 @@ class ElasticBlock(nn.Module):
         shared = self.timm.state_dict()
         self._cuts = {
             op: {
-                name: _cut(shape, shared[name].shape)
+                name: _cut(shape, shared[name].shape, f"{name} of {op}")
                 for name, shape in block_shapes(spec, op, family=family).items()
             }
             for op in spec.ops
@@ -276,8 +277,18 @@ def _synchronised(
     )
 
 
-def _cut(shape: torch.Size, shared: torch.Size) -> tuple[slice, ...]:
-    """Return how `shape` is cut out of `shared`; empty where it is the whole."""
+def _cut(shape: torch.Size, shared: torch.Size, what: str) -> tuple[slice, ...]:
+    """Return how `shape` is cut out of `shared`; empty where it is the whole.
+
+    Raises:
+        SpaceError: if `shape` is larger: timm rounds the channels of squeeze-and-excite, which may
+            give an op of a fractional expand ratio more of them than the largest op.
+    """
+    if any(own > most for own, most in zip(shape, shared, strict=True)):
+        raise SpaceError(
+            f"{what} is {tuple(shape)}, of the largest op {tuple(shared)}, so they cannot share "
+            "weights; choose another expand ratio, such as a whole number"
+        )
     return () if shape == shared else tuple(slice(n) for n in shape)
 
 

@@ -56,7 +56,7 @@ def test_notes_and_warnings_show_a_name_as_it_is(name: str) -> None:
 
 def test_a_long_command_stays_one_line() -> None:
     reporter = TextReporter(width=40)
-    line = "supernet info " + "runs/a b " * 30
+    line = "supernet info " + " ".join(["runs/a b"] * 30)
     reporter.note(line)
     assert reporter.text == f"{line}\n"
 

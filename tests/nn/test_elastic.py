@@ -54,6 +54,17 @@ def maps(size: int = 9, width: int = 16) -> Tensor:
 # ---- sharing -----------------------------------------------------------------------------------
 
 
+def test_an_op_with_more_channels_than_the_largest_is_refused() -> None:
+    """Eight channels by 2.3 are 24, whose excitation timm rounds to 3; by 4 it has 2."""
+    spec = BlockSpec(
+        stage=0, position=0, in_width=8, out_width=8, stride=1, se=True, act="relu",
+        ops=(Op(3, 1), Op(3, 2.3), Op(3, 4)), skippable=False, kind="ir",
+    )  # fmt: skip
+    message = "choose another expand ratio"
+    with pytest.raises(SpaceError, match=message):
+        ElasticBlock(spec, family="efficientnet", bn_eps=1e-3)
+
+
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("se", [False, True])

@@ -122,6 +122,7 @@ def export_to(
     subnet = export.Subnet(folder=folder, config=load_config(folder), model=load_subnet(folder))
     check_replaceable(place, is_export, "an export")
     chosen = export.get(name)
+    runtimes.get(chosen.RUNTIME)  # a package that is missing is told before anything is computed
     if int8 and chosen.NO_INT8 is not None:
         raise DeviceError(f"format {name!r} has no int8: {chosen.NO_INT8}")
     data = _data(subnet, int8, reporter)
