@@ -104,7 +104,7 @@ def report(
 ) -> None:
     """Compare predictions with the mean over processes."""
     measured = times.mean(0)
-    predicted = np.array([sum(map(table.ms, net)) for net in nets])
+    predicted = np.array(list(map(table.net_ms, nets)))
     raw = np.array([sum(table[key].median_ms for key in net) for net in nets])
     off = predicted / measured - 1
     tau = float(kendalltau(predicted, measured).statistic)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +13,7 @@ import typer
 from supernet.cli.flags import InChans, Json, NumClasses, Resolution, Settings, SpaceName
 from supernet.cli.say import say
 from supernet.errors import TableError
+from supernet.latency.correction import Correction
 from supernet.latency.table import UNKNOWN, Device, LatencyTable
 
 table_app = typer.Typer(
@@ -35,19 +36,15 @@ def show(table: TablePath, as_json: Json = False) -> None:
     if as_json:
         print(json.dumps(found, indent=2))
         return
-    error = found.pop("error")
-    worst, nets = found.pop("error_p95"), found.pop("nets")
-    found["error"] = (
-        "never compared with whole nets"
-        if error is None
-        else f"{100 * error:.1f} % in the mean, {100 * (worst or 0):.1f} % at the 95th percentile, "
-        f"on {nets} whole nets, each predicted with the fit of the others"
-    )
+    fitted = [each.name for each in fields(Correction)]
+    found = {name: value for name, value in found.items() if name not in fitted}
     found["resolutions"] = ", ".join(map(str, found["resolutions"]))
     for name, value in found.items():
         if value is not None:
-            text = f"{value:.6g}" if isinstance(value, float) else value
-            say(f"{name + ':':<16} {text}")
+            lines = value if isinstance(value, list) else [value]
+            for number, line in enumerate(lines):
+                text = f"{line:.6g}" if isinstance(line, float) else line
+                say(f"{'' if number else name + ':':<16} {text}")
 
 
 @table_app.command()

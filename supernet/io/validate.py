@@ -8,6 +8,7 @@ import math
 import types
 import typing
 from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import date
 from typing import Any, TypeVar
 
 from supernet.errors import SupernetError, TableError, shown
@@ -179,6 +180,18 @@ def text(data: dict[str, Any], name: str, place: str = "") -> str:
     value, where = data[name], f"{place}.{name}".lstrip(".")
     if not isinstance(value, str) or not is_line(value):
         raise TableError(f"{where} is {shown(value)}; expected a string, one line")
+    return value
+
+
+def day(data: dict[str, Any], name: str, place: str = "") -> str:
+    """Return `data[name]`, an ISO date."""
+    value, where = text(data, name, place), f"{place}.{name}".lstrip(".")
+    try:
+        date.fromisoformat(value)
+    except ValueError as error:
+        raise TableError(
+            f"{where} is {shown(value)}; expected a date such as 2026-01-31"
+        ) from error
     return value
 
 

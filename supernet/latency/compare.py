@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
-from statistics import median, quantiles
+from statistics import fmean, median, quantiles
 from typing import Any
 
 from supernet.errors import TableError
@@ -34,6 +34,11 @@ def facts(table: LatencyTable, today: date) -> dict[str, Any]:
         "entries": len(table.entries),
         "unconverged": sum(not entry.converged for entry in entries),
         **dataclasses.asdict(table.correction),
+        "terms": table.correction.readings,
+        "promise": table.correction.promise,
+        "whole_nets": [
+            f"{fmean(net.measured_ms):.4g} ms, {net.source}, {net.created}" for net in table.nets
+        ],
     }
 
 

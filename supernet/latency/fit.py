@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -18,10 +18,21 @@ from numpy.typing import NDArray
 from supernet.latency.correction import Correction
 from supernet.space.layers import LayerKey
 
+COVERAGE = 0.9
+"""Share of further nets that the stated interval holds."""
 _COMPLEXITY = 0.05  # how much better, relatively, a further term must make the error
-_LEAST_SCALE = 0.1  # noise alone can fit a scale of 0, and overheads are divided by it
+_LEAST_SCALE = 0.5  # layers are most of a net, whatever else can be fitted to its time
+_MOST_TERMS = 2  # besides the scale
+_FOLDS = 6
+_BENDS = 8  # where the bend may lie: quantiles of the nets' weights
+_SIDE = 4  # nets on either side of a bend, at the least
 
 Floats = NDArray[np.float64]
+Choice = tuple[tuple[int, ...], float]
+"""The columns of the terms, and the weights that stay in the nearer caches."""
+
+_RAW, _OVERHEAD, _EDGE, _WEIGHTS, _RUN = range(5)
+_PLAIN: Choice = ((_RAW,), 0.0)
 
 
 @dataclass(frozen=True)
@@ -37,41 +48,125 @@ class NetTiming:
 def fit_correction(nets: Sequence[NetTiming], *, least_ms: float) -> Correction:
     """Fit the terms that pay on whole nets.
 
-    Least squares of relative errors; no term but `run_ms` may be negative, and the scale is at
-    least a tenth. Of all choices of terms
-    the one with the least leave-one-out error is taken; each further term must better it by a
-    twentieth.
+    Least squares of relative errors; no term may be negative, and the scale is at least a half. A
+    choice is the scale and up to two more terms; the one with the least error in six-fold
+    cross-validation is taken, and each further term must better that by a twentieth. The error
+    that is stated is of nets that had no part in choice and fit, and a choice that does worse there
+    than the scale alone is not used.
 
     Args:
         nets: what was timed.
         least_ms: the smallest timing of a layer, beyond which no overhead can be.
     """
-    terms = np.array([_terms(net) for net in nets])
-    truth = np.array([fmean(net.measured_ms) for net in nets])
-    highest = np.array([np.inf, least_ms, np.inf, np.inf, np.inf])
-    choices = [
-        (0, *more) for count in range(5) for more in itertools.combinations((1, 2, 3, 4), count)
-    ]
-    errors = {choice: _left_out(terms, truth, highest, choice) for choice in choices}
-    best = min(
-        choices,
-        key=lambda choice: np.abs(errors[choice]).mean() * (1 + _COMPLEXITY * len(choice)),
-    )
-    scale, overhead, edge, weights, run = _fit(terms, truth, highest, best)
-    off = np.abs(errors[best])
-    known = len(nets) > 1
+    problem = _Problem.of(nets, least_ms)
+    everything = np.arange(len(nets))
+    plain = problem.held_out(lambda rows: _PLAIN)
+    chosen = problem.held_out(problem.choice)
+    choice, off = problem.choice(everything), np.abs(chosen)
+    if off.mean() >= np.abs(plain).mean():
+        choice, chosen, off = _PLAIN, plain, np.abs(plain)
+    scale, overhead, edge, weights, run = problem.fit(everything, choice)
+    known = len(nets) > 2
     return Correction(
         scale=scale,
         overhead_ms=overhead / scale,
         edge_ms=edge / scale,
         weights_ms=weights,
+        cached_weights=round(choice[1]) if weights else 0,
         run_ms=run,
         nets=len(nets),
         error=float(off.mean()) if known else None,
-        error_p95=float(np.quantile(off, 0.95)) if known else None,
-        tau=_tau(truth * (1 + errors[best]), truth) if known else None,
+        error_90=conformal(off.tolist()) if known else None,
+        plain_error=float(np.abs(plain).mean()) if known else None,
+        tau=_tau(problem.truth * (1 + chosen), problem.truth) if known else None,
         tau_twice=_tau_twice(nets) if known else None,
     )
+
+
+def conformal(errors: Sequence[float]) -> float | None:
+    """Return what a further error is within, with a probability of 90 %; None of too few errors.
+
+    Of n + 1 exchangeable errors the last has each rank with the same probability (Lei et al.,
+    Distribution-Free Predictive Inference for Regression, JASA 113, 2018).
+    """
+    rank = math.ceil(COVERAGE * (len(errors) + 1))
+    return sorted(errors)[rank - 1] if rank <= len(errors) else None
+
+
+@dataclass(frozen=True, eq=False)
+class _Problem:
+    """Nets as numbers.
+
+    Args:
+        terms: `[N, 5]`, what scale, overhead, edges, weights and run are multiplied by.
+        truth: `[N]`, measured ms.
+        highest: `[5]`, bounds of the factors.
+    """
+
+    terms: Floats
+    truth: Floats
+    highest: Floats
+
+    @classmethod
+    def of(cls, nets: Sequence[NetTiming], least_ms: float) -> _Problem:
+        terms = np.array([_terms(net) for net in nets])
+        truth = np.array([fmean(net.measured_ms) for net in nets])
+        return cls(terms, truth, np.array([np.inf, least_ms, np.inf, np.inf, np.inf]))
+
+    def at(self, choice: Choice) -> Floats:
+        """Return the terms `[N, K]` of a choice."""
+        columns, cached = choice
+        terms = self.terms.copy()
+        terms[:, _WEIGHTS] = np.maximum(terms[:, _WEIGHTS] - cached / 1e6, 0.0)
+        return terms[:, list(columns)]
+
+    def fit(self, rows: NDArray[np.int64], choice: Choice) -> tuple[float, ...]:
+        """Return all five factors, zero where a term is not chosen."""
+        columns = list(choice[0])
+        relative = self.at(choice)[rows] / self.truth[rows, None]
+        lowest = np.where(np.array(columns) == _RAW, _LEAST_SCALE, 0.0)
+        highest = self.highest[columns]
+        found = np.linalg.lstsq(relative, np.ones(len(rows)))[0]
+        if not ((found >= lowest) & (found <= highest)).all():
+            bounds = (lowest, highest)
+            found = scipy.optimize.lsq_linear(relative, np.ones(len(rows)), bounds).x
+        factors = dict(zip(columns, found.tolist(), strict=True))
+        return tuple(factors.get(number, 0.0) for number in range(5))
+
+    def errors(self, rows: NDArray[np.int64], others: NDArray[np.int64], choice: Choice) -> Floats:
+        """Return the relative errors of nets `rows` under the fit of `others`."""
+        factors = np.array(self.fit(others, choice))[list(choice[0])]
+        return self.at(choice)[rows] @ factors / self.truth[rows] - 1
+
+    def choice(self, rows: NDArray[np.int64]) -> Choice:
+        """Return the choice of terms that does best in cross-validation within nets `rows`."""
+        folds = [rows[start::_FOLDS] for start in range(min(_FOLDS, len(rows)))]
+
+        def cost(choice: Choice) -> float:
+            off = [self.errors(fold, np.setdiff1d(rows, fold), choice) for fold in folds]
+            return float(np.abs(np.concatenate(off)).mean()) * (1 + _COMPLEXITY * len(choice[0]))
+
+        return min(self.choices(rows), key=cost) if len(rows) > 2 else _PLAIN
+
+    def choices(self, rows: NDArray[np.int64]) -> list[Choice]:
+        """Return every choice of terms that nets `rows` can tell apart."""
+        weights = np.sort(self.terms[rows, _WEIGHTS] * 1e6)
+        inner = weights[_SIDE : len(weights) - _SIDE]
+        bends = np.quantile(inner, np.linspace(0, 1, _BENDS)).tolist() if len(inner) > 1 else []
+        found = []
+        for count in range(_MOST_TERMS + 1):
+            for more in itertools.combinations((_OVERHEAD, _EDGE, _WEIGHTS, _RUN), count):
+                cached = [0.0, *bends] if _WEIGHTS in more else [0.0]
+                found += [((_RAW, *more), each) for each in cached]
+        return found
+
+    def held_out(self, choose: Callable[[NDArray[np.int64]], Choice]) -> Floats:
+        """Return the relative error of each net when the others alone choose and fit."""
+        numbers, found = np.arange(len(self.truth)), []
+        for number in numbers:
+            others = numbers[numbers != number] if len(numbers) > 1 else numbers
+            found.append(self.errors(numbers[[number]], others, choose(others))[0])
+        return np.array(found)
 
 
 def _terms(net: NetTiming) -> list[float]:
@@ -84,30 +179,6 @@ def _terms(net: NetTiming) -> list[float]:
         net.weights / 1e6,
         1.0,
     ]
-
-
-def _fit(
-    terms: Floats, truth: Floats, highest: Floats, choice: tuple[int, ...]
-) -> tuple[float, ...]:
-    """Return all five factors, zero where a term is not chosen."""
-    columns = list(choice)
-    relative = terms[:, columns] / truth[:, None]
-    lowest = np.array([_LEAST_SCALE, 0.0, 0.0, 0.0, -np.inf])[columns]
-    found = scipy.optimize.lsq_linear(relative, np.ones(len(truth)), (lowest, highest[columns])).x
-    factors = dict(zip(columns, found.tolist(), strict=True))
-    return tuple(factors.get(number, 0.0) for number in range(5))
-
-
-def _left_out(terms: Floats, truth: Floats, highest: Floats, choice: tuple[int, ...]) -> Floats:
-    """Return the relative error of each net under the fit of the others."""
-    errors = []
-    for number in range(len(truth)):
-        others = np.arange(len(truth)) != number
-        if not others.any():
-            others[:] = True
-        factors = _fit(terms[others], truth[others], highest, choice)
-        errors.append(float(terms[number] @ np.array(factors)) / truth[number] - 1)
-    return np.array(errors)
 
 
 def _tau_twice(nets: Sequence[NetTiming]) -> float | None:

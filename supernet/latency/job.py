@@ -68,10 +68,4 @@ def _check_place(path: Path) -> None:
 def described(path: Path, table: LatencyTable) -> str:
     """Return a line on what a table is and how far it can be trusted."""
     text = f"{path}: table {table.id}, {len(table.entries)} layers on {table.device.name}"
-    fit = table.correction
-    if fit.error is None or fit.error_p95 is None:
-        return text
-    return (
-        f"{text}; {fit.nets} whole nets are predicted within {100 * fit.error:.1f} % in the mean, "
-        f"{100 * fit.error_p95:.1f} % at the 95th percentile (leave-one-out)"
-    )
+    return text if table.correction.error is None else f"{text}; {table.correction.promise}"

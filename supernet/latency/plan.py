@@ -19,6 +19,7 @@ from supernet.errors import SpaceError, TableError
 from supernet.io.validate import check_names
 from supernet.io.version import tool_version
 from supernet.latency.fit import NetTiming, fit_correction
+from supernet.latency.nets import NetEntry
 from supernet.latency.table import Device, Entry, LatencyTable
 from supernet.latency.timing import TOLERANCE
 from supernet.nn.count import layer_macs, layer_weights
@@ -131,16 +132,31 @@ def table_of(
     )
     measured = zip(*(s.timings[len(plan.layers) :] for s in sessions), strict=True)
     nets = [
-        NetTiming(
-            keys=net,
-            weights=sum(weights[key] for key in net),
-            raw_ms=sum(table[key].median_ms for key in net),
+        NetEntry(
+            layers=net,
             measured_ms=tuple(timing.median_ms for timing in each),
+            source="profile",
+            created=table.created,
         )
         for net, each in zip(plan.nets, measured, strict=True)
     ]
+    return with_nets(table, nets)
+
+
+def with_nets(table: LatencyTable, nets: Sequence[NetEntry]) -> LatencyTable:
+    """Return the table with more whole nets, and with the correction that fits all of them."""
+    nets = (*table.nets, *nets)
+    timings = [
+        NetTiming(
+            keys=net.layers,
+            weights=sum(map(table.num_weights, net.layers)),
+            raw_ms=sum(table[key].median_ms for key in net.layers),
+            measured_ms=net.measured_ms,
+        )
+        for net in nets
+    ]
     least = min(entry.median_ms for entry in table.entries.values())
-    return replace(table, correction=fit_correction(nets, least_ms=least))
+    return replace(table, nets=nets, correction=fit_correction(timings, least_ms=least))
 
 
 def sample_nets(spec: NetSpec, count: int, *, rng: random.Random) -> list[tuple[LayerKey, ...]]:

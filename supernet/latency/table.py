@@ -7,7 +7,9 @@ A file holds one object: `format`, `version`, the scalar fields of `LatencyTable
 `entries`, a list of `{"key": {...}, "median_ms", "low_ms", "high_ms", "visits", "converged"}`.
 A key with `resolution` was timed for networks of that input size only; `source` is there where
 the timings are somebody else's. A row has `weights`, the number of the layer's weights, unless the
-timings are somebody else's. Version 3, with other names of blocks and no `weights`, is read too.
+timings are somebody else's. `nets` lists the whole networks that the correction was fitted on, each
+by the rows of its layers. Versions 3 and 4 are read too: they have no `nets`, and the errors that
+they state are of the nets that they were fitted on, so they are left out.
 """
 
 from __future__ import annotations
@@ -15,10 +17,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,13 +28,14 @@ from typing import Any
 from supernet.errors import TableError, shown
 from supernet.io.atomic import write_text
 from supernet.io.read import read_json
-from supernet.io.validate import MOST, check_names, number, record, text
+from supernet.io.validate import MOST, check_names, day, number, record, text
 from supernet.latency.correction import Correction
-from supernet.latency.table_version_3 import of_version_3
+from supernet.latency.nets import NetEntry, nets_of, rows_of
+from supernet.latency.old_tables import of_version_3, of_version_4
 from supernet.space.layers import LayerKey
 
 FORMAT = "supernet-latency-table"
-VERSION = 4
+VERSION = 5
 MAX_ENTRIES = 200_000
 UNCORRECTED = Correction()
 UNKNOWN = "unknown"
@@ -78,12 +81,13 @@ class Entry:
 class LatencyTable:
     """The timings of layers on one device, and what turns their sum into the time of a net.
 
-    The time of a net is the sum of its layers', each corrected.
+    The time of a net is the sum of its layers', each corrected, or the larger of two such sums.
 
     Args:
         device: what was timed.
         entries: the raw timing of each layer.
         weights: how many weights each layer has, for the correction.
+        nets: the whole networks that the correction was fitted on.
         reference_ms: time of the reference model that every timing was divided by.
         load_average: of the machine, over a minute, when timing began.
         created: ISO date.
@@ -102,6 +106,7 @@ class LatencyTable:
     source: str = ""
     correction: Correction = UNCORRECTED
     weights: Mapping[LayerKey, int] = field(default_factory=dict)
+    nets: tuple[NetEntry, ...] = ()
 
     def __post_init__(self) -> None:
         """Raise `TableError` unless there is what the correction needs."""
@@ -147,11 +152,20 @@ class LatencyTable:
         return any(key.kind == "pool" for key in self.entries)
 
     def ms(self, key: LayerKey) -> float:
-        """Return the corrected milliseconds that `key` adds to a net; summing them predicts it."""
-        weights = 0
-        if self.correction.weights_ms:
-            weights = sum(self.weights[name] for name in self.names(key))
+        """Return the corrected milliseconds that `key` adds to a net, below the bend if any."""
+        weights = self.num_weights(key) if self.correction.weights_ms else 0
         return self.correction.ms(key, self[key].median_ms, weights)
+
+    def num_weights(self, key: LayerKey) -> int:
+        """Return the number of weights of `key`."""
+        return sum(self.weights[name] for name in self.names(key))
+
+    def net_ms(self, keys: Sequence[LayerKey]) -> float:
+        """Return the predicted milliseconds of a net of the layers `keys`."""
+        ms = math.fsum(map(self.ms, keys))
+        if not self.correction.bends:
+            return ms
+        return ms + max(0.0, self.correction.beyond_ms(sum(map(self.num_weights, keys))))
 
     def missing(self, keys: Iterable[LayerKey]) -> tuple[LayerKey, ...]:
         """Return what has no entry among the names of `keys`, each once, sorted."""
@@ -176,6 +190,7 @@ class LatencyTable:
         if not self.source:
             del own["source"]
         weights = own.pop("weights")
+        own["nets"] = rows_of(self.nets, sorted(self.entries))
         own["entries"] = [
             {
                 "key": key.to_dict(),
@@ -196,12 +211,14 @@ class LatencyTable:
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             raise TableError(f'not a latency table: expected an object with "format": "{FORMAT}"')
         version = data.get("version")
-        if version not in (3, VERSION) or isinstance(version, bool):
+        if version not in (3, 4, VERSION) or isinstance(version, bool):
             raise TableError(
-                f"version is {shown(version)}; this supernet reads versions 3 and {VERSION}: "
+                f"version is {shown(version)}; this supernet reads versions 3 to {VERSION}: "
                 "profile again, or use the supernet that wrote the table"
             )
         data = {"source": "", **data}
+        if version != VERSION:
+            data = {"nets": [], **data, "correction": of_version_4(data.get("correction"))}
         names = [each.name for each in dataclasses.fields(cls) if each.name != "weights"]
         check_names(data, ["format", "version", *names], "the table")
         rows = data["entries"]
@@ -214,10 +231,11 @@ class LatencyTable:
             weights=weights,
             reference_ms=number(data, "reference_ms", above=not data["source"]),
             load_average=number(data, "load_average"),
-            created=_date(text(data, "created")),
+            created=day(data, "created"),
             tool_version=text(data, "tool_version"),
             source=text(data, "source"),
             correction=_correction(data["correction"]),
+            nets=nets_of(data["nets"], tuple(entries)),
         )
 
     @classmethod
@@ -245,17 +263,16 @@ def _correction(data: Any) -> Correction:
     if not isinstance(data, dict):
         raise TableError(f"correction is {type(data).__name__}; expected an object")
     check_names(data, [each.name for each in dataclasses.fields(Correction)], "correction")
-    known = [name for name in data if data[name] is not None or name in ("scale", "nets")]
-    values: dict[str, Any] = {name: None for name in data}
+    unknown = ("error", "error_90", "plain_error", "tau", "tau_twice")
     least = {"tau": -1.0, "tau_twice": -1.0, "run_ms": -MOST}
-    for name in known:
-        values[name] = number(
-            data, name, "correction", above=name == "scale", whole=name == "nets",
-            least=least.get(name, 0),
-        )  # fmt: skip
-    missing = [n for n in ("overhead_ms", "edge_ms", "weights_ms", "run_ms") if values[n] is None]
-    if missing:
-        raise TableError(f"correction.{missing[0]} is None; expected a number")
+    values: dict[str, Any] = {
+        name: number(
+            data, name, "correction", above=name == "scale",
+            whole=name in ("nets", "cached_weights"), least=least.get(name, 0),
+        )
+        for name in data
+        if name not in unknown or data[name] is not None
+    }  # fmt: skip
     return Correction(**values)
 
 
@@ -290,13 +307,3 @@ def _added(parts: list[Entry]) -> Entry:
         visits=min(part.visits for part in parts),
         converged=all(part.converged for part in parts),
     )
-
-
-def _date(given: str) -> str:
-    try:
-        date.fromisoformat(given)
-    except ValueError as error:
-        raise TableError(
-            f"created is {shown(given)}; expected a date such as 2026-01-31"
-        ) from error
-    return given

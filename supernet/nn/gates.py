@@ -21,6 +21,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -88,23 +89,30 @@ class Drawn:
 
 @dataclass(frozen=True, eq=False)
 class CostTensors:
-    """An additive cost at one resolution: `fixed` `[]` and `cell` `[B, O]`, float64."""
+    """The sums of a cost at one resolution: `fixed` `[S]` and `cell` `[S, B, O]`, float64."""
 
     fixed: Tensor
     cell: Tensor
 
     def expected(self, marginals: Tensor) -> Tensor:
-        """Return the expected cost `[...]` of `marginals` `[..., B, O]`; differentiable."""
-        return self.fixed + (self.cell * marginals).sum(dim=(-2, -1))
+        """Return the expected cost `[...]` of `marginals` `[..., B, O]`; differentiable.
+
+        Of several sums it is the largest of their expectations: a lower bound, exact for one
+        architecture.
+        """
+        each = self.fixed + (self.cell * marginals[..., None, :, :]).sum(dim=(-2, -1))
+        return each.amax(dim=-1)
 
 
 def cost_tensors(costs: Costs, device: torch.device | None = None) -> dict[int, CostTensors]:
-    """Return an additive cost by resolution, for `PathGates.expected_cost`."""
+    """Return a cost of sums by resolution, for `PathGates.expected_cost`."""
     assert all(cost.reduce == "sum" for cost in costs.values())
     return {
         resolution: CostTensors(
-            torch.tensor(cost.fixed, dtype=torch.float64, device=device),
-            torch.tensor(cost.cell, dtype=torch.float64, device=device),
+            torch.tensor([one.fixed for one in cost.sums], dtype=torch.float64, device=device),
+            torch.tensor(
+                np.stack([one.cell for one in cost.sums]), dtype=torch.float64, device=device
+            ),
         )
         for resolution, cost in costs.items()
     }

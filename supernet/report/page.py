@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,6 @@ def render(report: Report) -> str:
     )  # fmt: skip
     environment.filters |= {
         "ms": _ms, "percent": _percent, "signed": _signed, "count": _count, "stages": _stages,
-        "terms": _terms,
     }  # fmt: skip
     return environment.get_template("page.html.j2").render(
         report=report,
@@ -200,16 +199,6 @@ def _percent(value: float | None, digits: int = 1) -> str:
 
 def _signed(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:+.1f} %"
-
-
-def _terms(about: Mapping[str, Any]) -> list[str]:
-    """Return the terms of a table's correction that there are."""
-    terms = [f"scale {about['scale']:.3f}"]
-    units = {"overhead_ms": "ms a layer", "edge_ms": "ms a million activations",
-             "weights_ms": "ms a million weights", "run_ms": "ms a net"}  # fmt: skip
-    terms += [f"{name.removesuffix('_ms')} {about[name]:.3g} {unit}"
-              for name, unit in units.items() if about[name]]  # fmt: skip
-    return terms if about["nets"] else ["none"]
 
 
 def _count(value: float | None) -> str:

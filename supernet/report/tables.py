@@ -92,7 +92,7 @@ def bars_of(
 def _milliseconds(
     arch: Arch, spec: NetSpec, table: LatencyTable | None
 ) -> tuple[Sequence[float | None], float | None]:
-    """Return the milliseconds of each block and of all other layers."""
+    """Return the milliseconds of each block, and what the net takes besides."""
     space = spec.space
     nothing: list[float | None] = [None] * len(space.blocks)
     if table is None:
@@ -100,12 +100,11 @@ def _milliseconds(
     keys = space_keys(spec, arch.resolution)
     picked = [row[index] for row, index in zip(keys.cell, space.encode(arch), strict=True)]
 
-    def price(key: Any) -> float:
-        return table.ms(key.at(arch.resolution))
-
+    active = [None if key is None else key.at(arch.resolution) for key in picked]
+    others = [key.at(arch.resolution) for key in keys.fixed]
     try:
-        return [0.0 if key is None else price(key) for key in picked], math.fsum(
-            map(price, keys.fixed)
-        )
+        ms = [0.0 if key is None else table.ms(key) for key in active]
+        whole = table.net_ms([*others, *(key for key in active if key is not None)])
+        return ms, whole - math.fsum(ms)
     except SupernetError:  # a table of another space
         return nothing, None

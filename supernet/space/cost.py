@@ -1,16 +1,18 @@
 """Costs of a search space as `[B, O]` matrices, and constraints on them.
 
-Latency, MACs and parameters are sums over blocks, and so linear in the gates' marginals: the cost
-of one architecture is the same expression at a one-hot. Activation memory is a maximum.
+MACs and parameters are sums over blocks, and so linear in the gates' marginals: the cost of one
+architecture is the same expression at a one-hot. Latency is a sum, or the largest of a few sums;
+activation memory is the maximum over blocks.
 
 Not here: layers and their costs, solvers.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -26,6 +28,9 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Truths = NDArray[np.bool_]
 
+WEIGHINGS = 33
+"""Of two sums, among which the lowest cost of an architecture is looked for."""
+
 
 @dataclass(frozen=True, eq=False)
 class CostMatrix:
@@ -37,19 +42,26 @@ class CostMatrix:
             allowed. None is negative.
         unit: `ms`, `MACs`, `params` or `KiB`.
         reduce: whether an architecture costs the sum of its parts or their maximum.
+        further: more sums in the same unit; an architecture costs the largest of all.
     """
 
     fixed: float
     cell: Floats
     unit: str
     reduce: Literal["sum", "max"] = "sum"
+    further: tuple[CostMatrix, ...] = ()
+
+    @property
+    def sums(self) -> tuple[CostMatrix, ...]:
+        """The sums of which an architecture costs the largest."""
+        return (replace(self, further=()), *self.further)
 
     def of(self, indices: ArrayLike) -> Floats:
         """Return the cost `[...]` of `indices` `[..., B]`, columns of the space's `ops`."""
         cells = self.cell[np.arange(len(self.cell)), np.asarray(indices)]
         if self.reduce == "max":
             return np.maximum(self.fixed, cells.max(-1))
-        return np.asarray(self.fixed + cells.sum(-1))
+        return _largest([self.fixed + cells.sum(-1), *(one.of(indices) for one in self.further)])
 
 
 Costs = Mapping[int, CostMatrix]
@@ -74,21 +86,25 @@ class Constraint:
 
     @property
     def additive(self) -> bool:
-        """Whether the cost is a sum."""
+        """Whether the cost is a sum, or the largest of several."""
         return all(matrix.reduce == "sum" for matrix in self.costs.values())
 
     @cached_property
-    def _stacked(self) -> tuple[Floats, Floats]:
-        matrices = self.costs.values()
-        return np.array([m.fixed for m in matrices]), np.stack([m.cell for m in matrices])
+    def _stacked(self) -> list[tuple[Floats, Floats]]:
+        """`fixed` `[R]` and `cell` `[R, B, O]` of each sum, or of the maximum."""
+        each = zip(*(matrix.sums for matrix in self.costs.values()), strict=True)
+        return [(np.array([m.fixed for m in one]), np.stack([m.cell for m in one])) for one in each]
 
     def of(self, genomes: Integers) -> Floats:
         """Return the costs `[N]` of `genomes` `[N, B + 1]`; a resolution's number is the last."""
-        (fixed, cell), size = self._stacked, genomes[:, -1]
-        cells = cell[size[:, None], np.arange(cell.shape[1]), genomes[:, :-1]]
-        if not self.additive:
-            return np.maximum(fixed[size], cells.max(axis=1))
-        return fixed[size] + np.ascontiguousarray(cells).sum(axis=1)  # rounds as `CostMatrix.of`
+        size, found = genomes[:, -1], []
+        for fixed, cell in self._stacked:
+            cells = cell[size[:, None], np.arange(cell.shape[1]), genomes[:, :-1]]
+            if not self.additive:
+                return np.maximum(fixed[size], cells.max(axis=1))
+            # rounds as `CostMatrix.of`
+            found.append(fixed[size] + np.ascontiguousarray(cells).sum(axis=1))
+        return _largest(found)
 
     def range(self, space: SearchSpace) -> tuple[float, float]:
         """Return the lowest and the highest cost of any architecture."""
@@ -119,11 +135,34 @@ def cost_range(space: SearchSpace, costs: Costs) -> tuple[float, float]:
             least = np.where(space.allowed, cost.cell, np.inf).min(1).max()
             ends += [max(cost.fixed, float(least)), max(cost.fixed, float(cost.cell.max()))]
             continue
-        for sign in (-1, 1):
-            columns = best_columns(space, sign * cost.cell)
-            assert columns is not None
-            ends.append(float(cost.of(columns)))
+        ends.append(_lowest(space, cost))
+        ends += [float(one.of(_best(space, one.cell))) for one in cost.sums]
     return min(ends), max(ends)
+
+
+def _lowest(space: SearchSpace, cost: CostMatrix) -> float:
+    """Return the lowest cost of an architecture.
+
+    Of several sums, the lowest of an architecture that is cheapest by some weighing of two of them;
+    no other is cheaper where one of the sums alone decides, as at the ends of a space it does.
+    """
+    shares = (1.0,) if not cost.further else np.linspace(0.0, 1.0, WEIGHINGS)
+    cells = [
+        share * a.cell + (1 - share) * b.cell
+        for a, b in itertools.combinations_with_replacement(cost.sums, 2)
+        for share in shares
+    ]
+    return min(float(cost.of(_best(space, -cell))) for cell in cells)
+
+
+def _best(space: SearchSpace, scores: Floats) -> Integers:
+    columns = best_columns(space, scores)
+    assert columns is not None, "a space has an architecture"
+    return columns
+
+
+def _largest(costs: Sequence[Floats]) -> Floats:
+    return np.asarray(costs[0] if len(costs) == 1 else np.max(costs, axis=0))
 
 
 def best_columns(space: SearchSpace, scores: Floats) -> Integers | None:

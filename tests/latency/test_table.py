@@ -77,7 +77,9 @@ tables = st.builds(
         run_ms=times | times.map(lambda ms: -ms),
         nets=counts,
         error=st.none() | times,
-        error_p95=st.none() | times,
+        error_90=st.none() | times,
+        plain_error=st.none() | times,
+        cached_weights=counts | st.just(0),
         tau=st.none() | st.floats(-1, 1),
         tau_twice=st.none() | st.floats(-1, 1),
     ),
@@ -318,7 +320,17 @@ def test_version_3_says_the_milliseconds_that_it_said() -> None:
     assert {key.kind for key in old.entries} >= {"stem", "ir", "ds", "dsa", "final", "classifier"}
     again = LatencyTable.from_dict(json.loads(json.dumps(old.to_dict())))
     assert again == old
-    assert old.to_dict()["version"] == 4
+    assert old.to_dict()["version"] == 5
+
+
+def test_version_4_keeps_its_terms_and_loses_errors_that_promise_nothing() -> None:
+    data = json.loads((OLD / "table_version_4.json").read_text())
+    old = LatencyTable.from_dict(data)
+    said = {name: data["correction"][name] for name in ("scale", "overhead_ms", "weights_ms")}
+    assert {name: getattr(old.correction, name) for name in said} == said
+    assert data["correction"]["error"] is not None is old.correction.error
+    assert (old.nets, old.correction.cached_weights) == ((), 0)
+    assert LatencyTable.from_dict(json.loads(json.dumps(old.to_dict()))) == old
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def _at(problem: Problem, size: int, most: int) -> Integers | None:
     for cost, limit in limits:
         if cost.reduce == "max":
             allowed &= (cost.cell <= limit) & (cost.fixed <= limit)
-    sums = [(cost, limit) for cost, limit in limits if cost.reduce == "sum"]
+    sums = [(one, limit) for cost, limit in limits if cost.reduce == "sum" for one in cost.sums]
     cell = np.stack([cost.cell for cost, _ in sums] or [np.zeros(allowed.shape)], axis=-1)
     left = np.array([limit * _ROUNDING - cost.fixed for cost, limit in sums] or [1.0])
     active = allowed & (np.arange(allowed.shape[1]) > 0)

@@ -1,8 +1,9 @@
 """The highest additive score within constraints, exactly: an integer program for HiGHS.
 
 A binary variable stands for each op of each block and for each depth of each stage. A block takes
-one op where a deeper depth is chosen and none elsewhere, a sum is a linear constraint, and a
-maximum forbids ops. Not here: scores that are not additive.
+one op where a deeper depth is chosen and none elsewhere, a sum is a linear constraint, the largest
+of several sums is as many, and a maximum over blocks forbids ops. Not here: scores that are not
+additive.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ def opened_by(
     for constraint in constraints:
         cost, limit = constraint.costs[resolution], constraint.limit
         if cost.reduce == "sum":
-            sums.append((cost, limit))
+            sums += [(one, limit) for one in cost.sums]
         else:
             fine = (cost.cell <= limit) & (cost.fixed <= limit)
             scores = np.where(fine, scores, -np.inf)
