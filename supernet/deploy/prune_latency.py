@@ -18,6 +18,7 @@ from supernet.deploy.prune_channels import residuals
 from supernet.errors import TableError
 from supernet.latency.table import LatencyTable
 from supernet.nn.block_string import BlockString
+from supernet.nn.count import num_weights
 from supernet.space.arch import LETTERS, Op
 from supernet.space.layers import LayerKey
 
@@ -37,13 +38,19 @@ def predictor_of(
     Raises:
         TableError: if the table has fewer than two expand ratios for one of the blocks.
     """
-    lines = [
-        _line(key.at(resolution), width, table) for key, width in _keys(model, net, resolution)
-    ]
+    pairs = [(key.at(resolution), width) for key, width in _keys(model, net, resolution)]
+    ms = [_line(key, width, table, table.ms) for key, width in pairs]
+    bends = table.correction.bends
+    weights = [_line(key, width, table, table.num_weights) for key, width in pairs] if bends else []
+    whole_weights = num_weights(model)
+
+    def beyond_ms(more: float = 0.0) -> float:
+        return max(0.0, table.correction.beyond_ms(whole_weights + more))
 
     def predict(widths: Sequence[int]) -> float:
-        pairs = zip(lines, widths, strict=True)
-        return whole_ms + sum(line(width) for line, width in pairs)
+        more = sum(line(width) for line, width in zip(weights, widths, strict=False))
+        below = sum(line(width) for line, width in zip(ms, widths, strict=True))
+        return whole_ms + below + beyond_ms(more) - beyond_ms()
 
     return predict
 
@@ -66,8 +73,10 @@ def _keys(model: nn.Module, net: dict[str, Any], resolution: int) -> list[tuple[
     return found
 
 
-def _line(key: LayerKey, whole: int, table: LatencyTable) -> Callable[[int], float]:
-    """Return the difference in ms between a block at a hidden width and at the `whole` one."""
+def _line(
+    key: LayerKey, whole: int, table: LatencyTable, value: Callable[[LayerKey], float]
+) -> Callable[[int], float]:
+    """Return the difference of `value` between a block at a hidden width and at the `whole` one."""
 
     def at_ratio(other: LayerKey, ratio: float) -> LayerKey:
         return replace(other, op=other.op.with_(expand_ratio=ratio))
@@ -77,7 +86,7 @@ def _line(key: LayerKey, whole: int, table: LatencyTable) -> Callable[[int], flo
         for other in table.entries
         if other.kind == key.kind and at_ratio(other, key.op.expand_ratio) in (key, key.at(0))
     }
-    points = sorted((ratio, table.ms(at_ratio(key, ratio))) for ratio in ratios)
+    points = sorted((ratio, value(at_ratio(key, ratio))) for ratio in ratios)
     if len(points) < 2:
         raise TableError(
             f"the table of {table.device.name} holds {len(points)} widths of {key}; predicting "

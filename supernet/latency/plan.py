@@ -9,11 +9,13 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from statistics import fmean
 from typing import Any
+
+import numpy as np
 
 from supernet.errors import SpaceError, TableError
 from supernet.io.validate import check_names
@@ -23,12 +25,13 @@ from supernet.latency.nets import NetEntry
 from supernet.latency.table import Device, Entry, LatencyTable
 from supernet.latency.timing import TOLERANCE
 from supernet.nn.count import layer_macs, layer_weights
-from supernet.space.arch import Op
+from supernet.space.arch import Arch, Op
+from supernet.space.cost import best_columns, summed
 from supernet.space.layers import LayerKey, arch_keys, space_keys
 from supernet.space.net_spec import NetSpec
 
-NUM_NETS = 10  # whole nets that the correction is fitted on
-_POOL = 256
+NUM_NETS = 24  # whole nets that the correction is fitted on
+_POOL, _EXTREMES = 256, 64
 
 REFERENCE = LayerKey(
     kind="ir",
@@ -42,6 +45,14 @@ REFERENCE = LayerKey(
 """The layer that every timing is divided by."""
 
 Chain = tuple[LayerKey, ...]
+
+_FACTS: tuple[Callable[[LayerKey], float], ...] = (
+    layer_macs,
+    layer_weights,
+    lambda key: key.inner_activations,
+    lambda key: 1,
+)
+"""What the terms of a correction depend on, but for the timings themselves."""
 
 
 @dataclass(frozen=True)
@@ -160,17 +171,41 @@ def with_nets(table: LatencyTable, nets: Sequence[NetEntry]) -> LatencyTable:
 
 
 def sample_nets(spec: NetSpec, count: int, *, rng: random.Random) -> list[tuple[LayerKey, ...]]:
-    """Return the layers of up to `count` different nets of `spec`, spread evenly over size.
+    """Return the layers of up to `count` different nets of `spec`, spread over what a net can be.
 
-    The smallest and the largest are among them; the rest are quantiles of 256 drawn nets.
+    The smallest and the largest are among them. The others are chosen of 256 that are drawn and 64
+    that are extreme in random directions of multiply-adds, weights, activations and number of
+    layers, one after the other, each as far as possible from those before. They are ordered by
+    multiply-adds.
     """
     space = spec.space
     archs = [space.smallest(), space.largest(), *(space.sample(rng) for _ in range(_POOL))]
-    chains = {arch_keys(spec, arch) for arch in archs}
-    ordered = sorted(chains, key=lambda chain: (sum(map(layer_macs, chain)), chain))
-    count = min(count, len(ordered))
-    step = (len(ordered) - 1) / max(count - 1, 1)
-    return [ordered[round(number * step)] for number in range(count)]
+    ends = {arch_keys(spec, arch) for arch in archs[:2]}
+    chains = sorted({arch_keys(spec, arch) for arch in [*archs, *_extremes(spec, rng)]})
+    facts = np.array([[sum(map(fact, chain)) for fact in _FACTS] for chain in chains], dtype=float)
+    places = np.log(facts)
+    places = (places - places.min(0)) / np.maximum(np.ptp(places, axis=0), 1e-9)
+    chosen = [number for number, chain in enumerate(chains) if chain in ends]
+    while len(chosen) < min(count, len(chains)):
+        apart = np.linalg.norm(places[:, None] - places[chosen], axis=-1).min(axis=1)
+        apart[chosen] = -1.0  # two nets may be alike in all
+        chosen.append(int(apart.argmax()))
+    chosen = sorted(chosen[:count], key=lambda number: (facts[number, 0], chains[number]))
+    return [chains[number] for number in chosen]
+
+
+def _extremes(spec: NetSpec, rng: random.Random) -> list[Arch]:
+    """Return the architectures that reach furthest in random directions of `_FACTS`."""
+    space, found = spec.space, []
+    for resolution in space.resolutions:
+        keys = space_keys(spec, resolution)
+        cells = [summed(keys.fixed, keys.cell, fact, "").cell for fact in _FACTS]
+        for _ in range(-(-_EXTREMES // len(space.resolutions))):
+            scores = sum(rng.gauss(0, 1) * cell / (cell.max() or 1.0) for cell in cells)
+            columns = best_columns(space, np.asarray(scores))
+            assert columns is not None, "a space has an architecture"
+            found.append(space.decode(columns.tolist(), resolution))
+    return found
 
 
 def unsettled_warning(timings: Sequence[Entry]) -> str | None:

@@ -124,10 +124,15 @@ def layer_params(key: LayerKey) -> int:
 
 @lru_cache(maxsize=65_536)
 def layer_weights(key: LayerKey) -> int:
-    """Count the weights of one layer's convolutions and linear layers, without biases and BN."""
+    """Count the weights of one layer as `num_weights` does."""
     with torch.device("meta"):
-        parts = layer(key).modules()
-    return sum(p.weight.numel() for p in parts if isinstance(p, (nn.Conv2d, nn.Linear)))
+        return num_weights(layer(key))
+
+
+def num_weights(module: nn.Module) -> int:
+    """Count the weights of convolutions and linear layers, without biases and BN."""
+    parts = (part for part in module.modules() if isinstance(part, (nn.Conv2d, nn.Linear)))
+    return sum(part.weight.numel() for part in parts)
 
 
 def module_macs(module: nn.Module, image: Tensor) -> int:

@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from supernet.latency.correction import Correction
+from supernet.latency.nets import NetEntry
 from supernet.latency.table import LatencyTable
-from tests.builders import tiny_table
 from tests.conftest import Command
 
 COMMANDS = ("show", "check", "diff", "merge", "import")
@@ -53,11 +53,18 @@ def test_show(command: Command, table: Path) -> None:
     assert "never compared with whole nets" in text
     found = json.loads(command("table", "show", table, "--json").out)
     assert (found["id"], found["entries"]) == (times.id, len(times.entries))
-    tiny_table(correction=Correction(nets=8, error=0.031, error_p95=0.07)).save("T.json")
+    fitted = Correction(scale=0.97, weights_ms=0.22, cached_weights=1_400_000, nets=24,
+                        error=0.031, error_90=0.07, plain_error=0.088)  # fmt: skip
+    layers = tuple(sorted(times.entries)[:3])
+    net = NetEntry(layers=layers, measured_ms=(1.5, 1.7), source="profile", created="2026-01-31")
+    dataclasses.replace(times, correction=fitted, nets=(net,)).save("T.json")
+    text = command("table", "show", table).out
     assert (
-        "3.1 % in the mean, 7.0 % at the 95th percentile, on 8 whole nets"
-        in command("table", "show", table).out
+        "off by 3.1 % in the mean, 90 % of nets by at most 7.0 % (by one scale alone 8.8 %)" in text
     )
+    assert "each layer 0.97 times as long as by itself" in text
+    assert "0.22 ms more a million weights beyond 1.4 million" in text
+    assert "1.6 ms, profile, 2026-01-31" in text
 
 
 def test_check_of_a_run(command: Command, run: Path, table: Path, other: Path) -> None:

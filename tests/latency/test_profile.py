@@ -31,10 +31,10 @@ def _assert_sound(table: LatencyTable, space: SearchSpace, runtime: str) -> None
     assert table.device.runtime == runtime
     assert table.device.name == f"{runtime}-fp32-1thread"
     fit = table.correction
-    assert fit.nets == 10
+    assert fit.nets == len(table.nets) > 8
     assert fit.error is not None
-    assert fit.error_p95 is not None
-    assert fit.scale > 0 <= fit.error <= fit.error_p95
+    assert fit.error_90 is not None
+    assert fit.scale > 0 <= fit.error <= fit.error_90
     assert 0 <= fit.scale * fit.overhead_ms <= min(e.median_ms for e in table.entries.values())
     assert all(e.visits >= 9 for e in table.entries.values())
     assert LatencyTable.from_dict(json.loads(json.dumps(table.to_dict()))) == table

@@ -63,6 +63,27 @@ class Enumerated:
 
 
 @given(spaces(), st.integers(0, 1000))
+@settings(max_examples=30)
+def test_the_larger_of_two_sums_is_the_larger_expectation(space: SearchSpace, seed: int) -> None:
+    gates = random_gates(space, seed)
+    first, second = random_costs(space), random_costs(space)
+    both = {size: replace(cost, further=(second[size],)) for size, cost in first.items()}
+    rows, sizes = gates.marginals(), gates.resolution_probs()
+    want = sum(
+        share * max(float(t[size].expected(rows)) for t in map(cost_tensors, (first, second)))
+        for share, size in zip(sizes.tolist(), space.resolutions, strict=True)
+    )
+    expected = gates.expected_cost(cost_tensors(both))
+    assert float(expected) == pytest.approx(want, rel=1e-5)
+    expected.backward()
+    assert gates.alpha.grad is not None
+    arch = space.sample(random.Random(seed))
+    hot = torch.nn.functional.one_hot(torch.tensor(space.encode(arch)), len(space.ops)).double()
+    one = cost_tensors(both)[arch.resolution].expected(hot)
+    assert float(one) == pytest.approx(arch_cost(space, both, arch), rel=1e-12)
+
+
+@given(spaces(), st.integers(0, 1000))
 @settings(max_examples=80)
 def test_the_distribution_is_what_enumeration_says(space: SearchSpace, seed: int) -> None:
     gates, costs, every = random_gates(space, seed), random_costs(space, seed), Enumerated(space)

@@ -1,8 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import islice
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from supernet.errors import SupernetError, TableError
 from supernet.latency.correction import Correction
@@ -10,7 +15,7 @@ from supernet.latency.costs import latency_costs
 from supernet.nn.count import macs_costs, module_macs, num_params, params_costs
 from supernet.nn.extract import extract
 from supernet.nn.supernet import SuperNet
-from supernet.space.cost import arch_cost, check_budget, cost_range
+from supernet.space.cost import CostMatrix, arch_cost, check_budget, cost_range
 from supernet.space.layers import arch_keys
 from supernet.space.net_spec import NetSpec
 from supernet.space.search_space import SearchSpace
@@ -20,6 +25,7 @@ from tests.builders import (
     conf_space,
     made_up_table,
     some_archs,
+    spaces,
     timm_space,
 )
 
@@ -87,6 +93,46 @@ def test_latency_is_the_sum_over_the_layers(space: SearchSpace) -> None:
         assert cost.cell.dtype == np.float64
         assert not cost.cell[~np.array(space.allowed)].any()
         assert not cost.cell[:, 0].any()
+
+
+@SPACES
+def test_latency_bends_where_weights_leave_the_caches(space: SearchSpace) -> None:
+    """Each architecture costs what the table predicts of its layers, below and above the bend."""
+    spec = NetSpec(space=space, **SHAPES)
+    flat = made_up_table(space, correction=Correction(scale=1.3), **SHAPES)
+    archs = some_archs(space, 30)
+    weights = [sum(map(flat.num_weights, arch_keys(spec, arch))) for arch in archs]
+    bend = sorted(weights)[len(weights) // 2]
+    table = replace(flat, correction=Correction(scale=1.3, weights_ms=40.0, cached_weights=bend))
+    costs, without = latency_costs(table, spec), latency_costs(flat, spec)
+    for arch, count in zip(archs, weights, strict=True):
+        want = arch_cost(space, without, arch) + 40.0 * max(0, count - bend) / 1e6
+        assert arch_cost(space, costs, arch) == pytest.approx(want, rel=1e-12)
+        keys = [key.at(arch.resolution) for key in arch_keys(spec, arch)]
+        assert table.net_ms(keys) == pytest.approx(want, rel=1e-12)
+    assert min(weights) < bend < max(weights)
+
+
+@given(spaces(), st.integers(0, 1000))
+@settings(max_examples=40)
+def test_the_range_of_the_larger_of_two_sums(space: SearchSpace, seed: int) -> None:
+    """The second sum is the first and a slope above a bend, as of a table."""
+    space = space.restrict(resolutions=1)
+    rng = np.random.default_rng(seed)
+    shape = np.shape(space.allowed)
+    cells = np.where(np.array(space.allowed), rng.uniform(0.1, 1.0, (2, *shape)), 0.0)
+    cells[..., 0] = 0.0
+    extra = CostMatrix(0.0, cells[1] * rng.uniform(0.1, 3.0), "ms")
+    indices = np.array([space.encode(arch) for arch in islice(space, 4000)])
+    bend = float(np.quantile(extra.of(indices), rng.uniform()))
+    above = CostMatrix(1.0 - bend, cells[0] + extra.cell, "ms")
+    cost = CostMatrix(1.0, cells[0], "ms", further=(above,))
+    every = np.maximum(1.0 + cells[0][np.arange(shape[0]), indices].sum(-1), above.of(indices))
+    assert cost.of(indices) == pytest.approx(every)
+    low, high = cost_range(space, dict.fromkeys(space.resolutions, cost))
+    if len(indices) == space.size:
+        assert high == pytest.approx(every.max())
+        assert every.min() <= low * (1 + 1e-12) <= every.min() * 1.02
 
 
 def test_a_layer_below_the_overhead_costs_nothing() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -194,3 +196,20 @@ def test_a_whole_space_of_once_for_all() -> None:
                 column[block] = rng.integers(1, shape[1])
         if all(float(cost.of(column)) <= 13.0 for cost in costs):
             assert picked(scores, column) <= found.score + 1e-9
+
+
+@given(spaces(), st.integers(0, 1000))
+@settings(max_examples=40)
+def test_the_larger_of_two_sums_is_two_limits(space: SearchSpace, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    space = space.restrict(resolutions=1)
+    first, second = drawn_cost(space, rng), drawn_cost(space, rng)
+    cost = replace(first, further=(second,))
+    every = indices_of(space)
+    largest = np.maximum(first.of(every), second.of(every))
+    assert (cost.of(every) == largest).all()
+    constraint = quantile(space, cost, rng.uniform())
+    genomes = np.c_[every, np.zeros(len(every), dtype=np.int64)]
+    assert (constraint.of(genomes) == largest).all()
+    scores = np.where(np.array(space.allowed), rng.normal(size=first.cell.shape), -np.inf)
+    assert_best(space, scores, [constraint])
