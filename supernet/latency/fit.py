@@ -24,7 +24,7 @@ _COMPLEXITY = 0.05  # how much better, relatively, a further term must make the 
 _LEAST_SCALE = 0.5  # layers are most of a net, whatever else can be fitted to its time
 _MOST_TERMS = 2  # besides the scale
 _FOLDS = 6
-_BENDS = 8  # where the bend may lie: quantiles of the nets' weights
+_BENDS = 16  # where the bend may lie: quantiles of the nets' weights
 _SIDE = 4  # nets on either side of a bend, at the least
 
 Floats = NDArray[np.float64]
@@ -48,11 +48,11 @@ class NetTiming:
 def fit_correction(nets: Sequence[NetTiming], *, least_ms: float) -> Correction:
     """Fit the terms that pay on whole nets.
 
-    Least squares of relative errors; no term may be negative, and the scale is at least a half. A
-    choice is the scale and up to two more terms; the one with the least error in six-fold
-    cross-validation is taken, and each further term must better that by a twentieth. The error
-    that is stated is of nets that had no part in choice and fit, and a choice that does worse there
-    than the scale alone is not used.
+    Least squares of relative errors. No term may be negative, and beside other terms the scale is
+    at least a half. A choice is the scale and up to two more terms; the one with the least error in
+    six-fold cross-validation is taken, and each further term must better that by a twentieth. The
+    error that is stated is of nets that had no part in choice and fit, and a choice that does worse
+    there than the scale alone is not used.
 
     Args:
         nets: what was timed.
@@ -65,7 +65,9 @@ def fit_correction(nets: Sequence[NetTiming], *, least_ms: float) -> Correction:
     choice, off = problem.choice(everything), np.abs(chosen)
     if off.mean() >= np.abs(plain).mean():
         choice, chosen, off = _PLAIN, plain, np.abs(plain)
-    scale, overhead, edge, weights, run = problem.fit(everything, choice)
+    factors = problem.fit(everything, choice)
+    assert factors is not None, "a choice has been fitted to all nets"
+    scale, overhead, edge, weights, run = factors
     known = len(nets) > 2
     return Correction(
         scale=scale,
@@ -120,29 +122,34 @@ class _Problem:
         terms[:, _WEIGHTS] = np.maximum(terms[:, _WEIGHTS] - cached / 1e6, 0.0)
         return terms[:, list(columns)]
 
-    def fit(self, rows: NDArray[np.int64], choice: Choice) -> tuple[float, ...]:
-        """Return all five factors, zero where a term is not chosen."""
+    def fit(self, rows: NDArray[np.int64], choice: Choice) -> tuple[float, ...] | None:
+        """Return all five factors, zero where a term is not chosen; None if one is out of bounds.
+
+        A term that is best below its bound is a choice without it.
+        """
         columns = list(choice[0])
         relative = self.at(choice)[rows] / self.truth[rows, None]
-        lowest = np.where(np.array(columns) == _RAW, _LEAST_SCALE, 0.0)
-        highest = self.highest[columns]
         found = np.linalg.lstsq(relative, np.ones(len(rows)))[0]
-        if not ((found >= lowest) & (found <= highest)).all():
-            bounds = (lowest, highest)
-            found = scipy.optimize.lsq_linear(relative, np.ones(len(rows)), bounds).x
+        lowest = np.where(np.array(columns) == _RAW, _LEAST_SCALE, 0.0)
+        if len(columns) > 1 and not ((found > lowest) & (found <= self.highest[columns])).all():
+            return None
         factors = dict(zip(columns, found.tolist(), strict=True))
         return tuple(factors.get(number, 0.0) for number in range(5))
 
     def errors(self, rows: NDArray[np.int64], others: NDArray[np.int64], choice: Choice) -> Floats:
-        """Return the relative errors of nets `rows` under the fit of `others`."""
-        factors = np.array(self.fit(others, choice))[list(choice[0])]
-        return self.at(choice)[rows] @ factors / self.truth[rows] - 1
+        """Return the relative errors of nets `rows` under the fit of `others`, if there is one."""
+        factors = self.fit(others, choice)
+        if factors is None:
+            return np.full(len(rows), np.inf)
+        return self.at(choice)[rows] @ np.array(factors)[list(choice[0])] / self.truth[rows] - 1
 
     def choice(self, rows: NDArray[np.int64]) -> Choice:
         """Return the choice of terms that does best in cross-validation within nets `rows`."""
         folds = [rows[start::_FOLDS] for start in range(min(_FOLDS, len(rows)))]
 
         def cost(choice: Choice) -> float:
+            if self.fit(rows, choice) is None:
+                return math.inf
             off = [self.errors(fold, np.setdiff1d(rows, fold), choice) for fold in folds]
             return float(np.abs(np.concatenate(off)).mean()) * (1 + _COMPLEXITY * len(choice[0]))
 

@@ -42,7 +42,7 @@ def profile(
     partial: Path | None = None,
     reporter: Reporter = SILENT,
 ) -> LatencyTable:
-    """Time every layer of `spec` on this machine, and fit the correction on ten whole nets.
+    """Time every layer of `spec` on this machine, and fit the correction on whole nets.
 
     Args:
         spec: its distinct layers are timed once each.

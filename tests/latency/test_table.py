@@ -4,6 +4,7 @@ import copy
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from supernet.errors import TableError
 from supernet.latency.correction import Correction
+from supernet.latency.nets import NetEntry
 from supernet.latency.table import Device, Entry, LatencyTable
 from supernet.nn.families import FAMILIES
 from supernet.nn.kinds import KINDS
@@ -220,10 +222,11 @@ def _without(*path: Any) -> dict[str, Any]:
 
 
 FIRST = ("entries", 0)
+NET = {"layers": [0], "measured_ms": [1.5], "source": "profile", "created": "2026-01-31"}
 MALFORMED = [
     ([], "format"),
     (_put("format", "other"), "format"),
-    (_put("version", 5), r"version is 5; this supernet reads versions 3 and 4"),
+    (_put("version", 6), r"version is 6; this supernet reads versions 3 to 5"),
     (_put("version", True), "version is True"),
     (_without("version"), "version is None"),
     (_without("device"), "lacks device"),
@@ -233,6 +236,18 @@ MALFORMED = [
     (_put("device", "threads", 1.5), r"device\.threads is 1\.5; expected an integer"),
     (_put("device", "cpu", None), r"device\.cpu is None; expected a string"),
     (_put("reference_ms", 0), "reference_ms is 0"),
+    (_put("nets", {}), "nets is dict; expected a list"),
+    (_put("nets", [1]), r"nets\[0\] is int; expected an object"),
+    (_put("nets", [{"layers": [0]}]), r"nets\[0\] lacks created, measured_ms, source"),
+    (
+        _put("nets", [{**NET, "layers": [0, 99]}]),
+        r"nets\[0\]\.layers has 99; there are \d+ entries",
+    ),
+    (_put("nets", [{**NET, "layers": [-1]}]), r"nets\[0\]\.layers is -1"),
+    (_put("nets", [{**NET, "measured_ms": []}]), r"measured_ms is \[\]; expected a list of 1 to"),
+    (_put("nets", [{**NET, "measured_ms": [0]}]), r"nets\[0\]\.measured_ms is 0"),
+    (_put("nets", [{**NET, "created": "then"}]), r"nets\[0\]\.created is 'then'"),
+    (_put("correction", "cached_weights", 1.5), "cached_weights is 1.5; expected an integer"),
     (_put("load_average", -1), "load_average is -1"),
     (_put("correction", "scale", "1"), "scale is '1'; expected a number"),
     (_put("correction", "scale", 0.0), "scale is 0"),
@@ -321,6 +336,17 @@ def test_version_3_says_the_milliseconds_that_it_said() -> None:
     again = LatencyTable.from_dict(json.loads(json.dumps(old.to_dict())))
     assert again == old
     assert old.to_dict()["version"] == 5
+
+
+def test_nets_are_kept_by_the_rows_of_their_layers() -> None:
+    small = table({key(in_size=size): entry(size / 7) for size in (4, 8, 16)})
+    layers = (key(in_size=16), key(in_size=4), key(in_size=4))
+    net = NetEntry(layers=layers, measured_ms=(1.5, 1.25), source="fast", created="2026-02-01")
+    kept = replace(small, nets=(net,))
+    data = json.loads(json.dumps(kept.to_dict()))
+    assert data["nets"][0]["layers"] == [2, 0, 0]
+    assert LatencyTable.from_dict(data) == kept
+    assert kept.id != small.id
 
 
 def test_version_4_keeps_its_terms_and_loses_errors_that_promise_nothing() -> None:
