@@ -69,7 +69,8 @@ def main() -> None:
     nets = [nets[round(place)] for place in np.linspace(0, len(nets) - 1, count)]
     request = replace(request.limited(len(nets), NET_SECONDS), seed=100)
     sessions = [
-        time_chains(nets, request, number=number, reporter=phases) for number in range(PROCESSES)
+        time_chains(nets, request, nets=len(nets), number=number, reporter=phases)
+        for number in range(PROCESSES)
     ]
     times = np.array([[t.median_ms for t in session.timings] for session in sessions])
     report(table, nets, times, build_seconds, phases.seconds["time"], flags.runtime, flags.json)

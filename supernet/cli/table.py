@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields, replace
+from collections.abc import Sequence
+from dataclasses import asdict, fields, replace
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any
@@ -50,26 +51,52 @@ def show(table: TablePath, as_json: Json = False) -> None:
 @table_app.command()
 def check(
     table: TablePath,
-    space: SpaceName,
+    space: Annotated[
+        str, typer.Option(help="A run, a checkpoint, or a space of conf/space/.")
+    ] = "",
+    here: Annotated[
+        bool, typer.Option("--here", help="Time some of its whole nets again, in seconds.")
+    ] = False,
     settings: Settings = None,
     resolution: Resolution = None,
     in_chans: InChans = 3,
     num_classes: NumClasses = 1000,
     as_json: Json = False,
 ) -> None:
-    """Say whether a table covers a space; list every layer that it lacks, with exit code 2.
+    """Say whether a table covers a space, or still holds on this machine; exit code 2 if not.
+
+    Every layer that it lacks is listed. With --here, eight of its whole nets are timed again: it
+    holds if they are within what it states for nine of ten nets.
 
     \b
     supernet table check T.json --space runs/demo
     supernet table check T224.json --space ofa_mbv3 --resolution 224
+    supernet table check T.json --here
     """
+    if here == bool(space):
+        raise TableError("check a table for one: --space SPACE, or --here on its own machine")
+    if here:
+        _check_here(table, as_json)
+    else:
+        _check_space(table, space, settings or (), resolution, in_chans, num_classes, as_json)
+
+
+def _check_space(
+    table: Path,
+    space: str,
+    settings: Sequence[str],
+    resolution: list[int] | None,
+    in_chans: int,
+    num_classes: int,
+    as_json: bool,
+) -> None:
     from supernet.cli.hydra_config import spec_of
     from supernet.latency.compare import wanted
     from supernet.latency.costs import latency_costs
     from supernet.space.cost import cost_range
 
     times = LatencyTable.load(table)
-    spec = spec_of(space, in_chans, num_classes, settings or ())
+    spec = spec_of(space, in_chans, num_classes, settings)
     part = replace(spec, space=spec.space.restrict(resolutions=resolution or None))
     keys = wanted(part)
     asked = {name for key in keys for name in times.names(key)}
@@ -88,6 +115,50 @@ def check(
             say(f"its subnets take {ends[0]:.6g} to {ends[1]:.6g} ms")
     if missing:
         raise typer.Exit(2)
+
+
+def _check_here(path: Path, as_json: bool) -> None:
+    from supernet.cli.console import ConsoleReporter
+    from supernet.latency.today import timed_today
+
+    table = LatencyTable.load(path)
+    found = timed_today(table, reporter=ConsoleReporter())
+    if as_json:
+        print(json.dumps(asdict(found), indent=2))
+    else:
+        say(f"the reference model takes {found.pace:.2f} times as long as on {table.created}")
+        say(f"{found.nets} nets take {found.ratio:.2f} times as long as predicted in the median; "
+            f"predictions are off by {found.error:.1%} in the mean")  # fmt: skip
+        say(f"{path}: {table.correction.promise}")
+    most = table.correction.error_90
+    if most is not None and found.error > most:
+        say(f"{path} does not hold today: profile again, or wait until the machine is idle")
+        raise typer.Exit(2)
+
+
+@table_app.command()
+def learn(
+    table: TablePath,
+    subnets: Annotated[list[Path], typer.Argument(help="Subnets that were measured.")],
+    space: SpaceName,
+    out: Annotated[Path | None, typer.Option(help="Default: the table itself.")] = None,
+) -> None:
+    """Add the measured latency of subnets to a table, and correct it anew by all its nets.
+
+    It has another id then, and gates that were trained with the old one are trained anew.
+
+    \b
+    supernet table learn T.json runs/photos/fast runs/photos/small --space runs/photos
+    """
+    from supernet.cli.hydra_config import spec_of
+    from supernet.deploy.learn import learned
+    from supernet.latency.job import described
+
+    before = LatencyTable.load(table)
+    after = learned(before, subnets, spec_of(space, 3, 1000))
+    after.save(out or table)
+    say(f"{len(after.nets) - len(before.nets)} nets more; before: {before.correction.promise}")
+    say(described(out or table, after))
 
 
 @table_app.command()

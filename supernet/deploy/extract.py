@@ -41,7 +41,7 @@ from supernet.io.atomic import replacing
 from supernet.io.reporter import Reporter
 from supernet.io.version import tool_version
 from supernet.latency import host
-from supernet.latency.profile import measure_subnets
+from supernet.latency.profile import measure_subnets, version_warning
 from supernet.latency.request import TimingRequest
 from supernet.latency.table import LatencyTable
 from supernet.nn.count import module_macs, num_params, size_of
@@ -276,6 +276,9 @@ def _measured(
     `pace` is the time of the reference model now, relative to when the table was made: the part of
     a difference that is due to the machine.
     """
+    warning = version_warning(table.device)
+    if warning is not None:
+        reporter.warn(warning)
     session = measure_subnets(folders, TimingRequest.like(table.device), reporter=reporter)
     pace = session.reference.median_ms / table.reference_ms
     if abs(pace - 1) > PACE_WARNING:

@@ -32,7 +32,14 @@ class NetEntry:
 def rows_of(nets: Sequence[NetEntry], keys: Sequence[LayerKey]) -> list[dict[str, Any]]:
     """Return plain data for JSON, in which layers are numbers of `keys`."""
     numbers = {key: number for number, key in enumerate(keys)}
-    return [{**vars(net), "layers": [numbers[key] for key in net.layers]} for net in nets]
+    return [
+        {
+            **vars(net),
+            "layers": [numbers[key] for key in net.layers],
+            "measured_ms": list(net.measured_ms),
+        }
+        for net in nets
+    ]
 
 
 def nets_of(rows: Any, keys: Sequence[LayerKey]) -> tuple[NetEntry, ...]:

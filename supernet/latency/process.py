@@ -1,10 +1,10 @@
 """Time models in a fresh child process: both ends of the pipe.
 
 In a fresh child, threads, memory allocation and whatever else the caller has done to its process
-play no part. The request is one JSON object on stdin: `seconds`, `seed`, `rounds` (finished by an
-interrupted process), and what the child needs to load its models. The answer is JSON lines:
-`{"event": "load" | "time", "share": 0..1}` and `{"event": "round", "round"}`, then one
-`{"event": "done"}` or `{"event": "error", "message"}`.
+play no part. The request is one JSON object on stdin: `seconds`, `seed`, `nets` (how many of the
+last models are whole networks), `rounds` (finished by an interrupted process), and what the child
+needs to load its models. The answer is JSON lines: `{"event": "load" | "time", "share": 0..1}` and
+`{"event": "round", "round"}`, then one `{"event": "done"}` or `{"event": "error", "message"}`.
 
 Standard library only, and Python 3.8: bundles carry this file to boards. Not here: the models.
 """
@@ -59,6 +59,7 @@ def answer(loaders: Callable[[dict[str, Any]], Sequence[Callable[[], Runner]]]) 
     time_all(
         runners,
         runners[0],
+        nets=request["nets"],
         rng=random.Random(f"{request['seed']}/{len(done)}"),
         max_seconds=request["seconds"],
         done=done,

@@ -71,6 +71,7 @@ def profile(
             time_chains(
                 plan.chains,
                 request,
+                nets=len(plan.nets),
                 resume=resume,
                 number=number,
                 on_progress=_part(show, number, request.processes),
@@ -89,6 +90,7 @@ def time_chains(
     chains: Sequence[Chain],
     request: TimingRequest,
     *,
+    nets: int,
     resume: ResumeFile | None = None,
     number: int = 0,
     on_progress: OnProgress = lambda phase, share: None,
@@ -96,11 +98,23 @@ def time_chains(
 ) -> Session:
     """Time chains of layers in one fresh process, `number` of those that the request asks for.
 
+    The last `nets` chains are whole networks.
     `resume` holds the rounds of process `number` before it was stopped, and takes the new ones.
     """
     models = [{"keys": [key.to_dict() for key in chain]} for chain in chains]
     request = replace(request.limited(len(chains), LAYER_SECONDS), seed=request.seed + number)
-    return _measure(models, request, reporter, on_progress, resume=resume, number=number)
+    return _measure(models, request, reporter, on_progress, nets=nets, resume=resume, number=number)
+
+
+def version_warning(device: Device) -> str | None:
+    """Say that a table was made with another version of its runtime, if it was."""
+    version = runtimes.get(device.runtime).version()
+    if version == device.runtime_version:
+        return None
+    return (
+        f"the table was made with {device.runtime} {device.runtime_version}, this is {version}: "
+        "profile again if latencies are off"
+    )
 
 
 def measure_subnets(
@@ -153,7 +167,7 @@ def _measure_whole(
 ) -> Session:
     """Time whole networks, and warn of timings that did not converge."""
     request = request.limited(len(models), SUBNET_SECONDS)
-    session = _measure(models, request, reporter)
+    session = _measure(models, request, reporter, nets=len(models))
     unsettled = unsettled_warning(session.timings)
     if unsettled is not None:
         reporter.warn(unsettled)
@@ -166,6 +180,7 @@ def _measure(
     reporter: Reporter,
     on_progress: OnProgress = lambda phase, share: None,
     *,
+    nets: int,
     resume: ResumeFile | None = None,
     number: int = 0,
 ) -> Session:
@@ -178,7 +193,7 @@ def _measure(
             reporter.warn(busy)
     timings = time_in_child(
         [sys.executable, "-c", _CHILD, *sys.path],
-        {**asdict(replace(request, provider=provider)), "models": models},
+        {**asdict(replace(request, provider=provider)), "models": models, "nets": nets},
         len(models) + 1,
         environment=runtimes.get(request.runtime).ENVIRONMENT,
         resume=resume,

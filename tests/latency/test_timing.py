@@ -40,6 +40,19 @@ class Machine:
 
         return run
 
+    def cold_runner(self, seconds: float, cold_seconds: float) -> Callable[[], None]:
+        """A run that takes twice as long until it has run for `cold_seconds` without a break."""
+        warm_at, stopped = 0.0, -1.0
+
+        def run() -> None:
+            nonlocal warm_at, stopped
+            if self.now != stopped:
+                warm_at = self.now + cold_seconds
+            self.now += seconds * (2 if self.now < warm_at else 1)
+            stopped = self.now
+
+        return run
+
     def time(self, costs_ms: list[float], max_seconds: float = 100.0) -> list[Timing]:
         return time_all(
             [self.runner(ms / 1e3) for ms in costs_ms],
@@ -76,6 +89,16 @@ def test_a_steady_drift_cancels() -> None:
     timings = machine.time(COSTS_MS)
     ratios = [t.median_ms / timings[1].median_ms for t in timings]
     assert ratios == pytest.approx([cost / COSTS_MS[1] for cost in COSTS_MS], rel=0.03)
+
+
+def test_networks_are_timed_warm_and_layers_as_between_others() -> None:
+    machine = Machine()
+    runners = [machine.cold_runner(5e-4, 0.004) for _ in range(2)]
+    reference = machine.runner(1e-4)
+    layer, net = time_all(
+        runners, reference, nets=1, rng=random.Random(1), max_seconds=1.0, clock=machine.clock
+    )
+    assert (layer.median_ms, net.median_ms) == pytest.approx((1.0, 0.5))
 
 
 def test_noise_and_stalls_leave_the_median_alone() -> None:

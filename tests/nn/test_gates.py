@@ -66,15 +66,15 @@ class Enumerated:
 @settings(max_examples=30)
 def test_the_larger_of_two_sums_is_the_larger_expectation(space: SearchSpace, seed: int) -> None:
     gates = random_gates(space, seed)
-    first, second = random_costs(space), random_costs(space)
+    first, second = random_costs(space, seed), random_costs(space, seed + 1)
     both = {size: replace(cost, further=(second[size],)) for size, cost in first.items()}
     rows, sizes = gates.marginals(), gates.resolution_probs()
     want = sum(
-        share * max(float(t[size].expected(rows)) for t in map(cost_tensors, (first, second)))
+        share * max(t[size].expected(rows).item() for t in map(cost_tensors, (first, second)))
         for share, size in zip(sizes.tolist(), space.resolutions, strict=True)
     )
     expected = gates.expected_cost(cost_tensors(both))
-    assert float(expected) == pytest.approx(want, rel=1e-5)
+    assert expected.item() == pytest.approx(want, rel=1e-5)
     expected.backward()
     assert gates.alpha.grad is not None
     arch = space.sample(random.Random(seed))

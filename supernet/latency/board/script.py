@@ -143,7 +143,13 @@ def _time(
         seed = f"{manifest['request']['seed']}/{number}"
         timings = time_in_child(
             [sys.executable, sys.argv[0], "--child"],
-            {"seconds": limit, "seed": seed, "threads": args.threads, "provider": provider},
+            {
+                "seconds": limit,
+                "seed": seed,
+                "nets": len(manifest["plan"]["nets"]),
+                "threads": args.threads,
+                "provider": provider,
+            },
             len(manifest["models"]),
             environment={},
             resume=resume,
@@ -194,6 +200,7 @@ def _manifest(text: bytes) -> dict[str, Any]:
         request = manifest["request"]
         numbers = [float(request[name]) for name in ("batch", "seconds", "seed")]
         good = manifest["runtime"] in RUNTIMES and isinstance(manifest["precision"], str)
+        good = good and isinstance(manifest["plan"]["nets"], list)
         good = good and all(isinstance(one["sha256"], str) for one in manifest["files"].values())
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         reason = f"{type(error).__name__} {error}"[:200]
