@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import onnxruntime
 import torch
 from hypothesis import strategies as st
 from rich.console import Console
@@ -19,6 +20,7 @@ from supernet.cli.console import ConsoleReporter
 from supernet.cli.hydra_config import composed
 from supernet.cli.sources import source_of
 from supernet.io.reporter import SILENT, Progress, Reporter
+from supernet.latency import host
 from supernet.latency.correction import Correction
 from supernet.latency.table import Device, Entry, LatencyTable
 from supernet.nn.families import FAMILIES
@@ -300,6 +302,11 @@ DEVICE = Device(
     precision="fp32",
     batch=1,
 )
+
+
+def device_here() -> Device:
+    """Return the device that this machine is with the installed ONNX Runtime."""
+    return replace(DEVICE, cpu=host.cpu(), runtime_version=onnxruntime.__version__)
 
 
 def entry(ms: float) -> Entry:

@@ -19,14 +19,14 @@ from supernet.deploy import budget
 from supernet.deploy.certificate import Measurement, Promise, write_certificate
 from supernet.deploy.extract import write_subnet
 from supernet.io.reporter import SILENT
-from supernet.latency import host, profile
+from supernet.latency import profile
 from supernet.search.constraints import Choice
 from supernet.train.run import Trained
 from tests.builders import (
     DEFAULT,
-    DEVICE,
     MainJob,
     TextReporter,
+    device_here,
     digits_config,
     made_up_table,
     start_run,
@@ -103,7 +103,7 @@ def digits_subnet(digits_run: Path, tmp_path_factory: pytest.TempPathFactory) ->
     folder = tmp_path_factory.mktemp("digits_subnet") / "fast"
     trained = Trained.open(digits_run)
     arch = trained.net.space.largest()
-    device = replace(DEVICE, cpu=host.cpu())
+    device = device_here()
     table = made_up_table(trained.net.space, in_chans=1, num_classes=10, device=device)
     chosen = Choice(arch=arch, predicted_ms=2.1, budget_ms=2.2)
     certificate = write_subnet(trained, arch, folder, promise=Promise.of(chosen), table=table)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from supernet.latency.board.ssh import Board
 
 RunPath = Annotated[Path, typer.Argument(help="A run such as runs/demo, or a checkpoint file.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
@@ -22,6 +25,20 @@ InChans = Annotated[int, typer.Option(min=1, help="Image channels, for a bare sp
 NumClasses = Annotated[int, typer.Option(min=1, help="Classes, for a bare space.")]
 Threads = Annotated[int, typer.Option(min=1, help="Threads of the runtime.")]
 Batch = Annotated[int, typer.Option(min=1, help="Images in a run.")]
+
+
+Host = Annotated[str | None, typer.Option(help="A board to time over ssh, such as user@board.")]
+Python = Annotated[str, typer.Option(help="The Python of the board.")]
+SshConfig = Annotated[
+    Path | None, typer.Option(help="Used in place of ~/.ssh/config.", dir_okay=False)
+]
+
+
+def board_of(host: str | None, python: str, ssh_config: Path | None) -> Board | None:
+    """Return the board that is named, if one is."""
+    from supernet.latency.board.ssh import Board
+
+    return None if host is None else Board(host=host, python=python, ssh_config=ssh_config)
 
 
 def positive(number: float | None) -> float | None:

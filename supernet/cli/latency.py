@@ -9,6 +9,7 @@ import typer
 
 from supernet.cli import flags
 from supernet.cli.say import say
+from supernet.errors import SupernetError
 
 
 def profile(
@@ -31,13 +32,9 @@ def profile(
         int, typer.Option(min=1, help="Number of timing processes, run in turn and averaged.")
     ] = 3,
     seconds: flags.Seconds = None,
-    host: Annotated[
-        str | None, typer.Option(help="A board to time over ssh, such as user@board.")
-    ] = None,
-    python: Annotated[str, typer.Option(help="The Python of the board.")] = "python3",
-    ssh_config: Annotated[
-        Path | None, typer.Option(help="Used in place of ~/.ssh/config.", dir_okay=False)
-    ] = None,
+    host: flags.Host = None,
+    python: flags.Python = "python3",
+    ssh_config: flags.SshConfig = None,
 ) -> None:
     """Time every layer of a space, here or on a board, and write its latency table.
 
@@ -51,7 +48,6 @@ def profile(
     """
     from supernet.cli.console import ConsoleReporter
     from supernet.cli.hydra_config import spec_of
-    from supernet.latency.board.ssh import Board
     from supernet.latency.job import described, profile_board_to, profile_to
     from supernet.latency.request import TimingRequest
 
@@ -60,18 +56,21 @@ def profile(
     request = TimingRequest(runtime=runtime, provider=provider, threads=threads, batch=batch,
                             processes=processes, seconds=seconds)  # fmt: skip
     options: dict[str, Any] = {"resolutions": resolution or None, "reporter": reporter}
-    if host is None:
+    board = flags.board_of(host, python, ssh_config)
+    if board is None:
         table = profile_to(out, spec, request, **options)
     else:
-        board = Board(host=host, python=python, ssh_config=ssh_config)
         table = profile_board_to(out, spec, board, request, **options)
     reporter.note(described(out, table))
 
 
 def bundle(
-    space: flags.SpaceName,
     out: Annotated[Path, typer.Option(help="Folder to write.")],
     settings: flags.Settings = None,
+    space: flags.SpaceName = "",
+    subnet: Annotated[
+        list[Path] | None, typer.Option(help="In place of a space; may be repeated.")
+    ] = None,
     runtime: Annotated[
         str, typer.Option(help="The board's runtime: onnxruntime, onnxruntime-int8 or openvino.")
     ] = "onnxruntime",
@@ -83,25 +82,36 @@ def bundle(
 ) -> None:
     """Write a bundle that times a board without torch: models and one program.
 
+    It times the layers of a space, for a table, or finished subnets, for their certificates.
+
     \b
     supernet bundle --space runs/demo --out bundle/
     python3 bundle/profile_board.pyz                on the board: Python 3.8, numpy, the runtime
     supernet table import result.json --out board.json
+    supernet bundle --subnet fast/ --subnet small/ --out finished/
+    supernet table learn board.json fast/ small/ --space runs/demo --result result.json
     """
     from supernet.cli.hydra_config import spec_of
     from supernet.io.lock import held_beside
     from supernet.io.shell import command
-    from supernet.latency.board.bundle import SCRIPT, write_bundle
+    from supernet.latency.board.bundle import SCRIPT, write_bundle, write_subnet_bundle
     from supernet.latency.plan import plan_for
     from supernet.latency.request import TimingRequest
 
-    spec = spec_of(space, in_chans, num_classes, settings or ())
-    plan = plan_for(spec, resolutions=resolution or None)
+    if bool(space) == bool(subnet):
+        raise SupernetError("a bundle is of one: --space SPACE, or --subnet FOLDER, which repeats")
+    request = TimingRequest(runtime=runtime, batch=batch, seconds=seconds)
     with held_beside(out):
-        request = TimingRequest(runtime=runtime, batch=batch, seconds=seconds)
-        sha256 = write_bundle(out, plan, request)
+        if subnet:
+            sha256 = write_subnet_bundle(out, subnet, request)
+            about = f"{len(subnet)} subnets"
+        else:
+            spec = spec_of(space, in_chans, num_classes, settings or ())
+            plan = plan_for(spec, resolutions=resolution or None)
+            sha256 = write_bundle(out, plan, request)
+            about = f"{len(plan.layers)} layers and {len(plan.nets)} whole nets"
         size = sum(file.stat().st_size for file in out.rglob("*")) / 1e6
     say(
-        f"{out}: bundle {sha256[:12]}, {len(plan.layers)} layers and {len(plan.nets)} whole nets "
-        f"for {runtime}, {size:.1f} MB; on the board: {command('python3', Path(out.name) / SCRIPT)}"
+        f"{out}: bundle {sha256[:12]}, {about} for {runtime}, {size:.1f} MB; on the board: "
+        f"{command('python3', Path(out.name) / SCRIPT)}"
     )

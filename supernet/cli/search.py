@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from supernet.cli.flags import RunPath
+from supernet.cli.flags import Host, Python, RunPath, SshConfig, board_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -40,26 +41,29 @@ def extract(
             "--crop-kernels", help="Leave out the taps of kernels that only meet padding; exact."
         ),
     ] = False,
+    host: Host = None,
+    python: Python = "python3",
+    ssh_config: SshConfig = None,
 ) -> None:
     """Cut out the subnet for a device and a budget: model, ONNX, arch and certificate.
 
     Of a run of one network (net=timm, net=subnet) it writes and measures that; no budget, then.
 
     Uses the run's gates for that table and budget; where it has none, trains them on the run's
-    validation images (weights stay as they are) and keeps them. If the table is of this machine,
-    the subnet is measured; if it misses the budget, or leaves room in it, another one is chosen, in
-    at most three rounds. A subnet of --arch is only measured.
+    validation images (weights stay as they are) and keeps them. If the table is of this machine, or
+    of the board of --host, the subnet is measured there; if it misses the budget, or leaves room in
+    it, another one is chosen, in at most three rounds. A subnet of --arch is only measured.
 
     \b
     supernet extract runs/demo --table T.json --budget-ms 2.5 --out fast/
     supernet extract runs/demo --max-macs 2e6 --max-memory-kib 64 --out small/
     supernet extract runs/demo --arch found.json --table T.json --budget-ms 2.5 --out found/
     supernet extract runs/handmade --table T.json --out handmade/
+    supernet extract runs/demo --table board.json --budget-ms 9 --host user@board --out slow/
     """
     from supernet.cli.console import ConsoleReporter
     from supernet.cli.summary import show, summary_row, title_of
-    from supernet.deploy.certificate import Promise
-    from supernet.deploy.extract import measure, write_chosen, write_subnet
+    from supernet.deploy.extract import write_chosen, write_measured
     from supernet.deploy.folder import is_subnet
     from supernet.io.atomic import check_replaceable
     from supernet.io.lock import held_beside
@@ -70,13 +74,15 @@ def extract(
 
     reporter = ConsoleReporter()
     check_replaceable(out, is_subnet, "a subnet")
+    board = board_of(host, python, ssh_config)
     limits = {"macs": max_macs, "params": max_params, "memory_kib": max_memory_kib}
     times = None if table is None else LatencyTable.load(table)
     trained = Trained.open(run)
     with held_beside(out):
         goal = None if arch is not None else run_goal(trained, times, budget_ms, **limits)
         if goal is not None:
-            choice = write_chosen(trained, goal, out, reporter, crop_kernels=crop_kernels, **limits)
+            choice = write_chosen(trained, goal, out, reporter, board=board,
+                                  crop_kernels=crop_kernels, **limits)  # fmt: skip
         else:
             if arch is None:
                 choice = choose(trained, None, reporter)
@@ -84,10 +90,8 @@ def extract(
                 table_id = None if times is None else times.id
                 given = read_arch(arch, table_id=table_id, budget_ms=budget_ms)
                 choice = named_choice(trained, given, times, budget_ms, **limits)
-            write_subnet(trained, choice.arch, out, promise=Promise.of(choice), table=times,
-                         crop_kernels=crop_kernels)  # fmt: skip
-            if times is not None:
-                measure([out], times, reporter)
+            write_measured(trained, choice, out, times, reporter, board=board,
+                           crop_kernels=crop_kernels)  # fmt: skip
         row = summary_row(out)
     show([row], reporter.console, title_of(trained))
     for unit, (limit, cost) in choice.limits.items():
@@ -179,12 +183,15 @@ def search(
     max_params: Annotated[float | None, typer.Option(help="Most parameters.")] = None,
     max_memory_kib: Annotated[float | None, typer.Option(help="Most activation memory.")] = None,
     seed: Annotated[int, typer.Option(help="Of the method.")] = 0,
+    host: Host = None,
+    python: Python = "python3",
+    ssh_config: SshConfig = None,
 ) -> None:
     """Find the best subnet for each table and budget by the run's accuracy predictor.
 
     The five best by prediction are scored on validation images, and the best of them wins. By a
-    table of this machine the winner is measured; if it misses the budget, the search goes on below
-    it, in at most three rounds.
+    table of this machine, or of the board of --host, the winner is measured; if it misses the
+    budget, the search goes on below it, in at most three rounds.
 
     \b
     supernet predictor runs/demo
@@ -199,7 +206,8 @@ def search(
     reporter = ConsoleReporter()
     rows = explore(
         run, table or [], budget_ms or [], method=method, pareto=pareto, out=out,
-        limits=limits, seed=seed, reporter=reporter, meet=choose_within,
+        limits=limits, seed=seed, reporter=reporter,
+        meet=partial(choose_within, board=board_of(host, python, ssh_config)),
     )  # fmt: skip
     if rows:
         _show_found(rows, reporter.console)

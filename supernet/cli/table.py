@@ -142,19 +142,31 @@ def learn(
     subnets: Annotated[list[Path], typer.Argument(help="Subnets that were measured.")],
     space: SpaceName,
     out: Annotated[Path | None, typer.Option(help="Default: the table itself.")] = None,
+    result: Annotated[
+        Path | None, typer.Option(help="What a board wrote of their bundle, if it measured them.")
+    ] = None,
 ) -> None:
     """Add the measured latency of subnets to a table, and correct it anew by all its nets.
 
-    It has another id then, and gates that were trained with the old one are trained anew.
+    It has another id then, and gates that were trained with the old one are trained anew. With
+    --result, the certificates of the subnets are completed first.
 
     \b
-    supernet table learn T.json runs/photos/fast runs/photos/small --space runs/photos
+    supernet table learn T.json fast/ small/ --space runs/photos
+    supernet table learn board.json fast/ small/ --space runs/photos --result result.json
     """
+    from supernet.cli.console import ConsoleReporter
     from supernet.cli.hydra_config import spec_of
-    from supernet.deploy.learn import learned
+    from supernet.cli.summary import show as show_rows
+    from supernet.cli.summary import summary_row
+    from supernet.deploy.learn import certify_result, learned
     from supernet.latency.job import described
 
     before = LatencyTable.load(table)
+    if result is not None:
+        reporter = ConsoleReporter()
+        certify_result(result, subnets, before, reporter)
+        show_rows([summary_row(each) for each in subnets], reporter.console)
     after = learned(before, subnets, spec_of(space, 3, 1000))
     after.save(out or table)
     say(f"{len(after.nets) - len(before.nets)} nets more; before: {before.correction.promise}")

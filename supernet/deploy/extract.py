@@ -41,9 +41,11 @@ from supernet.io.atomic import replacing
 from supernet.io.reporter import Reporter
 from supernet.io.version import tool_version
 from supernet.latency import host
+from supernet.latency.board.ssh import Board, measure_on
+from supernet.latency.plan import Session
 from supernet.latency.profile import measure_subnets, version_warning
 from supernet.latency.request import TimingRequest
-from supernet.latency.table import LatencyTable
+from supernet.latency.table import LatencyTable, check_same
 from supernet.nn.count import module_macs, num_params, size_of
 from supernet.nn.extract import args_of, extract
 from supernet.nn.fixed import PlainNet
@@ -163,21 +165,53 @@ def is_here(table: LatencyTable) -> bool:
     return table.device.cpu == host.cpu()
 
 
-def measure(folders: Sequence[Path], table: LatencyTable, reporter: Reporter) -> None:
-    """Time finished subnets as their table was timed, interleaved, and certify the result.
+def write_measured(
+    run: Trained,
+    choice: Choice,
+    folder: Path,
+    table: LatencyTable | None,
+    reporter: Reporter,
+    *,
+    board: Board | None = None,
+    crop_kernels: bool = False,
+) -> None:
+    """Write the chosen subnet once it is measured; `folder` is written whole or not at all.
 
-    A budget that is missed is a warning. Nothing is measured on another processor than the table's:
-    latency is predicted only, then.
+    Args as of `write_chosen`. Without a table nothing is measured.
     """
-    if not is_here(table):
+    with tempfile.TemporaryDirectory() as place:
+        trial = Path(place) / choice.arch.id
+        write_subnet(run, choice.arch, trial, promise=Promise.of(choice), table=table,
+                     crop_kernels=crop_kernels)  # fmt: skip
+        if table is not None:
+            measure(trial, table, reporter, name=str(folder), board=board)
+        copy_subnet(trial, folder)
+
+
+def measure(
+    folder: Path,
+    table: LatencyTable,
+    reporter: Reporter,
+    *,
+    name: str | None = None,
+    board: Board | None = None,
+) -> None:
+    """Time a finished subnet as its table was timed, and certify the result.
+
+    A budget that is missed is a warning, in which the subnet is called `name`, or else its folder.
+    Without a board, nothing is measured on another processor than the table's: latency is predicted
+    only, then.
+    """
+    if board is None and not is_here(table):
         device = table.device
         reporter.note(
             f"not measured: the table is of {device.machine} ({device.cpu}), this is "
-            f"{host.cpu()}; latency is {PREDICTED_ONLY}"
+            f"{host.cpu()}; latency is {PREDICTED_ONLY}; --host names a board that ssh reaches"
         )
         return
-    for folder, measured in zip(folders, _measured(folders, table, reporter), strict=True):
-        _warn_if_missed(str(folder), read_certificate(folder).promise, measured, reporter)
+    (measured,) = _measured([folder], table, reporter, board)
+    promise = read_certificate(folder).promise
+    _warn_if_missed(name or str(folder), promise, measured, reporter)
 
 
 def write_chosen(
@@ -186,6 +220,7 @@ def write_chosen(
     folder: Path,
     reporter: Reporter,
     *,
+    board: Board | None = None,
     crop_kernels: bool = False,
     **limits: float | None,
 ) -> Choice:
@@ -200,16 +235,14 @@ def write_chosen(
         goal: device, budget and limits.
         folder: written whole or not at all.
         reporter: told of each round.
+        board: where it is measured; None: here, if the table is of this processor.
         crop_kernels: as in `write_subnet`.
         limits: of the goal, as `limits_of` takes them.
     """
     table = goal.table
-    if table is None or not is_here(table):
+    if table is None or (board is None and not is_here(table)):
         choice = choose(run, goal, reporter)
-        write_subnet(run, choice.arch, folder, promise=Promise.of(choice), table=table,
-                     crop_kernels=crop_kernels)  # fmt: skip
-        if table is not None:
-            measure([folder], table, reporter)
+        write_measured(run, choice, folder, table, reporter, crop_kernels=crop_kernels)
         return choice
     specialize(run, [goal], reporter)
     gates, budget_ms = run.gates[goal.name], goal.budget.limit
@@ -217,7 +250,7 @@ def write_chosen(
     with tempfile.TemporaryDirectory() as place:
 
         def timed(choice: Choice) -> Measurement:
-            return _timed(run, choice, Path(place), table, reporter, crop_kernels)
+            return _timed(run, choice, Path(place), table, reporter, board, crop_kernels)
 
         kept = best_of(rounds_within(budget_ms, choose_at, timed, relax=True), budget_ms)
         copy_subnet(Path(place) / kept.choice.arch.id, folder)
@@ -231,18 +264,20 @@ def choose_within(
     budget_ms: float,
     choose_at: Callable[[float], Choice],
     reporter: Reporter,
+    *,
+    board: Board | None = None,
 ) -> Choice:
     """Return a choice that meets a budget as measured, with its measured latency.
 
     If none of three does, return that with the smallest overrun, with a warning. By a table of
-    another processor it is the choice for the budget, and not measured.
+    another processor, and without a board, it is the choice for the budget, and not measured.
     """
-    if not is_here(table):
+    if board is None and not is_here(table):
         return choose_at(budget_ms)
     with tempfile.TemporaryDirectory() as place:
 
         def timed(choice: Choice) -> Measurement:
-            return _timed(run, choice, Path(place), table, reporter, crop_kernels=False)
+            return _timed(run, choice, Path(place), table, reporter, board, crop_kernels=False)
 
         kept = best_of(rounds_within(budget_ms, choose_at, timed, relax=False), budget_ms)
     _warn_if_missed(str(kept.choice.arch), Promise.of(kept.choice), kept.measured, reporter)
@@ -255,12 +290,13 @@ def _timed(
     place: Path,
     table: LatencyTable,
     reporter: Reporter,
+    board: Board | None,
     crop_kernels: bool,
 ) -> Measurement:
     """Write and measure a subnet in a folder of `place` with the id of its architecture."""
     promise, trial = Promise.of(choice), place / choice.arch.id
     write_subnet(run, choice.arch, trial, promise=promise, table=table, crop_kernels=crop_kernels)
-    (measured,) = _measured([trial], table, reporter)
+    (measured,) = _measured([trial], table, reporter, board)
     reporter.note(
         f"{choice.arch}: {promise.predicted_ms:.4g} ms predicted, {measured.text} measured, budget "
         f"{promise.budget_ms:.9g} ms"
@@ -269,17 +305,34 @@ def _timed(
 
 
 def _measured(
-    folders: Sequence[Path], table: LatencyTable, reporter: Reporter
+    folders: Sequence[Path], table: LatencyTable, reporter: Reporter, board: Board | None
 ) -> list[Measurement]:
     """Time finished subnets, write the result into their certificates, and return it.
+
+    Raises:
+        DeviceError: if the board is another device than the table's.
+    """
+    request = TimingRequest.like(table.device)
+    if board is None:
+        warning = version_warning(table.device)
+        if warning is not None:
+            reporter.warn(warning)
+        session = measure_subnets(folders, request, reporter=reporter)
+    else:
+        timed = measure_on(board, folders, request, reporter=reporter)
+        check_same(timed.device, table.device, board.host)
+        session = timed.session
+    return certify(folders, session, table, reporter)
+
+
+def certify(
+    folders: Sequence[Path], session: Session, table: LatencyTable, reporter: Reporter
+) -> list[Measurement]:
+    """Write what was timed into the certificates of subnets, and return it.
 
     `pace` is the time of the reference model now, relative to when the table was made: the part of
     a difference that is due to the machine.
     """
-    warning = version_warning(table.device)
-    if warning is not None:
-        reporter.warn(warning)
-    session = measure_subnets(folders, TimingRequest.like(table.device), reporter=reporter)
     pace = session.reference.median_ms / table.reference_ms
     if abs(pace - 1) > PACE_WARNING:
         reporter.note(

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from supernet.deploy.certificate import read_certificate
+from supernet.deploy.extract import certify
 from supernet.errors import SpaceError, SupernetError, TableError
+from supernet.io.atomic import sha256
+from supernet.io.reporter import Reporter
+from supernet.latency.board.result import import_subnets
 from supernet.latency.nets import NetEntry
 from supernet.latency.plan import with_nets
-from supernet.latency.table import LatencyTable
+from supernet.latency.table import LatencyTable, check_same
 from supernet.nn.count import layer_macs
 from supernet.space.layers import arch_keys
 from supernet.space.net_spec import NetSpec
@@ -29,8 +32,8 @@ def learned(table: LatencyTable, folders: Sequence[Path], spec: NetSpec) -> Late
 
     Raises:
         CheckpointError: if a folder is no subnet.
-        SupernetError: if a subnet was not measured, was measured on another device, was changed
-            after extraction, or is not of the space.
+        DeviceError: if a subnet was measured on another device.
+        SupernetError: if it was not measured, was pruned or cropped, or is not of the space.
         TableError: if the table is somebody else's, or lacks layers of a subnet.
     """
     if table.source:
@@ -44,15 +47,34 @@ def learned(table: LatencyTable, folders: Sequence[Path], spec: NetSpec) -> Late
     return with_nets(table, new) if new else table
 
 
+def certify_result(
+    path: Path, folders: Sequence[Path], table: LatencyTable, reporter: Reporter
+) -> None:
+    """Complete the certificates of subnets by the result of their bundle.
+
+    Raises:
+        TableError: if the file is no result of subnets, was changed, or is of other subnets.
+        DeviceError: if it is of another device than the table.
+    """
+    timed, warnings = import_subnets(path)
+    check_same(timed.device, table.device, f"the device of {path}")
+    hashes = {sha256(folder / "model.onnx"): folder for folder in folders}
+    if set(hashes) != set(timed.hashes) or len(timed.hashes) != len(folders):
+        raise TableError(
+            f"{path}: it is of {len(timed.hashes)} subnets, not of these {len(folders)} as they "
+            "are; name the folders that the bundle was made of"
+        )
+    for warning in warnings:
+        reporter.warn(warning)
+    certify([hashes[each] for each in timed.hashes], timed.session, table, reporter)
+
+
 def _entry(table: LatencyTable, folder: Path, spec: NetSpec) -> NetEntry:
     certificate = read_certificate(folder)
     measured, arch = certificate.measured, certificate.subnet.arch
     if measured is None or certificate.device is None:
         raise SupernetError(f"{folder}: its latency was not measured, only predicted")
-    there, here = asdict(certificate.device), asdict(table.device)
-    differing = [f"{n} {there[n]!r} instead of {here[n]!r}" for n in here if there[n] != here[n]]
-    if differing:
-        raise SupernetError(f"{folder}: measured on another device: {', '.join(differing)}")
+    check_same(certificate.device, table.device, f"the device that {folder} was measured on")
     if certificate.pruned is not None or certificate.subnet.kernels_cropped:
         raise SupernetError(f"{folder}: pruned or cropped; no table has such layers")
     try:

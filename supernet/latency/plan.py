@@ -154,6 +154,13 @@ def table_of(
     return with_nets(table, nets)
 
 
+def mean_of(sessions: Sequence[Session]) -> Session:
+    """Return the mean over processes."""
+    reference = _mean([session.reference for session in sessions])
+    timings = zip(*(session.timings for session in sessions), strict=True)
+    return Session(reference, tuple(map(_mean, timings)))
+
+
 def with_nets(table: LatencyTable, nets: Sequence[NetEntry]) -> LatencyTable:
     """Return the table with more whole nets, and with the correction that fits all of them."""
     nets = (*table.nets, *nets)

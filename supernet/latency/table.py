@@ -20,12 +20,12 @@ import json
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from supernet.errors import TableError, shown
+from supernet.errors import DeviceError, TableError, shown
 from supernet.io.atomic import write_text
 from supernet.io.read import read_json
 from supernet.io.validate import MOST, check_names, day, number, record, text
@@ -64,6 +64,21 @@ class Device:
             words.append(self.precision)
         words.append(f"{self.threads}thread" + "s" * (self.threads > 1))
         return "-".join(words + [f"batch{self.batch}"] * (self.batch > 1))
+
+
+def check_same(found: Device, wanted: Device, name: str) -> None:
+    """Raise `DeviceError` if `name` is another device than a table's, whatever its host name."""
+    there = dataclasses.asdict(replace(found, machine=wanted.machine))
+    table = dataclasses.asdict(wanted)
+    differing = [
+        f"{field} {there[field]!r} instead of {table[field]!r}"
+        for field in table
+        if there[field] != table[field]
+    ]
+    if differing:
+        raise DeviceError(
+            f"{name} is another device than the table's: {', '.join(differing)}; profile it"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

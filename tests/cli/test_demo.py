@@ -438,7 +438,7 @@ def test_nothing_is_measured_on_another_machine(
     shutil.copytree(subnets[0], folder)
     paper = read_certificate(folder)
     foreign = made_up_table(run.net.space, in_chans=1, num_classes=10)
-    measure([folder], foreign, reporter)
+    measure(folder, foreign, reporter)
     assert "not measured: the table is of nowhere (made up)" in reporter.text
     assert read_certificate(folder) == paper
 

@@ -14,7 +14,6 @@ from supernet.cli.summary import show, summary_row
 from supernet.deploy import extract as module
 from supernet.deploy.certificate import hashes_of, read_certificate, write_certificate
 from supernet.errors import DeviceError
-from supernet.latency import host
 from supernet.latency.costs import latency_costs
 from supernet.latency.plan import Session
 from supernet.nn.gates import PathGates
@@ -23,9 +22,9 @@ from supernet.search.constraints import Choice, Goal, choice_of
 from supernet.space.cost import arch_cost, cost_range
 from supernet.space.net_spec import NetSpec
 from tests.builders import (
-    DEVICE,
     PhaseReporter,
     TextReporter,
+    device_here,
     entry,
     middle,
     tiny_space,
@@ -39,11 +38,11 @@ def test_a_budget_that_is_missed_as_measured_is_a_warning(
     fast: Path, monkeypatch: pytest.MonkeyPatch, reporter: TextReporter, ms: float, met: str
 ) -> None:
     """The budget is 2.2 ms."""
-    table = tiny_table(device=replace(DEVICE, cpu=host.cpu()))
+    table = tiny_table(device=device_here())
     session = Session(entry(table.reference_ms), (replace(entry(ms), low_ms=2.1),))
     monkeypatch.setattr(module, "measure_subnets", lambda *_, **__: session)
     told = PhaseReporter()
-    module.measure([fast], table, told)
+    module.measure(fast, table, told)
     missed = [line for line in told.warnings if "misses its budget of 2.2 ms: 2.3 ms" in line]
     assert len(missed) == len(told.warnings) == (met == "no")
     assert read_certificate(fast).met == met
@@ -56,7 +55,7 @@ def test_of_another_processor_it_is_predicted_only(
 ) -> None:
     monkeypatch.setattr(module, "measure_subnets", lambda *_, **__: pytest.fail("it measures"))
     write_certificate(fast, replace(read_certificate(fast), measured=None))
-    module.measure([fast], tiny_table(), reporter)
+    module.measure(fast, tiny_table(), reporter)
     assert "latency is predicted only" in reporter.text
     assert json.loads((fast / "certificate.json").read_text())["met"] == "predicted only"
     show([summary_row(fast)], reporter.console)
@@ -81,7 +80,7 @@ def here(place: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, float]:
 
     monkeypatch.setattr(module, "pick", slowest)
     monkeypatch.setattr(job, "pick", slowest)
-    table = tiny_table(device=replace(DEVICE, cpu=host.cpu()))
+    table = tiny_table(device=device_here())
     spec = NetSpec(space=tiny_space(), in_chans=3, num_classes=4)
     table.save(place / "here.json")
     return "here.json", middle(cost_range(spec.space, latency_costs(table, spec)))

@@ -82,7 +82,10 @@ def test_another_file_can_take_the_result(
     ("changes", "message"),
     [
         ({"measured": None}, "its latency was not measured, only predicted"),
-        ({"device": "another"}, "measured on another device: cpu 'another' instead of"),
+        (
+            {"device": "another"},
+            "was measured on is another device than the table's: cpu 'another' instead of",
+        ),
     ],
     ids=["predicted", "device"],
 )

@@ -27,7 +27,6 @@ from supernet.deploy.prune_latency import predictor_of
 from supernet.deploy.verify import verify
 from supernet.errors import SupernetError
 from supernet.io.reporter import SILENT
-from supernet.latency import host
 from supernet.latency.costs import latency_costs
 from supernet.latency.plan import Session
 from supernet.latency.profile import measure_subnets
@@ -44,10 +43,10 @@ from supernet.space.cost import arch_cost
 from supernet.space.net_spec import NetSpec
 from supernet.train.run import Trained
 from tests.builders import (
-    DEVICE,
     HAND_MADE,
     TextReporter,
     assert_same,
+    device_here,
     digits_config,
     entry,
     images,
@@ -328,7 +327,7 @@ def test_a_pruned_subnet_is_really_faster(place: Path) -> None:
     ), Path("run"))  # fmt: skip
     run = Trained.open(Path("run"))
     arch, request = run.net.space.largest(), TimingRequest()
-    device = replace(DEVICE, cpu=host.cpu())
+    device = device_here()
     table = made_up_table(run.net.space, in_chans=1, num_classes=10, device=device)
     chosen = Choice(arch=arch, predicted_ms=1.0, budget_ms=1.0)
     write_subnet(run, arch, Path("wide"), promise=Promise.of(chosen), table=table)

@@ -6,7 +6,6 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from supernet.deploy.extract import write_subnet
 from supernet.deploy.folder import load_config, load_subnet, onnx_outputs
 from supernet.errors import CheckpointError, SpaceError, SupernetError
 from supernet.io.reporter import SILENT
-from supernet.latency import host, profile
+from supernet.latency import profile
 from supernet.latency.model import of_subnet
 from supernet.nn.drop import Noise
 from supernet.nn.extract import extract
@@ -42,9 +41,9 @@ from supernet.train.logger import RunFolder
 from supernet.train.phases import Phase
 from supernet.train.run import Trained
 from tests.builders import (
-    DEVICE,
     TINY,
     TextReporter,
+    device_here,
     randomise_,
     start_run,
     tiny_space,
@@ -364,7 +363,7 @@ def test_it_is_measured_as_subnets_are(
     digits_run: Path, command: Command, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On the runtime of a table that knows nothing of its layers."""
-    table = tiny_table(device=replace(DEVICE, cpu=host.cpu()))
+    table = tiny_table(device=device_here())
     table.save(place / "T.json")
     monkeypatch.setattr(profile, "SUBNET_SECONDS", 0.2)
     result = command("extract", digits_run, "--table", "T.json", "--out", "hand")

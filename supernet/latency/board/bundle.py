@@ -1,9 +1,11 @@
 """Bundles: one folder with everything that times a device without torch.
 
-- `manifest.json`: the request, the plan, the models in order (the reference first), and the
-  sha256 of every other file; `manifest.sha256` is its own, as `sha256sum -c` reads it.
+- `manifest.json`: the request, the plan of a table or the hashes of subnets, the models in order
+  (the reference first), and the sha256 of every other file; `manifest.sha256` is its own, as
+  `sha256sum -c` reads it.
 - `models/*.onnx`, one for each layer and for each whole net that the correction is fitted on, and
-  `models/weights.bin`, which they share: weights are random, so only their sizes matter.
+  `models/weights.bin`, which they share: weights are random, so only their sizes matter. Or one for
+  each subnet, as it is.
 - `profile_board.pyz`, an archive that `python3` runs: `script.py` and the modules it imports.
 
 Not here: the program that runs on the device, getting there, the way back from a result to a table.
@@ -15,7 +17,7 @@ import hashlib
 import io
 import json
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +27,15 @@ import torch
 from onnx import TensorProto
 
 from supernet.errors import DeviceError
-from supernet.io.atomic import whole
+from supernet.io.atomic import sha256, whole
 from supernet.io.version import tool_version
 from supernet.latency.board.script import RUNTIMES
-from supernet.latency.model import of_keys
+from supernet.latency.model import Model, of_keys, of_subnet
 from supernet.latency.plan import REFERENCE, Plan
-from supernet.latency.request import LAYER_SECONDS, TimingRequest
+from supernet.latency.request import LAYER_SECONDS, SUBNET_SECONDS, TimingRequest
 from supernet.latency.runtimes import onnxruntime_int8
 
-FORMAT, VERSION = "supernet-bundle", 1
+FORMAT, VERSION = "supernet-bundle", 2
 SCRIPT = "profile_board.pyz"
 
 _PACKAGE = Path(__file__).parents[2]
@@ -56,13 +58,44 @@ def write_bundle(out: Path, plan: Plan, request: TimingRequest) -> str:
     Raises:
         DeviceError: if there are no bundles for the runtime, or `out` holds something else.
     """
-    if request.runtime not in RUNTIMES:
-        raise DeviceError(f"bundles are for {', '.join(RUNTIMES)}; not for {request.runtime!r}")
+
+    def fill(folder: Path) -> str:
+        models = [of_keys((REFERENCE,), batch=1)]
+        models += [of_keys(chain, batch=request.batch) for chain in plan.chains]
+        limited = request.limited(len(plan.chains), LAYER_SECONDS)
+        about = {"plan": plan.to_dict()}
+        return _write(folder, models, limited, nets=len(plan.nets), about=about)
+
+    return _written(out, request.runtime, fill)
+
+
+def write_subnet_bundle(out: Path, folders: Sequence[Path], request: TimingRequest) -> str:
+    """Write a bundle of finished subnets, as `write_bundle` does of layers.
+
+    Raises:
+        DeviceError: as `write_bundle`, or if a subnet cannot be read.
+    """
+    hashes = [sha256(folder / "model.onnx") for folder in folders]
+
+    def fill(folder: Path) -> str:
+        models = [of_keys((REFERENCE,), batch=1)]
+        models += [of_subnet(each, batch=request.batch) for each in folders]
+        limited = request.limited(len(folders), SUBNET_SECONDS)
+        return _write(folder, models, limited, nets=len(folders), about={"subnets": hashes})
+
+    return _written(out, request.runtime, fill)
+
+
+def _written(out: Path, runtime: str, fill: Callable[[Path], str]) -> str:
+    """Have `fill` write a folder beside `out`, and move it there once it is whole."""
+    if runtime not in RUNTIMES:
+        raise DeviceError(f"bundles are for {', '.join(RUNTIMES)}; not for {runtime!r}")
     if out.exists() and not is_bundle(out) and (out.is_file() or any(out.iterdir())):
         raise DeviceError(f"{out} exists and is no bundle; name another --out, or remove it")
-    with whole(out) as beside:
+    with whole(out) as beside, torch.random.fork_rng(devices=()):
+        torch.manual_seed(0)  # weights of layers are random
         beside.mkdir()
-        return _write(beside, plan, request.limited(len(plan.chains), LAYER_SECONDS))
+        return fill(beside)
 
 
 def is_bundle(folder: Path) -> bool:
@@ -92,29 +125,34 @@ def script() -> bytes:
     return archive.getvalue()
 
 
-def _write(folder: Path, plan: Plan, request: TimingRequest) -> str:
+def _write(
+    folder: Path,
+    models: Sequence[Model],
+    request: TimingRequest,
+    *,
+    nets: int,
+    about: Mapping[str, Any],
+) -> str:
+    """Write everything; weights of chains of layers are shared, the last `nets` are networks."""
     (folder / "models").mkdir()
     _, precision = RUNTIMES[request.runtime]
-    chains = [((REFERENCE,), 1), *((chain, request.batch) for chain in plan.chains)]
-    weights, models, protos = _SharedWeights(), [], []
-    with torch.random.fork_rng(devices=()):
-        torch.manual_seed(0)
-        for number, (chain, size) in enumerate(chains):
-            model = of_keys(chain, batch=size)
-            content, shape, kind = model.onnx, model.input_shape, "float32"
-            if precision == "int8":
-                prepared = onnxruntime_int8.prepared(model)
-                content, shape, kind = prepared.content, prepared.x.shape, str(prepared.x.dtype)
-            file = f"models/{number:04d}.onnx"
-            models.append({"file": file, "name": model.name, "input_shape": list(shape),
-                           "input_type": kind})  # fmt: skip
-            protos.append(weights.taken_out(content))
-    for row, proto in zip(models, protos, strict=True):
-        (folder / str(row["file"])).write_bytes(weights.placed(proto))
+    weights, rows, contents = _SharedWeights(), [], []
+    for number, model in enumerate(models):
+        content, shape, kind = model.onnx, model.input_shape, "float32"
+        if precision == "int8":
+            prepared = onnxruntime_int8.prepared(model)
+            content, shape, kind = prepared.content, prepared.x.shape, str(prepared.x.dtype)
+        file = f"models/{number:04d}.onnx"
+        rows.append({"file": file, "name": model.name, "input_shape": list(shape),
+                     "input_type": kind})  # fmt: skip
+        contents.append(weights.taken_out(content) if model.keys else content)
+    for row, made in zip(rows, contents, strict=True):
+        content = made if isinstance(made, bytes) else weights.placed(made)
+        (folder / str(row["file"])).write_bytes(content)
     (folder / "models" / "weights.bin").write_bytes(weights.content())
     (folder / SCRIPT).write_bytes(script())
     (folder / SCRIPT).chmod(0o755)
-    names = [SCRIPT, "models/weights.bin", *(str(row["file"]) for row in models)]
+    names = [SCRIPT, "models/weights.bin", *(str(row["file"]) for row in rows)]
     manifest = {
         "format": FORMAT,
         "version": VERSION,
@@ -122,15 +160,16 @@ def _write(folder: Path, plan: Plan, request: TimingRequest) -> str:
         "runtime": request.runtime,
         "precision": precision,
         "request": {name: getattr(request, name) for name in ("batch", "seconds", "seed")},
-        "plan": plan.to_dict(),
-        "models": models,
+        **about,
+        "nets": nets,
+        "models": rows,
         "files": _hashes(folder, names),
     }
     text = manifest_bytes(manifest)
     (folder / "manifest.json").write_bytes(text)
-    sha256 = hashlib.sha256(text).hexdigest()
-    (folder / "manifest.sha256").write_text(f"{sha256}  manifest.json\n", encoding="utf-8")
-    return sha256
+    own = hashlib.sha256(text).hexdigest()
+    (folder / "manifest.sha256").write_text(f"{own}  manifest.json\n", encoding="utf-8")
+    return own
 
 
 def _hashes(folder: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:

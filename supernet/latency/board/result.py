@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -17,7 +19,7 @@ from supernet.io.read import read_bytes, read_json
 from supernet.io.validate import check_names, number, record, text
 from supernet.latency.board.bundle import FORMAT, VERSION, manifest_bytes
 from supernet.latency.board.script import RESULT_FORMAT, RESULT_VERSION, digest
-from supernet.latency.plan import Plan, Session, table_of, unsettled_warning
+from supernet.latency.plan import Plan, Session, mean_of, table_of, unsettled_warning
 from supernet.latency.table import Device, Entry, LatencyTable
 
 MAX_MANIFEST = 64 * 2**20
@@ -27,6 +29,26 @@ _NAMES = (
     "numpy", "load_average", "warnings", "sessions", "sha256",
 )  # fmt: skip
 _AGAIN = "take the file as the script wrote it, or time again"
+_OTHER = {
+    "plan": "it is of subnets, not of a table's layers: give it to `supernet table learn --result`",
+    "subnets": "it is of a table's layers, not of subnets: give it to `supernet table import`",
+}
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubnetTimings:
+    """Timings of finished subnets on a board.
+
+    Args:
+        device: what timed them.
+        hashes: SHA-256 of each subnet's `model.onnx`.
+        session: the mean over processes; its timings have the order of `hashes`.
+    """
+
+    device: Device
+    hashes: tuple[str, ...]
+    session: Session
 
 
 def import_result(
@@ -39,17 +61,36 @@ def import_result(
         bundle: the folder that the result must be of; left out: any.
 
     Raises:
-        TableError: if the file was changed, is of another bundle, or makes no sense.
+        TableError: if the file was changed, is of another bundle or of subnets, or makes no sense.
     """
+    return _read(path, bundle, "plan", _table)
+
+
+def import_subnets(
+    path: str | os.PathLike[str], bundle: str | os.PathLike[str] | None = None
+) -> tuple[SubnetTimings, list[str]]:
+    """Return the timings of a result of subnets, as `import_result` does those of layers."""
+    return _read(path, bundle, "subnets", _subnets)
+
+
+def _read(
+    path: str | os.PathLike[str],
+    bundle: str | os.PathLike[str] | None,
+    kind: str,
+    make: Callable[[dict[str, Any]], tuple[T, list[Entry]]],
+) -> tuple[T, list[str]]:
+    """Return what `make` makes of a result whose manifest has `kind`, and warnings."""
     result = read_json(Path(path), error=TableError)
     try:
         _check_whole(result)
         if bundle is not None:
             _check_bundle(result["manifest_sha256"], Path(bundle))
-        table = _table(result)
+        if kind not in result["manifest"]:
+            raise TableError(_OTHER[kind])
+        made, timings = make(result)
         warnings = [text({"": line}, "", "warnings") for line in result["warnings"]]
-        unsettled = unsettled_warning(list(table.entries.values()))
-        return table, warnings if unsettled is None else [*warnings, unsettled]
+        unsettled = unsettled_warning(timings)
+        return made, warnings if unsettled is None else [*warnings, unsettled]
     except TableError as error:
         raise TableError(f"{path}: {error}") from error
 
@@ -87,9 +128,31 @@ def _check_bundle(sha256: str, folder: Path) -> None:
         )
 
 
-def _table(result: dict[str, Any]) -> LatencyTable:
+def _table(result: dict[str, Any]) -> tuple[LatencyTable, list[Entry]]:
+    plan = Plan.from_dict(result["manifest"]["plan"])
+    device, sessions = _device(result), _sessions(result, len(plan.chains))
+    load, created = number(result, "load_average"), text(result, "created")
+    try:
+        with np.errstate(divide="raise", over="raise", invalid="raise"):
+            table = table_of(plan, sessions, device=device, load_average=load, created=created)
+    except (ArithmeticError, np.linalg.LinAlgError) as error:
+        raise TableError(f"sessions: no correction fits such timings ({error})") from error
+    table = LatencyTable.from_dict(table.to_dict())  # which checks every key and every entry
+    return table, list(table.entries.values())
+
+
+def _subnets(result: dict[str, Any]) -> tuple[SubnetTimings, list[Entry]]:
+    rows = result["manifest"]["subnets"]
+    if not isinstance(rows, list) or not rows:
+        raise TableError("manifest.subnets: expected a list with one or more hashes")
+    hashes = tuple(text({"": row}, "", "manifest.subnets") for row in rows)
+    session = mean_of(_sessions(result, len(hashes)))
+    found = SubnetTimings(device=_device(result), hashes=hashes, session=session)
+    return found, list(session.timings)
+
+
+def _device(result: dict[str, Any]) -> Device:
     manifest = result["manifest"]
-    plan = Plan.from_dict(manifest["plan"])
     device = record(Device, result["device"], "device")
     wanted = {"runtime": manifest["runtime"], "precision": manifest["precision"]}
     wanted["batch"] = manifest["request"]["batch"]
@@ -98,17 +161,14 @@ def _table(result: dict[str, Any]) -> LatencyTable:
             raise TableError(
                 f"device.{name} is {getattr(device, name)!r}; the bundle was made for {value!r}"
             )
+    return device
+
+
+def _sessions(result: dict[str, Any], count: int) -> list[Session]:
     rows = result["sessions"]
     if not isinstance(rows, list) or not rows:
         raise TableError("sessions: expected a list with one or more")
-    sessions = [_session(row, f"sessions[{n}]", len(plan.chains)) for n, row in enumerate(rows)]
-    load, created = number(result, "load_average"), text(result, "created")
-    try:
-        with np.errstate(divide="raise", over="raise", invalid="raise"):
-            table = table_of(plan, sessions, device=device, load_average=load, created=created)
-    except (ArithmeticError, np.linalg.LinAlgError) as error:
-        raise TableError(f"sessions: no correction fits such timings ({error})") from error
-    return LatencyTable.from_dict(table.to_dict())  # which checks every key and every entry
+    return [_session(row, f"sessions[{n}]", count) for n, row in enumerate(rows)]
 
 
 def _session(row: Any, place: str, count: int) -> Session:

@@ -26,8 +26,8 @@ from supernet.errors import DeviceError, SupernetError, TableError
 from supernet.io.read import MAX_JSON, parse_json
 from supernet.io.reporter import SILENT, Reporter, phases_of
 from supernet.io.validate import construct
-from supernet.latency.board.bundle import SCRIPT, write_bundle
-from supernet.latency.board.result import import_result
+from supernet.latency.board.bundle import SCRIPT, write_bundle, write_subnet_bundle
+from supernet.latency.board.result import SubnetTimings, import_result, import_subnets
 from supernet.latency.board.script import MARK, package_of
 from supernet.latency.plan import Plan
 from supernet.latency.request import TimingRequest
@@ -135,6 +135,36 @@ def profile_on(
         DeviceError: if the board cannot be reached, lacks something, or the connection is lost.
         TableError: if its answer is not a result of this bundle.
     """
+    return _timed_on(
+        board, lambda out: write_bundle(out, plan, request), request, import_result, reporter
+    )
+
+
+def measure_on(
+    board: Board,
+    folders: Sequence[Path],
+    request: TimingRequest,
+    *,
+    reporter: Reporter = SILENT,
+) -> SubnetTimings:
+    """Time finished subnets on `board`, as `profile_on` does the layers of a table."""
+    return _timed_on(
+        board,
+        lambda out: write_subnet_bundle(out, folders, request),
+        request,
+        import_subnets,
+        reporter,
+    )
+
+
+def _timed_on(
+    board: Board,
+    write: Callable[[Path], str],
+    request: TimingRequest,
+    read: Callable[[Path, Path], tuple[T, list[str]]],
+    reporter: Reporter,
+) -> T:
+    """Have `board` time the bundle that `write` writes; `read` makes something of its result."""
     names = ("threads", "provider", "processes")
     options = [f"--{name}={getattr(request, name)}" for name in names]
     name = f"result-{hashlib.sha256(' '.join(options).encode()).hexdigest()[:8]}.json"
@@ -145,7 +175,7 @@ def profile_on(
     ):
         show = phases_of(progress, board.host)
         folder, result = Path(made) / "bundle", Path(made) / name
-        sha256 = write_bundle(folder, plan, request)
+        sha256 = write(folder)
         there = _ask(connection, sha256, package_of(request.runtime), name)
         target = there.folder
         if not there.whole:
@@ -154,14 +184,14 @@ def profile_on(
             _run(connection, [f"{target}/{SCRIPT}", f"--out={target}/{name}", *options], show)
         result.write_bytes(_read(connection, f"{target}/{name}"))
         try:
-            table, warnings = import_result(result, folder)
+            found, warnings = read(result, folder)
         except TableError as error:
             reason = str(error).removeprefix(f"{result}: ")
             raise TableError(f"{board.host}:{target}/{name}: {reason}; remove it there") from error
         connection.python(_CLEAN, target, name)
     for warning in warnings:
         reporter.warn(warning)
-    return table
+    return found
 
 
 class _Connection:
