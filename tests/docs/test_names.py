@@ -181,7 +181,7 @@ def test_commands_and_their_flags_exist() -> None:
 
 def words(behind: str) -> list[str]:
     """Return the name of a command of `supernet table` or `supernet import` behind it, if any."""
-    found = re.match(r" (check|diff|import|merge|show|ofa)\b", behind)
+    found = re.match(r" (check|diff|import|learn|merge|show|ofa)\b", behind)
     return [found[1]] if found else []
 
 
