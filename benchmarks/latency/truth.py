@@ -3,8 +3,8 @@
     python -m benchmarks.latency.truth --json benchmarks/results/latency_truth.json
     python -m benchmarks.latency.truth --json ... --part photos-onnxruntime     that part anew
 
-A table is profiled as `supernet profile` does it. Forty subnets are chosen by the solver at forty
-budgets, twenty are drawn; their folders are written as `supernet extract` writes them, with random
+A table is profiled as `supernet profile` does it. Some subnets are chosen by the solver, each at
+a budget of its own, others are drawn; their folders are written as `supernet extract` writes them, with random
 weights, and each is timed by a plain loop alone in a process (`alone.py`), in three rounds. At
 some of the budgets the loop of `supernet extract` chooses, writes, measures and chooses again.
 
@@ -27,7 +27,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -61,7 +61,7 @@ from supernet.space.net_spec import NetSpec
 
 KEPT = ROOT / "runs" / "latency_truth"
 ALONE = Path(__file__).with_name("alone.py")
-PROCESSES, CHOSEN, DRAWN, LOOPS, ROUNDS = 3, 40, 20, 12, 3
+PROCESSES, CHOSEN, DRAWN, LOOPS, ROUNDS = 3, 24, 12, 6, 3
 
 
 @dataclass(frozen=True)
@@ -205,12 +205,17 @@ def run_alone(runtime: str, folder: Path) -> float:
     return float(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
 
 
+@cache
+def supernet_of(spec: NetSpec) -> SuperNet:
+    """Return the supernet of `spec` with random weights, once in each process."""
+    torch.manual_seed(0)
+    return SuperNet(spec.space, num_classes=spec.num_classes, in_chans=spec.in_chans)
+
+
 def write(spec: NetSpec, folder: Path, arch: Arch) -> None:
     """Write a subnet's folder; its weights are random, with batch norms of random images."""
     torch.set_num_threads(1)
-    torch.manual_seed(0)
-    options = {"num_classes": spec.num_classes, "in_chans": spec.in_chans}
-    net = SuperNet(spec.space, **options)
+    net = supernet_of(spec)
     model = extract(net, arch)
     for part in model.modules():
         if isinstance(part, nn.BatchNorm2d):
