@@ -3,10 +3,11 @@
     python -m benchmarks.latency.truth --json benchmarks/results/latency_truth.json
     python -m benchmarks.latency.truth --json ... --part photos-onnxruntime     that part anew
 
-A table is profiled as `supernet profile` does it. Some subnets are chosen by the solver, each at
-a budget of its own, others are drawn; their folders are written as `supernet extract` writes them, with random
-weights, and each is timed by a plain loop alone in a process (`alone.py`), in three rounds. At
-some of the budgets the loop of `supernet extract` chooses, writes, measures and chooses again.
+A table is profiled as `supernet profile` does it. Some subnets are chosen by the solver, each at a
+budget of its own, others are drawn. Their folders are written as `supernet extract` writes them,
+with random weights, and each is timed by a plain loop alone in a process (`alone.py`), in three
+rounds. At some of the budgets the loop of `supernet extract` chooses, writes, measures and chooses
+again.
 
 The score that the solver maximises stands for an accuracy: concave in the multiply-adds of each
 block, with weights of the blocks that are drawn anew for each budget. It rewards layers that the
