@@ -28,7 +28,7 @@ class Correction:
         run_ms: what a net takes besides.
         nets: how many whole nets all this was fitted on; 0 for none.
         error: mean absolute relative error of nets that were left out, of the choice of terms as
-            well as of the fit; None of fewer than three nets.
+            well as of the fit, by the timing of each process; None of fewer than three nets.
         error_90: what 90 % of further nets are within, each by itself, from the same errors
             (split conformal); None of fewer than nine nets.
         plain_error: as `error`, of the scale alone.

@@ -51,8 +51,8 @@ def fit_correction(nets: Sequence[NetTiming], *, least_ms: float) -> Correction:
     Least squares of relative errors. No term may be negative, and beside other terms the scale is
     at least a half. A choice is the scale and up to two more terms; the one with the least error in
     six-fold cross-validation is taken, and each further term must better that by a twentieth. The
-    error that is stated is of nets that had no part in choice and fit, and a choice that does worse
-    there than the scale alone is not used.
+    error that is stated is of nets that had no part in choice and fit, as each process timed them;
+    a choice that does worse there than the scale alone is not used.
 
     Args:
         nets: what was timed.
@@ -62,9 +62,10 @@ def fit_correction(nets: Sequence[NetTiming], *, least_ms: float) -> Correction:
     everything = np.arange(len(nets))
     plain = problem.held_out(lambda rows: _PLAIN)
     chosen = problem.held_out(problem.choice)
-    choice, off = problem.choice(everything), np.abs(chosen)
-    if off.mean() >= np.abs(plain).mean():
-        choice, chosen, off = _PLAIN, plain, np.abs(plain)
+    choice = problem.choice(everything)
+    if np.abs(chosen).mean() >= np.abs(plain).mean():
+        choice, chosen = _PLAIN, plain
+    off, plain_off = (_by_process(nets, each) for each in (chosen, plain))
     factors = problem.fit(everything, choice)
     assert factors is not None, "a choice has been fitted to all nets"
     scale, overhead, edge, weights, run = factors
@@ -77,22 +78,34 @@ def fit_correction(nets: Sequence[NetTiming], *, least_ms: float) -> Correction:
         cached_weights=round(choice[1]) if weights else 0,
         run_ms=run,
         nets=len(nets),
-        error=float(off.mean()) if known else None,
-        error_90=conformal(off.tolist()) if known else None,
-        plain_error=float(np.abs(plain).mean()) if known else None,
+        error=fmean(off) if known else None,
+        error_90=conformal(off, len(nets)) if known else None,
+        plain_error=fmean(plain_off) if known else None,
         tau=_tau(problem.truth * (1 + chosen), problem.truth) if known else None,
         tau_twice=_tau_twice(nets) if known else None,
     )
 
 
-def conformal(errors: Sequence[float]) -> float | None:
-    """Return what a further error is within, with a probability of 90 %; None of too few errors.
+def conformal(errors: Sequence[float], nets: int) -> float | None:
+    """Return what a further error is within, with a probability of 90 %; None of too few nets.
 
     Of n + 1 exchangeable errors the last has each rank with the same probability (Lei et al.,
-    Distribution-Free Predictive Inference for Regression, JASA 113, 2018).
+    Distribution-Free Predictive Inference for Regression, JASA 113, 2018). `errors` are of so many
+    nets, each in one or more processes, and the rank is that of the nets.
     """
-    rank = math.ceil(COVERAGE * (len(errors) + 1))
-    return sorted(errors)[rank - 1] if rank <= len(errors) else None
+    rank = math.ceil(COVERAGE * (nets + 1))
+    if rank > nets:
+        return None
+    return sorted(errors)[math.ceil(rank / nets * len(errors)) - 1]
+
+
+def _by_process(nets: Sequence[NetTiming], off: Floats) -> list[float]:
+    """Return absolute relative errors by each process's timing, from those by their mean."""
+    return [
+        abs((1 + error) * fmean(net.measured_ms) / one - 1)
+        for net, error in zip(nets, off.tolist(), strict=True)
+        for one in net.measured_ms
+    ]
 
 
 @dataclass(frozen=True, eq=False)

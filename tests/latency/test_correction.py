@@ -99,14 +99,27 @@ def test_nine_of_ten_further_nets_are_within_the_stated_interval() -> None:
             beyond = max(0.0, net.weights - fit.cached_weights) / 1e6
             ms = fit.scale * raw + fit.weights_ms * beyond + fit.run_ms
             ms -= fit.scale * fit.edge_ms * sum(k.inner_activations for k in net.keys) / 1e6
-            inside.append(abs(ms / fmean(net.measured_ms) - 1) <= fit.error_90)
+            inside += [abs(ms / one - 1) <= fit.error_90 for one in net.measured_ms]
     assert 0.85 <= fmean(inside) <= 0.97
 
 
 @pytest.mark.parametrize(("count", "rank"), [(8, None), (9, 9), (19, 18), (24, 23)])
 def test_the_interval_is_the_rank_that_covers(count: int, rank: int | None) -> None:
     errors = [float(number) for number in range(count, 0, -1)]
-    assert conformal(errors) == rank
+    assert conformal(errors, count) == rank
+
+
+def test_the_interval_holds_the_differences_of_processes() -> None:
+    """Each net is predicted exactly in the mean of two processes, which differ by 10 %."""
+    nets = nets_of(Correction(scale=1.2))
+    apart = [
+        replace(net, measured_ms=tuple(ms * f for ms, f in zip(net.measured_ms, (0.95, 1.05),
+                                                               strict=True)))
+        for net in nets
+    ]  # fmt: skip
+    fit = fit_correction(apart, least_ms=0.05)
+    assert fit.error == pytest.approx(0.05, abs=0.003)
+    assert fit.error_90 == pytest.approx(1 / 0.95 - 1, abs=0.003)
 
 
 def test_the_error_is_of_nets_left_out_and_grows_with_the_noise() -> None:
