@@ -170,11 +170,11 @@ def choose(spec: NetSpec, costs: Costs, seed: int, limit_ms: float) -> Choice:
         InfeasibleBudget: if there is none.
     """
     space, best = spec.space, []
+    macs = {r: summed((), space_keys(spec, r).cell, layer_macs, "").cell for r in costs}
+    unit = np.mean([cell[cell > 0].mean() for cell in macs.values()])
+    weights = np.random.default_rng(seed).lognormal(0, 0.5, (len(space.blocks), 1))
     for resolution, cost in costs.items():
-        keys = space_keys(spec, resolution)
-        macs = summed((), keys.cell, layer_macs, "").cell
-        weights = np.random.default_rng(seed).lognormal(0, 0.5, (len(macs), 1))
-        scores = weights * np.log1p(macs / macs[macs > 0].mean())
+        scores = weights * np.log1p(macs[resolution] / unit)
         found = best_within(space, scores, resolution, [Constraint({resolution: cost}, limit_ms)])
         if found is not None:
             best.append((found.score, space.decode(found.columns, resolution)))
