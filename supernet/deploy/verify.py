@@ -37,8 +37,8 @@ OUTPUT_TOLERANCE = 1e-4
 BETWEEN_SESSIONS = 0.03
 """Of latency, beside the 95 % intervals: no interval holds how one process differs from the next.
 Two processes that time the same file differ by 2.6 % on average and by 8.1 % in one of twenty cases
-(`alone_ms` in `benchmarks/results/latency_truth.json`: 132 subnets of three spaces, three processes,
-ONNX Runtime). Two intervals of 2 % and this term allow 7 %."""
+(`alone_ms` in `benchmarks/results/latency_truth.json`: 132 subnets of three spaces, each in three
+processes, ONNX Runtime). Two intervals of 2 % and this term allow 7 %."""
 
 
 @dataclass(frozen=True)
