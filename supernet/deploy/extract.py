@@ -179,12 +179,17 @@ def write_measured(
 
     Args as of `write_chosen`. Without a table nothing is measured.
     """
+    if table is None or (board is None and not is_here(table)):
+        write_subnet(run, choice.arch, folder, promise=Promise.of(choice), table=table,
+                     crop_kernels=crop_kernels)  # fmt: skip
+        if table is not None:
+            measure(folder, table, reporter)  # says why not
+        return
     with tempfile.TemporaryDirectory() as place:
         trial = Path(place) / choice.arch.id
         write_subnet(run, choice.arch, trial, promise=Promise.of(choice), table=table,
                      crop_kernels=crop_kernels)  # fmt: skip
-        if table is not None:
-            measure(trial, table, reporter, name=str(folder), board=board)
+        measure(trial, table, reporter, name=str(folder), board=board)
         copy_subnet(trial, folder)
 
 

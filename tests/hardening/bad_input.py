@@ -164,10 +164,10 @@ def manifest() -> dict[str, Any]:
         for n in range(2)
     ]
     return {
-        "format": "supernet-bundle", "version": 1, "tool_version": "0.1.0",
+        "format": "supernet-bundle", "version": 2, "tool_version": "0.1.0",
         "runtime": "onnxruntime", "precision": "fp32",
         "request": {"batch": 1, "seconds": 1.0, "seed": 0}, "plan": plan.to_dict(),
-        "models": models,
+        "nets": 1, "models": models,
         "files": {row["file"]: {"sha256": hashlib.sha256(b"x").hexdigest(), "bytes": 1}
                   for row in models},
     }  # fmt: skip

@@ -200,7 +200,7 @@ def _manifest(text: bytes) -> dict[str, Any]:
         request = manifest["request"]
         numbers = [float(request[name]) for name in ("batch", "seconds", "seed")]
         good = manifest["runtime"] in RUNTIMES and isinstance(manifest["precision"], str)
-        good = good and isinstance(manifest["nets"], int)
+        good = good and manifest["nets"] in range(len(files))
         good = good and all(isinstance(one["sha256"], str) for one in manifest["files"].values())
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         reason = f"{type(error).__name__} {error}"[:200]
