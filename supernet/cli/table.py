@@ -66,7 +66,7 @@ def check(
     """Say whether a table covers a space, or still holds on this machine; exit code 2 if not.
 
     Every layer that it lacks is listed. With --here, eight of its whole nets are timed again: it
-    holds if they are within what it states for nine of ten nets.
+    holds if they are off, in the mean, by no more than what it states for nine of ten nets.
 
     \b
     supernet table check T.json --space runs/demo

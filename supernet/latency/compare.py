@@ -13,7 +13,7 @@ from statistics import fmean, median, quantiles
 from typing import Any
 
 from supernet.errors import TableError
-from supernet.latency.table import LatencyTable
+from supernet.latency.table import LatencyTable, differing
 from supernet.space.layers import LayerKey, space_keys
 from supernet.space.net_spec import NetSpec
 
@@ -106,7 +106,7 @@ def compare(first: LatencyTable, second: LatencyTable) -> Difference:
     a, b = first.entries, second.entries
     ratios = {key: b[key].median_ms / a[key].median_ms for key in sorted(set(a) & set(b))}
     return Difference(
-        device=_differing(first, second),
+        device=differing(first.device, second.device),
         ratios=dict(sorted(ratios.items(), key=lambda item: item[1])),
         only=(tuple(sorted(set(a) - set(b))), tuple(sorted(set(b) - set(a)))),
     )
@@ -124,9 +124,9 @@ def merge(tables: Sequence[tuple[str, LatencyTable]]) -> LatencyTable:
     """
     (first_name, first), (_, last) = tables[0], tables[-1]
     for name, table in tables[1:]:
-        differing = _differing(first, table)
-        if differing:
-            what = ", ".join(f"{n} {b!r} instead of {a!r}" for n, (a, b) in differing.items())
+        different = differing(first.device, table.device)
+        if different:
+            what = ", ".join(f"{n} {b!r} instead of {a!r}" for n, (a, b) in different.items())
             raise TableError(
                 f"{name} is of another device than {first_name}: {what}; a table is of one device"
             )
@@ -134,8 +134,3 @@ def merge(tables: Sequence[tuple[str, LatencyTable]]) -> LatencyTable:
     sources = dict.fromkeys(table.source for _, table in tables if table.source)
     weights = {key: count for _, table in tables for key, count in table.weights.items()}
     return dataclasses.replace(last, entries=entries, weights=weights, source="; ".join(sources))
-
-
-def _differing(first: LatencyTable, second: LatencyTable) -> dict[str, tuple[Any, Any]]:
-    a, b = dataclasses.asdict(first.device), dataclasses.asdict(second.device)
-    return {name: (a[name], b[name]) for name in a if a[name] != b[name]}

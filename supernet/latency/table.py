@@ -66,19 +66,18 @@ class Device:
         return "-".join(words + [f"batch{self.batch}"] * (self.batch > 1))
 
 
+def differing(first: Device, second: Device) -> dict[str, tuple[Any, Any]]:
+    """Return the fields in which two devices differ, with both values."""
+    a, b = dataclasses.asdict(first), dataclasses.asdict(second)
+    return {name: (a[name], b[name]) for name in a if a[name] != b[name]}
+
+
 def check_same(found: Device, wanted: Device, name: str) -> None:
     """Raise `DeviceError` if `name` is another device than a table's, whatever its host name."""
-    there = dataclasses.asdict(replace(found, machine=wanted.machine))
-    table = dataclasses.asdict(wanted)
-    differing = [
-        f"{field} {there[field]!r} instead of {table[field]!r}"
-        for field in table
-        if there[field] != table[field]
-    ]
-    if differing:
-        raise DeviceError(
-            f"{name} is another device than the table's: {', '.join(differing)}; profile it"
-        )
+    different = differing(wanted, replace(found, machine=wanted.machine))
+    if different:
+        what = ", ".join(f"{n} {b!r} instead of {a!r}" for n, (a, b) in different.items())
+        raise DeviceError(f"{name} is another device than the table's: {what}; profile it")
 
 
 @dataclass(frozen=True, kw_only=True)

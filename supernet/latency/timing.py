@@ -6,9 +6,8 @@ before and right after it. Medians of ratios stay put when the clock speed drift
 they mean the same for a 0.1 ms layer as for a 5 ms network.
 
 A layer's burst is short: in a network, too, other layers ran before it. A network's is long and
-begins warm, so that its time is that of a network alone in its process: on the networks of three
-spaces, interleaved, it was so within 1 % in the mean, where short bursts took 1 to 27 % longer
-(ONNX Runtime, one thread).
+begins warm, so that its time is near that of a network alone in its process; short bursts between
+other models may take a quarter longer.
 
 Clock and `rng` are arguments. Standard library only, and Python 3.8: bundles carry this file to
 boards. Not here: models, the process that runs them, tables.
