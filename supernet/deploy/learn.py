@@ -11,6 +11,7 @@ from supernet.errors import SpaceError, SupernetError, TableError
 from supernet.io.atomic import sha256
 from supernet.io.reporter import Reporter
 from supernet.latency.board.result import import_subnets
+from supernet.latency.model import check_subnets
 from supernet.latency.nets import NetEntry
 from supernet.latency.plan import with_nets
 from supernet.latency.table import LatencyTable, check_same
@@ -53,11 +54,13 @@ def certify_result(
     """Complete the certificates of subnets by the result of their bundle.
 
     Raises:
+        CheckpointError: if a folder is not a subnet's.
         TableError: if the file is no result of subnets, was changed, or is of other subnets.
         DeviceError: if it is of another device than the table.
     """
     timed, warnings = import_subnets(path)
     check_same(timed.device, table.device, f"the device of {path}")
+    check_subnets(folders)
     hashes = {sha256(folder / "model.onnx"): folder for folder in folders}
     if set(hashes) != set(timed.hashes) or len(timed.hashes) != len(folders):
         raise TableError(

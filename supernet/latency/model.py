@@ -14,13 +14,15 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from supernet.errors import DeviceError, SupernetError
+from supernet.errors import CheckpointError, DeviceError, SupernetError
 from supernet.io.read import MAX_ONNX, read_bytes, read_json
 from supernet.latency.graphs.onnx import onnx_layers
 from supernet.nn import blocks
 from supernet.nn.description import check_self_contained, load_net
 from supernet.nn.standalone import net_of
 from supernet.space.layers import LayerKey
+
+SUBNET_FILES = ("model.onnx", "config.json", "model.safetensors")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +68,13 @@ def of_keys(keys: Sequence[LayerKey], *, batch: int) -> Model:
         build_onnx=lambda: onnx_layers(keys, module(), batch=batch),
         build_module=module,
     )
+
+
+def check_subnets(folders: Sequence[Path]) -> None:
+    """Raise `CheckpointError` if a folder lacks one of the files of a subnet."""
+    missing = [str(p / name) for p in folders for name in SUBNET_FILES if not (p / name).is_file()]
+    if missing:
+        raise CheckpointError(f"not a subnet folder: {', '.join(missing)} is missing")
 
 
 def of_subnet(folder: Path, *, batch: int) -> Model:

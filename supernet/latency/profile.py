@@ -15,9 +15,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from supernet.errors import CheckpointError
 from supernet.io.reporter import SILENT, Reporter, phases_of
 from supernet.latency import host, runtimes
+from supernet.latency.model import check_subnets
 from supernet.latency.plan import Chain, Plan, Session, plan_for, table_of, unsettled_warning
 from supernet.latency.process import time_in_child
 from supernet.latency.request import LAYER_SECONDS, SUBNET_SECONDS, TimingRequest
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 _CHILD = "import sys; sys.path = sys.argv[1:]; from supernet.latency import worker; worker.main()"
 """It imports from where this process does: `-m` would put the working folder first, with whatever
 modules lie there, and PYTHONPATH would put packages before the standard library."""
-SUBNET_FILES = ("model.onnx", "config.json", "model.safetensors")
 
 
 def profile(
@@ -132,9 +131,7 @@ def measure_subnets(
         DeviceError: if the runtime is not there or refuses a subnet, or there are too few cores.
     """
     paths = [Path(folder).resolve() for folder in folders]
-    missing = [str(p / name) for p in paths for name in SUBNET_FILES if not (p / name).is_file()]
-    if missing:
-        raise CheckpointError(f"not a subnet folder: {', '.join(missing)} is missing")
+    check_subnets(paths)
     models = [{"subnet": str(path)} for path in paths]
     return _measure_whole(models, request, reporter)
 

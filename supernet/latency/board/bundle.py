@@ -30,7 +30,7 @@ from supernet.errors import DeviceError
 from supernet.io.atomic import sha256, whole
 from supernet.io.version import tool_version
 from supernet.latency.board.script import RUNTIMES
-from supernet.latency.model import Model, of_keys, of_subnet
+from supernet.latency.model import Model, check_subnets, of_keys, of_subnet
 from supernet.latency.plan import REFERENCE, Plan
 from supernet.latency.request import LAYER_SECONDS, SUBNET_SECONDS, TimingRequest
 from supernet.latency.runtimes import onnxruntime_int8
@@ -73,8 +73,10 @@ def write_subnet_bundle(out: Path, folders: Sequence[Path], request: TimingReque
     """Write a bundle of finished subnets, as `write_bundle` does of layers.
 
     Raises:
+        CheckpointError: if a folder is not a subnet's.
         DeviceError: as `write_bundle`, or if a subnet cannot be read.
     """
+    check_subnets(folders)
     hashes = [sha256(folder / "model.onnx") for folder in folders]
 
     def fill(folder: Path) -> str:

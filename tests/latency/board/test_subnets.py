@@ -96,5 +96,7 @@ def test_results_and_subnets_belong_together(
     words = ("table", "learn", table, "other", "--space", digits_run, "--result", "result.json")
     assert "it is of 1 subnets, not of these 1 as they are" in refused(*words)
     assert "a bundle is of one" in refused("bundle", "--out", "b")
+    line = refused("bundle", "--subnet", "nowhere", "--out", "b")
+    assert "not a subnet folder: nowhere/model.onnx" in line
     assert "a bundle is of one" in refused("bundle", "--space", "tiny", "--subnet", fast,
                                            "--out", "b")  # fmt: skip
