@@ -3,8 +3,11 @@
 A table errs, and a search finds where it errs in its favour. So the ratio of measured to predicted
 latency of one choice corrects the limit of the next. An architecture that was measured above the
 budget is predicted above that limit, and cannot be chosen again; one that is within the limit and
-misses the budget all the same has a larger ratio, so limits fall from round to round. Not here: how
-an architecture is chosen, written and timed.
+misses the budget all the same has a larger ratio, so limits fall from round to round.
+
+A network's time differs from process to process by a few percent. So a choice is taken at once only
+if the upper end of its interval is within the budget: every process that timed it then was. Not
+here: how an architecture is chosen, written and timed.
 """
 
 from __future__ import annotations
@@ -30,14 +33,18 @@ class Round:
     measured: Measurement
 
     @property
-    def predicted_share(self) -> float:
-        """The predicted latency relative to the measured one."""
+    def predicted_ms(self) -> float:
+        """The predicted latency."""
         assert self.choice.predicted_ms is not None
-        return self.choice.predicted_ms / self.measured.median_ms
+        return self.choice.predicted_ms
 
     def meets(self, budget_ms: float) -> bool:
         """Whether the measured latency is within a budget."""
         return self.measured.median_ms <= budget_ms
+
+    def surely_meets(self, budget_ms: float) -> bool:
+        """Whether the whole interval of the measured latency is within a budget."""
+        return self.measured.high_ms <= budget_ms
 
 
 def rounds_within(
@@ -47,14 +54,14 @@ def rounds_within(
     *,
     relax: bool,
 ) -> list[Round]:
-    """Return the rounds, at most three, until one meets the budget as measured.
+    """Return the rounds, at most three, until one surely meets the budget as measured.
 
     Args:
         budget_ms: in milliseconds.
         choose: returns the best architecture that is predicted to be within a limit.
         measure: times an architecture.
-        relax: if the first choice meets the budget and was predicted more than 2 % too long, try
-            once above the budget by the table. Time that a machine saves by a faster pace than
+        relax: if the first choice surely meets the budget and was predicted more than 2 % too long,
+            try once above the budget by the table. Time that a machine saves by a faster pace than
             the table's is not counted.
 
     Raises:
@@ -73,19 +80,21 @@ def rounds_within(
         if any(choice.arch == one.choice.arch for one in rounds):
             break
         rounds.append(Round(choice=choice, measured=measure(choice)))
-        if rounds[0].meets(budget_ms):
-            share = rounds[0].predicted_share * min(1.0, rounds[0].measured.pace or 1.0)
+        first, last = rounds[0], rounds[-1]
+        if first.surely_meets(budget_ms):
+            share = first.predicted_ms / first.measured.median_ms
+            share *= min(1.0, first.measured.pace or 1.0)
             if not relax or len(rounds) > 1 or share <= 1 + SLACK:
                 break
-        elif rounds[-1].meets(budget_ms):
+        elif last.surely_meets(budget_ms):
             break
         else:
-            share = rounds[-1].predicted_share
+            share = last.predicted_ms / last.measured.high_ms
         limit = budget_ms * share
     return rounds
 
 
 def best_of(rounds: list[Round], budget_ms: float) -> Round:
-    """Return the last round that meets the budget, or else the one with the smallest overrun."""
-    met = [one for one in rounds if one.meets(budget_ms)]
-    return met[-1] if met else min(rounds, key=lambda one: one.measured.median_ms)
+    """Return the last round that surely meets the budget, or the one that comes nearest to it."""
+    sure = [one for one in rounds if one.surely_meets(budget_ms)]
+    return sure[-1] if sure else min(rounds, key=lambda one: one.measured.high_ms)

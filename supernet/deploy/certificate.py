@@ -91,7 +91,9 @@ class Promise:
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """Measured latency and its 95 % interval, beside the reference model in the same session.
+    """Measured latency, beside the reference model in the same session.
+
+    The interval reaches from the fastest of several processes to the slowest; of one it has 95 %.
 
     `pace` is the time of the reference model relative to the table's; None without a table.
     """

@@ -15,6 +15,7 @@ data.json          where the images are now, if they were moved
 
 from __future__ import annotations
 
+import copy
 import io
 import shutil
 from collections.abc import Mapping
@@ -231,7 +232,7 @@ def export(model: nn.Module, folder: Path, config: SubnetConfig) -> None:
     image = torch.zeros(2, config.preprocess.in_chans, size, size)
     with quiet():
         batch = ({0: torch.export.Dim("batch", min=1)},)
-        program = torch.export.export(model.eval(), (image,), dynamic_shapes=batch)
+        program = torch.export.export(_without_in_place(model), (image,), dynamic_shapes=batch)
         archive = io.BytesIO()
         torch.export.save(program, archive)
         (folder / "model.pt2").write_bytes(archive.getvalue())
@@ -246,6 +247,19 @@ def export(model: nn.Module, folder: Path, config: SubnetConfig) -> None:
         )
     assert graph is not None
     (folder / "model.onnx").write_bytes(graph.model_proto.SerializeToString())
+
+
+def _without_in_place(model: nn.Module) -> nn.Module:
+    """Return a copy in evaluation mode whose activations leave their input alone.
+
+    The exporter traces in-place operations through their decompositions, which takes a quarter of
+    its time; the graph is the same.
+    """
+    model = copy.deepcopy(model).eval()
+    for part in model.modules():
+        if hasattr(part, "inplace"):
+            setattr(part, "inplace", False)  # noqa: B010 -- its type is unknown
+    return model
 
 
 def onnx_outputs(path: Path, images: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import random
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 import numpy as np
@@ -154,11 +154,17 @@ def table_of(
     return with_nets(table, nets)
 
 
-def mean_of(sessions: Sequence[Session]) -> Session:
-    """Return the mean over processes."""
-    reference = _mean([session.reference for session in sessions])
+def over_processes(sessions: Sequence[Session]) -> Session:
+    """Return the median over processes.
+
+    Of several, the interval reaches from the fastest process to the slowest: where its memory lies
+    sets a process's pace, by more than single timings in it differ.
+    """
+    if len(sessions) == 1:
+        return sessions[0]
     timings = zip(*(session.timings for session in sessions), strict=True)
-    return Session(reference, tuple(map(_mean, timings)))
+    references = [session.reference for session in sessions]
+    return Session(_median(references), tuple(map(_median, timings)))
 
 
 def with_nets(table: LatencyTable, nets: Sequence[NetEntry]) -> LatencyTable:
@@ -243,13 +249,24 @@ def _list(data: Any, place: str) -> list[Any]:
 
 def _mean(entries: Sequence[Entry]) -> Entry:
     """Return the mean over processes; intervals of independent timings add up as squares do."""
-    median, count = fmean(entry.median_ms for entry in entries), len(entries)
+    center, count = fmean(entry.median_ms for entry in entries), len(entries)
     below = math.hypot(*(entry.median_ms - entry.low_ms for entry in entries)) / count
     above = math.hypot(*(entry.high_ms - entry.median_ms for entry in entries)) / count
     return Entry(
-        median_ms=median,
-        low_ms=median - below,
-        high_ms=median + above,
+        median_ms=center,
+        low_ms=center - below,
+        high_ms=center + above,
         visits=sum(entry.visits for entry in entries),
-        converged=max(below, above) <= TOLERANCE * median,
+        converged=max(below, above) <= TOLERANCE * center,
+    )
+
+
+def _median(entries: Sequence[Entry]) -> Entry:
+    medians = [entry.median_ms for entry in entries]
+    return Entry(
+        median_ms=median(medians),
+        low_ms=min(medians),
+        high_ms=max(medians),
+        visits=sum(entry.visits for entry in entries),
+        converged=all(entry.converged for entry in entries),
     )

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
@@ -17,8 +18,18 @@ from typing import TYPE_CHECKING, Any
 
 from supernet.io.reporter import SILENT, Reporter, phases_of
 from supernet.latency import host, runtimes
+from supernet.latency.board.bundle import write_subnet_bundle
+from supernet.latency.board.script import RUNTIMES as LIGHT
 from supernet.latency.model import check_subnets
-from supernet.latency.plan import Chain, Plan, Session, plan_for, table_of, unsettled_warning
+from supernet.latency.plan import (
+    Chain,
+    Plan,
+    Session,
+    over_processes,
+    plan_for,
+    table_of,
+    unsettled_warning,
+)
 from supernet.latency.process import time_in_child
 from supernet.latency.request import LAYER_SECONDS, SUBNET_SECONDS, TimingRequest
 from supernet.latency.resume import ResumeFile
@@ -28,9 +39,10 @@ from supernet.space.net_spec import NetSpec
 if TYPE_CHECKING:
     from supernet.latency.process import OnProgress
 
-_CHILD = "import sys; sys.path = sys.argv[1:]; from supernet.latency import worker; worker.main()"
-"""It imports from where this process does: `-m` would put the working folder first, with whatever
-modules lie there, and PYTHONPATH would put packages before the standard library."""
+_WORKER = "from supernet.latency import worker; worker.main()"
+_LIGHT_WORKER = "from supernet.latency.board import script; script.answer_for({folder!r})"
+"""Without torch, as on a board: what else a process has loaded changes where weights lie, and nets
+that do not fit the nearer caches differ by a few percent."""
 
 
 def profile(
@@ -122,9 +134,10 @@ def measure_subnets(
     *,
     reporter: Reporter = SILENT,
 ) -> Session:
-    """Time finished subnets, interleaved, in a process of their own.
+    """Time finished subnets, interleaved, in as many fresh processes as the request asks for.
 
-    A folder holds `model.onnx`, `config.json` and `model.safetensors`.
+    A folder holds `model.onnx`, `config.json` and `model.safetensors`. Runtimes of bundles time
+    them as a board does, in a process without torch.
 
     Raises:
         CheckpointError: if one of the files is missing.
@@ -132,8 +145,12 @@ def measure_subnets(
     """
     paths = [Path(folder).resolve() for folder in folders]
     check_subnets(paths)
-    models = [{"subnet": str(path)} for path in paths]
-    return _measure_whole(models, request, reporter)
+    if request.runtime not in LIGHT:
+        return _measure_whole([{"subnet": str(path)} for path in paths], request, reporter)
+    with tempfile.TemporaryDirectory() as place:
+        bundle = Path(place) / "bundle"
+        write_subnet_bundle(bundle, paths, request)
+        return _measure_whole([{}] * len(paths), request, reporter, bundle=bundle)
 
 
 def measure_exports(
@@ -160,11 +177,24 @@ def measure_exports(
 
 
 def _measure_whole(
-    models: list[dict[str, Any]], request: TimingRequest, reporter: Reporter
+    models: list[dict[str, Any]],
+    request: TimingRequest,
+    reporter: Reporter,
+    bundle: Path | None = None,
 ) -> Session:
     """Time whole networks, and warn of timings that did not converge."""
     request = request.limited(len(models), SUBNET_SECONDS)
-    session = _measure(models, request, reporter, nets=len(models))
+    sessions = [
+        _measure(
+            models,
+            replace(request, seed=request.seed + number),
+            reporter if number == 0 else SILENT,
+            nets=len(models),
+            bundle=bundle,
+        )
+        for number in range(request.processes)
+    ]
+    session = over_processes(sessions)
     unsettled = unsettled_warning(session.timings)
     if unsettled is not None:
         reporter.warn(unsettled)
@@ -178,10 +208,11 @@ def _measure(
     on_progress: OnProgress = lambda phase, share: None,
     *,
     nets: int,
+    bundle: Path | None = None,
     resume: ResumeFile | None = None,
     number: int = 0,
 ) -> Session:
-    """Return the timings of the reference model and of `models`."""
+    """Return the timings of the reference model and of `models`, which a `bundle` may hold."""
     host.check_threads(request.threads)
     provider = runtimes.provider_of(request.runtime, request.provider)
     if resume is None or not resume.is_done(number):
@@ -189,7 +220,7 @@ def _measure(
         if busy is not None:
             reporter.warn(busy)
     timings = time_in_child(
-        [sys.executable, "-c", _CHILD, *sys.path],
+        _command(_WORKER if bundle is None else _LIGHT_WORKER.format(folder=str(bundle))),
         {**asdict(replace(request, provider=provider)), "models": models, "nets": nets},
         len(models) + 1,
         environment=runtimes.get(request.runtime).ENVIRONMENT,
@@ -199,6 +230,15 @@ def _measure(
     )
     reference, *rest = (Entry(**asdict(timing)) for timing in timings)
     return Session(reference, tuple(rest))
+
+
+def _command(code: str) -> list[str]:
+    """Return the command of a child that runs `code` and imports from where this process does.
+
+    `-m` would put the working folder first, with whatever modules lie there, and PYTHONPATH would
+    put packages before the standard library.
+    """
+    return [sys.executable, "-c", f"import sys; sys.path = sys.argv[1:]; {code}", *sys.path]
 
 
 def _part(on_progress: OnProgress, number: int, processes: int) -> OnProgress:

@@ -10,6 +10,7 @@ from supernet.latency.table import Device
 
 LAYER_SECONDS = 0.15  # limit for each model: 182 layers took 20 s to converge (ONNX Runtime)
 SUBNET_SECONDS = 1.0
+SUBNET_PROCESSES = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +22,7 @@ class TimingRequest:
         provider: the runtime's device, one of `runtimes.get(runtime).providers()`.
         threads: of the runtime.
         batch: images in a run.
-        processes: processes that time a table, run in turn and averaged.
+        processes: fresh processes that time, one after the other.
         seconds: limit of timing in each process, once each model was visited 9 times; None: 0.15
             for each layer or chain of layers, 1 for each subnet or exported file.
         seed: of the order of visits and the choice of networks.
@@ -48,12 +49,13 @@ class TimingRequest:
 
     @classmethod
     def like(cls, device: Device) -> TimingRequest:
-        """Return the request that a table of `device` was timed with."""
+        """Return the request that finished subnets are timed with, as a table of `device` was."""
         return cls(
             runtime=device.runtime,
             provider=device.provider,
             threads=device.threads,
             batch=device.batch,
+            processes=SUBNET_PROCESSES,
         )
 
     def limited(self, count: int, each: float) -> TimingRequest:

@@ -106,6 +106,30 @@ def test_a_corrected_budget_that_nothing_meets_ends_it(error: Exception) -> None
     assert best_of([only], BUDGET) is only
 
 
+def spread(predicted: float, ms: float, high_ms: float) -> Round:
+    """Return a round whose processes do not agree."""
+    measured = Measurement(median_ms=ms, low_ms=ms, high_ms=high_ms, reference_ms=0.1)
+    return Round(
+        choice=Choice(arch=ARCHS[0], predicted_ms=predicted, budget_ms=BUDGET), measured=measured
+    )
+
+
+def test_a_process_above_the_budget_asks_for_another_round() -> None:
+    """The median of the first is within the budget, and one of its processes is not."""
+    choose, _, limits = device({0.9: 0.9, 1.0: 0.99})
+    given = iter([spread(1.0, 0.99, 1.02).measured, spread(0.9, 0.9, 0.92).measured])
+    rounds = rounds_within(BUDGET, choose, lambda choice: next(given), relax=True)
+    assert limits == pytest.approx([BUDGET, BUDGET / 1.02])
+    assert best_of(rounds, BUDGET).choice.predicted_ms == 0.9
+
+
+def test_the_round_nearest_to_a_sure_one_is_kept() -> None:
+    rounds = [spread(1.0, 0.99, 1.05), spread(0.9, 0.98, 1.01), spread(0.8, 0.97, 1.03)]
+    assert best_of(rounds, BUDGET) is rounds[1]
+    sure = spread(0.7, 0.9, 1.0)
+    assert best_of([*rounds[:2], sure], BUDGET) is sure
+
+
 def test_a_budget_that_nothing_meets_is_an_error() -> None:
     with pytest.raises(InfeasibleBudget):
         run({1.1: 1.0})

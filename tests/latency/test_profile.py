@@ -12,10 +12,11 @@ import pytest
 
 import supernet
 from supernet.errors import CheckpointError, DeviceError, SpaceError
-from supernet.latency.process import ask
+from supernet.latency.process import ask, time_in_child
 from supernet.latency.profile import measure_subnets, profile
 from supernet.latency.request import TimingRequest
 from supernet.latency.table import LatencyTable
+from supernet.latency.timing import Timing
 from supernet.space.layers import space_keys
 from supernet.space.net_spec import NetSpec
 from supernet.space.search_space import SearchSpace
@@ -101,6 +102,27 @@ def test_finished_subnets_are_timed(tmp_path: Path, small_space: SearchSpace, ru
     assert all("busy" in w or "did not settle" in w for w in reporter.warnings)
 
 
+def test_subnets_are_timed_in_fresh_processes_without_torch(
+    tmp_path: Path, small_space: SearchSpace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The interval reaches from the fastest process to the slowest."""
+    folder, spent = write_subnet(tmp_path / "a", small_space), []
+
+    def noted(*args: Any, **options: Any) -> list[Timing]:
+        spent.append(time_in_child(*args, **options)[1].median_ms)
+        return [Timing(ms, ms, ms, 9, True) for ms in (1.0, spent[-1])]
+
+    monkeypatch.setattr("supernet.latency.profile.time_in_child", noted)
+    request = TimingRequest(processes=3, seconds=0.05)
+    (timing,) = measure_subnets([folder], request).timings
+    assert len(set(spent)) == 3
+    assert [timing.low_ms, timing.median_ms, timing.high_ms] == sorted(spent)
+    code = "from supernet.latency.board import script; from supernet.latency import runtimes; "
+    code += "runtimes.get('onnxruntime'); import sys; print('torch' in sys.modules)"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert said.stdout == "False\n"
+
+
 def test_the_batch_of_an_onnx_file_is_checked(tmp_path: Path, small_space: SearchSpace) -> None:
     folder = write_subnet(tmp_path / "a", small_space, batch=2)
     with pytest.raises(DeviceError, match=r"takes batches of 2; asked to time batches of 1"):
@@ -149,7 +171,8 @@ def test_a_request_is_limited_once() -> None:
 
 def test_a_request_is_like_a_device() -> None:
     device = dataclasses.replace(DEVICE, threads=2, batch=3, provider="cuda")
-    assert TimingRequest.like(device) == TimingRequest(threads=2, batch=3, provider="cuda")
+    request = TimingRequest(threads=2, batch=3, provider="cuda", processes=3)
+    assert TimingRequest.like(device) == request
 
 
 def test_timing_imports_from_where_the_command_does(tmp_path: Path) -> None:

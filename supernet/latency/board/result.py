@@ -19,7 +19,7 @@ from supernet.io.read import read_bytes, read_json
 from supernet.io.validate import check_names, number, record, text
 from supernet.latency.board.bundle import FORMAT, VERSION, manifest_bytes
 from supernet.latency.board.script import RESULT_FORMAT, RESULT_VERSION, digest
-from supernet.latency.plan import Plan, Session, mean_of, table_of, unsettled_warning
+from supernet.latency.plan import Plan, Session, over_processes, table_of, unsettled_warning
 from supernet.latency.table import Device, Entry, LatencyTable
 
 MAX_MANIFEST = 64 * 2**20
@@ -43,7 +43,7 @@ class SubnetTimings:
     Args:
         device: what timed them.
         hashes: SHA-256 of each subnet's `model.onnx`.
-        session: the mean over processes; its timings have the order of `hashes`.
+        session: the median over processes; its timings have the order of `hashes`.
     """
 
     device: Device
@@ -146,7 +146,7 @@ def _subnets(result: dict[str, Any]) -> tuple[SubnetTimings, list[Entry]]:
     if not isinstance(rows, list) or not rows:
         raise TableError("manifest.subnets: expected a list with one or more hashes")
     hashes = tuple(text({"": row}, "", "manifest.subnets") for row in rows)
-    session = mean_of(_sessions(result, len(hashes)))
+    session = over_processes(_sessions(result, len(hashes)))
     found = SubnetTimings(device=_device(result), hashes=hashes, session=session)
     return found, list(session.timings)
 

@@ -61,7 +61,7 @@ def main() -> None:
     args = _arguments()
     folder = Path(sys.argv[0]).resolve().parent
     if args.child:
-        answer(partial(_loaders, folder))
+        answer_for(folder)
         return
     try:
         _parent(folder, args)
@@ -75,6 +75,11 @@ def main() -> None:
             file=sys.stderr,
         )
         raise SystemExit(130) from None
+
+
+def answer_for(folder: str | Path) -> None:
+    """Time the models of the bundle in `folder` in this process, as stdin asks."""
+    answer(partial(_loaders, Path(folder)))
 
 
 def _arguments() -> argparse.Namespace:
