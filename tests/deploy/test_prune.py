@@ -150,7 +150,7 @@ def device(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     readings: list[float] = []
 
     def session(folders: Sequence[Path], request: TimingRequest, **options: Any) -> Session:
-        assert request == TimingRequest()
+        assert request == TimingRequest(processes=3)
         times = [sum(hidden_widths(load_subnet(folder))) / 100 for folder in folders]
         readings.extend(times)
         return Session(entry(0.1), tuple(entry(ms) for ms in times))
