@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
+
+from supernet.errors import SupernetError
 
 if TYPE_CHECKING:
     from supernet.latency.board.ssh import Board
@@ -21,24 +24,49 @@ SpaceName = Annotated[str, typer.Option(help="A run, a checkpoint, or a space of
 Resolution = Annotated[
     list[int] | None, typer.Option(help="Only this input size; may be repeated.")
 ]
-InChans = Annotated[int, typer.Option(min=1, help="Image channels, for a bare space.")]
-NumClasses = Annotated[int, typer.Option(min=1, help="Classes, for a bare space.")]
+InChans = Annotated[
+    int | None, typer.Option(min=1, help="Image channels, for a bare space; default: 3.")
+]
+NumClasses = Annotated[
+    int | None, typer.Option(min=1, help="Classes, for a bare space; default: 1000.")
+]
 Threads = Annotated[int, typer.Option(min=1, help="Threads of the runtime.")]
 Batch = Annotated[int, typer.Option(min=1, help="Images in a run.")]
 
 
 Host = Annotated[str | None, typer.Option(help="A board to time over ssh, such as user@board.")]
-Python = Annotated[str, typer.Option(help="The Python of the board.")]
+Python = Annotated[str | None, typer.Option(help="The Python of the board; default: python3.")]
 SshConfig = Annotated[
     Path | None, typer.Option(help="Used in place of ~/.ssh/config.", dir_okay=False)
 ]
 
 
-def board_of(host: str | None, python: str, ssh_config: Path | None) -> Board | None:
-    """Return the board that is named, if one is."""
+def board_of(host: str | None, python: str | None, ssh_config: Path | None) -> Board | None:
+    """Return the board that is named, if one is.
+
+    Raises:
+        SupernetError: if there are options of a board and no board.
+    """
     from supernet.latency.board.ssh import Board
 
-    return None if host is None else Board(host=host, python=python, ssh_config=ssh_config)
+    if host is None:
+        leave_out("no board is named by --host", python=python, ssh_config=ssh_config)
+        return None
+    return Board(host=host, python=python or "python3", ssh_config=ssh_config)
+
+
+def leave_out(why: str, **options: object) -> None:
+    """Raise `SupernetError` if one of `options`, which would have no effect, is given.
+
+    Args:
+        why: they have none.
+        options: by name, such as `ssh_config`; `settings` are words without a name.
+    """
+    given = [str(word) for word in cast(Sequence[str], options.pop("settings", None) or ())]
+    given += [f"--{name.replace('_', '-')}" for name, value in options.items()
+              if value is not None and value != []]  # fmt: skip
+    if given:
+        raise SupernetError(f"{why}: leave out {', '.join(given)}")
 
 
 def positive(number: float | None) -> float | None:

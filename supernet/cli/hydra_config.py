@@ -23,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 import supernet
+from supernet.cli.flags import leave_out
 from supernet.cli.texts import TEXTS, TEXTS_OR_NULL, as_typed
 from supernet.errors import SupernetError, shown
 from supernet.io.read import read_yaml
@@ -98,29 +99,35 @@ def composed(overrides: Sequence[str]) -> dict[str, Any]:
         raise SupernetError(f"configuration: {_message(error)}") from error
 
 
-def spec_of(of: str, in_chans: int, num_classes: int, overrides: Sequence[str] = ()) -> NetSpec:
+def spec_of(
+    of: str,
+    in_chans: int | None = None,
+    num_classes: int | None = None,
+    overrides: Sequence[str] = (),
+) -> NetSpec:
     """Return the space, image channels and classes of a run, or of a named space.
 
     Args:
         of: a run, or a file of `conf/space/`.
-        in_chans: channels of the images, for a named space.
-        num_classes: outputs of the classifier, for a named space.
+        in_chans: channels of the images, for a named space; None: 3.
+        num_classes: outputs of the classifier, for a named space; None: 1000.
         overrides: of Hydra's, such as `space.model=mobilenetv2_100`; for a named space.
 
     Raises:
-        SupernetError: if `of` is neither, or the overrides cannot be used.
+        SupernetError: if `of` is neither, the overrides cannot be used, or a run is given what is
+            for a named space.
     """
     if Path(of).exists():
-        if overrides:
-            raise SupernetError(
-                f"{of} is a run, whose space is fixed; leave out {' '.join(overrides)}"
-            )
+        leave_out(f"{of} is a run, whose space is fixed", settings=overrides, in_chans=in_chans,
+                  num_classes=num_classes)  # fmt: skip
         return Trained.open(of).net.spec
     names = sorted(file.stem for file in (config_dir() / "space").glob("*.yaml"))
     if of not in names:
         raise SupernetError(f"{of}: no such run, and no such space; spaces: {', '.join(names)}")
     fields = composed([f"space={of}", *overrides])["space"]
-    return NetSpec(space=build_space(fields), in_chans=in_chans, num_classes=num_classes)
+    return NetSpec(
+        space=build_space(fields), in_chans=in_chans or 3, num_classes=num_classes or 1000
+    )
 
 
 def space_of_run(run: str) -> dict[str, Any]:

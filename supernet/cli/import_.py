@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from supernet.cli.flags import leave_out
 from supernet.cli.say import say
 
 import_app = typer.Typer(
@@ -23,7 +24,9 @@ def ofa(
     run: Annotated[
         Path | None, typer.Option(help="For a net.config: the run whose architecture it is.")
     ] = None,
-    resolution: Annotated[int, typer.Option(help="For a net.config: its input size.")] = 224,
+    resolution: Annotated[
+        int | None, typer.Option(help="For a net.config: its input size; default: 224.")
+    ] = None,
     expand_ratio: Annotated[
         list[float] | None, typer.Option(help="That the weights are for; default: 3, 4 and 6.")
     ] = None,
@@ -53,10 +56,13 @@ def ofa(
     from supernet.train.run import Trained
 
     if run is not None:
-        arch = read_arch(file, Trained.open(run).net.space, resolution)
+        leave_out("an architecture of --run has no weights and images of its own",
+                  expand_ratio=expand_ratio, depth=depth, data=data)  # fmt: skip
+        arch = read_arch(file, Trained.open(run).net.space, resolution or 224)
         write_json(out, arch.to_dict())
         print(json.dumps({"arch": str(arch), "file": str(out)}))
         return
+    leave_out("a net.config has an input size, and --run names its run", resolution=resolution)
     net = read_supernet(file, expand_ratios=expand_ratio or (3, 4, 6), depths=depth or (2, 3, 4))
     config = composed(data or ["data=folder", "data.root=null"])
     config["space"] = net.space.to_dict()

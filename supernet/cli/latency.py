@@ -26,14 +26,14 @@ def profile(
     threads: flags.Threads = 1,
     batch: flags.Batch = 1,
     resolution: flags.Resolution = None,
-    in_chans: flags.InChans = 3,
-    num_classes: flags.NumClasses = 1000,
+    in_chans: flags.InChans = None,
+    num_classes: flags.NumClasses = None,
     processes: Annotated[
         int, typer.Option(min=1, help="Number of timing processes, run in turn and averaged.")
     ] = 3,
     seconds: flags.Seconds = None,
     host: flags.Host = None,
-    python: flags.Python = "python3",
+    python: flags.Python = None,
     ssh_config: flags.SshConfig = None,
 ) -> None:
     """Time every layer of a space, here or on a board, and write its latency table.
@@ -76,8 +76,8 @@ def bundle(
     ] = "onnxruntime",
     batch: flags.Batch = 1,
     resolution: flags.Resolution = None,
-    in_chans: flags.InChans = 3,
-    num_classes: flags.NumClasses = 1000,
+    in_chans: flags.InChans = None,
+    num_classes: flags.NumClasses = None,
     seconds: flags.Seconds = None,
 ) -> None:
     """Write a bundle that times a board without torch: models and one program.
@@ -100,6 +100,10 @@ def bundle(
 
     if bool(space) == bool(subnet):
         raise SupernetError("a bundle is of one: --space SPACE, or --subnet FOLDER, which repeats")
+    if subnet:
+        flags.leave_out("finished subnets have a size, channels and classes", settings=settings,
+                        resolution=resolution, in_chans=in_chans,
+                        num_classes=num_classes)  # fmt: skip
     request = TimingRequest(runtime=runtime, batch=batch, seconds=seconds)
     with held_beside(out):
         if subnet:

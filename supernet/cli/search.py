@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from supernet.cli.flags import Host, Python, RunPath, SshConfig, board_of
+from supernet.cli.flags import Host, Python, RunPath, SshConfig, board_of, leave_out
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -42,7 +42,7 @@ def extract(
         ),
     ] = False,
     host: Host = None,
-    python: Python = "python3",
+    python: Python = None,
     ssh_config: SshConfig = None,
 ) -> None:
     """Cut out the subnet for a device and a budget: model, ONNX, arch and certificate.
@@ -75,6 +75,8 @@ def extract(
     reporter = ConsoleReporter()
     check_replaceable(out, is_subnet, "a subnet")
     board = board_of(host, python, ssh_config)
+    if table is None:
+        leave_out("without --table nothing is measured", host=host)
     limits = {"macs": max_macs, "params": max_params, "memory_kib": max_memory_kib}
     times = None if table is None else LatencyTable.load(table)
     trained = Trained.open(run)
@@ -184,7 +186,7 @@ def search(
     max_memory_kib: Annotated[float | None, typer.Option(help="Most activation memory.")] = None,
     seed: Annotated[int, typer.Option(help="Of the method.")] = 0,
     host: Host = None,
-    python: Python = "python3",
+    python: Python = None,
     ssh_config: SshConfig = None,
 ) -> None:
     """Find the best subnet for each table and budget by the run's accuracy predictor.
@@ -202,12 +204,19 @@ def search(
     from supernet.deploy.extract import choose_within
     from supernet.search.job import explore
 
+    board = board_of(host, python, ssh_config)
     limits = {"macs": max_macs, "params": max_params, "memory_kib": max_memory_kib}
+    if not budget_ms:
+        leave_out("without --budget-ms nothing is measured", host=host)
+        if pareto is not None:
+            leave_out("--pareto writes the whole front, and there is no --budget-ms",
+                      max_macs=max_macs, max_params=max_params, max_memory_kib=max_memory_kib,
+                      json=out)  # fmt: skip
     reporter = ConsoleReporter()
     rows = explore(
         run, table or [], budget_ms or [], method=method, pareto=pareto, out=out,
         limits=limits, seed=seed, reporter=reporter,
-        meet=partial(choose_within, board=board_of(host, python, ssh_config)),
+        meet=partial(choose_within, board=board),
     )  # fmt: skip
     if rows:
         _show_found(rows, reporter.console)

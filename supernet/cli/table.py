@@ -11,7 +11,15 @@ from typing import Annotated, Any
 
 import typer
 
-from supernet.cli.flags import InChans, Json, NumClasses, Resolution, Settings, SpaceName
+from supernet.cli.flags import (
+    InChans,
+    Json,
+    NumClasses,
+    Resolution,
+    Settings,
+    SpaceName,
+    leave_out,
+)
 from supernet.cli.say import say
 from supernet.errors import TableError
 from supernet.latency.correction import Correction
@@ -59,8 +67,8 @@ def check(
     ] = False,
     settings: Settings = None,
     resolution: Resolution = None,
-    in_chans: InChans = 3,
-    num_classes: NumClasses = 1000,
+    in_chans: InChans = None,
+    num_classes: NumClasses = None,
     as_json: Json = False,
 ) -> None:
     """Say whether a table covers a space, or still holds on this machine; exit code 2 if not.
@@ -76,6 +84,8 @@ def check(
     if here == bool(space):
         raise TableError("check a table for one: --space SPACE, or --here on its own machine")
     if here:
+        leave_out("--here checks the table's own nets", settings=settings, resolution=resolution,
+                  in_chans=in_chans, num_classes=num_classes)  # fmt: skip
         _check_here(table, as_json)
     else:
         _check_space(table, space, settings or (), resolution, in_chans, num_classes, as_json)
@@ -86,8 +96,8 @@ def _check_space(
     space: str,
     settings: Sequence[str],
     resolution: list[int] | None,
-    in_chans: int,
-    num_classes: int,
+    in_chans: int | None,
+    num_classes: int | None,
     as_json: bool,
 ) -> None:
     from supernet.cli.hydra_config import spec_of
@@ -167,7 +177,7 @@ def learn(
         reporter = ConsoleReporter()
         certify_result(result, subnets, before, reporter)
         show_rows([summary_row(each) for each in subnets], reporter.console)
-    after = learned(before, subnets, spec_of(space, 3, 1000))
+    after = learned(before, subnets, spec_of(space))
     after.save(out or table)
     say(f"{len(after.nets) - len(before.nets)} nets more; before: {before.correction.promise}")
     say(described(out or table, after))

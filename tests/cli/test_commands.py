@@ -285,6 +285,38 @@ def test_a_run_that_is_there_already(refused: Callable[..., str], run: Path) -> 
     assert "runs/tiny holds a run already; go on with resume=runs/tiny" in line
 
 
+BARE = ["--in-chans", 1, "--num-classes", 4]
+BARE_LINE = "leave out --in-chans, --num-classes"
+SIZED = ["space.width_mult=1", "--resolution", 8, *BARE]
+SIZED_LINE = "leave out space.width_mult=1, --resolution, --in-chans, --num-classes"
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["bundle", "--subnet", "fast", *SIZED, "--out", "o"], SIZED_LINE),
+        (["bundle", "--space", "RUN", *BARE, "--out", "o"], BARE_LINE),
+        (["profile", "RUN", *BARE, "--out", "o"], BARE_LINE),
+        (["profile", "tiny", "--python", "python3.8", "--out", "o"], "leave out --python"),
+        (["table", "check", "TABLE", "--space", "RUN", *BARE], BARE_LINE),
+        (["table", "check", "TABLE", "--here", *SIZED], SIZED_LINE),
+        (["extract", "RUN", "--ssh-config", "c", "--out", "o"], "leave out --ssh-config"),
+        (["extract", "RUN", "--host", "b", "--max-macs", 1e6, "--out", "o"], "leave out --host"),
+        (["search", "RUN", "--host", "b", "--max-macs", 1e6], "leave out --host"),
+        (["search", "RUN", "--table", "TABLE", "--pareto", "f", "--max-params", 9, "--json", "j"],
+         "leave out --max-params, --json"),
+        (["import", "ofa", "n", "--run", "RUN", "--out", "o", "--depth", 2], "leave out --depth"),
+        (["import", "ofa", "n", "--out", "o", "--resolution", 96], "leave out --resolution"),
+    ],
+)  # fmt: skip
+def test_an_option_that_would_have_no_effect(
+    refused: Callable[..., str], run: Path, table: Path, words: list[object], line: str
+) -> None:
+    """Such an option was passed over without a word."""
+    there = {"RUN": run, "TABLE": table}
+    assert refused(*(there.get(str(word), word) for word in words)).strip().endswith(line)
+
+
 @pytest.mark.parametrize("name", ["info", "eval", "extract", "profile", "resume"])
 @pytest.mark.parametrize("share", [0, 0.5])
 def test_a_damaged_checkpoint(
