@@ -16,6 +16,7 @@ from supernet.report.schema import (
     Curve,
     Front,
     Gates,
+    PhaseSpan,
     RunRecord,
     SubnetRecord,
     best_first,
@@ -27,6 +28,10 @@ SYMBOLS = ("circle", "square", "triangle-up", "diamond", "pentagon", "hexagon")
 """Of the runs; the page's key has them as `SIGNS`."""
 SIGNS = dict(zip(SYMBOLS, "\u25cf\u25a0\u25b2\u25c6\u2b1f\u2b22", strict=True))
 BASELINE_SYMBOL = "x"
+LINE = 15
+"""Pixels from one line of names to the next."""
+LETTER = 7 / 560
+"""Width of a letter of 12 px, as a share of a narrow plot."""
 FEW = 60
 """Up to so many points each has its error bar and a line from predicted to measured."""
 
@@ -165,7 +170,8 @@ def curves_chart(run: RunRecord) -> dict[str, Any] | None:
             figure.add_trace(trace.update(showlegend=_word(curve.name) in unnamed), row, 1)
             unnamed.discard(_word(curve.name))
         figure.update_yaxes(title_text=title, row=row, col=1)
-    for number, phase in enumerate(run.phases):
+    levels = label_levels(run.phases)
+    for number, (phase, level) in enumerate(zip(run.phases, levels, strict=True)):
         figure.add_vrect(
             x0=phase.first_step, x1=phase.end_step, line_width=0, layer="below",
             fillcolor=f"rgba(128,128,128,{0.13 if number % 2 else 0.04})",
@@ -173,14 +179,27 @@ def curves_chart(run: RunRecord) -> dict[str, Any] | None:
         figure.add_annotation(
             x=(phase.first_step + phase.end_step) / 2, y=1, yref="paper", yanchor="bottom",
             text=_text(phase.name), showarrow=False, font_size=12,
-            yshift=15 * (number % 2),  # short phases have long names
+            yshift=LINE * level,
         )  # fmt: skip
     figure.update_xaxes(title_text="step", row=len(parts), col=1)
     figure.update_layout(
         showlegend=True, legend={"orientation": "h", "y": -0.16 if len(parts) > 1 else -0.28},
-        margin={"t": 44},
+        margin={"t": 29 + LINE * max(levels, default=0)},
     )  # fmt: skip
     return _plain(figure)
+
+
+def label_levels(phases: Sequence[PhaseSpan]) -> list[int]:
+    """Return the line of each phase's name, the lowest where it touches none: phases are short."""
+    ends: list[float] = []
+    levels = []
+    for phase in phases:
+        middle = (phase.first_step + phase.end_step) / 2 / max(1, phases[-1].end_step)
+        half = LETTER * (len(phase.name) + 1) / 2
+        level = next((n for n, end in enumerate(ends) if end <= middle - half), len(ends))
+        ends[level : level + 1] = [middle + half]
+        levels.append(level)
+    return levels
 
 
 # ---- traces ------------------------------------------------------------------------------------

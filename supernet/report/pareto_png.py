@@ -5,9 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from supernet.io.atomic import whole
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from matplotlib.legend import Legend
+    from matplotlib.text import Annotation
+
+
+DPI = 140
+LIFT = 4.0  # of a label above its bar, in points
+GAP = 1.0  # in pixels
+ATTEMPTS = 5
 
 
 def draw_pareto(rows: Sequence[dict[str, Any]], path: Path) -> None:
@@ -16,12 +27,19 @@ def draw_pareto(rows: Sequence[dict[str, Any]], path: Path) -> None:
     Bars show one standard error of an accuracy, from the number of test images; without a measured
     latency they stand at the predicted one.
     """
-    import matplotlib
+    figure = pareto_figure(rows)
+    with whole(path) as beside:
+        figure.savefig(beside, format="png")
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(7.5, 4.5), layout="constrained")
+def pareto_figure(rows: Sequence[dict[str, Any]]) -> Figure:
+    """Return the picture of `draw_pareto`."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.5, 4.5), dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes, labels = figure.subplots(), []
     for number, device in enumerate(dict.fromkeys(row["device"] for row in rows)):
         mine = [row for row in rows if row["device"] == device]
         colour = f"C{number}"
@@ -37,10 +55,10 @@ def draw_pareto(rows: Sequence[dict[str, Any]], path: Path) -> None:
         axes.plot(measured, top1, "o", color=colour, label=label)
         axes.plot(predicted, top1, "o", color=colour, mfc="none", ms=11)
         for row, x, y, error in zip(mine, places, top1, errors, strict=True):
-            axes.annotate(
+            labels.append(axes.annotate(
                 f"≤ {row['budget_ms']:g}", (x, y + error), textcoords="offset points",
-                xytext=(0, 4), ha="center", fontsize=8, color=colour,
-            )  # fmt: skip
+                xytext=(0, LIFT), ha="center", fontsize=8, color=colour,
+            ))  # fmt: skip
     axes.plot([], [], "o", color="grey", label="measured")
     axes.plot([], [], "o", color="grey", mfc="none", ms=11, label="predicted")
     axes.set(
@@ -53,7 +71,28 @@ def draw_pareto(rows: Sequence[dict[str, Any]], path: Path) -> None:
     axes.set_ylim(min(low, high - 3), high + 0.3)
     axes.margins(x=0.12)
     axes.grid(alpha=0.3, which="both")
-    axes.legend(fontsize=8, loc="lower right", ncols=2)
-    with whole(path) as beside:
-        figure.savefig(beside, dpi=140, format="png")
-    plt.close(figure)
+    legend = axes.legend(fontsize=8, loc="lower right", ncols=2)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # labels that move no longer move the axes
+    for _ in range(ATTEMPTS):
+        above = _part(labels, legend) - axes.bbox.y1
+        if above <= 0:
+            break
+        low, high = axes.get_ylim()
+        axes.set_ylim(low, high + (high - low) * above / (axes.bbox.height - above))
+    return figure
+
+
+def _part(labels: Sequence[Annotation], legend: Legend) -> float:
+    """Move labels up until none touches another or the legend; return the top in pixels."""
+    taken = [legend.get_window_extent()]
+    for label in labels:
+        label.xyann = (0, LIFT)
+    boxes = [(label, label.get_window_extent().padded(GAP)) for label in labels]
+    for label, box in sorted(boxes, key=lambda pair: pair[1].y0):
+        up = 0.0
+        while tops := [one.y1 for one in taken if box.translated(0, up).overlaps(one)]:
+            up = max(tops) - box.y0 + GAP
+        label.xyann = (0, LIFT + 72 * up / DPI)
+        taken.append(box.translated(0, up))
+    return max(box.y1 for box in taken)

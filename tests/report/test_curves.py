@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import signal
 import time
@@ -14,7 +15,9 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 from supernet.io.reporter import SILENT
 from supernet.report import curves, page
+from supernet.report.charts import LETTER, label_levels
 from supernet.report.collect import collect
+from supernet.report.schema import PhaseSpan
 from supernet.train import checkpoint, job
 from supernet.train.logger import RunFolder
 from tests.builders import start_run, tiny_config, tiny_table
@@ -34,6 +37,25 @@ def steps_of(run: Path) -> int:
 def last_step(run: Path) -> int:
     (lr,) = (each for each in curves.read(run, None)[0] if each.name == "lr")
     return int(lr.steps[-1])
+
+
+def test_names_of_short_phases_do_not_touch() -> None:
+    """Two lines in turn were too few for three short phases side by side."""
+    names = ["largest", "kernel_size", "depth_first", "depth_second", "width_first", "all"]
+    steps = [0, 3, 8, 12, 16, 20, 1000]
+    phases = [
+        PhaseSpan(name=name, first_step=first, end_step=end)
+        for name, first, end in zip(names, steps, steps[1:], strict=False)
+    ]
+    levels = label_levels(phases)
+    spans = [
+        (level, (one.first_step + one.end_step) / 2000, len(one.name) * LETTER / 2)
+        for level, one in zip(levels, phases, strict=True)
+    ]
+    for (level, a, half), (other, b, wide) in itertools.combinations(spans, 2):
+        assert level != other or abs(a - b) >= half + wide
+    assert levels[-1] == 0, "what has room stays low"
+    assert label_levels([]) == []
 
 
 def cut(content: bytes) -> bytes:
