@@ -41,9 +41,10 @@ from benchmarks.common import ROOT, aim, commit, write_result
 from supernet.cli.console import ConsoleReporter
 from supernet.cli.hydra_config import spec_of
 from supernet.data.preprocess import Preprocess
+from supernet.deploy import export
 from supernet.deploy.budget import best_of, rounds_within
 from supernet.deploy.certificate import Measurement
-from supernet.deploy.folder import SubnetConfig, save_subnet
+from supernet.deploy.folder import SubnetConfig, load_config, load_subnet, save_subnet
 from supernet.errors import InfeasibleBudget
 from supernet.latency.costs import latency_costs
 from supernet.latency.job import profile_to
@@ -62,6 +63,14 @@ from supernet.space.net_spec import NetSpec
 
 KEPT = ROOT / "runs" / "latency_truth"
 ALONE = Path(__file__).with_name("alone.py")
+EXPORTS = {
+    "onnxruntime-int8": ("onnx", True),
+    "litert": ("litert", False),
+    "ncnn": ("ncnn", False),
+    "executorch": ("executorch", False),
+}
+"""Format, and whether int8, of the runtimes that have files of their own."""
+
 PROCESSES, CHOSEN, DRAWN, LOOPS, ROUNDS = 3, 24, 12, 6, 3
 
 
@@ -93,6 +102,11 @@ PARTS = {
     "tiny-onnxruntime": Part("tiny", "onnxruntime", 1, 10),
     "ofa_mbv3_160-openvino": Part("ofa_mbv3", "openvino", settings=OFA, error=0.04),
     "ofa_mbv3_160-torch": Part("ofa_mbv3", "torch", settings=OFA, error=0.04),
+    "lite0_64-onnxruntime-int8": Part("from_timm", "onnxruntime-int8", 3, 9, LITE0, 0.03),
+    "lite0_64-openvino": Part("from_timm", "openvino", 3, 9, LITE0, 0.04),
+    "lite0_64-litert": Part("from_timm", "litert", 3, 9, LITE0, 0.03),
+    "lite0_64-ncnn": Part("from_timm", "ncnn", 3, 9, LITE0, 0.04),
+    "lite0_64-torch": Part("from_timm", "torch", 3, 9, LITE0, 0.04),
     "mobilenetv3_large_224-onnxruntime": Part("from_timm", "onnxruntime", settings=LARGE),
 }
 
@@ -188,9 +202,9 @@ def timed_alone(
     spec: NetSpec, archs: Sequence[Arch], runtime: str, folder: Path
 ) -> list[list[float]]:
     """Write the subnets that are not there and time each alone; ms, by round."""
-    new = [arch for arch in dict.fromkeys(archs) if not (folder / arch.id / "labels.txt").exists()]
+    new = [arch for arch in dict.fromkeys(archs) if not file_of(folder / arch.id, runtime).exists()]
     with ProcessPoolExecutor(2) as pool:
-        list(pool.map(partial(write, spec, folder), new))
+        list(pool.map(partial(write, spec, folder, runtime), new))
     found: dict[str, list[float]] = {arch.id: [] for arch in archs}
     for turn in range(ROUNDS):
         names = list(found)
@@ -213,7 +227,38 @@ def supernet_of(spec: NetSpec) -> SuperNet:
     return SuperNet(spec.space, num_classes=spec.num_classes, in_chans=spec.in_chans)
 
 
-def write(spec: NetSpec, folder: Path, arch: Arch) -> None:
+def write(spec: NetSpec, folder: Path, runtime: str, arch: Arch) -> None:
+    """Write a subnet's folder, and in it the file of a runtime that has a format of its own."""
+    write_subnet(spec, folder, arch)
+    if runtime in EXPORTS:
+        write_export(folder / arch.id, runtime)
+
+
+def write_export(subnet: Path, runtime: str) -> Path:
+    """Write the file of a runtime where `supernet export` does; int8 has ranges of random images.
+
+    It is moved there when it is whole.
+    """
+    name, int8 = EXPORTS[runtime]
+    config, chosen, file = load_config(subnet), export.get(name), file_of(subnet, runtime)
+    source = export.Subnet(folder=subnet, config=config, model=load_subnet(subnet))
+    torch.manual_seed(0)
+    images = torch.randn(16, *source.image_shape) if int8 else None
+    with tempfile.TemporaryDirectory(dir=subnet) as place:
+        chosen.write(source, Path(place), images)
+        Path(place).rename(file.parent)
+    return file
+
+
+def file_of(subnet: Path, runtime: str) -> Path:
+    """Return the file that is the last to be written for a runtime."""
+    if runtime not in EXPORTS:
+        return subnet / "labels.txt"
+    name, int8 = EXPORTS[runtime]
+    return subnet / (f"{name}-int8" if int8 else name) / export.get(name).FILE
+
+
+def write_subnet(spec: NetSpec, folder: Path, arch: Arch) -> None:
     """Write a subnet's folder; its weights are random, with batch norms of random images."""
     torch.set_num_threads(1)
     net = supernet_of(spec)
@@ -243,7 +288,7 @@ def loop(
     def measure(choice: Choice) -> Measurement:
         start = time.perf_counter()
         with tempfile.TemporaryDirectory() as place:
-            write(spec, Path(place), choice.arch)
+            write_subnet(spec, Path(place), choice.arch)
             request = TimingRequest.like(table.device)
             session = measure_subnets([Path(place) / choice.arch.id], request)
         seconds.append(time.perf_counter() - start)
