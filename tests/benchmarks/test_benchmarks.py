@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import json
 import os
@@ -10,13 +11,18 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from benchmarks.latency import alone, tools, truth
 from benchmarks.reliability.commands import difference
 from benchmarks.results_page import pages, rendered
+from supernet.deploy import export
 from supernet.deploy.certificate import Measurement, Promise
+from supernet.deploy.folder import load_subnet
 from supernet.io.atomic import write_json
+from supernet.latency import runtimes
 
 ROOT = Path(__file__).resolve().parents[2]
 ANCHORS = Path(os.environ.get("SUPERNET_ANCHORS", ROOT.parent / "shared" / "anchors"))
@@ -64,6 +70,45 @@ def test_quick_form_writes_a_result(script: Path, tmp_path: Path) -> None:
     assert set(result) == FIELDS
     assert result["command"].startswith(f"python -m {named(script)} --quick ")
     assert all(set(aim) == {"name", "aim", "value", "met"} for aim in result["aims"])
+
+
+def test_every_runtime_has_a_loop_that_imports_nothing_of_this_project() -> None:
+    """A loop of another's code is what milliseconds are compared with."""
+    tree = ast.parse(Path(alone.__file__).read_text(encoding="utf-8"))
+    nodes = list(ast.walk(tree))
+    names = [one.module or "" for one in nodes if isinstance(one, ast.ImportFrom)]
+    names += [one.name for node in nodes if isinstance(node, ast.Import) for one in node.names]
+    assert not [name for name in names if name.split(".")[0] in ("supernet", "benchmarks")]
+    assert set(alone.RUNS) == set(runtimes.available()) == set(tools.TOOLS)
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "onnxruntime-int8", "litert", "ncnn"])
+def test_the_plain_loop_runs_a_file_that_computes_what_the_subnet_does(
+    runtime: str, tmp_path: Path
+) -> None:
+    """The loop finds it where it was written, which is where `supernet export` writes it."""
+    if runtime in runtimes.OPTIONAL:
+        pytest.importorskip({"litert": "ai_edge_litert"}.get(runtime, runtime))
+    net = tools.QUICK["tiny, smallest"]
+    truth.write(net.spec, tmp_path, runtime, net.arch)
+    folder = tmp_path / net.arch.id
+    x = np.random.default_rng(0).standard_normal((1, 1, 16, 16), dtype=np.float32)
+    with torch.no_grad():
+        want = load_subnet(folder)(torch.from_numpy(x)).numpy()
+    alone.RUNS[runtime](folder, x)()
+    name = truth.EXPORTS.get(runtime, ("onnx", False))[0]
+    file = truth.file_of(folder, runtime) if runtime in truth.EXPORTS else folder / "model.onnx"
+    run = runtimes.get(export.get(name).RUNTIME).load_file(file, threads=1)
+    limit = 0.1 if runtime == "onnxruntime-int8" else 1e-3
+    assert np.abs(run(x) - want).max() < limit * np.abs(want).max()
+
+
+def test_ratios_of_a_tool_are_taken_turn_by_turn() -> None:
+    """The machine's pace drifts from turn to turn, and is the same within one."""
+    turns = [{"net": {"ours": pace * 1.01, "tool": pace}} for pace in (1.0, 3.0, 2.0)]
+    found = tools.facts({"turns": turns})
+    assert found["nets"]["net"]["ratio"] == pytest.approx(1.01)
+    assert [found[key] for key in ("low", "median", "high")] == pytest.approx([1.01] * 3)
 
 
 def test_what_a_clock_says_is_no_difference_that_a_kill_made(tmp_path: Path) -> None:
