@@ -7,7 +7,8 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -52,6 +53,38 @@ def write_result(
         sign = "met" if one["met"] else "MISSED"
         print(f"{sign}: {one['name']}: {one['value']:.4g} (aim {one['aim']:g})")
     print(out)
+
+
+class Kept:
+    """Parts that were measured, in a file that belongs to one commit (and to one card)."""
+
+    def __init__(self, out: Path, **about: str) -> None:
+        self.file = out.with_name(f"{out.name}.partial")
+        self.about = {**about, "commit": commit()}
+        self.found: dict[str, Any] = {}
+        if self.file.exists():
+            content = json.loads(self.file.read_text(encoding="utf-8"))
+            if content["about"] != self.about:
+                raise SystemExit(
+                    f"{self.file} is of {content['about']}, this is {self.about}; remove it"
+                )
+            self.found = content["found"]
+
+    def measure(self, jobs: Mapping[str, Callable[[], Any]], *, minutes: float) -> None:
+        """Run the jobs that were not run yet; begin none after `minutes`, and then end."""
+        until = time.monotonic() + 60 * minutes
+        for name, job in jobs.items():
+            if name in self.found:
+                continue
+            if time.monotonic() > until:
+                left = len(jobs.keys() - self.found.keys())
+                print(f"{left} of {len(jobs)} parts are left; the same command goes on")
+                raise SystemExit(1)
+            self.found[name] = job()
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            text = json.dumps({"about": self.about, "found": self.found})
+            self.file.write_text(text, encoding="utf-8")
+            print(name, json.dumps(self.found[name]), flush=True)
 
 
 def commit() -> str:

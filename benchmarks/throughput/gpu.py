@@ -13,11 +13,9 @@ where it was stopped.
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import statistics
 import sys
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
@@ -29,7 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.common import aim, commit, write_result
+from benchmarks.common import Kept, aim, write_result
 from supernet.data.batches import Augment, Batch
 from supernet.data.parts import divide
 from supernet.data.synthetic import synthetic
@@ -86,10 +84,9 @@ def main() -> None:
     if not torch.cuda.is_available():
         print("gpu: error: this needs an NVIDIA card, and torch finds none here", file=sys.stderr)
         raise SystemExit(2)
-    until = time.monotonic() + 60 * flags.minutes
     turns, batches = (2, (8,)) if flags.quick else (flags.turns, BATCHES)
     names = ("largest",) if flags.quick else tuple(ARCHS)
-    kept = Kept(flags.json.with_name(f"{flags.json.name}.partial"))
+    kept = Kept(flags.json, card=card())
     sides = both_sides()
     jobs: dict[str, Callable[[], Any]] = {
         "difference": lambda: difference(sides),
@@ -100,39 +97,9 @@ def main() -> None:
         **{f"{batch}/{name}": lambda b=batch, n=name: point(sides, n, b, turns)
            for batch, name in product(batches, names)},
     }  # fmt: skip
-    for name, job in jobs.items():
-        if name not in kept.found:
-            if time.monotonic() > until:
-                left = len(jobs.keys() - kept.found.keys())
-                print(f"{left} of {len(jobs)} points are left; the same command goes on")
-                raise SystemExit(1)
-            kept.add(name, job())
-            print(name, json.dumps(kept.found[name]), flush=True)
+    kept.measure(jobs, minutes=flags.minutes)
     report(kept.found, flags.json)
     kept.file.unlink()
-
-
-class Kept:
-    """Points that were measured, in a file that belongs to one card and one commit."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-        self.about = {"card": card(), "commit": commit()}
-        self.found: dict[str, Any] = {}
-        if file.exists():
-            content = json.loads(file.read_text(encoding="utf-8"))
-            if content["about"] != self.about:
-                raise SystemExit(
-                    f"{file} is of {content['about']}, this is {self.about}; remove it"
-                )
-            self.found = content["found"]
-
-    def add(self, name: str, value: Any) -> None:
-        """Keep a point."""
-        self.found[name] = value
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({"about": self.about, "found": self.found})
-        self.file.write_text(text, encoding="utf-8")
 
 
 def card() -> str:

@@ -2,9 +2,12 @@
 
     python -m benchmarks.throughput.train --json benchmarks/results/train_throughput.json
 
-Forward and backward of the same subnets of once-for-all's MobileNetV3 space (width 1.0, batch 64,
-10 classes), one thread. Each side has a process of its own, and they take turns; a ratio is the
-median over the turns. Memory: peak RSS minus RSS before the first step, in further processes.
+Whole steps (forward, cross-entropy, backward, one step of the default optimizer) on the same
+subnets of once-for-all's MobileNetV3 space (width 1.0, batch 64, 10 classes), one thread. Three
+sides: ours; once-for-all with the two settings that training here has as well, channels_last and
+freed memory kept; once-for-all as packaged. Each has a process of its own, and they take turns; a
+ratio is the median over the turns. Memory: peak RSS minus RSS before the first step, in further
+processes. Every part is kept in `OUT.partial`, so the same command goes on where it ended.
 """
 
 from __future__ import annotations
@@ -14,59 +17,72 @@ import math
 import random
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from matplotlib.figure import Figure
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from benchmarks.common import aim, write_result
-from benchmarks.throughput.worker import BATCH, space_at, work
-from supernet.data.preprocess import resize
+from benchmarks.common import ROOT, Kept, aim, write_result
+from benchmarks.throughput.worker import BATCH, OURS, PACKAGED, SIDES, THEIRS, space_at, work
+from supernet.nn.count import size_of
 from supernet.nn.extract import extract
 from supernet.nn.supernet import SuperNet
 from supernet.space.arch import Arch
-from supernet.space.presets import ofa_mbv3
 from supernet.train.bn_calibration import calibrate_
 
-SIDES = ("ours", "once-for-all")
-AIMS = {("largest", 32): 2.3, ("largest", 64): 1.9, ("random", 32): 1.7, ("random", 64): 1.6}
+PICTURE = ROOT / "docs" / "train_throughput.png"
+RESIZED = 48
 
 
 def main() -> None:
-    """Read the flags, measure, write the result."""
+    """Read the flags, measure what is not yet there, write the result."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--turns", type=int, default=15)
+    parser.add_argument("--turns", type=int, default=9)
+    parser.add_argument("--minutes", type=float, default=1e9, help="begin no part after so many")
     parser.add_argument("--json", type=Path, required=True)
-    parser.add_argument("--quick", action="store_true", help="two turns at 32 px; never quoted")
+    parser.add_argument("--quick", action="store_true", help="a few points; never quoted")
     flags = parser.parse_args()
-    sides, turns = ((32,), 2) if flags.quick else ((32, 64), flags.turns)
-    points = [point for side in sides for point in timed(side, turns)]
-    memory = {side: {name: memory_of(name, side) for name in SIDES} for side in sides}
-    calibration = {side: calibration_ratio(side, turns) for side in sides}
-    profiles = {side: profile_of(side) for side in sides}
-    report(points, memory, calibration, resize_share(turns), profiles, flags.json)
+    pixels, turns = ((32,), 1) if flags.quick else ((32, 64), flags.turns)
+    names = ("largest", "random 1") if flags.quick else tuple(archs(32))
+    kept = Kept(flags.json, turns=str(turns))
+    jobs: dict[str, Callable[[], Any]] = {
+        **{f"{px}/{name}": partial(point, px, name, turns) for px, name in product(pixels, names)},
+        **{f"memory/{px}": partial(memory, px) for px in pixels},
+        **{f"calibration/{px}": partial(calibration, px, turns) for px in pixels},
+        "resize": partial(resizing, turns),
+        **{f"profile/{px}": partial(profile, px) for px in pixels},
+    }
+    kept.measure(jobs, minutes=flags.minutes)
+    picture = flags.json.with_suffix(".png") if flags.quick else PICTURE
+    report(kept.found, flags.json, picture)
+    kept.file.unlink()
 
 
-def archs(side: int) -> dict[str, Arch]:
-    """Return the subnets that both sides run."""
-    space, rng = space_at(side), random.Random(0)
+def archs(px: int) -> dict[str, Arch]:
+    """Return the subnets that all sides run."""
+    space, rng = space_at(px), random.Random(0)
     drawn = {f"random {number}": space.sample(rng) for number in range(1, 6)}
     return {"largest": space.largest(), "smallest": space.smallest(), **drawn}
 
 
 @contextmanager
-def worker(name: str, side: int) -> Iterator[Callable[[Any], Any]]:
-    """Start a side; yield how to ask it."""
+def worker(name: str, *px: int) -> Iterator[Callable[..., Any]]:
+    """Start a side; yield how to call a function of its `Worker`."""
     context = get_context("spawn")
     here, there = context.Pipe()
-    process = context.Process(target=work, args=(name, side, there), daemon=True)
+    process = context.Process(target=work, args=(name, px, there), daemon=True)
     process.start()
 
-    def ask(request: Any) -> Any:
+    def ask(*request: Any) -> Any:
         here.send(request)
         return here.recv()
 
@@ -77,52 +93,106 @@ def worker(name: str, side: int) -> Iterator[Callable[[Any], Any]]:
         process.join()
 
 
-def timed(side: int, turns: int) -> list[dict[str, Any]]:
-    """Time all subnets at `side` pixels, both sides in turn."""
-    points = []
-    with worker("ours", side) as ours, worker("once-for-all", side) as theirs:
-        for name, arch in archs(side).items():
-            for ask in (ours, theirs):
-                ask((arch, 2))
-            pairs = [
-                [statistics.median(ask((arch, 3))) for ask in (ours, theirs)] for _ in range(turns)
-            ]
-            ratios = sorted(b / a for a, b in pairs)
-            point = {
-                "arch": name,
-                "side": side,
-                "ours_ms": 1e3 * statistics.median(a for a, _ in pairs),
-                "theirs_ms": 1e3 * statistics.median(b for _, b in pairs),
-                "ratio": statistics.median(ratios),
-                "ratio_quartiles": [ratios[len(ratios) // 4], ratios[-1 - len(ratios) // 4]],
-            }
-            print(point, flush=True)
-            points.append(point)
-    return points
+def point(px: int, name: str, turns: int) -> dict[str, Any]:
+    """Time a subnet at `px` pixels, the sides in turn, and the core's rates between the turns."""
+    arch = archs(px)[name]
+    with ExitStack() as stack:
+        ask = {side: stack.enter_context(worker(side, px)) for side in SIDES}
+        for one in ask.values():
+            one("seconds", arch, 2)
+        rates, rows = [], []
+        for _ in range(turns):
+            rates.append(ask[OURS]("rates"))
+            rows.append({side: one("seconds", arch, 3) for side, one in ask.items()})
+    gflop, gbyte = work_of(px, arch)
+    rate = {key: statistics.median(one[key] for one in rates) for key in rates[0]}
+    ms = {side: 1e3 * statistics.median(row[side] for row in rows) for side in SIDES}
+    return {
+        "arch": name,
+        "side": px,
+        "ms": ms,
+        "ratio": {side: quartiles(row[side] / row[OURS] for row in rows) for side in SIDES[1:]},
+        "gflop": gflop,
+        "gbyte": gbyte,
+        "rates": rate,
+        "share_of_matrix_rate": {
+            side: quartiles(
+                gflop / row[side] / at["matrix_gflops"] for row, at in zip(rows, rates, strict=True)
+            )
+            for side in SIDES
+        },
+        "share_of_bandwidth": {
+            side: quartiles(
+                gbyte / row[side] / at["copy_gb_per_s"] for row, at in zip(rows, rates, strict=True)
+            )
+            for side in SIDES
+        },
+    }
 
 
-def memory_of(name: str, side: int) -> int:
+def quartiles(values: Any) -> list[float]:
+    """Return median, lower and upper quartile."""
+    found = sorted(values)
+    return [statistics.median(found), found[len(found) // 4], found[-1 - len(found) // 4]]
+
+
+class Traffic(TorchDispatchMode):
+    """Adds up the bytes of the tensors that operators take and give; views are free."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operator."""
+        out = func(*args, **(kwargs or {}))
+        if not func.is_view and "empty" not in func.name() and "detach" not in func.name():
+            tensors = [x for x in tree_leaves((args, kwargs, out)) if isinstance(x, torch.Tensor)]
+            self.bytes += sum(x.nbytes for x in tensors)
+        return out
+
+
+def work_of(px: int, arch: Arch) -> tuple[float, float]:
+    """Return the work of a step: 1e9 operations, and 1e9 bytes that its operators read and write.
+
+    Operations are twice the MACs, three times: forward, and the gradients of inputs and of weights.
+    Bytes are counted over torch's own operators on the plain subnet, each tensor once an operator,
+    without optimizer.
+    """
+    net = SuperNet(space_at(px), 10)
+    macs, _ = size_of(net, arch)
+    plain = extract(net, arch).to(memory_format=torch.channels_last).train()
+    images = torch.randn(BATCH, 3, px, px).contiguous(memory_format=torch.channels_last)
+    with Traffic() as traffic:
+        F.cross_entropy(plain(images), torch.randint(10, (BATCH,))).backward()
+    return 6e-9 * macs * BATCH, 1e-9 * traffic.bytes
+
+
+def memory(px: int) -> dict[str, int]:
     """Return the bytes by which steps on all subnets raise the peak of a fresh process."""
-    with worker(name, side) as ask:
-        for arch in archs(side).values():
-            ask((arch, 3))
-        return int(ask("memory"))
+    found = {}
+    for side in SIDES:
+        with worker(side, px) as ask:
+            for arch in archs(px).values():
+                ask("seconds", arch, 3)
+            found[side] = int(ask("memory"))
+    return found
 
 
-def profile_of(side: int) -> dict[str, float]:
+def profile(px: int) -> dict[str, float]:
     """Return what our step on the largest subnet spends its time on."""
-    with worker("ours", side) as ask:
-        ask((archs(side)["largest"], 3))
-        return dict(ask("profile"))
+    with worker(OURS, px) as ask:
+        ask("seconds", archs(px)["largest"], 3)
+        return dict(ask("profile", archs(px)["largest"]))
 
 
-def calibration_ratio(side: int, turns: int) -> dict[str, float]:
+def calibration(px: int, turns: int) -> float:
     """Time BN calibration of the largest subnet against plain forward passes."""
     torch.set_num_threads(1)
-    space = space_at(side)
+    space = space_at(px)
     net = extract(SuperNet(space, 10), space.largest()).to(memory_format=torch.channels_last).eval()
     batches = [
-        torch.randn(BATCH, 3, side, side).contiguous(memory_format=torch.channels_last)
+        torch.randn(BATCH, 3, px, px).contiguous(memory_format=torch.channels_last)
         for _ in range(4)
     ]
 
@@ -139,65 +209,93 @@ def calibration_ratio(side: int, turns: int) -> dict[str, float]:
             run()
             seconds.append(time.perf_counter() - start)
         ratios.append(seconds[1] / seconds[0])
-    return {"calibration_by_plain_forward": statistics.median(ratios[1:])}
+    return statistics.median(ratios[1:])
 
 
-def resize_share(turns: int) -> float:
-    """Return how much of a step of the smallest subnet, the quickest, resizing to 48 px takes.
+def resizing(turns: int) -> float:
+    """Return the share of resizing in a step of the smallest subnet, the quickest, at 48 px.
 
     Batches come at the highest resolution, 64 px, whatever is drawn.
     """
-    torch.set_num_threads(1)
-    space = ofa_mbv3(width_mult=1.0, resolutions=(48, 64))
-    net, arch = SuperNet(space, 10).to(memory_format=torch.channels_last).train(), space.smallest()
-    images = torch.randn(BATCH, 3, 64, 64).contiguous(memory_format=torch.channels_last)
-    labels = torch.randint(10, (BATCH,))
-    shares = []
-    for _ in range(turns + 1):
-        net.zero_grad(set_to_none=True)
-        start = time.perf_counter()
-        resized = resize(images, arch.resolution)
-        then = time.perf_counter()
-        F.cross_entropy(net(resized, arch), labels).backward()
-        shares.append((then - start) / (time.perf_counter() - start))
-    return statistics.median(shares[1:])
+    with worker(OURS, RESIZED, 64) as ask:
+        shares = [ask("resize_share", archs(RESIZED)["smallest"]) for _ in range(3 * turns + 2)]
+    return statistics.median(shares[2:])
 
 
-def report(
-    points: list[dict[str, Any]],
-    memory: dict[int, dict[str, int]],
-    calibration: dict[int, dict[str, float]],
-    resizing: float,
-    profiles: dict[int, dict[str, float]],
-    out: Path,
-) -> None:
-    """Judge by all points and write the result."""
-    aims = []
-    for (kind, side), wanted in AIMS.items():
-        ratios = [p["ratio"] for p in points if p["arch"].startswith(kind) and p["side"] == side]
-        if ratios:
-            mean = math.exp(statistics.fmean(map(math.log, ratios)))
-            aims.append(aim(f"{kind} at {side} px, times faster", wanted, mean, at_least=True))
-    worst = min(point["ratio"] for point in points)
-    aims.append(aim("slowest point, times faster", 1.0, worst, at_least=True))
-    for side, bytes_of in memory.items():
-        share = bytes_of["ours"] / bytes_of["once-for-all"]
-        aims.append(aim(f"memory at {side} px, ours / theirs", 1.0, share, at_least=False))
-    for side, found in calibration.items():
-        ratio = found["calibration_by_plain_forward"]
-        aims.append(aim(f"BN calibration / plain forward, {side} px", 1.1, ratio, at_least=False))
-    aims.append(aim("resizing to 48 px / smallest step there", 0.01, resizing, at_least=False))
+def report(found: Mapping[str, Any], out: Path, picture: Path) -> None:
+    """Judge by all points, draw the roofline and write the result."""
+    points = [part for name, part in found.items() if name[0].isdigit()]
+    pixels = sorted({one["side"] for one in points})
+    main_points = [one for one in points if one["arch"] != "smallest"]
+    ratios = [one["ratio"][THEIRS][0] for one in main_points]
+    mean = math.exp(statistics.fmean(map(math.log, ratios)))
+    worst = min(one["ratio"][THEIRS][0] for one in points)
+    (top,) = (p for p in points if p["arch"] == "largest" and p["side"] == pixels[-1])
+    aims = [
+        aim("largest and random, times faster than with the same settings, geometric mean", 2.0,
+            mean, at_least=True),
+        aim("slowest point, times faster than with the same settings", 1.3, worst, at_least=True),
+        aim(f"largest at {top['side']} px, share of the matrix rate", 0.5,
+            top["share_of_matrix_rate"][OURS][0], at_least=True),
+    ]  # fmt: skip
+    for px, theirs in product(pixels, (THEIRS, PACKAGED)):
+        bytes_of = found[f"memory/{px}"]
+        aims.append(
+            aim(f"memory at {px} px, ours / {theirs}", 1.0, bytes_of[OURS] / bytes_of[theirs],
+                at_least=False)
+        )  # fmt: skip
+    for px in pixels:
+        ratio = found[f"calibration/{px}"]
+        aims.append(aim(f"BN calibration / plain forward, {px} px", 1.1, ratio, at_least=False))
+    aims.append(
+        aim(f"resizing to {RESIZED} px / smallest step there", 0.01, found["resize"],
+            at_least=False)
+    )  # fmt: skip
+    draw(points, picture)
     write_result(
         out,
         question=__doc__.splitlines()[0],
         aims=aims,
         data={
             "points": points,
-            "memory_bytes": memory,
-            "calibration": calibration,
-            "profile_of_our_largest_step": profiles,
+            "memory_bytes": {px: found[f"memory/{px}"] for px in pixels},
+            "calibration": {px: found[f"calibration/{px}"] for px in pixels},
+            "profile_of_our_largest_step": {px: found[f"profile/{px}"] for px in pixels},
         },
     )
+
+
+def draw(points: list[dict[str, Any]], out: Path) -> None:
+    """Draw each step under the core's roofline: its rate against its operations per byte."""
+    figure = Figure(figsize=(8, 4.6), layout="constrained")
+    axes = figure.subplots()
+    peak, bandwidth = (
+        statistics.median(one["rates"][key] for one in points)
+        for key in ("matrix_gflops", "copy_gb_per_s")
+    )
+    intensity = {id(one): one["gflop"] / one["gbyte"] for one in points}
+    most = 1.1 * max(*intensity.values(), peak / bandwidth)
+    places = [most * place / 100 for place in range(5, 101)]
+    axes.plot(places, [min(peak, bandwidth * x) for x in places], color="black", linewidth=1)
+    axes.text(most, 0.97 * peak, f"matrix product, {peak:.0f} GFLOP/s", ha="right", va="top",
+              fontsize=8)  # fmt: skip
+    axes.text(0.2 * most, 0.2 * most * bandwidth, f"  copy, {bandwidth:.0f} GB/s", va="top",
+              fontsize=8)  # fmt: skip
+    marks = {"largest": "s", "smallest": "v"}
+    for colour, side in zip(("C0", "C1", "C7"), SIDES, strict=True):
+        for one in points:
+            axes.plot(intensity[id(one)], one["gflop"] / one["ms"][side] * 1e3,
+                      marks.get(one["arch"], "o"), color=colour, markersize=7,
+                      markerfacecolor=colour if one["side"] == 64 else "none")  # fmt: skip
+        axes.plot([], [], "o", color=colour, label=side)
+    for mark, name in (("s", "largest"), ("v", "smallest"), ("o", "random")):
+        axes.plot([], [], mark, color="black", markerfacecolor="none", label=f"{name}, 32 px")
+    axes.plot([], [], "o", color="black", label="filled: 64 px")
+    axes.set(yscale="log", ylabel="GFLOP/s of a step",
+             xlabel="operations per byte that torch's own operators read and write")  # fmt: skip
+    axes.grid(alpha=0.3, which="both")
+    axes.legend(fontsize=8, loc="lower left")
+    figure.savefig(out, dpi=120)
 
 
 if __name__ == "__main__":
