@@ -16,6 +16,7 @@ from typing import Any
 
 from benchmarks.common import ROOT
 from benchmarks.latency.truth import facts
+from benchmarks.throughput.gpu_hours import OURS, THEIRS, hours
 
 PAGES = ("docs/results.md", "docs/reliability.md", "docs/gpu.md")
 MODULES = {
@@ -199,7 +200,12 @@ def gpu(result: Result) -> list[str]:
     head = ["batch", "subnet", "ours, ms", "once-for-all, ms", "times faster",
             "ours on the card alone, ms", "once-for-all alone, ms", "ours waits",
             "of the matrix rate"]  # fmt: skip
-    return [f"On {result['hardware'].partition(';')[0]}:", "", *table(head, rows)]
+    lines = [f"On {result['hardware'].partition(';')[0]}:", "", *table(head, rows), ""]
+    for name, words in (("`experiment=imagenet`", OURS), ("once-for-all's schedule", THEIRS)):
+        found = hours(words, result["data"]["points"])
+        parts = ", ".join(f"{phase} {value:.0f}" for phase, value in found.items())
+        lines.append(f"- GPU hours of {name}, computed: {sum(found.values()):.0f} ({parts})")
+    return lines
 
 
 def latency_truth(result: Result) -> list[str]:
@@ -289,15 +295,16 @@ def search_solver(result: Result) -> list[str]:
 
 
 def scale(result: Result) -> list[str]:
-    """Return images a second by processes."""
+    """Return the step of each way to exchange, its speed-up, and the cost of exchange."""
     data = result["data"]
     rows = [
-        [count, *(cell for kind in ("supernet", "static") for cell in (
-            f"{data['images_per_second'][f'{kind}, {count}']:.0f}",
-            f"{100 * data['exchange'][f'{kind}, {count}']:.1f} %"))]
-        for count in ("1", "2")
+        [name, f"{ms[0]:.0f}",
+         *("{:.2f} ({:.2f} to {:.2f})".format(*data[key][name]) if name in data[key] else ""
+           for key in ("step_by_step_without_exchange", "speed_up", "beside_static"))]
+        for name, ms in data["ms"].items()
     ]  # fmt: skip
-    head = ("processes", "ours, images/s", "exchange", "DDP, largest subnet, images/s", "exchange")
+    head = ("step", "ms", "by the step without exchange", "speed-up over one process",
+            "by the static net's speed-up")  # fmt: skip
     return table(head, rows)
 
 

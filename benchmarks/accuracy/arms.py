@@ -143,7 +143,7 @@ class Alone:
 
 
 def _update(arm: Any, lr: float, ranks: Ranks) -> None:
-    ranks.average_gradients_(arm.net)
+    ranks.average_([p.grad for p in arm.net.parameters() if p.grad is not None])
     if arm.clip:
         nn.utils.clip_grad_norm_(arm.net.parameters(), arm.clip)
     for group in arm.optimizer.param_groups:

@@ -103,7 +103,7 @@ def point(px: int, name: str, turns: int) -> dict[str, Any]:
         rates, rows = [], []
         for _ in range(turns):
             rates.append(ask[OURS]("rates"))
-            rows.append({side: one("seconds", arch, 3) for side, one in ask.items()})
+            rows.append({side: one("seconds", arch, 1) for side, one in ask.items()})
     gflop, gbyte = work_of(px, arch)
     rate = {key: statistics.median(one[key] for one in rates) for key in rates[0]}
     ms = {side: 1e3 * statistics.median(row[side] for row in rows) for side in SIDES}
@@ -174,7 +174,7 @@ def memory(px: int) -> dict[str, int]:
     for side in SIDES:
         with worker(side, px) as ask:
             for arch in archs(px).values():
-                ask("seconds", arch, 3)
+                ask("seconds", arch, 2)
             found[side] = int(ask("memory"))
     return found
 

@@ -20,6 +20,7 @@ from supernet.data.preprocess import Preprocess
 from supernet.errors import DataError
 
 BALANCES = (None, "weights", "sampling")
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -49,11 +50,11 @@ class Augment:
         if self.randaugment is not None:
             policy_of(self.randaugment)
 
-    def pixels(self, pixels: Tensor, position: str) -> Tensor:
-        """Augment uint8 `[N, C, H, W]`."""
+    def pixels(self, pixels: Tensor, position: str, device: torch.device = CPU) -> Tensor:
+        """Augment uint8 `[N, C, H, W]` and send it to `device`, which flips and crops it."""
         if self.randaugment is not None:
             pixels = rand_augment(pixels, self.randaugment, position)
-        return self._moved(pixels, generator_at(position))
+        return self._moved(sent(pixels, device), generator_at(position))
 
     def batch(self, batch: Batch, classes: int, position: str) -> Batch:
         """Mix the normalised images of a batch, and with them their labels."""
@@ -66,19 +67,20 @@ class Augment:
         return replace(batch, images=images, labels=labels)
 
     def _moved(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
-        count = len(pixels)
+        """Flip and crop on the device of `pixels`; `generator` is the CPU's, for all the same."""
+        count, device = len(pixels), pixels.device
         if self.flip:
-            mirrored = torch.rand(count, generator=generator) < 0.5
+            mirrored = sent(torch.rand(count, generator=generator) < 0.5, device)
             pixels = torch.where(mirrored[:, None, None, None], pixels.flip(-1), pixels)
         height, width = pixels.shape[-2:]
         pad = round(self.pad * width) if self.pad < 1 else int(self.pad)
         if not pad:
             return pixels
         padded = F.pad(pixels, (pad,) * 4)
-        shifts = torch.randint(0, 2 * pad + 1, (2, count, 1), generator=generator)
-        rows = shifts[0] + torch.arange(height)
-        columns = shifts[1] + torch.arange(width)
-        index = torch.arange(count)[:, None, None]
+        shifts = sent(torch.randint(0, 2 * pad + 1, (2, count, 1), generator=generator), device)
+        rows = shifts[0] + torch.arange(height, device=device)
+        columns = shifts[1] + torch.arange(width, device=device)
+        index = torch.arange(count, device=device)[:, None, None]
         picked = padded.permute(0, 2, 3, 1)[index, rows[:, :, None], columns[:, None, :]]
         return picked.permute(0, 3, 1, 2)
 
@@ -143,7 +145,7 @@ def train_batches(
     weights = class_weights(images.labels, classes).to(device) if balance == "weights" else None
     for number, part in enumerate(images.stream(parts), first):
         position = f"{seed}/{epoch}/{number}"
-        pixels = augment.pixels(part.pixels, position)
+        pixels = augment.pixels(part.pixels, position, device)
         batch = _batch(Images(pixels, part.labels), preprocess, device, weights)
         yield augment.batch(batch, classes, position)
 
@@ -195,9 +197,16 @@ def _order(labels: Tensor, balance: str | None, generator: torch.Generator) -> T
 def _batch(
     images: Images, preprocess: Preprocess, device: torch.device, weights: Tensor | None = None
 ) -> Batch:
-    pixels = preprocess.normalise(images.pixels.to(device, non_blocking=True))
+    pixels = preprocess.normalise(sent(images.pixels, device))
     pixels = pixels.contiguous(memory_format=torch.channels_last)
-    return Batch(pixels, images.labels.to(device, non_blocking=True), weights)
+    return Batch(pixels, sent(images.labels, device), weights)
+
+
+def sent(x: Tensor, device: torch.device) -> Tensor:
+    """Return `x` on `device`; the host does not wait for a card, whose queue may be long."""
+    if device.type == "cuda" and not x.is_cuda and not x.is_pinned():
+        x = x.pin_memory()
+    return x.to(device, non_blocking=True)
 
 
 def generator_at(*position: object) -> torch.Generator:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -88,9 +89,7 @@ class Preprocess:
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """Turn uint8 `[N, C, H, W]` into normalised float32 on the same device."""
-        like: dict[str, Any] = {"dtype": torch.float32, "device": pixels.device}
-        mean = torch.tensor(self.mean, **like).view(1, -1, 1, 1)
-        std = torch.tensor(self.std, **like).view(1, -1, 1, 1)
+        mean, std = (_of_channels(values, pixels.device) for values in (self.mean, self.std))
         return (pixels.float() / 255 - mean) / std
 
     def steps(self, resolution: int) -> list[str]:
@@ -114,6 +113,12 @@ class Preprocess:
     def to_dict(self) -> dict[str, Any]:
         """Return plain data."""
         return {"mean": list(self.mean), "std": list(self.std), "size": self.size}
+
+
+@lru_cache(maxsize=64)
+def _of_channels(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Return `[1, C, 1, 1]` on `device`; making it there anew would wait for a card."""
+    return torch.tensor(values, dtype=torch.float32, device=device).view(1, -1, 1, 1)
 
 
 def square(image: Image.Image, size: int, in_chans: int) -> Tensor:

@@ -36,4 +36,4 @@ class Noise:
 
     def _kept(self, like: Tensor, shape: tuple[int, ...], rate: float) -> Tensor:
         drawn = torch.rand(shape, generator=self.generator) >= rate
-        return (drawn / (1 - rate)).to(like.device, like.dtype)
+        return (drawn / (1 - rate)).to(like.device, like.dtype, non_blocking=True)

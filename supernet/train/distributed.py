@@ -2,7 +2,8 @@
 
 Processes are started by torch's own `torchrun`; on CPUs they are worth a try where maps are small
 and so the work too short to share among threads. Every process draws the same subnets,
-since randomness is a function of position, so nothing but gradients is exchanged.
+since randomness is a function of position, so nothing but gradients is exchanged, by torch's
+DistributedDataParallel: while the last subnet of a step is still in its backward pass.
 
 BN normalises each process's share by itself; running statistics are computed anew for every
 extracted subnet (`evaluate.py`).
@@ -14,8 +15,9 @@ import os
 import socket
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
@@ -23,6 +25,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from supernet.data.batches import Batch
 from supernet.errors import SupernetError
@@ -67,7 +70,7 @@ class Ranks:
     def sum_(self, tensor: Tensor) -> Tensor:
         """Replace `tensor` by its sum over the processes, and return it."""
         if self.count > 1:
-            with self._together():
+            with self.together():
                 dist.all_reduce(tensor)
         return tensor
 
@@ -75,23 +78,34 @@ class Ranks:
         """Wait until all processes are here."""
         self.any(False)  # dist.barrier() would pass a tensor through the card, if there is one
 
-    def average_gradients_(self, module: nn.Module) -> None:
-        """Average the gradients of `module`; a parameter without one has none anywhere."""
-        self.average_([p.grad for p in module.parameters() if p.grad is not None])
+    def wrapped(self, module: nn.Module) -> nn.Module:
+        """Return `module` as forward passes call it, so that its gradients are averaged."""
+        if self.count == 1:
+            return module
+        with warnings.catch_warnings():  # torch 2.14 renames the flag, torch 2.9 lacks the new name
+            warnings.simplefilter("ignore", FutureWarning)
+            return DistributedDataParallel(
+                module, broadcast_buffers=False, find_unused_parameters=True,
+                gradient_as_bucket_view=True,
+            )  # fmt: skip
+
+    def alone(self, module: nn.Module) -> AbstractContextManager[Any]:
+        """Return the context of forward passes of what `wrapped` made that exchange nothing."""
+        return module.no_sync() if isinstance(module, DistributedDataParallel) else nullcontext()
 
     def any(self, mine: bool) -> bool:
         """Return whether it is so in any of the processes, in all of them."""
         if self.count == 1:
             return mine
         found = torch.tensor(float(mine))
-        with self._together():
+        with self.together():
             dist.all_reduce(found, dist.ReduceOp.MAX)
         return bool(found)
 
     def agreed(self, value: Tensor) -> Tensor:
         """Return the first process's `value`, in all of them."""
         if self.count > 1:
-            with self._together():
+            with self.together():
                 dist.broadcast(value, 0)
         return value
 
@@ -102,11 +116,13 @@ class Ranks:
         return bytes(self.agreed(mine.resize_(size)).tolist()).decode()
 
     @contextmanager
-    def _together(self) -> Iterator[None]:
+    def together(self) -> Iterator[None]:
         """Turn the library's error about a process that is gone into one line."""
         try:
             yield
         except RuntimeError as error:
+            if self.count == 1 or isinstance(error, torch.OutOfMemoryError):
+                raise
             reason = " ".join(str(error).split())[:200]
             raise SupernetError(
                 f"process {self.rank} of {self.count} lost the others: one of them ended or was "
@@ -140,7 +156,9 @@ def joined() -> Iterator[Ranks]:
             f"process {ranks.rank} of {ranks.count} cannot join the others: {error}"
         ) from error
     try:
-        yield ranks
+        with warnings.catch_warnings():  # a depthwise kernel has one input channel, of any stride
+            warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
+            yield ranks
     finally:
         dist.destroy_process_group()
 

@@ -7,8 +7,9 @@ with the very weights of training that was never stopped. Not here: a step.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -31,7 +32,7 @@ from supernet.train.position import (
     gates_move,
     position_after,
 )
-from supernet.train.step import Training, weight_step
+from supernet.train.step import StepMetrics, Training, weight_step
 from supernet.train.strategies import SubnetSampler
 
 
@@ -39,7 +40,7 @@ class Run(Protocol):
     """Where training reports to."""
 
     def log(self, step: int, phase: Phase, metrics: dict[str, float]) -> None:
-        """Take the metrics of one step."""
+        """Take the metrics of a step, while a card may be at the next one."""
 
     def gates_moved(self, targets: Sequence[Target], step: int) -> None:
         """Take the gates after an epoch in which they moved."""
@@ -74,17 +75,27 @@ def fit(training: Training, run: Run, start: Position = START) -> bool:
             _begin(training, phase)
         moving = training.targets if gates_move(phases, position, config.gates) else ()
         stop = False
+        log: Callable[[], None] = _nothing
         for now, batch in _batches(training, position):
             draw = SubnetSampler(phase.sample, config.seed, now.step, moving, config.gates.share)
             metrics = weight_step(training, batch, phase=phase, position=now, draw=draw)
+            log()  # of the step before
+            gates = {}
             if moving:
-                metrics |= _gate_step(training, moving, now.step)
-            run.log(now.step, phase, metrics)
+                metrics.read()  # a network that diverged would spoil the gates
+                gates = _gate_step(training, moving, now.step)
+            log = partial(_log, run, phase, metrics, gates)
+            if not queues(training.device):
+                log()
+                log = _nothing
             stop = training.ranks.any(run.stopping())
             if (stop or run.due()) and now.batch + 1 < per_epoch:
+                log()
+                log = _nothing
                 _save(training, run, replace(now, step=now.step + 1, batch=now.batch + 1))
                 if stop:
                     return False
+        log()
         after = position_after(phases, position, per_epoch)
         if moving:
             run.gates_moved(moving, after.step)
@@ -95,6 +106,19 @@ def fit(training: Training, run: Run, start: Position = START) -> bool:
         if stop:
             return False
     return True
+
+
+def _log(run: Run, phase: Phase, metrics: StepMetrics, gates: Mapping[str, float]) -> None:
+    run.log(metrics.step, phase, {**metrics.read(), **gates})
+
+
+def _nothing() -> None:
+    pass
+
+
+def queues(device: torch.device) -> bool:
+    """Whether the host runs ahead of `device`, which has the next step when the host waits."""
+    return device.type == "cuda"
 
 
 def _begin(training: Training, phase: Phase) -> None:

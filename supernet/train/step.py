@@ -6,8 +6,8 @@ Not here: the losses, the order of steps.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from math import isfinite
@@ -63,9 +63,9 @@ UNREGULARIZED = Regularize()
 
 @dataclass(frozen=True, eq=False)
 class Passes:
-    """`strategies.Forward` of one step."""
+    """`strategies.Forward` of one step; `net` may be wrapped for several processes."""
 
-    net: Net
+    net: nn.Module
     precision: Precision
     noise: Noise | None = None
     teaching: nn.Module | None = None
@@ -101,7 +101,9 @@ class Precision:
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Return the context of forward passes."""
-        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None)
+        if self.dtype is None:
+            return nullcontext()
+        return torch.autocast(self.device.type, self.dtype)
 
     def widened(self, x: Tensor) -> Tensor:
         """Return the result of autocast as float32."""
@@ -113,15 +115,15 @@ class Precision:
 
     def step(
         self, optimizer: torch.optim.Optimizer, module: nn.Module, clip: float | None
-    ) -> float | None:
-        """Clip the gradients of `module` and take a step; return their norm if clipped.
+    ) -> Tensor | None:
+        """Clip the gradients of `module` and take a step; return their norm `[]` if clipped.
 
         A step whose fp16 gradients are not finite is left out, as GradScaler does.
         """
         norm = None
         if clip:
             self.scaler.unscale_(optimizer)
-            norm = float(nn.utils.clip_grad_norm_(module.parameters(), clip))
+            norm = nn.utils.clip_grad_norm_(module.parameters(), clip)
         self.scaler.step(optimizer)
         self.scaler.update()
         return norm
@@ -175,6 +177,11 @@ class Training:
     def device(self) -> torch.device:
         """Where the network is."""
         return next(self.net.parameters()).device
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """The network as the passes of a step call it, so that processes exchange gradients."""
+        return self.ranks.wrapped(self.net)
 
     @cached_property
     def precision(self) -> Precision:
@@ -243,13 +250,45 @@ class Training:
             target.load_state_(state["gates"][target.name])
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StepMetrics:
+    """The metrics of a step, which a card may still compute.
+
+    Args:
+        step: its number.
+        lr: its rate.
+        trained: the name and the subnet of each loss.
+        values: returns the losses, and after them the norm of the gradients if they were clipped.
+    """
+
+    step: int
+    lr: float
+    trained: Sequence[tuple[str, Arch]]
+    values: Callable[[], list[float]]
+
+    def read(self) -> dict[str, float]:
+        """Wait for the step, not for later ones, and return its metrics.
+
+        Raises:
+            Diverged: at a loss that is not finite.
+        """
+        values, losses = self.values(), defaultdict(list)
+        for (name, arch), value in zip(self.trained, values, strict=False):
+            if not isfinite(value):
+                raise Diverged(f"the loss is {value} at step {self.step}, of the subnet {arch}")
+            losses[f"loss/{name}"].append(value)
+        metrics = {name: fmean(found) for name, found in losses.items()} | {"lr": self.lr}
+        clipped = len(values) > len(self.trained)
+        return metrics | {"grad_norm": values[-1]} if clipped else metrics
+
+
 def weight_step(
     training: Training, batch: Batch, *, phase: Phase, position: Position, draw: SubnetSampler
-) -> dict[str, float]:
-    """Train the weights by one step on this process's `batch` and return its metrics.
+) -> StepMetrics:
+    """Train the weights by one step on this process's `batch`.
 
-    Raises:
-        Diverged: at a loss that is not finite.
+    Nothing here reads a value from the device, so the host runs ahead of a card (but for fp16,
+    whose scaler has to know whether gradients are finite).
     """
     net, config, optimizer = training.net, training.config, training.optimizer
     precision, ranks = training.precision, training.ranks
@@ -258,22 +297,44 @@ def weight_step(
     for group in optimizer.param_groups:
         group["lr"] = lr
     noise = config.regularize.drawn(generator_at(config.seed, position.step, ranks.rank, "noise"))
-    forward = Passes(net, precision, noise, training.teacher)
-    losses: dict[str, list[float]] = defaultdict(list)
+    forward = Passes(training.model, precision, noise, training.teacher)
+    trained, values = list[tuple[str, Arch]](), list[Tensor]()
+    parts = batch.parts(config.micro_batches)
+    last = len(parts) * phase.nets
 
     optimizer.zero_grad(set_to_none=True)
-    for part in batch.parts(config.micro_batches):
-        share = len(part.labels) / len(batch.labels)
-        for name, arch, loss in training.strategy.losses(forward, part, phase=phase, draw=draw):
-            value = loss.item()
-            if not isfinite(value):
-                raise Diverged(f"the loss is {value} at step {position.step}, of the subnet {arch}")
-            precision.backward(loss * (share / phase.nets))
-            losses[f"loss/{name}"].append(value)
-    ranks.average_gradients_(net)
+    with ExitStack() as alone:  # gradients are exchanged in the backward pass of the last loss
+        if last > 1:
+            alone.enter_context(ranks.alone(training.model))
+        for part in parts:
+            share = len(part.labels) / len(batch.labels)
+            for name, arch, loss in training.strategy.losses(forward, part, phase=phase, draw=draw):
+                with ranks.together():
+                    precision.backward(loss * (share / phase.nets))
+                trained.append((name, arch))
+                values.append(loss.detach())
+                if len(trained) == last - 1:
+                    alone.close()
+    assert ranks.count == 1 or len(trained) == last, "a strategy gives as many losses as nets"
     norm = precision.step(optimizer, net, config.clip_grad)
     if training.ema is not None:
         training.ema.update(net, step=done + 1)
+    values += [] if norm is None else [norm]
+    return StepMetrics(step=position.step, lr=lr, trained=trained, values=fetched(values))
 
-    metrics = {name: fmean(values) for name, values in losses.items()} | {"lr": lr}
-    return metrics if norm is None else metrics | {"grad_norm": norm}
+
+def fetched(values: Sequence[Tensor]) -> Callable[[], list[float]]:
+    """Start to copy `values` `[]` to the host; return a function that waits for them."""
+    found = torch.stack([value.float() for value in values])
+    if not found.is_cuda:
+        return found.tolist
+    here = torch.empty(found.shape, pin_memory=True)
+    here.copy_(found, non_blocking=True)
+    copied = torch.cuda.Event()
+    copied.record()
+
+    def read() -> list[float]:
+        copied.synchronize()
+        return here.tolist()
+
+    return read

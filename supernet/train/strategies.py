@@ -42,7 +42,8 @@ class Strategy(Protocol):
     ) -> Iterator[tuple[str, Arch, Tensor]]:
         """Yield each subnet, a name for its kind before it and its loss `[]` after it.
 
-        The loss is propagated before the next one is asked for.
+        As many as `phase.nets`, each of one forward pass. The loss is propagated before the next
+        one is asked for.
         """
         ...
 

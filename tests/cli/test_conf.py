@@ -42,6 +42,8 @@ NEEDS = {
     "space=from_timm": ["space.model=mobilenetv3_small_050"],
 }
 SHIPPED = ("digits", "synthetic")
+OWN_IMAGES = ("folder", "imagenet")
+"""Experiments on images that a command names."""
 
 
 def build(config: dict[str, Any]) -> SearchSpace:
@@ -72,7 +74,7 @@ def test_every_option_composes_and_builds(option: str) -> None:
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_experiment_composes_and_builds(name: str) -> None:
-    config = composed([f"experiment={name}", *["data.root=photos"] * (name == "folder")])
+    config = composed([f"experiment={name}", *["data.root=photos"] * (name in OWN_IMAGES)])
     build(config)
     text = (CONF / "experiment" / f"{name}.yaml").read_text(encoding="utf-8")
     lines = text.splitlines()
@@ -85,7 +87,7 @@ def test_every_experiment_composes_and_builds(name: str) -> None:
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_one_override_gives_an_experiment_another_recipe(name: str, recipe: str) -> None:
     """Its phases are the recipe's own, as long as the experiment says."""
-    needs = ["data.root=photos"] * (name == "folder")
+    needs = ["data.root=photos"] * (name in OWN_IMAGES)
     config = composed([f"experiment={name}", f"recipe={recipe}", *needs])
     own = composed([f"recipe={recipe}"])["recipe"]["phases"]
     assert list(config["recipe"]["phases"]) == list(own)
@@ -200,20 +202,20 @@ def test_an_unknown_key_is_named(override: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "override",
     [
-        "data=imagenet",
-        "space=imagenet",
-        "recipe=imagenet",
-        "gates=imagenet",
-        "net=imagenet",
-        "net.kind=imagenet",
-        "experiment=imagenet",
-        "data.name=imagenet",
-        "+space.preset=imagenet",
+        "data=imagenet22k",
+        "space=imagenet22k",
+        "recipe=imagenet22k",
+        "gates=imagenet22k",
+        "net=imagenet22k",
+        "net.kind=imagenet22k",
+        "experiment=imagenet22k",
+        "data.name=imagenet22k",
+        "+space.preset=imagenet22k",
     ],
 )
 def test_an_unknown_name_is_named_beside_those_there_are(override: str, tmp_path: Path) -> None:
     message = refused(tmp_path / "run", override)
-    assert "imagenet" in message
+    assert "imagenet22k" in message
     assert any(name in message for names in (*GROUPS.values(), EXPERIMENTS) for name in names)
 
 

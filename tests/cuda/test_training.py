@@ -21,16 +21,24 @@ from timm.layers import convert_sync_batchnorm
 from torch import multiprocessing, nn
 
 from supernet.cli.hydra_config import composed
+from supernet.data.batches import Augment, train_batches
 from supernet.data.image_files import FileImages, Files
+from supernet.data.parts import divide
+from supernet.data.synthetic import synthetic
 from supernet.io.reporter import SILENT
 from supernet.latency.costs import latency_costs
 from supernet.space.cost import cost_range
 from supernet.space.net_spec import NetSpec
 from supernet.train import checkpoint
 from supernet.train import job as training
+from supernet.train.build import build_optimizer
 from supernet.train.distributed import Ranks
+from supernet.train.gates.step import GateConfig
 from supernet.train.logger import RunFolder
 from supernet.train.phases import Phase
+from supernet.train.position import START
+from supernet.train.step import Regularize, StepConfig, StepMetrics, Training, weight_step
+from supernet.train.strategies import SubnetSampler, Taught
 from tests.builders import (
     TINY,
     middle,
@@ -118,6 +126,47 @@ def test_fp16_leaves_out_a_step_whose_gradients_overflow(
     kept = checkpoint.read(tmp_path / "run")
     assert kept["scaler"]["scale"] == 2.0 ** (60 - 15), "all 15 steps were left out"
     assert all(torch.isfinite(tensor).all() for tensor in kept["model"].values())
+
+
+@pytest.mark.parametrize("amp", [None, "bf16"])
+def test_a_step_does_not_wait_for_the_card(amp: str | None) -> None:
+    """From the images in memory to the optimizer; fp16's scaler has to wait."""
+    net = random_net(small_space()).float().train().to("cuda", memory_format=torch.channels_last)
+    phase = Phase(name="all", space=net.space, epochs=1, lr=0.01, subnets=2, smallest=True)
+    config = StepConfig(
+        batch_size=8, augment=Augment(pad=1, flip=True), seed=0, gates=GateConfig(), clip_grad=1.0,
+        micro_batches=2, amp=amp, ema=0.9, regularize=Regularize(dropout=0.1, drop_path=0.1),
+    )  # fmt: skip
+    data = divide(synthetic(per_class=20, size=max(net.space.resolutions)))
+    optimizer = build_optimizer({"optimizer": {"opt": "adamw"}}, net)
+    one = Training(
+        net=net, phases=[phase], strategy=Taught(hard_share=0.5), data=data, optimizer=optimizer,
+        config=config,
+    )  # fmt: skip
+    batches = train_batches(
+        data.train, data.preprocess, batch_size=8, augment=config.augment, seed=0, epoch=0,
+        device=torch.device("cuda"),
+    )  # fmt: skip
+
+    def step() -> StepMetrics:
+        draw = SubnetSampler(net.space.sample, 0, 0)
+        return weight_step(one, next(batches), phase=phase, position=START, draw=draw)
+
+    step()  # the first one prepares what later ones have
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        metrics = step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert all(isfinite(value) for value in metrics.read().values())
+
+
+def test_images_are_flipped_and_cropped_on_the_card_as_on_the_cpu() -> None:
+    pixels = torch.randint(0, 256, (12, 3, 20, 20), dtype=torch.uint8)
+    augment = Augment(pad=3, flip=True)
+    got = augment.pixels(pixels, "0", torch.device("cuda"))
+    assert got.is_cuda
+    assert torch.equal(got.cpu(), augment.pixels(pixels, "0"))
 
 
 # ---- resuming ----------------------------------------------------------------------------------

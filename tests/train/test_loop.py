@@ -25,17 +25,24 @@ from supernet.space.arch import Arch
 from supernet.space.cost import Constraint, cost_range
 from supernet.space.net_spec import NetSpec
 from supernet.space.search_space import SearchSpace
-from supernet.train import checkpoint
+from supernet.train import checkpoint, loop
 from supernet.train import job as training
-from supernet.train.build import build_recipe, build_steps
+from supernet.train.build import build_optimizer, build_recipe, build_steps
 from supernet.train.distillation import kl
 from supernet.train.gates.step import GateConfig
 from supernet.train.gates.target import Target, new_target
 from supernet.train.logger import RunFolder
 from supernet.train.loop import fit
 from supernet.train.phases import Phase
-from supernet.train.position import Position, epochs, epochs_before, gates_move
-from supernet.train.step import Passes, Precision, StepConfig, Training
+from supernet.train.position import START, Position, epochs, epochs_before, gates_move
+from supernet.train.step import (
+    Passes,
+    Precision,
+    Regularize,
+    StepConfig,
+    Training,
+    weight_step,
+)
 from supernet.train.strategies import SubnetSampler, Taught
 from tests.builders import (
     TextReporter,
@@ -472,3 +479,40 @@ def test_the_recipe_of_the_configuration_is_what_is_trained() -> None:
     assert [phase.name for phase in phases] == ["largest", "all"]
     assert phases[-1].space == tiny_space()
     assert isinstance(strategy, Taught)
+
+
+def test_a_step_reads_nothing_from_its_device() -> None:
+    """On the device `meta`, which has no values; a card would have to be waited for."""
+    net = SuperNet(SPACE, 4).to("meta")
+    phase = Phase(name="all", space=SPACE, epochs=1, lr=0.1, subnets=2, smallest=True)
+    config = StepConfig(
+        batch_size=8, augment=Augment(), seed=0, gates=GateConfig(), clip_grad=1.0,
+        micro_batches=2, regularize=Regularize(dropout=0.1, drop_path=0.1),
+    )  # fmt: skip
+    training = Training(
+        net=net, phases=[phase], strategy=Taught(hard_share=0.5), config=config,
+        data=divide(synthetic(per_class=9, size=16)),
+        optimizer=build_optimizer({"optimizer": {"opt": "adamw"}}, net),
+    )  # fmt: skip
+    side = max(SPACE.resolutions)
+    batch = Batch(
+        torch.empty(8, 3, side, side, device="meta"),
+        torch.empty(8, dtype=torch.int64, device="meta"),
+        torch.empty(4, device="meta"),
+    )
+    draw = SubnetSampler(SPACE.sample, 0, 0)
+    metrics = weight_step(training, batch, phase=phase, position=START, draw=draw)
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        metrics.read()
+
+
+def test_what_is_logged_late_on_a_card_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the CPU had a queue; the last step of an epoch is logged before its scores."""
+    runs = []
+    for late in (False, True):
+        monkeypatch.setattr(loop, "queues", lambda _, late=late: late)
+        torch.manual_seed(0)
+        runs.append(fitted([phase_of(SPACE)], steps_of(), [], SuperNet(SPACE, 4)))
+    assert len(runs[0].metrics) > 2
+    assert runs[1].metrics == runs[0].metrics
+    same(runs[1].states, runs[0].states)

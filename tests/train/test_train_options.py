@@ -410,3 +410,28 @@ def test_an_optimizer_that_would_not_do_what_it_says_is_refused(setting: str, me
         build_optimizer(config, SuperNet(tiny_space(), 4))
     assert build_optimizer(composed([*DEFAULT, "optimizer.opt=lookahead_adam"]),
                            SuperNet(tiny_space(), 4))  # fmt: skip
+
+
+@pytest.mark.parametrize("opt", ["adam", "adamw"])
+def test_a_step_in_one_pass_is_the_step_in_many(opt: str) -> None:
+    """Weights of all layouts and sizes, of which some have no gradient at first."""
+    nets = [SuperNet(small_space(), 4).to(memory_format=torch.channels_last) for _ in range(2)]
+    nets[1].load_state_dict(nets[0].state_dict())
+    fields = {"opt": opt, "weight_decay": 0.02}
+    optimizers = [
+        build_optimizer({"optimizer": {**fields, **form}}, net)
+        for form, net in zip(({}, {"fused": False}), nets, strict=True)
+    ]
+    assert [one.defaults["fused"] for one in optimizers] == [True, False]
+    space, labels = nets[0].space, torch.arange(4)
+    for step in range(4):
+        arch = space.smallest() if step < 2 else space.largest()
+        images = torch.randn(4, 3, arch.resolution, arch.resolution)
+        nets[0].zero_grad()
+        torch.nn.functional.cross_entropy(nets[0](images, arch), labels).backward()
+        for one, other in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
+            other.grad = None if one.grad is None else one.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+        for one, other in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)
