@@ -162,21 +162,11 @@ def accuracy_fashion(result: Result) -> list[str]:
 
 def train_throughput(result: Result) -> list[str]:
     """Return the table of step times."""
-    rows = []
-    for one in result["data"]["points"]:
-        ms, ratio, share = one["ms"], one["ratio"], one["share_of_matrix_rate"]
-        rows.append([
-            one["arch"], f"{one['side']}", *(f"{ms[side]:.0f}" for side in ms),
-            *("{:.2f} ({:.2f} to {:.2f})".format(*ratio[side]) for side in ratio),
-            *(f"{100 * share[side][0]:.0f} %" for side in (*share,)[:2]),
-            f"{100 * one['share_of_bandwidth']['ours'][0]:.0f} %",
-        ])  # fmt: skip
-    first = result["data"]["points"][0]
-    head = ["subnet", "px", *(f"{side}, ms" for side in first["ms"]),
-            *(f"times faster than {side}" for side in first["ratio"]),
-            "ours, of the matrix rate", "theirs, same settings",
-            "ours, of the bandwidth"]  # fmt: skip
-    return table(head, rows)
+    return table(
+        ("subnet", "px", "ours, ms", "once-for-all, ms", "times faster"),
+        ([row["arch"], f"{row['side']}", f"{row['ours_ms']:.0f}", f"{row['theirs_ms']:.0f}",
+          f"{row['ratio']:.2f}"] for row in result["data"]["points"]),
+    )  # fmt: skip
 
 
 def gpu(result: Result) -> list[str]:
@@ -295,16 +285,15 @@ def search_solver(result: Result) -> list[str]:
 
 
 def scale(result: Result) -> list[str]:
-    """Return the step of each way to exchange, its speed-up, and the cost of exchange."""
+    """Return images a second by processes."""
     data = result["data"]
     rows = [
-        [name, f"{ms[0]:.0f}",
-         *("{:.2f} ({:.2f} to {:.2f})".format(*data[key][name]) if name in data[key] else ""
-           for key in ("step_by_step_without_exchange", "speed_up", "beside_static"))]
-        for name, ms in data["ms"].items()
+        [count, *(cell for kind in ("supernet", "static") for cell in (
+            f"{data['images_per_second'][f'{kind}, {count}']:.0f}",
+            f"{100 * data['exchange'][f'{kind}, {count}']:.1f} %"))]
+        for count in ("1", "2")
     ]  # fmt: skip
-    head = ("step", "ms", "by the step without exchange", "speed-up over one process",
-            "by the static net's speed-up")  # fmt: skip
+    head = ("processes", "ours, images/s", "exchange", "DDP, largest subnet, images/s", "exchange")
     return table(head, rows)
 
 
