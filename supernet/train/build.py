@@ -153,7 +153,7 @@ def pick_device(name: str) -> torch.device:
 
 FUSED = (torch.optim.Adam, torch.optim.AdamW)
 """On a CPU core they step `ofa_mbv3` in 6 ms instead of 26, in one pass over memory. On a card
-torch takes its `foreach` form by itself, and `optimizer.fused=true` was not tried there."""
+torch takes its `foreach` form by itself, and the fused one was not tried there."""
 
 PRESETS: dict[str, Callable[..., SearchSpace]] = {
     "ofa_mbv3": ofa_mbv3,

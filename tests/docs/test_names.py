@@ -220,7 +220,8 @@ def code_of(text: Text) -> str:
     return re.sub(r"\w\([^()]*\)", "", code)
 
 
-REQUIRED = {"folder": ("data.root=X",), "from_timm": ("space.model=mobilenetv2_100",),
+REQUIRED = {"folder": ("data.root=X",), "imagenet": ("data.root=X",),
+            "from_timm": ("space.model=mobilenetv2_100",),
             "timm": ("net.name=X",), "subnet": ("net.dir=X",)}  # fmt: skip
 """Settings without a default, by the file of `conf/` that asks for them."""
 
