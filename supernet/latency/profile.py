@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
@@ -18,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from supernet.io.reporter import SILENT, Reporter, phases_of
 from supernet.latency import host, runtimes
-from supernet.latency.board.bundle import write_subnet_bundle
-from supernet.latency.board.script import RUNTIMES as LIGHT
-from supernet.latency.model import check_subnets
+from supernet.latency.board.bundle import models_without_torch
+from supernet.latency.board.script import RUNTIMES as WITHOUT_TORCH
+from supernet.latency.model import Model, check_subnets, of_keys, of_subnet
 from supernet.latency.plan import (
     Chain,
     Plan,
@@ -77,19 +76,14 @@ def profile(
         nullcontext() if partial is None else ResumeFile(partial, header) as resume,
         reporter.progress(f"{request.runtime}: start", 100) as progress,
     ):
-        show = phases_of(progress, request.runtime)
-        sessions = [
-            time_chains(
-                plan.chains,
-                request,
-                nets=len(plan.nets),
-                resume=resume,
-                number=number,
-                on_progress=_part(show, number, request.processes),
-                reporter=reporter if number == 0 else SILENT,
-            )
-            for number in range(request.processes)
-        ]
+        sessions = time_chains(
+            plan.chains,
+            request,
+            nets=len(plan.nets),
+            resume=resume,
+            on_progress=phases_of(progress, request.runtime),
+            reporter=reporter,
+        )
     table = table_of(plan, sessions, device=device, load_average=load)
     unsettled = unsettled_warning(list(table.entries.values()))
     if unsettled is not None:
@@ -103,18 +97,17 @@ def time_chains(
     *,
     nets: int,
     resume: ResumeFile | None = None,
-    number: int = 0,
     on_progress: OnProgress = lambda phase, share: None,
     reporter: Reporter = SILENT,
-) -> Session:
-    """Time chains of layers in one fresh process, `number` of those that the request asks for.
+) -> list[Session]:
+    """Time chains of layers in as many fresh processes as the request asks for.
 
     The last `nets` chains are whole networks.
-    `resume` holds the rounds of process `number` before it was stopped, and takes the new ones.
+    `resume` holds the rounds of processes that were stopped, and takes the new ones.
     """
-    models = [{"keys": [key.to_dict() for key in chain]} for chain in chains]
-    request = replace(request.limited(len(chains), LAYER_SECONDS), seed=request.seed + number)
-    return _measure(models, request, reporter, on_progress, nets=nets, resume=resume, number=number)
+    models = [of_keys(chain, batch=request.batch) for chain in chains]
+    limited = request.limited(len(chains), LAYER_SECONDS)
+    return _measure_models(models, limited, reporter, on_progress, nets=nets, resume=resume)
 
 
 def version_warning(device: Device) -> str | None:
@@ -145,12 +138,9 @@ def measure_subnets(
     """
     paths = [Path(folder).resolve() for folder in folders]
     check_subnets(paths)
-    if request.runtime not in LIGHT:
-        return _measure_whole([{"subnet": str(path)} for path in paths], request, reporter)
-    with tempfile.TemporaryDirectory() as place:
-        bundle = Path(place) / "bundle"
-        write_subnet_bundle(bundle, paths, request)
-        return _measure_whole([{}] * len(paths), request, reporter, bundle=bundle)
+    models = [of_subnet(path, batch=request.batch) for path in paths]
+    limited = request.limited(len(models), SUBNET_SECONDS)
+    return _settled(_measure_models(models, limited, reporter, nets=len(models)), reporter)
 
 
 def measure_exports(
@@ -169,67 +159,79 @@ def measure_exports(
     Raises:
         DeviceError: if a runtime is not there or refuses its files, or there are too few cores.
     """
-    models = [
+    specs = [
         {"runtime": runtime, "file": str(file.resolve()), "shape": list(shape)}
         for runtime, file, shape in files
     ]
-    return _measure_whole(models, request, reporter)
+    limited = request.limited(len(specs), SUBNET_SECONDS)
+    return _settled(_sessions(_WORKER, specs, limited, reporter, nets=len(specs)), reporter)
 
 
-def _measure_whole(
-    models: list[dict[str, Any]],
-    request: TimingRequest,
-    reporter: Reporter,
-    bundle: Path | None = None,
-) -> Session:
-    """Time whole networks, and warn of timings that did not converge."""
-    request = request.limited(len(models), SUBNET_SECONDS)
-    sessions = [
-        _measure(
-            models,
-            replace(request, seed=request.seed + number),
-            reporter if number == 0 else SILENT,
-            nets=len(models),
-            bundle=bundle,
-        )
-        for number in range(request.processes)
-    ]
-    session = over_processes(sessions)
-    unsettled = unsettled_warning(session.timings)
-    if unsettled is not None:
-        reporter.warn(unsettled)
-    return session
-
-
-def _measure(
-    models: list[dict[str, Any]],
+def _measure_models(
+    models: Sequence[Model],
     request: TimingRequest,
     reporter: Reporter,
     on_progress: OnProgress = lambda phase, share: None,
     *,
     nets: int,
-    bundle: Path | None = None,
     resume: ResumeFile | None = None,
-    number: int = 0,
-) -> Session:
-    """Return the timings of the reference model and of `models`, which a `bundle` may hold."""
+) -> list[Session]:
+    """Return the timings of the reference model and of `models`, of each process."""
+    options: dict[str, Any] = {"nets": nets, "resume": resume}
+    runtimes.provider_of(request.runtime, request.provider)
+    host.check_threads(request.threads)
+    if request.runtime in WITHOUT_TORCH:
+        with models_without_torch(models, request, nets=nets) as folder:
+            code = _LIGHT_WORKER.format(folder=str(folder))
+            return _sessions(code, [{}] * len(models), request, reporter, on_progress, **options)
+    specs = [
+        {"keys": [key.to_dict() for key in model.keys]} if model.keys else {"subnet": model.name}
+        for model in models
+    ]
+    return _sessions(_WORKER, specs, request, reporter, on_progress, **options)
+
+
+def _sessions(
+    code: str,
+    specs: Sequence[dict[str, Any]],
+    request: TimingRequest,
+    reporter: Reporter,
+    on_progress: OnProgress = lambda phase, share: None,
+    *,
+    nets: int,
+    resume: ResumeFile | None = None,
+) -> list[Session]:
+    """Have children that run `code` time the reference model and `specs`, one after the other."""
     host.check_threads(request.threads)
     provider = runtimes.provider_of(request.runtime, request.provider)
-    if resume is None or not resume.is_done(number):
-        busy = host.busy_warning(host.busy_cores(), request.threads)
-        if busy is not None:
-            reporter.warn(busy)
-    timings = time_in_child(
-        _command(_WORKER if bundle is None else _LIGHT_WORKER.format(folder=str(bundle))),
-        {**asdict(replace(request, provider=provider)), "models": models, "nets": nets},
-        len(models) + 1,
-        environment=runtimes.get(request.runtime).ENVIRONMENT,
-        resume=resume,
-        number=number,
-        on_progress=on_progress,
-    )
-    reference, *rest = (Entry(**asdict(timing)) for timing in timings)
-    return Session(reference, tuple(rest))
+    sessions = []
+    for number in range(request.processes):
+        if number == 0 and (resume is None or not resume.is_done(number)):
+            busy = host.busy_warning(host.busy_cores(), request.threads)
+            if busy is not None:
+                reporter.warn(busy)
+        facts = asdict(replace(request, provider=provider, seed=request.seed + number))
+        timings = time_in_child(
+            _command(code),
+            {**facts, "models": specs, "nets": nets},
+            len(specs) + 1,
+            environment=runtimes.get(request.runtime).ENVIRONMENT,
+            resume=resume,
+            number=number,
+            on_progress=_part(on_progress, number, request.processes),
+        )
+        reference, *rest = (Entry(**asdict(timing)) for timing in timings)
+        sessions.append(Session(reference, tuple(rest)))
+    return sessions
+
+
+def _settled(sessions: Sequence[Session], reporter: Reporter) -> Session:
+    """Return the median over processes, and warn of timings that did not converge."""
+    session = over_processes(sessions)
+    unsettled = unsettled_warning(session.timings)
+    if unsettled is not None:
+        reporter.warn(unsettled)
+    return session
 
 
 def _command(code: str) -> list[str]:

@@ -8,6 +8,7 @@ from statistics import fmean, median
 from supernet.errors import TableError
 from supernet.io.reporter import SILENT, Reporter
 from supernet.latency import host
+from supernet.latency.plan import over_processes
 from supernet.latency.profile import time_chains, version_warning
 from supernet.latency.request import SUBNET_SECONDS, TimingRequest
 from supernet.latency.table import LatencyTable
@@ -56,7 +57,7 @@ def timed_today(table: LatencyTable, *, reporter: Reporter = SILENT) -> Today:
     last = min(MOST_NETS, len(chains)) - 1
     some = [chains[round(n * (len(chains) - 1) / max(last, 1))] for n in range(last + 1)]
     request = TimingRequest.like(device).limited(len(some), SUBNET_SECONDS)
-    session = time_chains(some, request, nets=len(some), reporter=reporter)
+    session = over_processes(time_chains(some, request, nets=len(some), reporter=reporter))
     measured = [timing.median_ms for timing in session.timings]
     predicted = [table.net_ms(chain) for chain in some]
     return Today(

@@ -196,7 +196,7 @@ def test_timing_imports_from_where_the_command_does(tmp_path: Path) -> None:
         from supernet.latency.plan import REFERENCE
         from supernet.latency.profile import time_chains
         from supernet.latency.request import TimingRequest
-        session = time_chains([(REFERENCE,)], TimingRequest(seconds=0.05), nets=0)
+        (session,) = time_chains([(REFERENCE,)], TimingRequest(seconds=0.05), nets=0)
         print(session.timings[0].median_ms > 0)
     """
     script = tmp_path / "script.py"

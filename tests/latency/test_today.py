@@ -45,10 +45,10 @@ def test_a_slower_machine_is_told_from_a_wrong_prediction(
 ) -> None:
     """The machine runs at half the pace, and nets take 2.2 times as long as predicted."""
 
-    def slower(chains: list[Any], request: TimingRequest, *, nets: int, **_: Any) -> Session:
+    def slower(chains: list[Any], request: TimingRequest, *, nets: int, **_: Any) -> list[Session]:
         assert nets == len(chains)
         timings = [entry(2.2 * profiled.net_ms(chain)) for chain in chains]
-        return Session(entry(2 * profiled.reference_ms), tuple(timings))
+        return [Session(entry(2 * profiled.reference_ms), tuple(timings))]
 
     monkeypatch.setattr(today, "time_chains", slower)
     found = timed_today(profiled)

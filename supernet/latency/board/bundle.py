@@ -16,8 +16,10 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import tempfile
 import zipfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +88,24 @@ def write_subnet_bundle(out: Path, folders: Sequence[Path], request: TimingReque
         return _write(folder, models, limited, nets=len(folders), about={"subnets": hashes})
 
     return _written(out, request.runtime, fill)
+
+
+@contextmanager
+def models_without_torch(
+    models: Sequence[Model], request: TimingRequest, *, nets: int
+) -> Iterator[Path]:
+    """Write `models`, after the reference model, to a folder for `script.answer_for`.
+
+    The last `nets` are whole networks.
+
+    Raises:
+        DeviceError: if a model cannot be read or prepared.
+    """
+    with tempfile.TemporaryDirectory() as place, torch.random.fork_rng(devices=()):
+        torch.manual_seed(0)
+        folder = Path(place)
+        _write(folder, [of_keys((REFERENCE,), batch=1), *models], request, nets=nets, about={})
+        yield folder
 
 
 def _written(out: Path, runtime: str, fill: Callable[[Path], str]) -> str:
