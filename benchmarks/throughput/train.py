@@ -54,14 +54,19 @@ def main() -> None:
     pixels, turns = ((32,), 1) if flags.quick else ((32, 64), flags.turns)
     names = ("largest", "random 1") if flags.quick else tuple(archs(32))
     kept = Kept(flags.json, turns=str(turns))
+    sides = Sides()
     jobs: dict[str, Callable[[], Any]] = {
-        **{f"{px}/{name}": partial(point, px, name, turns) for px, name in product(pixels, names)},
+        **{
+            f"{px}/{name}": partial(point, sides, px, name, turns)
+            for px, name in product(pixels, names)
+        },
         **{f"memory/{px}": partial(memory, px) for px in pixels},
         **{f"calibration/{px}": partial(calibration, px, turns) for px in pixels},
         "resize": partial(resizing, turns),
         **{f"profile/{px}": partial(profile, px) for px in pixels},
     }
-    kept.measure(jobs, minutes=flags.minutes)
+    with sides:
+        kept.measure(jobs, minutes=flags.minutes)
     picture = flags.json.with_suffix(".png") if flags.quick else PICTURE
     report(kept.found, flags.json, picture)
     kept.file.unlink()
@@ -93,17 +98,28 @@ def worker(name: str, *px: int) -> Iterator[Callable[..., Any]]:
         process.join()
 
 
-def point(px: int, name: str, turns: int) -> dict[str, Any]:
+class Sides(ExitStack):
+    """The workers of all sides at one size of images."""
+
+    px = 0
+
+    def at(self, px: int) -> dict[str, Callable[..., Any]]:
+        """Return how to call each side at `px` pixels."""
+        if self.px != px:
+            self.close()
+            self.px, self.ask = px, {side: self.enter_context(worker(side, px)) for side in SIDES}
+        return self.ask
+
+
+def point(sides: Sides, px: int, name: str, turns: int) -> dict[str, Any]:
     """Time a subnet at `px` pixels, the sides in turn, and the core's rates between the turns."""
-    arch = archs(px)[name]
-    with ExitStack() as stack:
-        ask = {side: stack.enter_context(worker(side, px)) for side in SIDES}
-        for one in ask.values():
-            one("seconds", arch, 2)
-        rates, rows = [], []
-        for _ in range(turns):
-            rates.append(ask[OURS]("rates"))
-            rows.append({side: one("seconds", arch, 1) for side, one in ask.items()})
+    arch, ask = archs(px)[name], sides.at(px)
+    for one in ask.values():
+        one("seconds", arch, 2)
+    rates, rows = [], []
+    for _ in range(turns):
+        rates.append(ask[OURS]("rates"))
+        rows.append({side: one("seconds", arch, 1) for side, one in ask.items()})
     gflop, gbyte = work_of(px, arch)
     rate = {key: statistics.median(one[key] for one in rates) for key in rates[0]}
     ms = {side: 1e3 * statistics.median(row[side] for row in rows) for side in SIDES}
