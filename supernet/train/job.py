@@ -31,6 +31,7 @@ from supernet.io.shell import override
 from supernet.io.validate import construct
 from supernet.latency.costs import latency_costs
 from supernet.latency.table import LatencyTable
+from supernet.nn.compiled import missing
 from supernet.nn.description import FAULTS
 from supernet.nn.fixed import Net
 from supernet.nn.supernet import SuperNet
@@ -202,6 +203,11 @@ def _announce(job: Job, training: Training, position: Position) -> None:
         f"phase{'s' * (count > 1)} on {training.device}, {training.ranks.count} x "
         f"{torch.get_num_threads()} threads, into {job.folder}"
     )
+    if training.device.type == "cpu" and missing() is not None:
+        job.reporter.note(
+            f"numba cannot be used ({missing()}), so a step takes up to twice as long: gradients "
+            "of depthwise kernels are PyTorch's own; pip install numba"
+        )
 
 
 def _run(job: Job, training: Training, position: Position) -> None:
