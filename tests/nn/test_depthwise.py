@@ -162,8 +162,7 @@ def test_loops_compile_where_nothing_can_be_kept(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_step_compiles_with_dynamo() -> None:
-    weight = torch.randn(16, 1, 5, 5, requires_grad=True)
-    x = torch.randn(2, 16, 6, 6)
+    x, weight = _drawn(16, (6, 6), 5)
     run = torch.compile(lambda x: depthwise(x, weight, 1).square().sum(), backend="eager")
     torch.testing.assert_close(
         torch.autograd.grad(run(x), weight)[0],
@@ -171,5 +170,6 @@ def test_a_step_compiles_with_dynamo() -> None:
     )
 
 
-def test_a_broken_numba_counts_as_missing(without_numba: None) -> None:
+@pytest.mark.usefixtures("without_numba")
+def test_the_reason_why_numba_is_missing_is_kept() -> None:
     assert "numba" in str(compiled.missing())

@@ -21,7 +21,7 @@ from supernet.data.batches import Augment, Batch, train_batches
 from supernet.data.parts import divide
 from supernet.data.synthetic import synthetic
 from supernet.errors import DataError, SupernetError
-from supernet.io.reporter import SILENT
+from supernet.io.reporter import SILENT, Reporter
 from supernet.nn.drop import Noise
 from supernet.nn.supernet import SuperNet
 from supernet.space.search_space import Stage
@@ -435,3 +435,14 @@ def test_a_step_in_one_pass_is_the_step_in_many(opt: str) -> None:
             optimizer.step()
         for one, other in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
             torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)
+
+
+def test_training_without_numba_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "missing", lambda: "no module numba")
+    notes: list[str] = []
+    reporter = Reporter()
+    monkeypatch.setattr(reporter, "note", notes.append, raising=False)
+    start_run(tiny_config(), tmp_path / "run", reporter)
+    line = next(note for note in notes if "numba" in note)
+    assert "(no module numba)" in line
+    assert line.endswith("pip install numba")
