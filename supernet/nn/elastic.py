@@ -25,6 +25,7 @@ from supernet.nn.blocks import block_shapes, timm_block
 from supernet.nn.depthwise import depthwise
 from supernet.nn.kinds import kind_named
 from supernet.nn.kinds.conv import SE, Depthwise, child, written
+from supernet.nn.norm import norm_act
 from supernet.space.arch import Op
 from supernet.space.search_space import BlockSpec
 
@@ -197,10 +198,9 @@ class ElasticBlock(nn.Module):
             stats = (None, None)  # type: ignore[assignment]
         scale, shift = t[f"{name}.weight"], t[f"{name}.bias"]
         if self.training and isinstance(bn, nn.SyncBatchNorm):
-            y = _synchronised(y, bn, stats, scale, shift)
-        else:
-            y = F.batch_norm(y, *stats, scale, shift, self.training, bn.momentum, bn.eps)
-        return bn.act(y)
+            act: Any = bn.act
+            return act(_synchronised(y, bn, stats, scale, shift))
+        return norm_act(y, bn, stats, scale, shift)
 
     def _excite(
         self, y: Tensor, step: SE, t: Mapping[str, Tensor], gated: Callable[[Tensor, str], Tensor]
