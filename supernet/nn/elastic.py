@@ -26,6 +26,7 @@ from supernet.nn.depthwise import depthwise
 from supernet.nn.kinds import kind_named
 from supernet.nn.kinds.conv import SE, Depthwise, child, written
 from supernet.nn.norm import norm_act
+from supernet.nn.pointwise import convolve
 from supernet.space.arch import Op
 from supernet.space.search_space import BlockSpec
 
@@ -185,7 +186,7 @@ class ElasticBlock(nn.Module):
                 if isinstance(step, Depthwise):
                     y = depthwise(y, weight, conv.stride[0])
                 else:
-                    y = F.conv2d(y, weight, None, conv.stride, weight.shape[-1] // 2)
+                    y = convolve(y, weight, None, conv.stride[0])
                 y = self._norm(y, step.norm, t, keep_stats)
         if not self.timm.has_skip:
             return y
@@ -207,8 +208,8 @@ class ElasticBlock(nn.Module):
     ) -> Tensor:
         se, reduce, expand = child(self.timm, step.path), *step.ends
         z = y.mean((2, 3), keepdim=True)
-        z = se.act1(F.conv2d(z, t[f"{reduce}.weight"], t[f"{reduce}.bias"]))
-        return se.gate(F.conv2d(gated(z, expand), t[f"{expand}.weight"], t[f"{expand}.bias"]))
+        z = se.act1(convolve(z, t[f"{reduce}.weight"], t[f"{reduce}.bias"], 1))
+        return se.gate(convolve(gated(z, expand), t[f"{expand}.weight"], t[f"{expand}.bias"], 1))
 
     def export(self, op: Op) -> nn.Module:
         """Return timm's own block for `op`, with copies of its weights."""

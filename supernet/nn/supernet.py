@@ -19,6 +19,7 @@ from supernet.nn.blocks import STEM_ROLES, frame, net_args
 from supernet.nn.drop import Noise
 from supernet.nn.elastic import ElasticBlock
 from supernet.nn.gates import Path, Paths
+from supernet.nn.pointwise import with_matrix_products
 from supernet.nn.standalone import timm_model
 from supernet.space.arch import Arch
 from supernet.space.net_spec import NetSpec
@@ -43,7 +44,8 @@ class SuperNet(nn.Module):
         self.stem = nn.Sequential()
         self.tail = nn.Sequential()
         for role, module in parts.items():
-            (self.stem if role in STEM_ROLES else self.tail).add_module(role, module)
+            part = self.stem if role in STEM_ROLES else self.tail
+            part.add_module(role, with_matrix_products(module))
         self.blocks = nn.ModuleList(
             ElasticBlock(block, family=space.family, bn_eps=space.bn_eps) for block in space.blocks
         )
