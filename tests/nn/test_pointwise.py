@@ -33,7 +33,7 @@ def test_it_is_torchs_convolution_of_prefixes_as_well(
         torch.testing.assert_close(one, two, rtol=1e-12, atol=1e-12)
 
 
-def test_only_small_maps_and_1x1_kernels_become_matrix_products(
+def test_only_small_maps_and_1x1_kernels_that_learn_become_matrix_products(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     calls: list[str] = []
@@ -42,7 +42,9 @@ def test_only_small_maps_and_1x1_kernels_become_matrix_products(
     for side, kernel, stride in ((2, 1, 1), (3, 1, 1), (1, 3, 1), (1, 1, 2)):
         x, weight = torch.zeros(2, 4, side, side), torch.zeros(5, 4, kernel, kernel)
         convolve(x, weight, None, stride)
-    assert calls == ["linear", "conv2d", "conv2d", "conv2d"]
+    with torch.no_grad():
+        convolve(torch.zeros(2, 4, 1, 1), torch.zeros(5, 4, 1, 1), None, 1)
+    assert calls == ["linear", "conv2d", "conv2d", "conv2d", "conv2d"]
 
 
 def test_layers_keep_their_names_and_weights_and_draw_no_numbers() -> None:
