@@ -443,6 +443,6 @@ def test_training_without_numba_says_so(tmp_path: Path, monkeypatch: pytest.Monk
     reporter = Reporter()
     monkeypatch.setattr(reporter, "note", notes.append, raising=False)
     start_run(tiny_config(), tmp_path / "run", reporter)
-    line = next(note for note in notes if "numba" in note)
+    line = next(note for note in notes if note.startswith("numba"))
     assert "(no module numba)" in line
     assert line.endswith("pip install numba")
