@@ -285,15 +285,16 @@ def search_solver(result: Result) -> list[str]:
 
 
 def scale(result: Result) -> list[str]:
-    """Return images a second by processes."""
+    """Return the step of each way to exchange, its speed-up, and the cost of exchange."""
     data = result["data"]
     rows = [
-        [count, *(cell for kind in ("supernet", "static") for cell in (
-            f"{data['images_per_second'][f'{kind}, {count}']:.0f}",
-            f"{100 * data['exchange'][f'{kind}, {count}']:.1f} %"))]
-        for count in ("1", "2")
+        [name, f"{ms[0]:.0f}",
+         *("{:.2f} ({:.2f} to {:.2f})".format(*data[key][name]) if name in data[key] else ""
+           for key in ("step_by_step_without_exchange", "speed_up", "beside_static"))]
+        for name, ms in data["ms"].items()
     ]  # fmt: skip
-    head = ("processes", "ours, images/s", "exchange", "DDP, largest subnet, images/s", "exchange")
+    head = ("step", "ms", "by the step without exchange", "speed-up over one process",
+            "by the static net's speed-up")  # fmt: skip
     return table(head, rows)
 
 
