@@ -201,17 +201,17 @@ def gpu(result: Result) -> list[str]:
 def latency_truth(result: Result) -> list[str]:
     """Return the table of spaces and runtimes."""
     head = ("space and runtime", "error on chosen", "bias", "95th percentile", "on drawn",
-            "timed twice", "the table: error", "90 % within", "inside it",
+            "timed twice", "drift", "the table: error", "90 % within", "inside it",
             "one scale", "budgets overrun by the first choice", "as measured, after the loop",
             "as timed alone, after it", "rounds", "seconds of a round")  # fmt: skip
     rows = []
     for name, data in result["data"].items():
         found, fit = facts(data), data["correction"]
         shares = [found["error"], found["bias"], found["p95"], found["random_error"],
-                  found["twice"], fit["error"], fit["error_90"], found["inside"],
+                  found["twice"], found["drift"], fit["error"], fit["error_90"], found["inside"],
                   fit["plain_error"]]  # fmt: skip
         missed = (found["overrun_before"], found["missed_after"], found["overrun_alone"])
-        rows.append([name, *(f"{100 * share:.1f} %" for share in shares),
+        rows.append([name, *("-" if share is None else f"{100 * share:.1f} %" for share in shares),
                      *(f"{100 * share:.0f} %" for share in missed),
                      f"{found['rounds']:.1f}", f"{found['round_seconds']:.1f}"])  # fmt: skip
     return table(head, rows)

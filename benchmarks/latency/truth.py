@@ -6,8 +6,9 @@
 A table is profiled as `supernet profile` does it. Some subnets are chosen by the solver, each at a
 budget of its own, others are drawn. Their folders are written as `supernet extract` writes them,
 with random weights, and each is timed by a plain loop alone in a process (`alone.py`), in three
-rounds. At some of the budgets the loop of `supernet extract` chooses, writes, measures and chooses
-again.
+rounds. The drawn ones are timed before the table is made, too: by how much longer they take after
+it is the drift of the machine, which no table can know. At some of the budgets the loop of
+`supernet extract` chooses, writes, measures and chooses again.
 
 The score that the solver maximises stands for an accuracy: concave in the multiply-adds of each
 block, with weights of the blocks that are drawn anew for each budget. It rewards layers that the
@@ -140,8 +141,13 @@ def main() -> None:
 def measured(part: Part, folder: Path, quick: bool) -> dict[str, Any]:
     """Return what a part gives; its table and subnets are kept in `folder`."""
     chosen, drawn, loops = (3, 2, 1) if quick else (CHOSEN, DRAWN, LOOPS)
-    spec, start = part.spec, time.perf_counter()
-    path = folder / "table.json"
+    spec, rng = part.spec, random.Random(1)
+    random_archs = [spec.space.sample(rng) for _ in range(drawn)]
+    path, before = folder / "table.json", folder / "before.json"
+    if not before.exists():
+        early = timed_alone(spec, random_archs, part.runtime, folder, rounds=1)
+        before.write_text(json.dumps(early), encoding="utf-8")
+    start = time.perf_counter()
     if not path.exists():
         seconds = 1.0 if quick else None
         request = TimingRequest(runtime=part.runtime, processes=PROCESSES, seconds=seconds)
@@ -152,8 +158,7 @@ def measured(part: Part, folder: Path, quick: bool) -> dict[str, Any]:
     budgets = np.linspace(low, high, chosen + 2)[1:-1].tolist()
     searches = [partial(choose, spec, costs, seed) for seed in range(chosen)]
     archs = [search(budget).arch for search, budget in zip(searches, budgets, strict=True)]
-    rng = random.Random(1)
-    archs += [spec.space.sample(rng) for _ in range(drawn)]
+    archs += random_archs
     alone = timed_alone(spec, archs, part.runtime, folder)
     predicted = [arch_cost(spec.space, costs, arch) for arch in archs]
     some = [round(n) for n in np.linspace(0, chosen - 1, loops)]
@@ -173,6 +178,7 @@ def measured(part: Part, folder: Path, quick: bool) -> dict[str, Any]:
         "budgets_ms": budgets,
         "predicted_ms": predicted,
         "alone_ms": alone,
+        "before_ms": json.loads(before.read_text(encoding="utf-8")),
         "loops": closed,
     }
 
@@ -199,14 +205,14 @@ def choose(spec: NetSpec, costs: Costs, seed: int, limit_ms: float) -> Choice:
 
 
 def timed_alone(
-    spec: NetSpec, archs: Sequence[Arch], runtime: str, folder: Path
+    spec: NetSpec, archs: Sequence[Arch], runtime: str, folder: Path, rounds: int = ROUNDS
 ) -> list[list[float]]:
     """Write the subnets that are not there and time each alone; ms, by round."""
     new = [arch for arch in dict.fromkeys(archs) if not file_of(folder / arch.id, runtime).exists()]
     with ProcessPoolExecutor(2) as pool:
         list(pool.map(partial(write, spec, folder, runtime), new))
     found: dict[str, list[float]] = {arch.id: [] for arch in archs}
-    for turn in range(ROUNDS):
+    for turn in range(rounds):
         names = list(found)
         random.Random(turn).shuffle(names)
         for name in names:
@@ -309,18 +315,21 @@ def loop(
     }
 
 
-def facts(data: dict[str, Any]) -> dict[str, float]:
+def facts(data: dict[str, Any]) -> dict[str, Any]:
     """Return the figures of a part that the page shows."""
     truth = np.array([median(times) for times in data["alone_ms"]])
     off, count = np.array(data["predicted_ms"]) / truth - 1, data["chosen"]
     pairs = [pair for times in data["alone_ms"] for pair in itertools.combinations(times, 2)]
     within, loops = data["correction"]["error_90"], data["loops"]
+    before = data.get("before_ms", [])  # parts of before 2026-11-27, 22:00, lack them
+    later = [median(b) / a for (a,), b in zip(before, data["alone_ms"][count:], strict=False)]
     return {
         "error": float(np.abs(off[:count]).mean()),
         "bias": float(off[:count].mean()),
         "p95": float(np.quantile(np.abs(off[:count]), 0.95)),
         "inside": float((np.abs(off) <= within).mean()),
         "random_error": float(np.abs(off[count:]).mean()),
+        "drift": median(later) - 1 if later else None,
         "twice": fmean(abs(a / b - 1) for a, b in pairs),
         "overrun_before": float((truth[:count] > np.array(data["budgets_ms"])).mean()),
         "missed_after": fmean(not row["met"] for row in loops),
