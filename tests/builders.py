@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -32,7 +33,7 @@ from supernet.space.arch import Arch, Op
 from supernet.space.cost import Constraint, CostMatrix, Costs
 from supernet.space.layers import LayerKey, space_keys
 from supernet.space.net_spec import NetSpec
-from supernet.space.search_space import FixedBlock, SearchSpace, Stage
+from supernet.space.search_space import Block, FixedBlock, SearchSpace, Stage
 from supernet.train import job as training
 from supernet.train.build import build_space
 
@@ -80,7 +81,7 @@ class _Phases(Progress):
 
 def small_space(**changes: Any) -> SearchSpace:
     """Two stages, three blocks, 2 x 72 architectures at 8 and 16 px, unless `changes` differ."""
-    mobile = changes.get("family", "mobilenetv3") == "mobilenetv3"
+    hidden = FAMILIES[changes.get("family", "mobilenetv3")].hidden_head
     fields = {
         "family": "mobilenetv3",
         "stem_width": 8,
@@ -90,7 +91,7 @@ def small_space(**changes: Any) -> SearchSpace:
             Stage(width=16, stride=2, depths=(1,), se=True, act="hard_swish"),
         ),
         "final_width": 32,
-        "head_width": 40 if mobile else None,
+        "head_width": 40 if hidden else None,
         "kernel_sizes": (3, 5),
         "expand_ratios": (2, 3),
         "resolutions": (8, 16),
@@ -132,7 +133,16 @@ HAND_MADE = {
     f"{family}-{skip}": _hand_made(family, skip)
     for family in FAMILIES
     for skip in ("suffix", "any")
+    if skip == "suffix" or family in ("mobilenetv3", "efficientnet")
 }
+UNIVERSAL = {"start_kernel_size": (0, 3, 5), "kernel_size": (0, 3, 5), "expand_ratio": (2, 3)}
+"""Choices of universal inverted bottlenecks."""
+
+
+def _plain(*kernels: int) -> dict[str, tuple[float, ...]]:
+    return {"kernel_size": kernels, "expand_ratio": (1,)}
+
+
 WITHOUT_FIRST = {
     "separable": small_space(
         family="efficientnet",
@@ -145,6 +155,40 @@ WITHOUT_FIRST = {
         final_width=None,
         expand_ratios=(1, 2),
     ),
+    "unlike": small_space(
+        family="mobilenetv4",
+        first=None,
+        stages=(
+            Stage(
+                width=16,
+                stride=2,
+                depths=(2,),
+                kind="cn",
+                act="relu",
+                each=(Block(width=24), Block(choices=_plain(1))),
+            ),
+            Stage(width=16, stride=1, depths=(1, 2), kind="cn", residual="skip"),
+            Stage(
+                width=16,
+                stride=2,
+                depths=(1, 3),
+                kind="er",
+                act="swish",
+                each=(Block(), Block(residual="noskip"), Block(kind="ir", se=True)),
+            ),
+        ),
+        final_depth=2,
+        padding="same",
+    ),
+    "universal": small_space(
+        family="mobilenetv4",
+        first=None,
+        stages=(
+            Stage(width=16, stride=2, depths=(1, 2), kind="uir", choices=UNIVERSAL),
+            Stage(width=24, stride=2, depths=(1, 2), kind="uir", choices=UNIVERSAL, se=True),
+        ),
+    ),
+    "headless": small_space(family="lcnet", final_width=None, padding="same"),
     "biased": small_space(
         first=None,
         stages=(
@@ -155,7 +199,7 @@ WITHOUT_FIRST = {
         head_bias=True,
     ),
 }
-"""Spaces that begin at the stem: depthwise-separable stages, and a head with a bias."""
+"""Spaces of other kinds of blocks, unlike blocks, other heads, and `same` padding."""
 
 
 @st.composite
@@ -167,8 +211,11 @@ def spaces(draw: st.DrawFn, *, max_size: int = 2000) -> SearchSpace:
 
     def stage() -> Stage:
         kind = draw(st.sampled_from(("ir", "ir", "ir", *KINDS)))
-        ratios = sorted(expands) if kind == "ir" else [1]
-        ops = [Op(kernel, expand) for kernel in sorted(kernels) for expand in ratios]
+        ratios = sorted(expands) if KINDS[kind].hidden else [1]
+        choices = {"kernel_size": sorted(kernels), "expand_ratio": ratios}
+        choices |= {"start_kernel_size": [0, 3]} if kind == "uir" else {}
+        products = itertools.product(*choices.values())
+        ops = [Op(**dict(zip(choices, each, strict=True))) for each in products]
         ragged = draw(st.booleans())
         count = draw(st.integers(1, 3))
         depths = draw(st.sets(st.integers(1, count), min_size=1))
@@ -177,8 +224,10 @@ def spaces(draw: st.DrawFn, *, max_size: int = 2000) -> SearchSpace:
             width=draw(st.sampled_from((8, 16))),
             stride=draw(st.sampled_from((1, 2))),
             depths=tuple(depths),
-            se=draw(st.booleans()),
+            se=kind != "cn" and draw(st.booleans()),
             act=draw(st.sampled_from(("relu", "hard_swish"))),
+            choices=choices if kind == "uir" else None,
+            residual=draw(st.sampled_from(("", "", "skip", "noskip"))),
             allowed=tuple(tuple(draw(row)) for _ in range(count)) if ragged else None,
             kind=kind,
         )
@@ -194,8 +243,9 @@ def spaces(draw: st.DrawFn, *, max_size: int = 2000) -> SearchSpace:
         "resolutions": tuple(sizes),
     }
     if draw(st.booleans()):
-        bare = {"final_width": None} if family == "efficientnet" else {"head_bias": True}
-        changes |= {"first": None, **bare}
+        bias = FAMILIES[family].hidden_head and not FAMILIES[family].head_norm
+        bare = {"head_bias": True} if bias else {"final_width": None}
+        changes |= {"first": None, "padding": "same", **bare}
     space = small_space(stages=tuple(stages), **changes)
     while space.size > max_size:  # cut whole stages, so that every drawn space is of use
         stages.pop()
@@ -223,6 +273,13 @@ TIMM = (
     "efficientnet_b1",
     "fbnetc_100",
     "mobilenetv1_100",
+    "mobilenetv3_rw",
+    "tf_mobilenetv3_small_minimal_100",
+    "test_efficientnet",
+    "lcnet_035",
+    "fbnetv3_b",
+    "hardcorenas_a",
+    "mobilenetv4_conv_small_035",
 )
 """One or more of each kind of timm's networks that `space=from_timm` takes."""
 

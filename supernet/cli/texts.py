@@ -25,7 +25,8 @@ from hydra.errors import HydraException
 TEXTS = frozenset([
     "name", "device", "evaluate", "data.name", "gates.estimator", "gates.loss", "net.kind",
     "net.name", "net.dir", "optimizer.opt", "recipe.strategy.divergence", "space.preset",
-    "space.model", "space.family", "space.act", "space.first.act", "teacher.model",
+    "space.model", "space.family", "space.act", "space.first.act", "space.padding",
+    "space.variant", "teacher.model",
     "teacher.weights",
 ])  # fmt: skip
 """Settings that are texts, `null` included."""

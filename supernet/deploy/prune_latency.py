@@ -63,11 +63,14 @@ def _keys(model: nn.Module, net: dict[str, Any], resolution: int) -> list[tuple[
     for stage, number, block, kind in residuals(model):
         expansion = kind.expansion(block)
         said: Any = BlockString.parse(net["block_strings"][stage][number]).options
+        side = sides[stage, number][0]
+        same = net.get("padding", "") if said["stride"] > 1 and side % 2 == 0 else ""
         key = LayerKey(
-            kind=kind.name, family=net["family"], in_size=sides[stage, number][0],
+            kind=kind.name, family=net["family"], in_size=side,
             in_channels=expansion.in_channels, out_channels=said["width"],
             op=Op(**{name: said[name] for name in LETTERS if name in said}),
             stride=said["stride"], se="se_ratio" in said, act=said["act"],
+            residual=said.get("residual", ""), padding=same,
         )  # fmt: skip
         found.append((key, expansion.out_channels))
     return found

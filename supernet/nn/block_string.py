@@ -20,6 +20,8 @@ LETTERS = {
     "act": "n",
 }
 """timm's letter of each option, in the order in which they are written."""
+RESIDUALS = ("skip", "noskip")
+"""Words of their own: the option `residual`."""
 _NAMES = {letter: name for name, letter in LETTERS.items()}
 _ACTS = {"relu": "re", "relu6": "r6", "hard_swish": "hs", "swish": "sw"}
 _LONG = {short: act for act, short in _ACTS.items()}
@@ -35,7 +37,7 @@ _KIND, _OPTION = re.compile(r"[a-z]{2,8}", re.ASCII), re.compile(r"(se|[akpsecn]
 
 @dataclass(frozen=True, kw_only=True)
 class BlockString:
-    """One block of a timm network: its kind, and its options by name (`LETTERS`)."""
+    """One block of a timm network: its kind, and its options by name (`LETTERS`, `residual`)."""
 
     kind: str
     options: Mapping[str, float | str]
@@ -50,6 +52,9 @@ class BlockString:
         kind, *words = text.split("_")
         options: dict[str, float | str] = {}
         for word in words[1:]:
+            if word in RESIDUALS:
+                options["residual"] = word
+                continue
             match = _OPTION.fullmatch(word)
             if match is None or not _fits(*match.groups()):
                 raise ValueError(f"{word} is no option of a block string")
@@ -70,6 +75,8 @@ class BlockString:
             if name in self.options:
                 value = self.options[name]
                 words.append(f"{letter}{_ACTS[str(value)] if name == 'act' else f'{value:g}'}")
+        if "residual" in self.options:
+            words.append(str(self.options["residual"]))
         return "_".join(words)
 
 

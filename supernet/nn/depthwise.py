@@ -15,22 +15,47 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from timm.layers.padding import get_same_padding
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from supernet.nn.compiled import VECTOR, missing, plain
 
 
-def depthwise(x: Tensor, weight: Tensor, stride: int) -> Tensor:
-    """Depthwise convolution of `x` `[N, C, H, W]` with `weight` `[C, 1, K, K]`, padded by K // 2.
+def depthwise(x: Tensor, weight: Tensor, stride: int, padding: str = "") -> Tensor:
+    """Depthwise convolution of `x` `[N, C, H, W]` with `weight` `[C, 1, K, K]`.
 
     On a map of H rows the taps further than H - 1 from the centre only ever meet padding, so the
     kernel is cropped to 2H - 1 (2W - 1) first: the same result in less time.
+
+    Args:
+        x: the input.
+        weight: the kernels.
+        stride: in both directions.
+        padding: `same` as TensorFlow pads, with the library's gradients; empty: K // 2.
     """
     weight = reachable(weight, *x.shape[-2:])
+    if padding == "same" and stride > 1:
+        x, sides = padded(x, weight, stride)
+        return F.conv2d(x, weight, stride=stride, padding=sides, groups=x.shape[1])
     if _pays(x, weight, stride):
         return _Depthwise.apply(x, weight, stride)
     return _conv(x, weight, stride)
+
+
+def padded(x: Tensor, weight: Tensor, stride: int) -> tuple[Tensor, tuple[int, int]]:
+    """Return `x`, and the padding of rows and columns with which a convolution is TensorFlow's.
+
+    It pads a map of an even size by one less on top and left where it strides. Then `x` comes back
+    with a row and a column more at its other ends, and both sides need less.
+    """
+    rows, columns = (
+        get_same_padding(size, kernel, stride, 1)
+        for size, kernel in zip(x.shape[-2:], weight.shape[-2:], strict=True)
+    )
+    if rows % 2 or columns % 2:
+        x = F.pad(x, (0, columns % 2, 0, rows % 2))
+    return x, (rows // 2, columns // 2)
 
 
 def reachable(weight: Tensor, height: int, width: int) -> Tensor:

@@ -28,7 +28,7 @@ from supernet.nn.families import FAMILIES
 from supernet.nn.kinds import KINDS
 from supernet.nn.standalone import ENTRY_POINT, as_stored, build
 from supernet.space.arch import MAX_WIDTH
-from supernet.space.search_space import ACTIVATIONS, MAX_BLOCKS
+from supernet.space.search_space import ACTIVATIONS, MAX_BLOCKS, PADDINGS
 
 FAULTS = (ValueError, TypeError, KeyError, AttributeError, RuntimeError, AssertionError, IndexError,
           ArithmeticError, NotImplementedError)  # fmt: skip
@@ -76,7 +76,7 @@ def _check_ours(net: Mapping[str, Any]) -> None:
         raise CheckpointError(f"block_strings are {shown(stages)}; expected lists of strings")
     for string in strings:
         try:
-            known = BlockString.parse(string).kind in (*KINDS, "cn")
+            known = BlockString.parse(string).kind in KINDS
         except (AttributeError, ValueError):
             known = False
         if not known:
@@ -86,6 +86,8 @@ def _check_ours(net: Mapping[str, Any]) -> None:
     for name in ("stem_size", "num_features"):
         if type(net[name]) is not int or not 0 <= net[name] <= MAX_WIDTH:
             raise CheckpointError(f"{name} is {shown(net[name])}; expected 0 to {MAX_WIDTH}")
+    if net.get("padding", "") not in PADDINGS:
+        raise CheckpointError(f"padding is {shown(net['padding'])}; expected same, or empty")
     if not isinstance(net["bn_eps"], float) or not 0 < net["bn_eps"] < 1:
         raise CheckpointError(f"bn_eps is {shown(net['bn_eps'])}; expected a number below 1")
 

@@ -12,7 +12,7 @@ sorting. Not here: which op to run, depth (a block that is skipped is not called
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.modules._functions import SyncBatchNorm
 
 from supernet.errors import SpaceError
-from supernet.nn.blocks import block_shapes, timm_block
+from supernet.nn.blocks import block_outline, timm_block
 from supernet.nn.depthwise import depthwise
 from supernet.nn.kinds import kind_named
 from supernet.nn.kinds.conv import SE, Depthwise, child, written
@@ -29,6 +29,16 @@ from supernet.nn.norm import norm_act
 from supernet.nn.pointwise import convolve
 from supernet.space.arch import Op
 from supernet.space.search_space import BlockSpec
+
+
+class _Mix(NamedTuple):
+    """Sums of gates: of each channel by the path of the module that reads it, of parts by theirs.
+
+    A part is a convolution that some ops leave out.
+    """
+
+    channels: Mapping[str, Tensor]
+    parts: Mapping[str, Tensor]
 
 
 class ElasticBlock(nn.Module):
@@ -39,15 +49,16 @@ class ElasticBlock(nn.Module):
     start as the identity.
     """
 
-    def __init__(self, spec: BlockSpec, *, family: str, bn_eps: float) -> None:
+    def __init__(self, spec: BlockSpec, *, family: str, bn_eps: float, padding: str = "") -> None:
         super().__init__()
         self.spec, self.kind = spec, kind_named(spec.kind)
         self.kernel_sizes = {
-            choice: sorted({getattr(op, choice) for op in spec.ops}, reverse=True)
+            choice: sorted({getattr(op, choice) for op in spec.ops} - {0}, reverse=True)
             for choice in self.kind.kernels
         }
         self._kernels = {f"{step.path}.weight": name for name, step in self.kind.kernels.items()}
-        self.timm: Any = timm_block(spec, _largest(spec.ops), family=family, bn_eps=bn_eps)
+        self._family, self._bn_eps, self._padding = family, bn_eps, padding
+        self.timm: Any = self._fresh(_largest(spec.ops))
         self.transforms = nn.ParameterDict(
             {
                 _matrix(choice, k): nn.Parameter(torch.eye(k * k))
@@ -55,15 +66,20 @@ class ElasticBlock(nn.Module):
                 for k in sizes[1:]
             }
         )
-        self._family, self._bn_eps = family, bn_eps
         shared = self.timm.state_dict()
+        self._outlines = {op: block_outline(spec, op, family=family) for op in spec.ops}
         self._cuts = {
             op: {
                 name: _cut(shape, shared[name].shape, f"{name} of {op}")
-                for name, shape in block_shapes(spec, op, family=family).items()
+                for name, shape in outline.shapes.items()
             }
-            for op in spec.ops
+            for op, outline in self._outlines.items()
         }
+
+    def _fresh(self, op: Op) -> nn.Module:
+        return timm_block(
+            self.spec, op, family=self._family, bn_eps=self._bn_eps, padding=self._padding
+        )
 
     # ---- the one place that knows how weights are shared --------------------------------------
 
@@ -97,39 +113,47 @@ class ElasticBlock(nn.Module):
             weight = shrunk.view(*weight.shape[:2], smaller, smaller)
         return weight
 
-    def _mixed_tensors(
-        self, ops: Sequence[Op], gates: Tensor
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def _mixed_tensors(self, ops: Sequence[Op], gates: Tensor) -> tuple[dict[str, Tensor], _Mix]:
         """Return the largest op's tensors with the kernels of `ops` added up by `gates` `[n]`.
 
-        And the gates of channels, by the path of the module that reads them: the sum of the gates
-        of the ops that have the channel. At a one-hot this is `tensors_for` of that op, padded with
-        zeros.
+        And the sums of the gates of the ops that have a channel, or a convolution. At a one-hot
+        this is `tensors_for` of that op, padded with zeros. Where that op leaves a convolution out,
+        the kernel is the mean of the others': it tells the gates what they would add.
         """
         shared = {**dict(self.timm.named_parameters()), **dict(self.timm.named_buffers())}
-        tensors = dict(shared)
+        tensors, parts = dict(shared), dict[str, Tensor]()
         for name, choice in self._kernels.items():
+            sizes = {size: op for op in ops if (size := getattr(op, choice))}
+            if not sizes:
+                tensors.pop(name, None)
+                continue
             kernel, largest = torch.zeros_like(shared[name]), self.kernel_sizes[choice][0]
-            for k, example in {getattr(op, choice): op for op in ops}.items():
+            have = gates[[i for i, op in enumerate(ops) if getattr(op, choice)]].sum()
+            lacking = (have.detach() < 0.5) / len(sizes)  # 0 where the op at a one-hot has it
+            for k, example in sizes.items():
                 share = gates[[i for i, op in enumerate(ops) if getattr(op, choice) == k]].sum()
                 padding = ((largest - k) // 2,) * 4
                 own = self._kernel(shared[name], choice, example)
-                kernel = kernel + share * F.pad(own, padding)
+                kernel = kernel + (share + lacking) * F.pad(own, padding)
             tensors[name] = kernel
+            if any(not getattr(op, choice) for op in ops):
+                parts[name.removesuffix(".weight")] = have
 
         def channels(name: str) -> Tensor:
-            counts = [self._cuts[op][name][0].stop if self._cuts[op][name] else None for op in ops]
+            cuts = [self._cuts[op].get(name) for op in ops]
+            counts = [cut[0].stop if cut else None for cut in cuts]
             return _gates_of_channels(counts, gates, len(shared[name]))
 
         read = {}
         for group in self.kind.groups:
-            if group.normed:
+            normed = [step for step in group.normed if f"{step.path}.weight" in shared]
+            if normed:
                 reader = group.excites[0] if group.excites else group.reader
-                read[reader.path] = channels(f"{group.normed[0].path}.weight")
+                read[reader.path] = channels(f"{normed[0].path}.weight")
             for se in group.excites * self.spec.se:
                 reduce, expand = se.ends
                 read[expand] = channels(f"{reduce}.weight")
-        return tensors, read
+        return tensors, _Mix(read, parts)
 
     # ---- running and leaving -----------------------------------------------------------------
 
@@ -150,44 +174,58 @@ class ElasticBlock(nn.Module):
                 statistics untouched.
             drop: drops the branch of a residual block for some images.
         """
-        return self._run(x, self.tensors_for(op), keep_stats=keep_stats, drop=drop)
+        return self._run(x, op, self.tensors_for(op), keep_stats=keep_stats, drop=drop)
 
     def mixed(self, x: Tensor, ops: Sequence[Op], gates: Tensor) -> Tensor:
         """Run all of `ops` as one, their weights added up by `gates` `[n]`.
 
         Where one gate is 1 and the others 0 it is `forward` of that op with `keep_stats`, and one
-        backward pass gives the gradient of every gate.
+        backward pass gives the gradient of every gate. Ops that stride elsewhere than that op have
+        maps of other sizes inside: their outputs are added up instead.
         """
-        tensors, read = self._mixed_tensors(ops, gates)
-        return self._run(x, tensors, keep_stats=True, gates=read)
+        striding = [self._outlines[op].striding for op in ops]
+        active = int(gates.argmax())
+        alike = [i for i, where in enumerate(striding) if where == striding[active]]
+        chosen = [ops[i] for i in alike]
+        tensors, mix = self._mixed_tensors(chosen, gates[alike])
+        y = self._run(x, ops[active], tensors, keep_stats=True, mix=mix)
+        for i in sorted(set(range(len(ops))) - set(alike)):
+            with torch.no_grad():
+                other = self(x, ops[i], keep_stats=True)
+            y = y + gates[i] * other
+        return y
 
     def _run(
         self,
         x: Tensor,
+        op: Op,
         t: Mapping[str, Tensor],
         *,
         keep_stats: bool,
         drop: Callable[[Tensor], Tensor] | None = None,
-        gates: Mapping[str, Tensor] | None = None,
+        mix: _Mix | None = None,
     ) -> Tensor:
-        """Run the steps with the tensors `t`; a module reads its channels times their `gates`."""
+        """Run the steps with the tensors `t`, striding where `op` does."""
 
         def gated(z: Tensor, path: str) -> Tensor:
-            return z if gates is None or path not in gates else z * gates[path][:, None, None]
+            gates = None if mix is None else mix.channels.get(path)
+            return z if gates is None else z * gates[:, None, None]
 
-        y = x
+        y, strides = x, self._outlines[op].strides
         for step in self.kind.steps:
             y = gated(y, step.path)
             if isinstance(step, SE):
                 if self.spec.se:
                     y = y * self._excite(y, step, t, gated)
             elif (weight := t.get(f"{step.path}.weight")) is not None:
-                conv = child(self.timm, step.path)
+                before, stride = y, strides.get(step.path, 1)
                 if isinstance(step, Depthwise):
-                    y = depthwise(y, weight, conv.stride[0])
+                    y = depthwise(y, weight, stride, self._padding)
                 else:
-                    y = convolve(y, weight, None, conv.stride[0])
+                    y = convolve(y, weight, None, stride, self._padding)
                 y = self._norm(y, step.norm, t, keep_stats)
+                if mix is not None and step.path in mix.parts:
+                    y = before + mix.parts[step.path] * (y - before)
         if not self.timm.has_skip:
             return y
         return (y if drop is None else drop(y)) + x
@@ -213,7 +251,7 @@ class ElasticBlock(nn.Module):
 
     def export(self, op: Op) -> nn.Module:
         """Return timm's own block for `op`, with copies of its weights."""
-        block = timm_block(self.spec, op, family=self._family, bn_eps=self._bn_eps)
+        block = self._fresh(op)
         tensors = self.tensors_for(op)
         block.to(next(iter(tensors.values())))
         block.load_state_dict({name: tensor.detach() for name, tensor in tensors.items()})
@@ -250,12 +288,12 @@ class ElasticBlock(nn.Module):
         output of the largest op does not change. A block that does not expand has no channels of
         its own, and no narrow ops: it stays as it is.
         """
-        state = self.timm.state_dict()
+        state, steps = self.timm.state_dict(), tuple(self.kind.present(self.timm))
         for group in self.kind.hidden:
             reader = state[f"{group.reader.path}.weight"]
             order = by_importance(reader)
             for step in group.normed:
-                for name in written(step):
+                for name in written(step) if step in steps else ():
                     _permute_(state[name], order)
             _permute_(reader, order, dim=1)
             for se in group.excites * self.spec.se:
@@ -305,7 +343,8 @@ def by_importance(reader: Tensor) -> Tensor:
 
 
 def _largest(ops: Sequence[Op]) -> Op:
-    return Op(max(op.kernel_size for op in ops), max(op.expand_ratio for op in ops))
+    values = [op.to_dict() for op in ops]
+    return Op(**{name: max(each[name] for each in values) for name in values[0]})
 
 
 def _matrix(choice: str, size: int) -> str:

@@ -7,7 +7,7 @@ folders hold a copy of.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,8 +20,9 @@ from torch import nn
 from supernet.errors import SpaceError, shown
 from supernet.nn.block_string import BlockString
 from supernet.nn.kinds import kind_named
+from supernet.nn.kinds.conv import SE, Depthwise
 from supernet.nn.standalone import CLASSES
-from supernet.space.search_space import SearchSpace
+from supernet.space.search_space import BlockSpec, SearchSpace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,9 +34,11 @@ class Family:
         create: timm's factory, which knows `features_only`.
         modules: timm's modules whose networks may be of this family.
         se_from_exp: whether squeeze-and-excite reduces from the expanded width.
-        hidden_head: whether a 1x1 convolution ends the stages and a hidden layer of `head_width`
+        hidden_head: whether 1x1 convolutions end the stages and a hidden layer of `head_width`
             follows pooling; otherwise a 1x1 convolution or nothing stands before pooling.
-        tail: returns the layers of a network between stages and classifier, by role, in order.
+        tail: returns the layers of a network between stages and classifier, by role, in order. It
+            is told whether 1x1 convolutions end the stages.
+        head_norm: whether the hidden layer is normalised, and then has no bias.
     """
 
     name: str
@@ -43,16 +46,20 @@ class Family:
     modules: tuple[str, ...]
     se_from_exp: bool
     hidden_head: bool
-    tail: Callable[[Any], dict[str, nn.Module]]
+    tail: Callable[[Any, bool], dict[str, nn.Module]]
+    head_norm: bool = False
 
     @property
     def model(self) -> type[nn.Module]:
         """Timm's class."""
         return CLASSES[self.name].model
 
-    def block(self, in_width: int, string: BlockString, *, bn_eps: float = 1e-5) -> nn.Module:
+    def block(
+        self, in_width: int, string: BlockString, *, bn_eps: float = 1e-5, padding: str = ""
+    ) -> nn.Module:
         """Build timm's block, with fresh weights."""
         builder = EfficientNetBuilder(
+            pad_type=padding,
             se_from_exp=self.se_from_exp,
             norm_layer=partial(nn.BatchNorm2d, eps=bn_eps),
             se_layer=CLASSES[self.name].se_layer,
@@ -60,29 +67,38 @@ class Family:
         return builder(in_width, decode_arch_def([[str(string)]]))[0][0]
 
 
-def _mobilenetv3_tail(model: Any) -> dict[str, nn.Module]:
+def _mobilenetv3_tail(model: Any, ends: bool) -> dict[str, nn.Module]:
+    last = model.blocks[-1] if ends else ()
+    normed = {} if isinstance(model.norm_head, nn.Identity) else {"norm_head": model.norm_head}
     return {
-        "final": model.blocks[-1][0],
+        **{f"final{number or ''}": block for number, block in enumerate(last)},
         "pool": model.global_pool,
         "conv_head": model.conv_head,
+        **normed,
         "act_head": model.act2,
         "flatten": model.flatten,
     }
 
 
-def _efficientnet_tail(model: Any) -> dict[str, nn.Module]:
+def _efficientnet_tail(model: Any, ends: bool) -> dict[str, nn.Module]:
     return {"final": model.conv_head, "bn_final": model.bn2, "pool": model.global_pool}
 
 
+_ALWAYS: Mapping[str, Mapping[str, bool]] = {name: each.always for name, each in CLASSES.items()}
+
 FAMILIES = {
-    "mobilenetv3": Family(
-        name="mobilenetv3",
-        create=_create_mnv3,
-        modules=("mobilenetv3", "hardcorenas"),
-        se_from_exp=True,
-        hidden_head=True,
-        tail=_mobilenetv3_tail,
-    ),
+    **{
+        name: Family(
+            name=name,
+            create=_create_mnv3,
+            modules=("mobilenetv3", "hardcorenas"),
+            se_from_exp=_ALWAYS[name].get("se_from_exp", True),
+            hidden_head=True,
+            tail=_mobilenetv3_tail,
+            head_norm=_ALWAYS[name].get("head_norm", False),
+        )
+        for name in ("mobilenetv3", "mobilenetv3_rw", "lcnet", "fbnetv3", "mobilenetv4")
+    },
     "efficientnet": Family(
         name="efficientnet",
         create=_create_effnet,
@@ -117,23 +133,35 @@ def check_space(space: SearchSpace) -> SearchSpace:
             f"head_width is {space.head_width}; family {family.name} "
             + ("needs a number" if family.hidden_head else "has no such layer: use null")
         )
-    if space.final_width is None and family.hidden_head:
-        raise SpaceError(f"final_width is null; family {family.name} needs a number")
-    for number, stage in enumerate(space.stages):
+    if family.head_norm and space.head_bias:
+        raise SpaceError(f"head_bias is true; the head of family {family.name} is normalised")
+    for block in space.blocks:
         try:
-            kind = kind_named(stage.kind)
+            _check_block(block, space.padding)
         except SpaceError as error:
-            raise SpaceError(f"stage {number}: {error}") from error
-        ops = {op for row in stage.blocks for op in row}
-        other = [op for op in ops if {name for name, _ in op.values} != set(kind.choices)]
-        if other:
-            raise SpaceError(
-                f"stage {number}: ops of blocks of kind {kind.name} have "
-                f"{', '.join(kind.choices)}; not {other[0]!r}"
-            )
-        if not kind.hidden and any(dict(op.values).get("expand_ratio", 1) != 1 for op in ops):
-            raise SpaceError(
-                f"stage {number}: blocks of kind {kind.name} do not expand; their ops have expand "
-                "ratio 1"
-            )
+            raise SpaceError(f"stage {block.stage}: {error}") from error
     return space
+
+
+def _check_block(block: BlockSpec, padding: str) -> None:
+    kind = kind_named(block.kind)
+    other = [op for op in block.ops if {name for name, _ in op.values} != set(kind.choices)]
+    if other:
+        raise SpaceError(
+            f"ops of blocks of kind {kind.name} have {', '.join(kind.choices)}; not {other[0]!r}"
+        )
+    if not kind.hidden and any(op.expand_ratio != 1 for op in block.ops):
+        raise SpaceError(f"blocks of kind {kind.name} do not expand; their ops have expand ratio 1")
+    for choice, step in kind.kernels.items():
+        odd = [k for op in block.ops if (k := getattr(op, choice)) % 2 == 0]
+        odd = [k for k in odd if k or not (isinstance(step, Depthwise) and step.optional)]
+        if odd:
+            raise SpaceError(f"{choice} is {odd[0]}; in blocks of kind {kind.name} it must be odd")
+        sizes = {getattr(op, choice) for op in block.ops} - {0}
+        if padding == "same" and block.stride > 1 and 1 in sizes and len(sizes) > 1:
+            raise SpaceError(
+                f"{choice} is 1 and {max(sizes)} in a block that strides; with `same` padding they "
+                "have different centres"
+            )
+    if block.se and not any(isinstance(step, SE) for step in kind.steps):
+        raise SpaceError(f"se is true; blocks of kind {kind.name} have no squeeze-and-excite")

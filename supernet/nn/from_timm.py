@@ -17,29 +17,31 @@ from typing import Any
 
 import timm
 import torch
-from timm.layers import get_act_layer, make_divisible
-from timm.models._efficientnet_blocks import ConvBnAct
+from timm.layers import BatchNormAct2d, Conv2dSame, get_act_layer, make_divisible
 from torch import nn
 
 from supernet.errors import SpaceError
 from supernet.nn.blocks import net_args
-from supernet.nn.families import FAMILIES
+from supernet.nn.families import FAMILIES, Family
 from supernet.nn.kinds import KINDS, kind_of
 from supernet.nn.kinds.conv import SE, ConvKind, child
 from supernet.nn.standalone import timm_model
 from supernet.space.arch import Op
 from supernet.space.net_spec import NetSpec
-from supernet.space.search_space import ACTIVATIONS, FixedBlock, SearchSpace, Stage
+from supernet.space.search_space import (
+    ACTIVATIONS,
+    Block,
+    FixedBlock,
+    SearchSpace,
+    Stage,
+    convolves,
+)
 
 NOT_OURS = {
     "CondConvResidual": "a block of conditional convolutions",
-    "EdgeResidual": "an edge residual",
-    "UniversalInvertedResidual": "a universal inverted bottleneck",
     "MobileAttention": "attention",
-    "ConvBnAct": "a plain convolution",
     "MixedConv2d": "a convolution of mixed kernels",
     "CondConv2d": "a conditional convolution",
-    "Conv2dSame": "a convolution with `same` padding",
 }
 STEP = 32
 """Sides of the default resolutions are this many pixels apart."""
@@ -57,7 +59,8 @@ def from_timm(
 
     Args:
         model: name in timm's registry, with or without the tag of its weights.
-        kernel_sizes: that a block may have below its own, which it keeps.
+        kernel_sizes: that a block may have below its own, which it keeps; 0 leaves a depthwise
+            convolution of a universal inverted bottleneck out.
         expand_ratios: the same.
         min_depth: least blocks of a stage, where it has as many.
         resolutions: left out, the input size of the model and three smaller ones.
@@ -70,12 +73,18 @@ def from_timm(
     net, size = _built(model)
     if resolutions is None:
         resolutions = [side for side in range(size - 3 * STEP, size + 1, STEP) if side >= STEP]
-    try:
-        space = _space(net, kernel_sizes, expand_ratios, min_depth, resolutions)
-        _compare(net, space)
-    except SpaceError as error:
-        raise SpaceError(f"{model} cannot be made elastic: {error}") from error
-    return space
+    refusals = list[SpaceError]()
+    for family in FAMILIES.values():
+        if type(net) is not family.model:
+            continue
+        try:
+            _check_parts(net)
+            space = _space(net, family, kernel_sizes, expand_ratios, min_depth, resolutions)
+            _compare(net, space)
+            return space
+        except SpaceError as error:
+            refusals.append(error)
+    raise SpaceError(f"{model} cannot be made elastic: {refusals[0]}") from refusals[0]
 
 
 def check_name(model: str) -> None:
@@ -114,14 +123,14 @@ def _built(model: str) -> tuple[Any, int]:
 
 def _space(
     net: Any,
+    family: Family,
     kernel_sizes: Sequence[int],
     expand_ratios: Sequence[float],
     min_depth: int,
     resolutions: Sequence[int],
 ) -> SearchSpace:
-    family = next(family for family in FAMILIES.values() if type(net) is family.model)
-    _check_parts(net, last=net.blocks[-1][0] if family.hidden_head else None)
-    groups = list(net.blocks[:-1] if family.hidden_head else net.blocks)
+    groups = list(net.blocks)
+    finals = list(groups.pop()) if family.hidden_head and _is_final(groups[-1]) else []
     first = _first(groups[0])
     if first is not None:
         groups = groups[1:]
@@ -130,7 +139,9 @@ def _space(
         for number, group in enumerate(groups, start=0 if first is None else 1)
     )
     ops = {op for stage in stages for row in stage.blocks for op in row}
-    final: Any = net.blocks[-1][0].conv if family.hidden_head else net.conv_head
+    final: Any = net.conv_head
+    if family.hidden_head:
+        final = finals[0].conv if finals else nn.Identity()
     return SearchSpace(
         family=family.name,
         stem_width=net.conv_stem.out_channels,
@@ -138,26 +149,40 @@ def _space(
         stages=stages,
         final_width=None if isinstance(final, nn.Identity) else final.out_channels,
         head_width=net.conv_head.out_channels if family.hidden_head else None,
-        kernel_sizes=tuple({op.kernel_size for op in ops}),
+        kernel_sizes=tuple({op.kernel_size for op in ops} - {0}),
         expand_ratios=tuple({op.expand_ratio for op in ops}),
         resolutions=tuple(resolutions),
-        act=_act("bn1", net.bn1),
+        act=_act("bn1", net.bn1) or "relu",
         bn_eps=net.bn1.eps,
         head_bias=family.hidden_head and net.conv_head.bias is not None,
+        padding="same" if isinstance(net.conv_stem, Conv2dSame) else "",
+        final_depth=max(1, len(finals)),
     )
 
 
-def _check_parts(net: Any, last: nn.Module | None) -> None:
-    """Raise `SpaceError` naming each kind of part that no space has; `last` must be a ConvBnAct."""
+def _check_parts(net: Any) -> None:
+    """Raise `SpaceError` naming each kind of part that no space has."""
     found: dict[str, str] = {}
     for name, part in net.named_modules():
         kind = type(part).__name__
-        if kind in NOT_OURS and part is not last and kind_of(part) is None:
+        if name.endswith(".conv_s2d"):
+            found.setdefault("a convolution from space to depth", name)
+        if kind in NOT_OURS:
             found.setdefault(NOT_OURS[kind], name)
     if found:
         raise SpaceError(f"it has {', '.join(f'{said} ({name})' for said, name in found.items())}")
-    if last is not None and not isinstance(last, ConvBnAct):
-        raise SpaceError("it has no 1x1 convolution between its blocks and the pooling")
+
+
+def _is_final(group: nn.Sequential) -> bool:
+    """Whether the blocks are 1x1 convolutions of one width, as stand before pooling."""
+    cn = KINDS["cn"]
+    return (
+        all(
+            cn.matches(block) and child(block, "conv").kernel_size == (1, 1) and not block.has_skip
+            for block in group
+        )
+        and len({_width(cn, block) for block in group}) == 1
+    )
 
 
 def _first(group: nn.Sequential) -> FixedBlock | None:
@@ -165,13 +190,15 @@ def _first(group: nn.Sequential) -> FixedBlock | None:
     block, kind = group[0], KINDS["ds"]
     if len(group) > 1 or not kind.matches(block):
         return None
-    _, se, act = _facts("blocks.0.0", block)
+    facts = _facts("blocks.0.0", block)
+    if facts["residual"]:
+        return None
     return FixedBlock(
         width=_width(kind, block),
         stride=_stride(kind, block),
         kernel_size=child(block, kind.kernels["kernel_size"].path).kernel_size[0],
-        se=se,
-        act=act,
+        se=facts["se"],
+        act=facts["act"],
     )
 
 
@@ -182,41 +209,82 @@ def _stage(
     expand_ratios: Sequence[float],
     min_depth: int,
 ) -> Stage:
-    facts = {_facts(where, block) for block in blocks}
-    if len(facts) > 1:
-        raise SpaceError(
-            f"in {where} blocks differ in kind, activation or squeeze-and-excitation, and those "
-            "of a stage are alike"
-        )
-    ((name, se, act),) = facts
-    kind, rows = KINDS[name], []
+    facts, rows = [_facts(where, block) for block in blocks], []
     for block in blocks:
+        kind = _kind(where, block)
         values: dict[str, set[Any]] = {"expand_ratio": _ratios(kind, block, expand_ratios)}
+        steps = tuple(kind.present(block))
         for choice, step in kind.kernels.items():
-            own = child(block, step.path).kernel_size[0]
+            own = child(block, step.path).kernel_size[0] if step in steps else 0
             values[choice] = {own, *(k for k in kernel_sizes if k < own)}
         combined = itertools.product(*values.values())
-        rows.append(tuple(Op(**dict(zip(values, each, strict=True))) for each in combined))
+        ops = [Op(**dict(zip(values, each, strict=True))) for each in combined]
+        rows.append(tuple(op for op in ops if _stride(kind, block) == 1 or convolves(op)))
+    if any(set(_values(row)) != {"kernel_size", "expand_ratio"} for row in rows):
+        for own in facts:
+            alike = (
+                row for fact, row in zip(facts, rows, strict=True) if fact["kind"] == own["kind"]
+            )
+            own["choices"] = _values([*itertools.chain.from_iterable(alike)])
+    shared = {name: _common([own[name] for own in facts]) for name in facts[0]}
+    shared |= {"width": facts[-1]["width"], "residual": shared["residual"] or ""}
+    each = [
+        {name: value for name, value in own.items() if value not in (None, shared[name])}
+        for own in facts
+    ]
+    least = min(min_depth, len(blocks))
     return Stage(
-        width=_width(kind, blocks[0]),
-        stride=_stride(kind, blocks[0]),
-        depths=tuple(range(min(min_depth, len(blocks)), len(blocks) + 1)),
-        se=se,
-        act=act,
+        **shared,
+        stride=_stride(_kind(where, blocks[0]), blocks[0]),
+        depths=tuple(
+            depth
+            for depth in range(least, len(blocks) + 1)
+            if facts[depth - 1]["width"] == shared["width"]
+        ),
         allowed=tuple(rows),
-        kind=name,
+        each=tuple(Block(**own) for own in each) if any(each) else None,
     )
 
 
-def _facts(where: str, block: nn.Module) -> tuple[str, bool, str]:
-    """Return the kind of a block, whether it has squeeze-and-excite, and its activation."""
+def _values(ops: Sequence[Op]) -> dict[str, tuple[float, ...]]:
+    """Return the values of ops by name."""
+    return {name: tuple(sorted({getattr(op, name) for op in ops})) for name, _ in ops[0].values}
+
+
+def _common(values: Sequence[Any]) -> Any:
+    """Return the value that most blocks have, of those that have one."""
+    known = [value for value in values if value is not None]
+    return max(known, key=known.count) if known else None
+
+
+def _facts(where: str, block: nn.Module) -> dict[str, Any]:
+    """Return what a block is, by the names of `Block`; `residual` is None if it cannot be so."""
+    kind = _kind(where, block)
+    steps = tuple(kind.present(block))
+    norms = [child(block, step.norm) for step in steps if not isinstance(step, SE)]
+    acts = [act for norm in norms if (act := _act(where, norm)) is not None]
+    may = _stride(kind, block) == 1 and _inside(kind, block) == _width(kind, block)
+    word = "skip" if block.has_skip else "noskip"
+    return {
+        "kind": kind.name,
+        "width": _width(kind, block),
+        "se": any(isinstance(step, SE) for step in steps),
+        "act": acts[0],
+        "residual": ("" if block.has_skip == kind.residual else word) if may else None,
+    }
+
+
+def _kind(where: str, block: nn.Module) -> ConvKind:
     kind = kind_of(block)
     if kind is None:
         raise SpaceError(f"{where} has a {type(block).__name__}")
-    steps = tuple(kind.present(block))
-    first = next(step for step in steps if not isinstance(step, SE))
-    se = any(isinstance(step, SE) for step in steps)
-    return kind.name, se, _act(where, child(block, first.norm))
+    return kind
+
+
+def _inside(kind: ConvKind, block: nn.Module) -> int:
+    """Return the channels that a block takes."""
+    first = next(kind.present(block))
+    return int(child(block, first.path).in_channels)
 
 
 def _width(kind: ConvKind, block: nn.Module) -> int:
@@ -243,7 +311,12 @@ def _ratios(kind: ConvKind, block: nn.Module, smaller: Sequence[float]) -> set[f
     return {float(found), *(e for e in smaller if make_divisible(inside * e) < width)}
 
 
-def _act(where: str, norm: Any) -> str:
+def _act(where: str, norm: Any) -> str | None:
+    """Return the name of the activation behind a BN; None where there is none."""
+    if not isinstance(norm, BatchNormAct2d):
+        raise SpaceError(f"{where} has a {type(norm).__name__}, where a space has BN")
+    if isinstance(norm.act, nn.Identity):
+        return None
     names = [name for name in ACTIVATIONS if type(norm.act) is get_act_layer(name)]
     if not names:
         kind = type(norm.act).__name__

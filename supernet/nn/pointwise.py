@@ -10,12 +10,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from supernet.nn.depthwise import padded
+
 _PLACES = 4
 """Places of the largest map on which the matrix product is the faster one."""
 
 
-def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
-    """Convolve `x` `[N, C, H, W]` with `weight` `[O, C, K, K]`, padded by K // 2."""
+def convolve(
+    x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: str = ""
+) -> Tensor:
+    """Convolve `x` `[N, C, H, W]` with `weight` `[O, C, K, K]`, padded by K // 2 or `same`."""
+    if padding == "same" and stride > 1:
+        x, sides = padded(x, weight, stride)
+        return F.conv2d(x, weight, bias, stride, sides)
     few = x.shape[-2] * x.shape[-1] <= _PLACES and weight.shape[-1] == stride == 1
     if few and x.device.type == "cpu" and torch.is_grad_enabled():
         return F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)

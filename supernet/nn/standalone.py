@@ -31,25 +31,37 @@ ENTRY_POINT = "supernet_subnet"
 
 
 class Class(NamedTuple):
-    """timm's class of a family, its squeeze-and-excite, and arguments that `net` may leave out."""
+    """timm's class of a family, its squeeze-and-excite, arguments of all its networks.
+
+    And the arguments that `net` may leave out, with what they then are.
+    """
 
     model: type[nn.Module]
     se_layer: Any
+    always: dict[str, Any]
     defaults: dict[str, Any]
 
+
+_HARD = partial(SqueezeExcite, gate_layer="hard_sigmoid")
+_HEAD = {"head_bias": False}
 
 CLASSES = {
     "mobilenetv3": Class(
         MobileNetV3,
-        partial(
-            SqueezeExcite,
-            gate_layer="hard_sigmoid",
-            force_act_layer=nn.ReLU,
-            rd_round_fn=round_channels,
-        ),
-        {"head_bias": False},
+        partial(_HARD, force_act_layer=nn.ReLU, rd_round_fn=round_channels),
+        {},
+        _HEAD,
     ),
-    "efficientnet": Class(EfficientNet, SqueezeExcite, {}),
+    "mobilenetv3_rw": Class(MobileNetV3, _HARD, {}, _HEAD),
+    "lcnet": Class(MobileNetV3, partial(_HARD, force_act_layer=nn.ReLU), {}, _HEAD),
+    "fbnetv3": Class(
+        MobileNetV3,
+        partial(_HARD, rd_round_fn=partial(round_channels, round_limit=0.95)),
+        {"se_from_exp": False},
+        _HEAD,
+    ),
+    "mobilenetv4": Class(MobileNetV3, SqueezeExcite, {"head_norm": True}, _HEAD),
+    "efficientnet": Class(EfficientNet, SqueezeExcite, {}, {}),
 }
 
 
@@ -59,7 +71,9 @@ def timm_kwargs(net: dict[str, Any]) -> dict[str, Any]:
     same = ("stem_size", "num_features", "num_classes", "in_chans")
     return {
         **{name: net[name] for name in same},
+        **family.always,
         **{name: net.get(name, default) for name, default in family.defaults.items()},
+        "pad_type": net.get("padding", ""),
         "block_args": decode_arch_def(net["block_strings"]),
         "act_layer": get_act_layer(net["act"]),
         "norm_layer": partial(nn.BatchNorm2d, eps=net["bn_eps"]),

@@ -47,7 +47,8 @@ class SuperNet(nn.Module):
             part = self.stem if role in STEM_ROLES else self.tail
             part.add_module(role, with_matrix_products(module))
         self.blocks = nn.ModuleList(
-            ElasticBlock(block, family=space.family, bn_eps=space.bn_eps) for block in space.blocks
+            ElasticBlock(block, family=space.family, bn_eps=space.bn_eps, padding=space.padding)
+            for block in space.blocks
         )
 
     def forward(

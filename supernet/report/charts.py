@@ -303,8 +303,7 @@ def _stages(bars: Sequence[Bar], resolution: int | None) -> str:
     """Return an architecture, a line a stage."""
     lines = []
     for stage, blocks in itertools.groupby(bars, key=lambda bar: bar.stage):
-        words = ["-" if b.kernel_size is None else f"k{b.kernel_size}e{b.expand_ratio:g}"
-                 for b in blocks]  # fmt: skip
+        words = ["".join(bar.words) for bar in blocks]
         lines.append(f"stage {stage + 1}: {' '.join(words)}")
     return "<br>".join([f"{resolution} px", *lines]) if lines else ""
 

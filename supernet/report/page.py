@@ -159,7 +159,7 @@ def _matrices(drawn: Sequence[SubnetRecord]) -> list[dict[str, Any]]:
 
 
 def _op(bar: Bar) -> str:
-    return "-" if bar.kernel_size is None else f"k{bar.kernel_size} e{bar.expand_ratio:g}"
+    return " ".join(bar.words)
 
 
 def _stages(bars: Sequence[Bar]) -> list[list[Bar]]:

@@ -16,6 +16,7 @@ BASELINE, PRUNED, SUBNET = "baseline", "pruned", "subnet"
 class Bar:
     """One block of an architecture; `kernel_size` None if it is skipped.
 
+    `start_kernel_size` is None where the ops of the block have none.
     `ms` is its latency by the table, `share` its part of the predicted latency of the network; both
     are None without a table.
     """
@@ -26,6 +27,15 @@ class Bar:
     expand_ratio: float | None
     ms: float | None = None
     share: float | None = None
+    start_kernel_size: int | None = None
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """Its op in short, such as `k5`, `e3`."""
+        if self.kernel_size is None:
+            return ("-",)
+        start = () if self.start_kernel_size is None else (f"a{self.start_kernel_size}",)
+        return (*start, f"k{self.kernel_size}", f"e{self.expand_ratio:g}")
 
 
 @dataclass(frozen=True, kw_only=True)

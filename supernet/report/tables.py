@@ -82,6 +82,7 @@ def bars_of(
             kernel_size=None if op is None else op.kernel_size,
             expand_ratio=None if op is None else op.expand_ratio,
             ms=each, share=None if each is None or total <= 0 else each / total,
+            start_kernel_size=None if op is None else op.to_dict().get("start_kernel_size"),
         )
         for block, op, each in zip(space.blocks, arch.ops, ms, strict=True)
     )  # fmt: skip

@@ -16,7 +16,7 @@ from supernet.space.arch import Arch, Op
 from supernet.space.net_spec import NetSpec
 from supernet.space.search_space import SearchSpace
 
-OPTIONAL = ("resolution", "bias")
+OPTIONAL = ("resolution", "bias", "residual", "padding")
 """Fields that files may lack."""
 NO_VALUES = Op()
 """The op of a layer that has none."""
@@ -35,7 +35,9 @@ class LayerKey:
     squeeze-and-excite is built. `op` holds a block's values by name, and the kernel of a stem.
     Fields that mean nothing for a kind hold an empty op, 1, False or "".
     `resolution` is 0, or the input size of the network that the layer was timed for: some tables
-    hold a timing of the same layer for each (`LatencyTable.names`). `bias` is a head's.
+    hold a timing of the same layer for each (`LatencyTable.names`). `bias` is a head's. `residual`
+    is a block's where it is not as its kind has it, `padding` where the layer strides and `same`
+    differs from PyTorch's padding: on maps of an even size.
     """
 
     kind: str
@@ -49,6 +51,8 @@ class LayerKey:
     act: str = ""
     resolution: int = 0
     bias: bool = False
+    residual: str = ""
+    padding: str = ""
 
     def at(self, resolution: int) -> LayerKey:
         """Return this layer in a network of `resolution` pixels; 0: in any."""
@@ -71,6 +75,7 @@ class LayerKey:
         words += [f"{self.in_channels}->{self.out_channels}"] + [str(self.op)] * bool(str(self.op))
         words += [f"s{self.stride}"] * (self.stride > 1) + ["se"] * self.se
         words += [self.act] * bool(self.act) + ["bias"] * self.bias
+        words += [word for word in (self.residual, self.padding) if word]
         return " ".join(words + [f"at {self.resolution} px"] * bool(self.resolution))
 
     @property
@@ -83,7 +88,7 @@ class LayerKey:
         return read + self.out_channels * side**2
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data for JSON; `OPTIONAL` fields are left out where they are 0 or False."""
+        """Return plain data for JSON; `OPTIONAL` fields are left out where they say nothing."""
         own = {name: value for name, value in vars(self).items() if value or name not in OPTIONAL}
         return {**own, "op": self.op.to_dict()}
 
@@ -128,6 +133,7 @@ def space_keys(spec: NetSpec, resolution: int) -> SpaceKeys:
         LayerKey(
             kind="stem", family=family, in_size=resolution, in_channels=spec.in_chans,
             out_channels=space.stem_width, op=Op(kernel_size=3), stride=2, act=space.act,
+            padding=_padding(space, 2, resolution),
         ),
     ]  # fmt: skip
     if first is not None:
@@ -135,7 +141,7 @@ def space_keys(spec: NetSpec, resolution: int) -> SpaceKeys:
             LayerKey(
                 kind="ds", family=family, in_size=size, in_channels=space.stem_width,
                 out_channels=first.width, op=Op(first.kernel_size, 1), stride=first.stride,
-                se=first.se, act=first.act,
+                se=first.se, act=first.act, padding=_padding(space, first.stride, size),
             )
         )  # fmt: skip
         size = _halved(size) if first.stride == 2 else size
@@ -150,7 +156,8 @@ def space_keys(spec: NetSpec, resolution: int) -> SpaceKeys:
                 LayerKey(
                     kind=block.kind, family=family, in_size=size, in_channels=block.in_width,
                     out_channels=block.out_width, op=op, stride=block.stride, se=block.se,
-                    act=block.act,
+                    act=block.act, residual=block.residual,
+                    padding=_padding(space, block.stride, size),
                 )
             )  # fmt: skip
         cell.append(tuple(row))
@@ -174,7 +181,8 @@ def _tail(space: SearchSpace, size: int, num_classes: int) -> list[LayerKey]:
     family, final = space.family, space.final_width
     width = space.stages[-1].width
     keys = []
-    if final is not None:
+    for _ in range(0 if final is None else space.final_depth):
+        assert final is not None
         keys.append(
             LayerKey(
                 kind="final", family=family, in_size=size, in_channels=width, out_channels=final,
@@ -197,6 +205,10 @@ def _tail(space: SearchSpace, size: int, num_classes: int) -> list[LayerKey]:
         )
     )  # fmt: skip
     return keys
+
+
+def _padding(space: SearchSpace, stride: int, size: int) -> str:
+    return space.padding if stride > 1 and size % 2 == 0 else ""
 
 
 def _halved(size: int) -> int:

@@ -28,9 +28,11 @@ from supernet.space.arch import MAX_RESOLUTION, MAX_WIDTH, Arch, Op
 
 MAX_BLOCKS, MAX_CELLS, MAX_CHOICES = 512, 10_000, 128
 """What a file may ask for before anything is built: each is far beyond any network of this kind."""
-NOT_EXPANDING = ("ds", "dsa")
+NOT_EXPANDING = ("ds", "dsa", "cn")
 """Kinds whose blocks have expand ratio 1 where a stage has no choices of its own."""
 ACTIVATIONS = ("relu", "relu6", "hard_swish", "swish")
+RESIDUALS = ("", "skip", "noskip")
+PADDINGS = ("", "same")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,12 +54,46 @@ class FixedBlock:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Block:
+    """What one block of a stage has of its own; None is as the stage has it."""
+
+    kind: str | None = None
+    width: int | None = None
+    se: bool | None = None
+    act: str | None = None
+    residual: str | None = None
+    choices: Mapping[str, tuple[float, ...]] | None = field(default=None, hash=False)
+
+    def __post_init__(self) -> None:
+        """Coerce the lists of a YAML or JSON file to tuples."""
+        object.__setattr__(self, "choices", _checked(self.choices))
+
+
+def _checked(choices: Mapping[str, Any] | None) -> dict[str, tuple[float, ...]] | None:
+    """Return the values of ops by name, each once and sorted."""
+    if choices is None:
+        return None
+    for name, values in choices.items():
+        some = isinstance(values, (list, tuple)) and 0 < len(values) <= MAX_CHOICES
+        _need(some, f"choices.{name} is {shown(values)}; expected a list of numbers")
+        for value in values:
+            Op.from_dict({name: value})
+    return {name: tuple(sorted(set(values))) for name, values in choices.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
 class Stage:
-    """A run of blocks of one width; the first one strides.
+    """A run of blocks; the first one strides.
 
     `kind` is timm's word for its blocks (`supernet.nn.kinds`): `ir`, inverted residuals; `ds`,
     depthwise-separable ones; `dsa`, the same with an activation at the end and never residual
-    (MobileNetV1). The latter two do not expand: their ops have expand ratio 1.
+    (MobileNetV1); `er`, edge residuals (fused); `cn`, plain convolutions; `uir`, universal inverted
+    bottlenecks (MobileNetV4), whose ops have a start kernel size as well, and 0 leaves a kernel
+    out. `ds`, `dsa` and `cn` do not expand: their ops have expand ratio 1. `residual` is timm's
+    word where a block is residual against the habit of its kind: `skip`, `noskip`.
+
+    `each` has an item for each block where blocks are unlike each other: the item names what the
+    block has of its own. The width of the stage is that of its last block.
 
     `depths` says how many of its blocks may run; the rest is skipped. A stage may have depth 0,
     and be skipped as a whole, where it keeps the width and the resolution of the stage before it:
@@ -76,6 +112,8 @@ class Stage:
     allowed: tuple[tuple[Op, ...], ...] | None = None
     kind: str = "ir"
     choices: Mapping[str, tuple[float, ...]] | None = field(default=None, hash=False)
+    residual: str = ""
+    each: tuple[Block, ...] | None = None
 
     def __post_init__(self) -> None:
         """Coerce the lists of a YAML or JSON file to tuples, and check the fields."""
@@ -102,14 +140,41 @@ class Stage:
         )
         _check_width("width", self.width)
         _need(self.act in ACTIVATIONS, f"act is {self.act!r}; allowed: {ACTIVATIONS}")
-        if self.choices is not None:
-            for name, values in self.choices.items():
-                some = isinstance(values, (list, tuple)) and 0 < len(values) <= MAX_CHOICES
-                _need(some, f"choices.{name} is {shown(values)}; expected a list of numbers")
-                for value in values:
-                    Op.from_dict({name: value})
-            own = {name: tuple(sorted(set(values))) for name, values in self.choices.items()}
-            object.__setattr__(self, "choices", own)
+        _need(
+            self.residual in RESIDUALS,
+            f"residual is {self.residual!r}; allowed: skip, noskip, or empty, as the kind has it",
+        )
+        object.__setattr__(self, "choices", _checked(self.choices))
+        if self.each is not None:
+            self._check_each(max(self.depths) if self.allowed is None else most)
+
+    def _check_each(self, count: int) -> None:
+        """Coerce and check what the blocks have of their own."""
+        assert self.each is not None
+        _need(
+            len(self.each) == count,
+            f"each has {len(self.each)} items, and the stage {count} blocks",
+        )
+        items = tuple(
+            item if isinstance(item, Block) else construct(Block, item, f"each[{number}]")
+            for number, item in enumerate(self.each)
+        )
+        object.__setattr__(self, "each", items)
+        widths = [self.of(position).width for position in range(count)]
+        _need(
+            all(widths[depth - 1] == self.width for depth in self.depths if depth),
+            f"depths are {self.depths}, the widths of its blocks {widths}; after each of these "
+            f"depths the width must be {self.width}, that of the stage",
+        )
+
+    def of(self, position: int) -> Stage:
+        """Return a stage of what its block at `position` is, where blocks are unlike."""
+        if self.each is None:
+            return self
+        own = {
+            name: value for name, value in vars(self.each[position]).items() if value is not None
+        }
+        return dataclasses.replace(self, each=None, allowed=None, **own)
 
     @property
     def blocks(self) -> tuple[tuple[Op, ...], ...]:
@@ -132,6 +197,7 @@ class BlockSpec:
     ops: tuple[Op, ...]
     skippable: bool
     kind: str = "ir"
+    residual: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,15 +209,18 @@ class SearchSpace:
         stem_width: channels of the stem, a 3x3 convolution of stride 2.
         first: the fixed block after the stem; None where the searchable part begins there.
         stages: the searchable part.
-        final_width: channels of the 1x1 convolution before pooling; None where there is none,
-            `efficientnet` only.
-        head_width: channels of the hidden layer after pooling; `mobilenetv3` only, else None.
+        final_width: channels of the 1x1 convolution before pooling; None where there is none.
+        head_width: channels of the hidden layer after pooling; None in the families that have no
+            such layer, `efficientnet`.
         kernel_sizes: all depthwise kernels of the space, odd.
         expand_ratios: all expansions of the space.
         resolutions: all input sizes, in pixels.
         act: activation of stem and head.
         bn_eps: epsilon of every BN layer.
-        head_bias: whether the hidden layer after pooling has a bias; `mobilenetv3` only.
+        head_bias: whether the hidden layer after pooling has a bias.
+        padding: of convolutions that stride: empty, as PyTorch pads; `same`, as TensorFlow does.
+        final_depth: how many 1x1 convolutions there are before pooling; more than one only with a
+            hidden layer after it.
 
     Raises:
         SpaceError: naming the field, what it holds and what it may hold.
@@ -169,6 +238,8 @@ class SearchSpace:
     act: str = "hard_swish"
     bn_eps: float = 1e-5
     head_bias: bool = False
+    padding: str = ""
+    final_depth: int = 1
 
     def __post_init__(self) -> None:
         """Coerce plain data, fill in `Stage.allowed`, check everything once."""
@@ -197,8 +268,10 @@ class SearchSpace:
             stage = construct(Stage, stage, where)
         if stage.allowed is not None:
             return stage
-        row = self._ops_of(stage)
-        return construct(Stage, {**vars(stage), "allowed": (row,) * max(stage.depths)}, where)
+        rows = [self._ops_of(stage.of(place)) for place in range(max(stage.depths))]
+        if stage.stride > 1:
+            rows[0] = tuple(op for op in rows[0] if convolves(op))
+        return construct(Stage, {**vars(stage), "allowed": rows}, where)
 
     # ---- the [B, O] view -------------------------------------------------------------------
 
@@ -207,7 +280,7 @@ class SearchSpace:
         """`[O]`: every op of the space; `ops[0]` is `None`, a skipped block."""
         pairs = itertools.product(self.kernel_sizes, self.expand_ratios)
         shared = [Op(kernel, expand) for kernel, expand in pairs]
-        own = {op for stage in self.stages for op in self._ops_of(stage)}
+        own = {op for stage in self.stages for one in _unlike(stage) for op in self._ops_of(one)}
         return (None, *shared, *sorted(own - set(shared)))
 
     def _ops_of(self, stage: Stage) -> tuple[Op, ...]:
@@ -223,21 +296,23 @@ class SearchSpace:
         specs, width = [], self.stem_width if self.first is None else self.first.width
         for number, stage in enumerate(self.stages):
             for position, ops in enumerate(stage.blocks):
+                own, stride = stage.of(position), stage.stride if position == 0 else 1
                 specs.append(
                     BlockSpec(
                         stage=number,
                         position=position,
                         in_width=width,
-                        out_width=stage.width,
-                        stride=stage.stride if position == 0 else 1,
-                        se=stage.se,
-                        act=stage.act,
+                        out_width=own.width,
+                        stride=stride,
+                        se=own.se,
+                        act=own.act,
                         ops=ops,
                         skippable=position >= min(stage.depths),
-                        kind=stage.kind,
+                        kind=own.kind,
+                        residual=own.residual if (stride, width) == (1, own.width) else "",
                     )
                 )
-                width = stage.width
+                width = own.width
         return tuple(specs)
 
     @cached_property
@@ -395,14 +470,19 @@ class SearchSpace:
         """Return the part of this space that keeps only the given choices.
 
         `choices` are further values of ops, by name. Each choice is a collection of values to keep,
-        or a number: keep that many of the largest. `ops` and `blocks` stay as they are, so every
-        `[B, O]` matrix of this space fits its restrictions.
+        or a number: keep that many of the largest, of kernel sizes also at the start of a block.
+        `ops` and `blocks` stay as they are, so every `[B, O]` matrix of this space fits its
+        restrictions.
 
         Raises:
             SpaceError: if a block, a stage or the resolutions would be left without a choice.
         """
-        wants = {"kernel_size": kernel_sizes, "expand_ratio": expand_ratios, **(choices or {})}
         known = {name for op in self.ops if op is not None for name, _ in op.values}
+        kernels = [name for name in sorted(known) if name.endswith("kernel_size")]
+        if not isinstance(kernel_sizes, int):
+            kernels = ["kernel_size"]
+        wants = {**dict.fromkeys(kernels, kernel_sizes), "expand_ratio": expand_ratios}
+        wants |= choices or {}
         strange = sorted(set(choices or {}) - known)
         _need(not strange, f"no op has {', '.join(strange)}; ops have {', '.join(sorted(known))}")
         stages = []
@@ -457,6 +537,16 @@ class SearchSpace:
             return construct(cls, data, "space")
         except SupernetError as error:
             raise SpaceError(f"not a search space: {error}") from error
+
+
+def convolves(op: Op) -> bool:
+    """Whether an op has a kernel, and so can stride."""
+    return any(value for name, value in op.values if name.endswith("kernel_size"))
+
+
+def _unlike(stage: Stage) -> list[Stage]:
+    """Return the stage as each of its unlike blocks is."""
+    return [stage] if stage.each is None else [stage.of(place) for place in range(len(stage.each))]
 
 
 def _plain(value: Any) -> Any:
@@ -545,6 +635,9 @@ def _check_frame(space: SearchSpace) -> None:
     head = space.head_width
     _need(head is None or 0 < head <= MAX_WIDTH, f"head_width is {head}; allowed: 1..{MAX_WIDTH}")
     _need(head is not None or not space.head_bias, "head_bias goes with a head_width")
+    _need(space.padding in PADDINGS, f"padding is {space.padding!r}; allowed: same, or empty")
+    deep = 1 if head is None or space.final_width is None else MAX_CHOICES
+    _need(1 <= space.final_depth <= deep, f"final_depth is {space.final_depth}; allowed: 1..{deep}")
     _check_width("stem_width", space.stem_width)
     if space.final_width is not None:
         _check_width("final_width", space.final_width)
@@ -562,7 +655,12 @@ def _check_stages(space: SearchSpace) -> None:
     cells = sum(len(row) for stage in stages for row in stage.blocks)
     _need(cells <= MAX_CELLS, f"the blocks have {cells} ops in all; {MAX_CELLS} is the most")
     for number, stage in enumerate(stages):
-        stray = sorted({op for row in stage.blocks for op in row} - set(space._ops_of(stage)))
+        _need(
+            stage.stride == 1 or all(map(convolves, stage.blocks[0])),
+            f"stage {number}: its first block strides and has an op without a kernel",
+        )
+        pairs = ((row, stage.of(place)) for place, row in enumerate(stage.blocks))
+        stray = sorted({op for row, own in pairs for op in set(row) - set(space._ops_of(own))})
         _need(
             not stray,
             f"stage {number}: {', '.join(map(str, stray))} not among the ops of the space",

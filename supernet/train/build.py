@@ -24,7 +24,7 @@ from supernet.io.validate import check_types, construct
 from supernet.nn.families import check_space
 from supernet.nn.fixed import Net
 from supernet.nn.from_timm import from_timm
-from supernet.space.presets import ofa_mbv3, ofa_proxyless
+from supernet.space.presets import mobilenetv4, ofa_mbv3, ofa_proxyless
 from supernet.space.search_space import SearchSpace
 from supernet.space.single import OneArch
 from supernet.train.gates.step import GateConfig
@@ -158,5 +158,6 @@ torch takes its `foreach` form by itself, and the fused one was not tried there.
 PRESETS: dict[str, Callable[..., SearchSpace]] = {
     "ofa_mbv3": ofa_mbv3,
     "ofa_proxyless": ofa_proxyless,
+    "mobilenetv4": mobilenetv4,
     "from_timm": from_timm,
 }

@@ -42,7 +42,7 @@ NEEDS = {
     "space=from_timm": ["space.model=mobilenetv3_small_050"],
 }
 SHIPPED = ("digits", "synthetic")
-OWN_IMAGES = ("folder", "imagenet")
+OWN_IMAGES = ("folder", "imagenet", "mobilenetv4")
 """Experiments on images that a command names."""
 
 

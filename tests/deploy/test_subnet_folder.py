@@ -21,6 +21,12 @@ SPACES = {  # one of each family, and a network of timm's
     "fashion": ("fashion",),
     "ofa_proxyless": ("ofa_proxyless",),
     "biased": ("from_timm", "space.model=mobilenetv3_small_050", "space.resolutions=[64]"),
+    "universal": ("mobilenetv4", "space.width_mult=0.35", "space.resolutions=[64]"),
+    "same": (
+        "from_timm",
+        "space.model=tf_mobilenetv3_small_minimal_100",
+        "space.resolutions=[64]",
+    ),
 }
 
 

@@ -191,7 +191,8 @@ def settings() -> frozenset[str]:
     words = [[]]
     for group in GROUPS:
         files = (ROOT / "conf" / group).glob("*.yaml")
-        words += [[f"{group}={file.stem}", *REQUIRED.get(file.stem, ())] for file in files]
+        chosen = [f"{group}={file.stem}" for file in files]
+        words += [[word, *REQUIRED.get(word, ())] for word in chosen]
     found: set[str] = {"resume", "init_from"}
 
     def walk(value: Any, name: str) -> None:
@@ -220,9 +221,11 @@ def code_of(text: Text) -> str:
     return re.sub(r"\w\([^()]*\)", "", code)
 
 
-REQUIRED = {"folder": ("data.root=X",), "imagenet": ("data.root=X",),
-            "from_timm": ("space.model=mobilenetv2_100",),
-            "timm": ("net.name=X",), "subnet": ("net.dir=X",)}  # fmt: skip
+REQUIRED = {"data=folder": ("data.root=X",), "experiment=folder": ("data.root=X",),
+            "experiment=imagenet": ("data.root=X",), "experiment=mobilenetv4": ("data.root=X",),
+            "net=timm": ("net.name=X",),
+            "net=subnet": ("net.dir=X",),
+            "space=from_timm": ("space.model=mobilenetv2_100",)}  # fmt: skip
 """Settings without a default, by the file of `conf/` that asks for them."""
 
 

@@ -148,7 +148,7 @@ def test_alike_blocks_are_built_once() -> None:
     assert shapes.cache_info().misses == len(kinds) * 2
     for block, spec in zip(net.blocks, space.blocks, strict=True):
         for op in spec.ops:
-            want = blocks.block_shapes(spec, op, family=space.family)
+            want = blocks.block_outline(spec, op, family=space.family).shapes
             assert {name: t.shape for name, t in block.tensors_for(op).items()} == dict(want)
 
 

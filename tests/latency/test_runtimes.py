@@ -24,8 +24,8 @@ from supernet.latency import runtimes
 from supernet.latency.model import Model, of_keys, of_subnet
 from supernet.latency.runtimes import Runtime
 from supernet.nn import blocks
-from supernet.nn.families import FAMILIES
 from supernet.nn.standalone import timm_model
+from supernet.space.arch import Op
 from supernet.space.layers import LayerKey, arch_keys
 from supernet.space.net_spec import NetSpec
 from supernet.space.search_space import ACTIVATIONS, SearchSpace
@@ -61,7 +61,7 @@ KEYS = [
             expand_ratio=e,
             out_channels=c,
         )
-        for family in FAMILIES
+        for family in ("mobilenetv3", "efficientnet")
         for act in ACTIVATIONS
         for se, k, s, e, c in ((False, 3, 2, 3.0, 24), (True, 5, 1, 2.5, 16))
     ),
@@ -70,9 +70,17 @@ KEYS = [
     key("head", in_size=1, act="relu"),
     key("head", act="hard_swish", bias=True),
     key("dsa", family="efficientnet", kernel_size=3, stride=2, act="relu6"),
+    key("head", family="mobilenetv4", act="relu"),
+    key("stem", kernel_size=3, stride=2, in_channels=3, act="relu", padding="same"),
+    key("ir", kernel_size=5, stride=2, act="relu", expand_ratio=2, padding="same"),
+    key("er", kernel_size=3, stride=2, act="swish", expand_ratio=2, padding="same"),
+    key("cn", kernel_size=3, act="relu", out_channels=16, residual="skip"),
+    *(dataclasses.replace(key("uir", act="relu", stride=s, out_channels=16),
+              op=Op(start_kernel_size=a, kernel_size=k, expand_ratio=2))
+      for a, k, s in ((0, 0, 1), (3, 0, 2), (0, 5, 1), (5, 3, 2))),
     key("classifier", in_size=1),
     key("classifier", family="efficientnet"),
-]
+]  # fmt: skip
 
 
 @pytest.fixture(autouse=True)

@@ -12,6 +12,8 @@ STRINGS = (
     "dsa_r1_k3_s1_e1_c8_nsw",
     "cn_r1_k1_s1_c960",
     "uir_r1_a3_k5_s2_e4_c80",
+    "cn_r1_k3_s1_e1_c24_skip",
+    "ir_r1_k3_s1_e8_c96_nre_noskip",
 )
 
 
@@ -39,7 +41,7 @@ def test_some_options_change_and_the_rest_stays() -> None:
 @pytest.mark.parametrize(
     "text",
     ["", "ir", "ir_r2_k3", "ir_r999999999_k3_s1_e3_c16_nre", "ir_r1_k3_s3", "ir_r1_k_s1",
-     "ir_r1_k3333", "ir_r1_c1234567", "ir_r1_nxx", "ir_r1_noskip", "ir_r1_k3_", "IR_r1_k3",
+     "ir_r1_k3333", "ir_r1_c1234567", "ir_r1_nxx", "ir_r1_nskip", "ir_r1_k3_", "IR_r1_k3",
      "ir_r1_k3\n", "ir_r1_e1e9", "ir_r1_k³"],
 )  # fmt: skip
 def test_anything_else_is_refused(text: str) -> None:

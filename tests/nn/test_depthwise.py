@@ -10,12 +10,14 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from timm.layers.conv2d_same import conv2d_same
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from supernet.nn import compiled
 from supernet.nn import depthwise as module
 from supernet.nn.depthwise import depthwise
+from supernet.nn.pointwise import convolve
 
 
 @pytest.fixture
@@ -57,6 +59,18 @@ def test_outputs_and_gradients_are_those_of_torch(
 ) -> None:
     x, weight = _drawn(20, size, kernel)
     _compare(x.to(memory_format=torch.channels_last), weight, stride, within=1e-12)
+
+
+@pytest.mark.parametrize("kernel", [1, 3, 5, 7])
+@pytest.mark.parametrize("size", [(1, 1), (2, 2), (2, 3), (4, 4), (5, 3), (8, 8), (9, 9)])
+def test_same_padding_is_timms(size: tuple[int, int], kernel: int) -> None:
+    x, weight = _drawn(20, size, kernel)
+    for stride in (1, 2):
+        want = conv2d_same(x, weight, stride=(stride, stride), groups=20)
+        torch.testing.assert_close(depthwise(x, weight, stride, "same"), want)
+        dense = weight.expand(-1, 20, -1, -1)
+        want = conv2d_same(x, dense, stride=(stride, stride))
+        torch.testing.assert_close(convolve(x, dense, None, stride, "same"), want)
 
 
 @pytest.mark.usefixtures("without_numba")

@@ -34,7 +34,7 @@ SUFFIX = HAND_MADE["mobilenetv3-suffix"]
 
 def assert_extracts(net: SuperNet, count: int) -> None:
     """In float64, 1e-9 of the largest logit, for the extremes and `count` random archs."""
-    kind = MobileNetV3 if net.space.family == "mobilenetv3" else EfficientNet
+    kind = EfficientNet if net.space.family == "efficientnet" else MobileNetV3
     for number, arch in enumerate(some_archs(net.space, count)):
         model = extract(net, arch)
         assert type(model) is kind
@@ -51,7 +51,7 @@ def test_every_space_of_conf(name: str) -> None:
 
 
 @pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
-def test_both_families_and_skip_rules(space: SearchSpace) -> None:
+def test_families_kinds_and_skip_rules(space: SearchSpace) -> None:
     assert_extracts(random_net(space, in_chans=1, num_classes=3), count=8)
 
 

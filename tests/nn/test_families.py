@@ -19,10 +19,21 @@ SPACE = small_space()
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"family": "resnet"}, "family is 'resnet'; allowed: mobilenetv3, efficientnet"),
+        ({"family": "resnet"}, "family is 'resnet'; allowed: mobilenetv3, mobilenetv3_rw"),
         ({"head_width": None}, "head_width is None; family mobilenetv3 needs a number"),
         ({"family": "efficientnet", "head_width": 8}, "head_width is 8; family efficientnet has"),
-        ({"final_width": None}, "final_width is null; family mobilenetv3 needs a number"),
+        ({"family": "mobilenetv4", "head_bias": True}, "the head of family mobilenetv4 is norm"),
+        ({"stages": (Stage(width=8, stride=1, depths=(1,), kind="cn", se=True),)},
+         "stage 0: se is true; blocks of kind cn have no squeeze-and-excite"),
+        ({"padding": "same", "stages": (Stage(width=8, stride=2, depths=(1,), kind="cn", choices={
+            "kernel_size": (1, 3), "expand_ratio": (1,)}),)},
+         "stage 0: kernel_size is 1 and 3 in a block that strides"),
+        ({"stages": (Stage(width=8, stride=1, depths=(1,), choices={
+            "kernel_size": (0, 3), "expand_ratio": (2,)}),)},
+         "stage 0: kernel_size is 0; in blocks of kind ir it must be odd"),
+        ({"stages": (Stage(width=8, stride=1, depths=(1,), kind="uir", choices={
+            "start_kernel_size": (2, 0), "kernel_size": (3,), "expand_ratio": (2,)}),)},
+         "stage 0: start_kernel_size is 2; in blocks of kind uir it must be odd"),
         ({"stages": (Stage(width=8, stride=1, depths=(1,), kind="bottle"),)},
          "stage 0: a block has the kind 'bottle'; allowed: ir, ds, dsa"),
         ({"stages": (Stage(width=8, stride=1, depths=(1,), kind="ds",

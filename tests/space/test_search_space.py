@@ -262,6 +262,24 @@ def test_decode_names_the_indices(indices: tuple[int, ...]) -> None:
          r"stage 1: depths are \(0, 1\); only a stage of the width of the one before it"),
         ({"stages": [{"width": 8, "stride": 1, "depths": [1], "act": "gelu"}]},
          r"stages\[0\]: act is 'gelu'"),
+        ({"stages": [{"width": 8, "stride": 1, "depths": [1], "residual": "yes"}]},
+         r"stages\[0\]: residual is 'yes'; allowed: skip, noskip"),
+        ({"stages": [{"width": 8, "stride": 1, "depths": [2], "each": [{}]}]},
+         r"stages\[0\]: each has 1 items, and the stage 2 blocks"),
+        ({"stages": [{"width": 8, "stride": 1, "depths": [2], "each": [{"wide": 3}, {}]}]},
+         r"stages\[0\]: each\[0\] has 'wide'; allowed: act, choices"),
+        ({"stages": [{"width": 8, "stride": 1, "depths": [2], "each": [{"width": 12}, {}]}]},
+         r"stages\[0\]: width is 12; .*multiples of 8"),
+        ({"stages": [{"width": 8, "stride": 1, "depths": [1, 2], "each": [{"width": 16}, {}]}]},
+         r"stages\[0\]: depths are \(1, 2\), the widths of its blocks \[16, 8\]"),
+        ({"stages": [{"width": 8, "stride": 2, "depths": [1], "choices": {"kernel_size": [0]}}]},
+         r"stages\[0\]: a block allows no op"),
+        ({"stages": [{"width": 8, "stride": 2, "depths": [1], "allowed": [[{"kernel_size": 0}]],
+                      "choices": {"kernel_size": [0]}}]},
+         "stage 0: its first block strides and has an op without a kernel"),
+        ({"padding": "valid"}, "padding is 'valid'; allowed: same, or empty"),
+        ({"final_depth": 0}, "final_depth is 0; allowed: 1"),
+        ({"final_depth": 2, "final_width": None}, r"final_depth is 2; allowed: 1\.\.1"),
     ],
 )  # fmt: skip
 def test_a_space_names_what_is_wrong(changes: dict[str, Any], message: str) -> None:
@@ -358,9 +376,25 @@ def test_what_earlier_versions_wrote_is_read() -> None:
     data = SPACE.to_dict()
     del data["head_bias"]
     data |= {"skip": "suffix", "tied": False}
+    del data["padding"], data["final_depth"]
     for stage in data["stages"]:
-        del stage["kind"]
+        del stage["kind"], stage["residual"], stage["each"]
     assert SearchSpace.from_dict(data) == SPACE
+
+
+def test_blocks_of_a_stage_may_be_unlike() -> None:
+    each = ({"width": 24, "kind": "cn", "residual": "skip"}, {"se": True, "act": "swish"}, {})
+    stage = {"width": 16, "stride": 2, "depths": [2, 3], "each": each}
+    space = SearchSpace.from_dict({**SPACE.to_dict(), "stages": [stage], "expand_ratios": [1, 2]})
+    first, second, third = space.blocks
+    assert (first.kind, second.kind, third.kind) == ("cn", "ir", "ir")
+    assert (first.in_width, first.out_width, second.in_width, third.out_width) == (8, 24, 24, 16)
+    assert (first.stride, second.stride, second.se, second.act) == (2, 1, True, "swish")
+    assert first.residual == "", "it strides"
+    assert set(first.ops) == {Op(3, 1), Op(5, 1)}
+    assert len(second.ops) == 4
+    assert SearchSpace.from_dict(json.loads(json.dumps(space.to_dict()))) == space
+    assert space.restrict(depths=1).size == 2 * 4 * 4 * 2
 
 
 def test_a_separable_stage_has_the_ops_that_do_not_expand() -> None:

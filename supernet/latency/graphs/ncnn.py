@@ -179,13 +179,14 @@ def _conv(
     odd = (
         values.get("dilations", [1, 1]) != [1, 1] or values.get("auto_pad", b"NOTSET") != b"NOTSET"
     )
-    if odd or (top, left) != (bottom, right):
+    if odd:
         raise ValueError(f"no way to write a convolution with {values} for ncnn")
     params = (
         f"0={outputs} 1={width} 11={height} 12=1 13={down} 14={top} 2=1 3={across} 4={left} "
         f"5={len(weights) - 1} 6={weights[0].size}"
     )
     params += f" 7={group}" * (group > 1)
+    params += f" 15={right} 16={bottom}" * ((top, left) != (bottom, right))
     if activation is not None:
         params += f" 9={('Relu', None, 'Clip', 'Sigmoid').index(activation.op_type) + 1}"
         if activation.op_type == "Clip":

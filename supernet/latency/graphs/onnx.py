@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 from onnx import NodeProto, TensorProto, helper, numpy_helper
+from timm.layers import Conv2dSame
+from timm.layers.padding import get_same_padding
 from torch import nn
 
 from supernet.nn.kinds import KINDS
@@ -67,11 +69,13 @@ class _Graph:
 
 def _layer(graph: _Graph, x: str, key: LayerKey, part: Any) -> str:
     if key.kind in ("stem", "final"):
-        return _conv_bn(graph, x, part.conv, part.bn1)
+        return _conv_bn(graph, x, part.conv, part.bn1, key.in_size)
     if key.kind in KINDS:
-        return _block(graph, x, KINDS[key.kind], part)
+        return _block(graph, x, KINDS[key.kind], part, key.in_size)
     if key.kind == "head":
         _, conv, act = part
+        if isinstance(act, nn.BatchNorm2d):
+            return _conv_bn(graph, _mean(graph, x), conv, act, 1)
         return _act(graph, _conv(graph, _mean(graph, x), conv), act)
     assert key.kind == "classifier", key.kind
     linear = part[1]
@@ -81,22 +85,23 @@ def _layer(graph: _Graph, x: str, key: LayerKey, part: Any) -> str:
     return graph.add("Gemm", x, *weights, transB=1)
 
 
-def _block(graph: _Graph, x: str, kind: ConvKind, block: Any) -> str:
+def _block(graph: _Graph, x: str, kind: ConvKind, block: Any, size: int) -> str:
     y = x
     for step in kind.present(block):
         module = child(block, step.path)
         if isinstance(step, SE):
             y = _se(graph, y, module)
         else:
-            y = _conv_bn(graph, y, module, child(block, step.norm))
+            y = _conv_bn(graph, y, module, child(block, step.norm), size)
+            size = -(-size // module.stride[0])
     return graph.add("Add", y, x) if block.has_skip else y
 
 
-def _conv_bn(graph: _Graph, x: str, conv: nn.Conv2d, bn: Any) -> str:
+def _conv_bn(graph: _Graph, x: str, conv: nn.Conv2d, bn: Any, size: int) -> str:
     weight = _array(conv.weight).astype(np.float64)
     gain = _array(bn.weight) / np.sqrt(_array(bn.running_var).astype(np.float64) + bn.eps)
     bias = _array(bn.bias) - gain * _array(bn.running_mean)
-    y = _conv_node(graph, x, conv, weight * gain[:, None, None, None], bias)
+    y = _conv_node(graph, x, conv, weight * gain[:, None, None, None], bias, size)
     return _act(graph, y, bn.act)
 
 
@@ -111,9 +116,10 @@ def _conv_node(
     conv: nn.Conv2d,
     weight: np.ndarray[Any, Any],
     bias: np.ndarray[Any, Any] | None,
+    size: int = 1,
 ) -> str:
     arrays = [weight] if bias is None else [weight, bias]
-    height, width = conv.padding  # type: ignore[str-unpack]  # timm gives numbers
+    before, after = _pads(conv, size)
     return graph.add(
         "Conv",
         x,
@@ -121,8 +127,16 @@ def _conv_node(
         group=conv.groups,
         kernel_shape=list(conv.kernel_size),
         strides=list(conv.stride),
-        pads=[height, width, height, width],
+        pads=[before, before, after, after],
     )
+
+
+def _pads(conv: nn.Conv2d, size: int) -> tuple[int, int]:
+    """Return the padding before and after a map of `size`, which is square as the kernel is."""
+    if not isinstance(conv, Conv2dSame):
+        return int(conv.padding[0]), int(conv.padding[0])
+    both = get_same_padding(size, conv.kernel_size[0], conv.stride[0], 1)
+    return both // 2, both - both // 2
 
 
 def _se(graph: _Graph, x: str, se: Any) -> str:

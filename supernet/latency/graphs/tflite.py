@@ -2,7 +2,7 @@
 
 Written with the schema that LiteRT brings along: its own converter is a package of gigabytes.
 Only the operators that such graphs hold are known, others are refused. A convolution that strides
-is padded by an operator of its own, as PyTorch's padding is not TensorFlow's `SAME`.
+is padded by an operator of its own where PyTorch's padding is not TensorFlow's `SAME`.
 
 Format: https://github.com/tensorflow/tensorflow/blob/master/tensorflow/lite/schema/schema.fbs
 """
@@ -18,6 +18,7 @@ import onnx
 from ai_edge_litert import schema_py_generated as schema
 from onnx import NodeProto, numpy_helper
 from onnx.shape_inference import infer_shapes
+from timm.layers.padding import get_same_padding
 
 _Array = np.ndarray[Any, Any]
 _CODE, _OPTIONS = schema.BuiltinOperator, schema.BuiltinOptions
@@ -164,7 +165,10 @@ def _conv(
     top, left, bottom, right = values["pads"]
     if group not in (1, outputs) or values.get("dilations", [1, 1]) != [1, 1]:
         raise ValueError(f"no way to write a convolution with {values} for LiteRT")
-    same = (down, across) == (1, 1) and [top, left] == [(size - 1) / 2 for size in weight.shape[2:]]
+    sizes, kernel = writer.tensors[x].shape[1:3], weight.shape[2:]
+    both = [get_same_padding(*each, 1) for each in zip(sizes, kernel, (down, across), strict=True)]
+    ends = [(top, bottom), (left, right)]
+    same = ends == [(total // 2, total - total // 2) for total in both]
     if not same and any(values["pads"]):
         size = np.array([(0, 0), (top, bottom), (left, right), (0, 0)])
         shape = np.array(writer.tensors[x].shape) + size.sum(axis=1)

@@ -9,13 +9,19 @@ from torch import nn
 
 from supernet.errors import SpaceError, shown
 from supernet.nn.kinds.conv import ConvKind
+from supernet.nn.kinds.edge import ER
 from supernet.nn.kinds.inverted import IR
+from supernet.nn.kinds.plain import CN
 from supernet.nn.kinds.separable import DS, DSA
+from supernet.nn.kinds.universal import UIR
 
 KINDS: dict[str, ConvKind] = {
     "ir": IR,
     "ds": DS,
     "dsa": DSA,
+    "er": ER,
+    "cn": CN,
+    "uir": UIR,
 }
 
 

@@ -36,11 +36,15 @@ class Conv:
 
 @dataclass(frozen=True)
 class Depthwise:
-    """A depthwise convolution and the BN after it."""
+    """A depthwise convolution and the BN after it.
+
+    An `optional` one is left out of ops whose kernel size is 0.
+    """
 
     path: str
     norm: str
     kernel: str | None = "kernel_size"
+    optional: bool = False
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,7 @@ class ConvKind:
         steps: the block's inside, in the order of the data.
         choices: names of an op's values.
         settings: attributes that tell this kind from others of the same class.
+        residual: whether timm's block is residual by itself where its shapes allow it.
     """
 
     name: str
@@ -101,6 +106,7 @@ class ConvKind:
     steps: tuple[Step, ...]
     choices: tuple[str, ...] = ("kernel_size", "expand_ratio")
     settings: Mapping[str, Any] = field(default_factory=dict)
+    residual: bool = True
 
     @cached_property
     def groups(self) -> tuple[Group, ...]:

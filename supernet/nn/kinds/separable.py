@@ -19,6 +19,7 @@ DS, DSA = (
         block=DepthwiseSeparableConv,
         steps=_STEPS,
         settings={"has_pw_act": ends_active},
+        residual=not ends_active,
     )
     for name, ends_active in (("ds", False), ("dsa", True))
 )

@@ -12,6 +12,7 @@ from supernet.errors import DeviceError
 from supernet.latency import runtimes
 from supernet.latency.graphs.ncnn import ncnn_files
 from supernet.latency.model import of_keys
+from supernet.nn.families import FAMILIES
 from supernet.space.layers import arch_keys
 from supernet.space.net_spec import NetSpec
 from supernet.space.search_space import FixedBlock, SearchSpace, Stage
@@ -29,7 +30,7 @@ def _space(family: str, first: str, later: str) -> SearchSpace:
             Stage(width=40, stride=2, depths=(2,), se=True, act=later),
         ),
         final_width=96,
-        head_width=64 if family == "mobilenetv3" else None,
+        head_width=64 if FAMILIES[family].hidden_head else None,
         kernel_sizes=(3, 5),
         expand_ratios=(3, 6),
         resolutions=(24,),
@@ -80,11 +81,17 @@ def test_an_unknown_operator_is_named() -> None:
         ncnn_files(helper.make_model(graph).SerializeToString())
 
 
-def test_an_uneven_padding_is_refused() -> None:
+def test_an_uneven_padding_is_written() -> None:
+    """0 on top and left, 1 at the other ends; `test_runtimes.py` compares its output."""
+    layer = key("stem", kernel_size=3, stride=2, in_channels=3, act="relu", padding="same")
+    text, _ = ncnn_files(of_keys([layer], batch=1).onnx)
+    (conv,) = (line.split() for line in text.splitlines() if line.startswith("Convolution "))
+    assert {"4=0", "14=0", "15=1", "16=1"} <= set(conv)
+
+
+def test_a_dilated_convolution_is_refused() -> None:
     proto = onnx.load_from_string(of_keys([key("final", act="relu")], batch=1).onnx)
-    for attribute in proto.graph.node[0].attribute:
-        if attribute.name == "pads":
-            attribute.ints[:] = [0, 0, 1, 1]
+    proto.graph.node[0].attribute.append(helper.make_attribute("dilations", [2, 2]))
     with pytest.raises(ValueError, match="no way to write a convolution"):
         ncnn_files(proto.SerializeToString())
 

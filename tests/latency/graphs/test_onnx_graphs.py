@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -13,6 +14,7 @@ from supernet.latency.graphs.onnx import onnx_layers
 from supernet.nn import blocks
 from supernet.nn.families import FAMILIES
 from supernet.nn.standalone import timm_model
+from supernet.space.arch import Op
 from supernet.space.layers import LayerKey, arch_keys
 from supernet.space.net_spec import NetSpec
 from supernet.space.search_space import ACTIVATIONS, FixedBlock, SearchSpace, Stage
@@ -25,21 +27,40 @@ def _key(kind: str, family: str = "mobilenetv3", **rest: object) -> LayerKey:
     return layer_key(kind, family=family, **values)
 
 
+TWO = ("mobilenetv3", "efficientnet")
 BLOCKS = [
     _key("ir", f, kernel_size=k, stride=s, se=se, act=act, expand_ratio=e, out_channels=out)
     for f, k, s, se, act, (e, out) in itertools.product(
-        FAMILIES, (3, 5, 7), (1, 2), (False, True), ACTIVATIONS, ((3.0, 16), (2.5, 24))
+        TWO, (3, 5, 7), (1, 2), (False, True), ACTIVATIONS, ((3.0, 16), (2.5, 24))
     )
+]
+OTHER_FAMILIES = [_key("ir", f, kernel_size=3, se=True, act="swish") for f in FAMILIES]
+PLAIN = [
+    _key(kind, kernel_size=k, stride=s, act="relu", residual=residual, out_channels=out,
+         expand_ratio=2 if kind == "er" else 1, se=kind == "er")
+    for kind, k, s, residual, out in itertools.product(
+        ("er", "cn"), (1, 3), (1, 2), ("", "skip", "noskip"), (16, 24)
+    )
+]  # fmt: skip
+UNIVERSAL = [
+    replace(_key("uir", stride=s, se=se, act="relu", out_channels=out),
+            op=Op(start_kernel_size=a, kernel_size=k, expand_ratio=2))
+    for a, k, s, se, out in itertools.product((0, 3), (0, 5), (1, 2), (False, True), (16, 24))
+    if a or k or s == 1
+]  # fmt: skip
+SAME = [
+    _key(kind, kernel_size=k, stride=2, act="relu", padding="same", in_size=size)
+    for kind, k, size in itertools.product(("ir", "ds", "er", "cn", "stem"), (3, 5, 7), (7, 8))
 ]
 FIRSTS = [
     _key("ds", f, kernel_size=k, stride=s, se=se, act=act, out_channels=out)
     for f, k, s, se, act, out in itertools.product(
-        FAMILIES, (3, 5), (1, 2), (False, True), ("relu", "swish"), (16, 24)
+        TWO, (3, 5), (1, 2), (False, True), ("relu", "swish"), (16, 24)
     )
 ]
 SEPARABLES = [
     _key("dsa", f, kernel_size=3, stride=s, se=se, act="relu6", out_channels=out)
-    for f, s, se, out in itertools.product(FAMILIES, (1, 2), (False, True), (16, 24))
+    for f, s, se, out in itertools.product(TWO, (1, 2), (False, True), (16, 24))
 ]
 OTHERS = [
     *(_key("stem", kernel_size=3, stride=2, act=act, in_channels=3) for act in ACTIVATIONS),
@@ -47,6 +68,7 @@ OTHERS = [
     *(_key("head", act=act) for act in ACTIVATIONS),
     _key("head", in_size=1, act="hard_swish"),
     _key("head", act="hard_swish", bias=True),
+    _key("head", "mobilenetv4", act="relu"),
     _key("classifier", in_size=1),
     _key("classifier", "efficientnet", in_size=5),
 ]
@@ -76,7 +98,12 @@ def _assert_equal(keys: list[LayerKey], batch: int = 2) -> None:
     np.testing.assert_allclose(y / scale, expected.numpy() / scale, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("key", [*BLOCKS, *FIRSTS, *SEPARABLES, *OTHERS], ids=str)
+LAYERS = [
+    *BLOCKS, *OTHER_FAMILIES, *PLAIN, *UNIVERSAL, *SAME, *FIRSTS, *SEPARABLES, *OTHERS,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("key", LAYERS, ids=str)
 def test_a_layer_equals_timms(key: LayerKey) -> None:
     _assert_equal([key])
 
@@ -91,7 +118,7 @@ def _space(family: str) -> SearchSpace:
             Stage(width=40, stride=2, depths=(2,), se=True, act="hard_swish"),
         ),
         final_width=96,
-        head_width=64 if family == "mobilenetv3" else None,
+        head_width=64 if FAMILIES[family].hidden_head else None,
         kernel_sizes=(3, 5),
         expand_ratios=(3, 6),
         resolutions=(24,),

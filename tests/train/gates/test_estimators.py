@@ -38,6 +38,16 @@ from tests.builders import HAND_MADE, random_costs, random_gates, random_net, sm
 
 SPACES = pytest.mark.parametrize("space", HAND_MADE.values(), ids=HAND_MADE)
 SUFFIX = HAND_MADE["mobilenetv3-suffix"]
+UNIVERSAL = {"start_kernel_size": (0, 3), "kernel_size": (0, 3), "expand_ratio": (2,)}
+MIXED = HAND_MADE | {
+    "universal": small_space(
+        stages=(
+            Stage(width=8, stride=2, depths=(1,), kind="uir", choices=UNIVERSAL),
+            Stage(width=8, stride=1, depths=(1,), kind="uir", choices=UNIVERSAL),
+        )
+    )
+}
+"""With ops that leave convolutions out, and that stride elsewhere than the active one."""
 LOSSES = ("budget", "add", "mul", "mul_log")
 
 
@@ -214,7 +224,7 @@ def test_gumbel_noise_says_which_candidate_is_active() -> None:
 # ---- mixing in the weights ---------------------------------------------------------------------
 
 
-@SPACES
+@pytest.mark.parametrize("space", MIXED.values(), ids=MIXED)
 def test_mixed_weights_at_a_one_hot_are_the_plain_net(space: SearchSpace) -> None:
     """And their gradient by every gate is that of finite differences, in float64."""
     net, gates = random_net(space).train(), random_gates(space)
