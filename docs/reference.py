@@ -105,7 +105,7 @@ def _markdown(text: str) -> str:
 
 
 def _signature(thing: Any) -> str:
-    text = str(inspect.signature(thing)).replace("'", "")
+    text = re.sub(r"'([^']*)'", lambda quoted: quoted[1] or '""', str(inspect.signature(thing)))
     return re.sub(r"\((self|cls)(, )?", "(", text, count=1)
 
 
