@@ -86,6 +86,7 @@ def imported() -> set[str]:
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 found.add(node.module.split(".")[0])
     own = {path.stem for path in (ROOT / "supernet" / "latency").iterdir()}  # of bundles, on boards
+    own.add("tflite_runtime")  # an older package of LiteRT, on boards
     return {PACKAGES.get(name, name) for name in found - sys.stdlib_module_names - own}
 
 

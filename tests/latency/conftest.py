@@ -5,6 +5,7 @@ import subprocess
 import venv
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import numpy
 import onnxruntime
@@ -94,10 +95,14 @@ def bare_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def board_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Python that has numpy and ONNX Runtime alone, those of this environment."""
-    folder = tmp_path_factory.mktemp("board")
+    return python_with(tmp_path_factory.mktemp("board"), numpy, onnxruntime)
+
+
+def python_with(folder: Path, *modules: ModuleType) -> Path:
+    """Return a Python in `folder` that has these packages of this environment and no others."""
     venv.create(folder, symlinks=True)
     (packages,) = folder.glob("lib/python*/site-packages")
-    for module in (numpy, onnxruntime):
+    for module in modules:
         there = Path(str(module.__file__)).parent
         for part in (there, there.with_name(f"{there.name}.libs")):
             if part.is_dir():

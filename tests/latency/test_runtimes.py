@@ -216,6 +216,20 @@ def test_a_missing_package_names_the_extra(
         runtimes.get(runtime)
 
 
+def test_the_older_package_of_litert_will_do(tmp_path: Path) -> None:
+    """As on boards with Python 3.8, for which there is no other."""
+    package = tmp_path / "tflite_runtime"
+    package.mkdir()
+    (package / "__init__.py").write_text("__version__ = '2.14.0'\n")
+    (package / "interpreter.py").write_text("class Interpreter: pass\n")
+    code = "import sys; sys.modules['ai_edge_litert'] = None; from supernet.latency import runtimes"
+    code += "; print(runtimes.get('litert').version())"
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True,
+                          text=True, check=False)  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "2.14.0\n"), done.stderr
+
+
 def test_a_package_that_does_not_load_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(name: str) -> Any:
         raise ImportError("libtbb.so.12: cannot open shared object file")

@@ -3,9 +3,9 @@
 - `manifest.json`: the request, the plan of a table or the hashes of subnets, the models in order
   (the reference first), and the sha256 of every other file; `manifest.sha256` is its own, as
   `sha256sum -c` reads it.
-- `models/*.onnx`, one for each layer and for each whole net that the correction is fitted on, and
-  `models/weights.bin`, which they share: weights are random, so only their sizes matter. Or one for
-  each subnet, as it is.
+- `models/`, in the format of the runtime: one model for each layer and for each whole net that the
+  correction is fitted on, or one for each subnet. ONNX models of layers share `weights.bin`:
+  weights are random, so only their sizes matter.
 - `profile_board.pyz`, an archive that `python3` runs: `script.py` and the modules it imports.
 
 Not here: the program that runs on the device, getting there, the way back from a result to a table.
@@ -18,7 +18,7 @@ import io
 import json
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,17 +34,17 @@ from supernet.io.version import tool_version
 from supernet.latency.board.script import RUNTIMES
 from supernet.latency.model import Model, check_subnets, of_keys, of_subnet
 from supernet.latency.plan import REFERENCE, Plan
+from supernet.latency.prepare import prepared
 from supernet.latency.request import LAYER_SECONDS, SUBNET_SECONDS, TimingRequest
-from supernet.latency.runtimes import onnxruntime_int8
 
 FORMAT, VERSION = "supernet-bundle", 2
 SCRIPT = "profile_board.pyz"
 
 _PACKAGE = Path(__file__).parents[2]
 _MODULES = (
-    "errors.py", "io/__init__.py", "io/cores.py", "latency/__init__.py", "latency/host.py",
-    "latency/process.py", "latency/resume.py", "latency/timing.py", "latency/runtimes/__init__.py",
-    "latency/board/__init__.py", "latency/board/script.py",
+    "errors.py", "io/__init__.py", "io/cores.py", "io/quiet.py", "latency/__init__.py",
+    "latency/host.py", "latency/process.py", "latency/resume.py", "latency/timing.py",
+    "latency/runtimes/__init__.py", "latency/board/__init__.py", "latency/board/script.py",
 )  # fmt: skip
 """Files of this package that are Python 3.8 and need the standard library only."""
 _MAIN = b"from supernet.latency.board.script import main\n\nmain()\n"
@@ -136,8 +136,8 @@ def script() -> bytes:
     The package `supernet` of the archive is a part of this one, with an empty `__init__.py`.
     """
     content = {"__main__.py": _MAIN, "supernet/__init__.py": b""}
-    packages = sorted({package for package, _ in RUNTIMES.values()})
-    for name in (*_MODULES, *(f"latency/runtimes/{package}.py" for package in packages)):
+    modules = sorted({carried.module for carried in RUNTIMES.values()})
+    for name in (*_MODULES, *(f"latency/runtimes/{module}.py" for module in modules)):
         content[f"supernet/{name}"] = (_PACKAGE / name).read_bytes()
     archive = io.BytesIO(b"#!/usr/bin/env python3\n")
     archive.seek(0, io.SEEK_END)
@@ -157,35 +157,34 @@ def _write(
 ) -> str:
     """Write everything; weights of chains of layers are shared, the last `nets` are networks."""
     (folder / "models").mkdir()
-    _, precision = RUNTIMES[request.runtime]
-    weights, rows, contents = _SharedWeights(), [], []
+    weights, rows, sharing = _SharedWeights(), [], dict[Path, onnx.ModelProto]()
     for number, model in enumerate(models):
-        content, shape, kind = model.onnx, model.input_shape, "float32"
-        if precision == "int8":
-            prepared = onnxruntime_int8.prepared(model)
-            content, shape, kind = prepared.content, prepared.x.shape, str(prepared.x.dtype)
-        file = f"models/{number:04d}.onnx"
-        rows.append({"file": file, "name": model.name, "input_shape": list(shape),
-                     "input_type": kind})  # fmt: skip
-        contents.append(weights.taken_out(content) if model.keys else content)
-    for row, made in zip(rows, contents, strict=True):
-        content = made if isinstance(made, bytes) else weights.placed(made)
-        (folder / str(row["file"])).write_bytes(content)
-    (folder / "models" / "weights.bin").write_bytes(weights.content())
+        made = prepared(model, request.runtime)
+        for ending, content in made.files.items():
+            path = folder / "models" / f"{number:04d}{ending}"
+            if model.keys and ending == ".onnx":
+                sharing[path] = weights.taken_out(content)
+            else:
+                path.write_bytes(content)
+        rows.append({"file": f"models/{number:04d}{next(iter(made.files))}", "name": model.name,
+                     "input_shape": list(made.x.shape), "input_type": made.input_type})  # fmt: skip
+    for path, proto in sharing.items():
+        path.write_bytes(weights.placed(proto))
+    if sharing:
+        (folder / "models" / "weights.bin").write_bytes(weights.content())
     (folder / SCRIPT).write_bytes(script())
     (folder / SCRIPT).chmod(0o755)
-    names = [SCRIPT, "models/weights.bin", *(str(row["file"]) for row in rows)]
     manifest = {
         "format": FORMAT,
         "version": VERSION,
         "tool_version": tool_version(),
         "runtime": request.runtime,
-        "precision": precision,
+        "precision": RUNTIMES[request.runtime].precision,
         "request": {name: getattr(request, name) for name in ("batch", "seconds", "seed")},
         **about,
         "nets": nets,
         "models": rows,
-        "files": _hashes(folder, names),
+        "files": _hashes(folder),
     }
     text = manifest_bytes(manifest)
     (folder / "manifest.json").write_bytes(text)
@@ -194,11 +193,12 @@ def _write(
     return own
 
 
-def _hashes(folder: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
-    contents = {name: (folder / name).read_bytes() for name in names}
+def _hashes(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return the hash and the size of each file in `folder`."""
     return {
-        name: {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
-        for name, content in contents.items()
+        str(path.relative_to(folder)): {"sha256": sha256(path), "bytes": path.stat().st_size}
+        for path in folder.rglob("*")
+        if path.is_file()
     }
 
 

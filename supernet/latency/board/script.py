@@ -21,7 +21,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -42,15 +42,33 @@ from supernet.latency.resume import ResumeFile
 
 if TYPE_CHECKING:
     from supernet.latency.process import Runner
-    from supernet.latency.runtimes import BoardRuntime
+    from supernet.latency.runtimes import BoardRuntime, Loaded
 
 RESULT_FORMAT, RESULT_VERSION = "supernet-bundle-result", 1
+
+
+@dataclass(frozen=True)
+class Carried:
+    """A runtime of bundles.
+
+    Args:
+        module: of `supernet.latency.runtimes`, which runs the models.
+        precision: of the models.
+        packages: any of these will do; as pip names them, with `_` for `-` in Python.
+    """
+
+    module: str
+    precision: str
+    packages: tuple[str, ...]
+
+
 RUNTIMES = {
-    "onnxruntime": ("onnxruntime", "fp32"),
-    "onnxruntime-int8": ("onnxruntime", "int8"),
-    "openvino": ("openvino", "fp32"),
+    "onnxruntime": Carried("onnxruntime", "fp32", ("onnxruntime",)),
+    "onnxruntime-int8": Carried("onnxruntime", "int8", ("onnxruntime",)),
+    "openvino": Carried("openvino", "fp32", ("openvino",)),
+    "litert": Carried("litert", "fp32", ("ai-edge-litert", "tflite-runtime")),
+    "ncnn": Carried("ncnn", "fp32", ("ncnn",)),
 }
-"""The runtimes of bundles: the Python package, and the precision of the models."""
 MARK = "supernet-board "
 """Stands before each answer over ssh, since a board's shell may print a greeting at any command."""
 _CHUNK = 2**20
@@ -102,14 +120,14 @@ def _parent(folder: Path, args: argparse.Namespace) -> None:
         raise DeviceError("--processes and --seconds must be above 0")
     check_threads(args.threads)
     runtime = manifest["runtime"]
-    package = package_of(runtime)
-    versions = _versions(package)
-    provider = runtimes.provider_of(package, args.provider)
+    carried = RUNTIMES[runtime]
+    _check_packages(carried.packages)
+    provider = runtimes.provider_of(carried.module, args.provider)
     device = {
         "machine": machine(),
         "cpu": cpu(),
         "runtime": runtime,
-        "runtime_version": versions[package],
+        "runtime_version": runtimes.get(carried.module).version(),
         "threads": args.threads,
         "precision": manifest["precision"],
         "batch": manifest["request"]["batch"],
@@ -124,7 +142,8 @@ def _parent(folder: Path, args: argparse.Namespace) -> None:
     with ResumeFile(args.out.with_name(args.out.name + ".partial"), header) as resume:
         if args.out.exists():
             raise DeviceError(f"{args.out} is there already: move it away, or name another --out")
-        _time(manifest, {"numpy": versions["numpy"]}, header, resume, args)
+        facts = {"numpy": str(importlib.import_module("numpy").__version__)}
+        _time(manifest, facts, header, resume, args)
     print(f"wrote {args.out}", file=sys.stderr)
 
 
@@ -233,20 +252,29 @@ def _sha256(path: Path) -> str:
 def _loaders(folder: Path, request: dict[str, Any]) -> list[Callable[[], Runner]]:
     """Return a loader for each model of the bundle; the first is the reference model."""
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    name = package_of(manifest["runtime"])
-    runtime = cast("BoardRuntime", runtimes.get(name))
+    name = RUNTIMES[manifest["runtime"]].module
     options = {"threads": request["threads"], "provider": request["provider"]}
 
     def load(model: dict[str, Any]) -> Runner:
         try:
-            return runtime.start(str(folder / model["file"]), _example(model), **options).run
+            return started(name, folder, model, **options).run
         except Exception as error:  # each version of a runtime has its own
             raise runtimes.refusal(name, f"{model['file']}, {model['name']}", error) from error
 
     return [partial(load, model) for model in manifest["models"]]
 
 
-def _example(model: dict[str, Any]) -> Any:
+def started(
+    module: str, folder: Path, model: dict[str, Any], *, threads: int, provider: str
+) -> Loaded:
+    """Start a model of the manifest of `folder` on `example(model)`."""
+    runtime = cast("BoardRuntime", runtimes.get(module))
+    how = {"packed": True} if model["input_type"] == "packed" else {}
+    file = str(folder / model["file"])
+    return runtime.start(file, example(model), threads=threads, provider=provider, **how)
+
+
+def example(model: dict[str, Any]) -> Any:
     """Return an input of unit variance, or as an int8 layer takes it inside a network."""
     import numpy as np
 
@@ -256,23 +284,23 @@ def _example(model: dict[str, Any]) -> Any:
     return x.astype(np.float32)
 
 
-def package_of(runtime: str) -> str:
-    """Return the Python package that runs the models of `runtime`."""
-    return RUNTIMES[runtime][0]
-
-
-def _versions(package: str) -> dict[str, str]:
-    """Return the versions of numpy and of the runtime; say what to install where one is missing."""
-    versions = {}
-    for name in ("numpy", package):
-        try:
-            versions[name] = str(importlib.import_module(name).__version__)
-        except ImportError as error:
+def _check_packages(packages: tuple[str, ...]) -> None:
+    """Say what to install where numpy or the runtime is missing."""
+    for names in (("numpy",), packages):
+        errors = [_import_error(name) for name in names]
+        if None not in errors:
             raise DeviceError(
-                f"{sys.executable} cannot import {name} ({error}): "
-                f"{shlex.quote(sys.executable)} -m pip install numpy {package}"
-            ) from error
-    return versions
+                f"{sys.executable} cannot import {' or '.join(names)} ({errors[0]}): "
+                f"{shlex.quote(sys.executable)} -m pip install numpy {', or '.join(packages)}"
+            )
+
+
+def _import_error(package: str) -> ImportError | None:
+    try:
+        importlib.import_module(package.replace("-", "_"))
+    except ImportError as error:
+        return error
+    return None
 
 
 def _result(

@@ -28,7 +28,7 @@ from supernet.io.reporter import SILENT, Reporter, phases_of
 from supernet.io.validate import construct
 from supernet.latency.board.bundle import SCRIPT, write_bundle, write_subnet_bundle
 from supernet.latency.board.result import SubnetTimings, import_result, import_subnets
-from supernet.latency.board.script import MARK, package_of
+from supernet.latency.board.script import MARK, RUNTIMES
 from supernet.latency.plan import Plan
 from supernet.latency.request import TimingRequest
 from supernet.latency.table import LatencyTable
@@ -48,7 +48,7 @@ _OVERRIDDEN = {"remotecommand": "none", "stdinnull": "no"}
 # Programs for the board; they have to begin in Python 2 as well, to say that it is too old.
 _ASK = """
 import hashlib, json, os, sys
-sha256, package, result = sys.argv[1:]
+sha256, result = sys.argv[1:3]
 folder = os.path.join(os.path.expanduser("~"), ".cache", "supernet", sha256[:16])
 def content(name):
     with open(os.path.join(folder, name), "rb") as file:
@@ -61,12 +61,12 @@ try:
     whole = whole and all(sha256_of(name) == files[name]["sha256"] for name in files)
 except (IOError, ValueError, KeyError):
     whole = False
-missing = []
-for name in ("numpy", package):
+def lacks(name):
     try:
-        __import__(name)
+        __import__(name.replace("-", "_"))
     except ImportError:
-        missing.append(name)
+        return True
+missing = [names for names in (["numpy"], sys.argv[3:]) if all(map(lacks, names))]
 done = os.path.exists(os.path.join(folder, result))
 facts = {"folder": folder, "whole": whole, "done": done, "missing": missing}
 print("supernet-" + "board " + json.dumps(dict(facts, python=list(sys.version_info[:3]))))
@@ -176,7 +176,7 @@ def _timed_on(
         show = phases_of(progress, board.host)
         folder, result = Path(made) / "bundle", Path(made) / name
         sha256 = write(folder)
-        there = _ask(connection, sha256, package_of(request.runtime), name)
+        there = _ask(connection, sha256, name, *RUNTIMES[request.runtime].packages)
         target = there.folder
         if not there.whole:
             _copy(connection, folder, target, show)
@@ -298,7 +298,7 @@ class _Facts:
     folder: str
     whole: bool
     done: bool
-    missing: list[str]
+    missing: list[list[str]]
     python: list[int]
 
 
@@ -329,9 +329,11 @@ def _ask(connection: _Connection, *words: str) -> _Facts:
             "another with --python"
         )
     if facts.missing:
+        lacks = " and ".join(map(" or ".join, facts.missing))
+        needs = " ".join(map(", or ".join, facts.missing))
         raise DeviceError(
-            f"{board.host} lacks {' and '.join(facts.missing)}: run there "
-            f"{shlex.join([board.python, '-m', 'pip', 'install', *facts.missing])}"
+            f"{board.host} lacks {lacks}: run there "
+            f"{shlex.join([board.python, '-m', 'pip', 'install'])} {needs}"
         )
     return facts
 

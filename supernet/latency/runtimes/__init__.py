@@ -73,8 +73,16 @@ class Runtime(Protocol):
 class BoardRuntime(Runtime, Protocol):
     """A runtime that bundles carry to boards: Python 3.8, and only its package and numpy."""
 
-    def start(self, source: bytes | str, x: Array, *, threads: int, provider: str) -> Loaded:
-        """Make an ONNX model, its content or its path, ready to run on `x`."""
+    def start(self, source: str, x: Array, *, threads: int, provider: str, **how: bool) -> Loaded:
+        """Make a model in the runtime's own format ready to run on `x`; it ran once already.
+
+        Args:
+            source: path of the file; a second one may lie beside it.
+            x: as the file takes it.
+            threads: of the runtime.
+            provider: of `providers`.
+            how: `packed=True` for layers inside a network in ncnn; nothing else.
+        """
 
 
 def available() -> tuple[str, ...]:

@@ -1,22 +1,31 @@
-"""LiteRT (once TensorFlow Lite) on the CPU, fp32, with the XNNPACK delegate that it turns on."""
+"""LiteRT (once TensorFlow Lite) on the CPU, fp32, with the XNNPACK delegate that it turns on.
+
+Bundles carry this file to boards, so it is Python 3.8, for which only `tflite-runtime`, the older
+package, exists.
+"""
 
 from __future__ import annotations
 
-from importlib import metadata
-from pathlib import Path
+from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from ai_edge_litert.interpreter import Interpreter
-from google.protobuf.message import DecodeError
-from onnx.shape_inference import InferenceError
 
 from supernet.io.quiet import silent
-from supernet.latency.graphs.tflite import tflite_file
-from supernet.latency.model import Model
 from supernet.latency.runtimes import Loaded, one_by_one, refusal
 
+try:
+    from ai_edge_litert.interpreter import Interpreter
+except ModuleNotFoundError:
+    if find_spec("tflite_runtime") is None:
+        raise
+    from tflite_runtime.interpreter import Interpreter
+
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from supernet.latency.model import Model
     from supernet.latency.runtimes import Array, Run
 
 PRECISION = "fp32"
@@ -24,7 +33,8 @@ ENVIRONMENT: dict[str, str] = {}
 
 
 def version() -> str:
-    return metadata.version("ai-edge-litert")
+    package = Interpreter.__module__.partition(".")[0]
+    return str(import_module(package).__version__)
 
 
 def providers() -> tuple[str, ...]:
@@ -32,22 +42,30 @@ def providers() -> tuple[str, ...]:
 
 
 def load(model: Model, *, threads: int, provider: str) -> Loaded:
-    """Write the model as a `.tflite` file in memory; the input is set once, channels last."""
+    """Write the model as a `.tflite` file in memory; its output is channels first again."""
+    from supernet.latency.prepare import prepared  # not on boards
+
+    made = prepared(model, "litert")
     try:
-        content = tflite_file(model.onnx, model.input_shape)
-        interpreter = _interpreter(threads, model_content=content)
-        x = channels_last(model.example())
-        interpreter.set_tensor(interpreter.get_input_details()[0]["index"], x)
-        interpreter.invoke()
-    except (DecodeError, InferenceError, ValueError, KeyError, RuntimeError) as error:
+        loaded = start(made.files[".tflite"], made.x, threads=threads, provider=provider)
+    except (ValueError, RuntimeError) as error:
         raise refusal("litert", model.name, error) from error
-    result = interpreter.get_output_details()[0]["index"]
 
     def output() -> Array:
-        y = interpreter.get_tensor(result)
+        y = loaded.output()
         return y.transpose(0, 3, 1, 2) if y.ndim == 4 else y
 
-    return Loaded(interpreter.invoke, output)
+    return Loaded(loaded.run, output)
+
+
+def start(source: bytes | str, x: Array, *, threads: int, provider: str) -> Loaded:
+    """Read a `.tflite` file, its content or its path; `x` is set once, channels last."""
+    given = {"model_path" if isinstance(source, str) else "model_content": source}
+    interpreter = _interpreter(threads, **given)
+    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], x)
+    interpreter.invoke()
+    result = interpreter.get_output_details()[0]["index"]
+    return Loaded(interpreter.invoke, lambda: interpreter.get_tensor(result))
 
 
 def load_file(path: Path, *, threads: int) -> Run:

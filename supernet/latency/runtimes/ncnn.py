@@ -2,6 +2,7 @@
 
 Blocks of a network hand each other packed tensors, whose channels lie in groups of 4, 8 or 16. So
 a layer that is not the first is given its input packed, and the output stays as it is.
+Bundles carry this file to boards, so it is Python 3.8.
 """
 
 from __future__ import annotations
@@ -12,14 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import ncnn
 import numpy as np
-from google.protobuf.message import DecodeError
 
-from supernet.errors import DeviceError
-from supernet.latency.graphs.ncnn import ncnn_files
-from supernet.latency.model import Model
 from supernet.latency.runtimes import Loaded, one_by_one, refusal
 
 if TYPE_CHECKING:
+    from supernet.latency.model import Model
     from supernet.latency.runtimes import Array, Run
 
 PRECISION = "fp32"
@@ -38,29 +36,45 @@ def providers() -> tuple[str, ...]:
 
 def load(model: Model, *, threads: int, provider: str) -> Loaded:
     """Write the model in ncnn's format and load it."""
-    batch, *shape = model.input_shape
-    if batch != 1:
-        raise DeviceError(f"ncnn has no batches; asked for {batch} images in a run: ask for 1")
-    try:
-        text, weights = ncnn_files(model.onnx)
-    except (DecodeError, ValueError, KeyError, IndexError) as error:
-        raise refusal("ncnn", model.name, error) from error
-    net = _network(text, weights, threads)
-    image = model.example()[0]
-    x = ncnn.Mat(image).clone()  # a Mat alone does not keep the array alive
-    if model.keys and model.keys[0].kind != "stem":
-        x = _extract(_network(_SAME, b"", threads), x, _AS_IT_IS)
-    if net is None or _extract(net, x, _PLAIN) is None:
-        raise refusal("ncnn", model.name, RuntimeError(f"cannot run it on {shape}"))
-    return Loaded(lambda: _extract(net, x, _AS_IT_IS), lambda: _array(_extract(net, x, _PLAIN)))
+    from supernet.latency.prepare import prepared  # not on boards
+
+    made = prepared(model, "ncnn")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.param"
+        for ending, content in made.files.items():
+            path.with_suffix(ending).write_bytes(content)
+        try:
+            options = {"threads": threads, "provider": provider, "packed": made.packed}
+            return start(str(path), made.x, **options)
+        except RuntimeError as error:
+            raise refusal("ncnn", model.name, error) from error
+
+
+def start(source: str, x: Array, *, threads: int, provider: str, packed: bool = False) -> Loaded:
+    """Read a `.param` file, and the `.bin` file beside it; `packed` is as inside a network.
+
+    Raises:
+        RuntimeError: if ncnn cannot read the files or run them on `x`.
+    """
+    net = _network(Path(source), threads)
+    given = ncnn.Mat(x[0]).clone()  # a Mat alone does not keep the array alive
+    if packed:
+        same = _empty(threads)
+        same.load_param_mem(_SAME)
+        given = _extract(same, given, _AS_IT_IS)
+    if _extract(net, given, _PLAIN) is None:
+        raise RuntimeError(f"it cannot run on {list(x.shape[1:])}")
+    return Loaded(
+        lambda: _extract(net, given, _AS_IT_IS), lambda: _array(_extract(net, given, _PLAIN))
+    )
 
 
 def load_file(path: Path, *, threads: int) -> Run:
     """Load a `.param` file, and the `.bin` file beside it; ncnn has no batches."""
-    weights = path.with_suffix(".bin").read_bytes()
-    net = _network(path.read_text(encoding="utf-8"), weights, threads)
-    if net is None:
-        raise refusal("ncnn", path, RuntimeError("it cannot read the files"))
+    try:
+        net = _network(path, threads)
+    except RuntimeError as error:
+        raise refusal("ncnn", path, error) from error
 
     def run(image: Array) -> Array:
         y = _extract(net, ncnn.Mat(image[0]).clone(), _PLAIN)
@@ -71,18 +85,21 @@ def load_file(path: Path, *, threads: int) -> Run:
     return one_by_one(run)
 
 
-def _network(text: str, weights: bytes, threads: int) -> Any:
-    """Return the network, or None if ncnn cannot read it."""
+def _network(path: Path, threads: int) -> Any:
+    """Return the network of a `.param` file; raise `RuntimeError` if ncnn cannot read it."""
+    net = _empty(threads)
+    weights = str(path.with_suffix(".bin"))
+    if net.load_param(str(path)) != 0 or net.load_model(weights) != 0:
+        raise RuntimeError("it cannot read the files")
+    return net
+
+
+def _empty(threads: int) -> Any:
     net = ncnn.Net()
     net.opt.num_threads = threads
     net.opt.openmp_blocktime = 0  # a spinning pool takes the cores away from whatever comes next
     net.opt.use_fp16_packed = net.opt.use_fp16_storage = net.opt.use_fp16_arithmetic = False
     net.opt.use_bf16_packed = net.opt.use_bf16_storage = False
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.bin"
-        path.write_bytes(weights)
-        if net.load_param_mem(text) != 0 or net.load_model(str(path)) != 0:
-            return None
     return net
 
 

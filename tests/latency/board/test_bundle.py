@@ -21,6 +21,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 
 from supernet.errors import DeviceError, TableError
 from supernet.latency import runtimes
@@ -30,10 +31,10 @@ from supernet.latency.board.result import import_result
 from supernet.latency.model import of_keys
 from supernet.latency.plan import Plan, plan_for
 from supernet.latency.request import TimingRequest
-from supernet.space.layers import space_keys
+from supernet.space.layers import arch_keys, space_keys
 from supernet.space.net_spec import NetSpec
 from supernet.space.search_space import SearchSpace
-from tests.latency.conftest import SHAPES
+from tests.latency.conftest import SHAPES, write_subnet
 
 QUICK = ["--processes", "2", "--seconds", "0.1"]
 
@@ -78,17 +79,24 @@ def test_a_board_with_only_numpy_and_a_runtime_gives_a_table(
     assert all("busy" in w or "did not settle" in w for w in warnings)
 
 
+def _skip_without(runtime: str) -> None:
+    package, *_ = bundle_script.RUNTIMES[runtime].packages
+    pytest.importorskip(package.replace("-", "_"))
+
+
 @pytest.mark.parametrize(
     ("runtime", "precision"),
     [
         ("onnxruntime-int8", "int8"),
         pytest.param("openvino", "fp32", marks=pytest.mark.runtimes),
+        pytest.param("litert", "fp32", marks=pytest.mark.runtimes),
+        pytest.param("ncnn", "fp32", marks=pytest.mark.runtimes),
     ],
 )
 def test_other_runtimes_give_tables_of_theirs(
     runtime: str, precision: str, plan: Plan, space: SearchSpace, tmp_path: Path
 ) -> None:
-    pytest.importorskip(bundle_script.package_of(runtime))
+    _skip_without(runtime)
     folder = tmp_path / "bundle"
     bundle.write_bundle(folder, plan, TimingRequest(runtime=runtime))
     done = _run(Path(sys.executable), folder, *QUICK)
@@ -98,6 +106,60 @@ def test_other_runtimes_give_tables_of_theirs(
         table.require(space_keys(NetSpec(space=space, **SHAPES), resolution).distinct())
     assert (table.device.runtime, table.device.precision) == (runtime, precision)
     assert table.device.runtime_version == runtimes.get(runtime).version()
+
+
+FP32 = ["onnxruntime", *(pytest.param(name, marks=pytest.mark.runtimes)
+                         for name in ("openvino", "litert", "ncnn"))]  # fmt: skip
+
+
+@pytest.mark.parametrize("runtime", FP32)
+def test_files_give_what_timms_modules_give(runtime: str, small_space: SearchSpace) -> None:
+    """Its weights are too small to be shared."""
+    _skip_without(runtime)
+    keys = arch_keys(NetSpec(space=small_space, **SHAPES), small_space.largest())
+    models = [of_keys(chain, batch=1) for chain in (keys[:1], keys[2:3], keys)]
+    request = TimingRequest(runtime=runtime)
+    with bundle.models_without_torch(models, request, nets=1) as folder:
+        _, *rows = json.loads((folder / "manifest.json").read_bytes())["models"]
+        for row, model in zip(rows, models, strict=True):
+            loaded = bundle_script.started(runtime, folder, row, threads=1, provider="cpu")
+            loaded.run()
+            x, y = bundle_script.example(row), loaded.output()
+            if runtime == "litert":
+                x, y = (a.transpose(0, 3, 1, 2) if a.ndim == 4 else a for a in (x, y))
+            with torch.no_grad():
+                want = model.module(torch.from_numpy(x.copy()))
+            torch.testing.assert_close(torch.from_numpy(y.copy()), want, rtol=1e-4, atol=1e-4)
+    inside = "packed" if runtime == "ncnn" else "float32"
+    assert [row["input_type"] for row in rows] == ["float32", inside, "float32"]
+
+
+def test_what_ncnn_cannot_run_is_refused_in_a_line(
+    plan: Plan, small_space: SearchSpace, tmp_path: Path
+) -> None:
+    """Neither writing a bundle nor this needs ncnn."""
+    with pytest.raises(DeviceError, match=r"^ncnn has no batches; asked for 2 images"):
+        bundle.write_bundle(tmp_path / "b", plan, TimingRequest(runtime="ncnn", batch=2))
+    subnet = write_subnet(tmp_path / "a", small_space)
+    proto = onnx.load(subnet / "model.onnx")
+    sigmoid = next(node for node in proto.graph.node if node.op_type == "HardSwish")
+    sigmoid.op_type = "Mish"
+    (subnet / "model.onnx").write_bytes(proto.SerializeToString())
+    request = TimingRequest(runtime="ncnn")
+    with pytest.raises(DeviceError, match=r"^ncnn refuses .*a: no way to write Mish .*for ncnn$"):
+        bundle.write_subnet_bundle(tmp_path / "b", [subnet], request)
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_bundle_of_ncnn_holds_its_two_files_and_no_shared_weights(
+    plan: Plan, tmp_path: Path
+) -> None:
+    bundle.write_bundle(tmp_path / "b", plan, TimingRequest(runtime="ncnn"))
+    manifest, _ = bundle_script.verified(tmp_path / "b")
+    names = [model["file"] for model in manifest["models"]]
+    assert names[1] == "models/0001.param"
+    weights = {name.replace(".param", ".bin") for name in names}
+    assert {*manifest["files"]} == {*names, *weights, bundle.SCRIPT}
 
 
 def _changed_byte(path: Path, at: int) -> None:
@@ -263,11 +325,12 @@ def test_the_script_imports_what_it_carries_and_what_a_board_has() -> None:
             elif isinstance(node, ast.ImportFrom):
                 imported.add(str(node.module))
     ours = {name for name in imported if name.partition(".")[0] == "supernet"}
-    ours.remove("supernet.latency.model")  # for types only
+    ours -= {"supernet.latency.model", "supernet.latency.prepare"}  # not on boards
     files = {name.replace(".", "/") for name in ours}
     assert {f"{f}.py" if f"{f}.py" in modules else f"{f}/__init__.py" for f in files} <= {*modules}
     others = {name.partition(".")[0] for name in imported - ours}
-    board = {"supernet", "numpy", "onnxruntime", "openvino"}
+    board = {"supernet", "numpy", "onnxruntime", "openvino", "ai_edge_litert", "tflite_runtime",
+             "ncnn"}  # fmt: skip
     assert others <= board | sys.stdlib_module_names
 
 

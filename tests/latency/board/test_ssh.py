@@ -6,6 +6,7 @@ import dataclasses
 import tempfile
 from pathlib import Path
 
+import numpy
 import pytest
 
 from supernet.errors import DeviceError, TableError
@@ -17,7 +18,7 @@ from supernet.space.layers import space_keys
 from supernet.space.net_spec import NetSpec
 from supernet.space.search_space import SearchSpace
 from tests.builders import PhaseReporter
-from tests.latency.conftest import SHAPES
+from tests.latency.conftest import SHAPES, python_with
 from tests.latency.sshd import Server
 
 
@@ -47,6 +48,21 @@ def test_a_board_is_profiled(server: Server, plan: Plan, board_python: Path) -> 
     assert seen[-1] == ("time", 1.0)
     assert server.connections() == 1
     assert not list((server.home / ".cache" / "supernet").iterdir())
+
+
+@pytest.mark.runtimes
+def test_a_board_with_litert_is_profiled(
+    server: Server, plan: Plan, board_python: Path, tmp_path: Path
+) -> None:
+    litert = pytest.importorskip("ai_edge_litert")
+    request = dataclasses.replace(QUICK, runtime="litert")
+    lacks = "board lacks ai-edge-litert or tflite-runtime: run there .* ai-edge-litert, or tflite-"
+    with pytest.raises(DeviceError, match=lacks):
+        profile_on(_board(server, board_python), plan, request)
+    python = python_with(tmp_path / "board", numpy, litert)
+    table = profile_on(_board(server, python), plan, request)
+    table.require(plan.layers)
+    assert table.device.runtime_version == litert.__version__
 
 
 def test_a_dropped_connection_costs_a_round(server: Server, plan: Plan, board_python: Path) -> None:
