@@ -72,7 +72,10 @@ def bundle(
         list[Path] | None, typer.Option(help="In place of a space; may be repeated.")
     ] = None,
     runtime: Annotated[
-        str, typer.Option(help="The board's runtime: onnxruntime, onnxruntime-int8 or openvino.")
+        str,
+        typer.Option(
+            help="The board's runtime: onnxruntime, onnxruntime-int8, openvino, litert or ncnn."
+        ),
     ] = "onnxruntime",
     batch: flags.Batch = 1,
     resolution: flags.Resolution = None,

@@ -44,8 +44,7 @@ def load(model: Model, *, threads: int, provider: str) -> Loaded:
         for ending, content in made.files.items():
             path.with_suffix(ending).write_bytes(content)
         try:
-            options = {"threads": threads, "provider": provider, "packed": made.packed}
-            return start(str(path), made.x, **options)
+            return start(str(path), made.x, threads=threads, provider=provider, packed=made.packed)
         except RuntimeError as error:
             raise refusal("ncnn", model.name, error) from error
 
