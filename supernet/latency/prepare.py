@@ -16,7 +16,7 @@ from onnx.shape_inference import InferenceError
 from supernet.errors import DeviceError, needed_by
 from supernet.latency.graphs.ncnn import ncnn_files
 from supernet.latency.model import Model
-from supernet.latency.runtimes import refusal
+from supernet.latency.runtimes import channels_last, refusal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,6 @@ def _for_litert(model: Model) -> Prepared:
     """Write a `.tflite` file, whose input is channels last."""
     with needed_by("runtime 'litert'", "litert"):  # its package holds the schema of its files
         from supernet.latency.graphs.tflite import tflite_file
-        from supernet.latency.runtimes.litert import channels_last
     try:
         content = tflite_file(model.onnx, model.input_shape)
     except (DecodeError, InferenceError, ValueError, KeyError) as error:

@@ -18,8 +18,7 @@ from supernet.deploy.export import Subnet
 from supernet.errors import MissingPackage, needed_by
 from supernet.io.quiet import quiet, silent
 from supernet.latency.graphs.tflite import tflite_file
-from supernet.latency.runtimes import refusal
-from supernet.latency.runtimes.litert import channels_last
+from supernet.latency.runtimes import channels_last, refusal
 
 NO_INT8 = None
 LAYOUT = "NHWC"

@@ -149,7 +149,7 @@ def _layer(step: _Step, constants: dict[str, _Array]) -> tuple[str, str, tuple[_
         return "ReLU", "", ()
     if op in ("HardSwish", "HardSigmoid"):
         alpha, beta = values.get("alpha", 1 / 6), values.get("beta", 0.5)
-        return op, f"0={np.float32(alpha)} 1={np.float32(beta)}", ()
+        return op, f"0={_float(alpha)} 1={_float(beta)}", ()
     if op == "Clip":
         return "Clip", "0={} 1={}".format(*_bounds(node, constants)), ()
     if op in ("Add", "Mul") and all(array is None for array in given):
@@ -200,5 +200,10 @@ def _plain(values: dict[str, Any]) -> bool:
     return {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 0} | values == known
 
 
-def _bounds(node: NodeProto, constants: dict[str, _Array]) -> list[float]:
-    return [float(constants[name]) for name in node.input[1:3]]
+def _bounds(node: NodeProto, constants: dict[str, _Array]) -> list[str]:
+    return [_float(float(constants[name])) for name in node.input[1:3]]
+
+
+def _float(value: float) -> str:
+    """Write a parameter in the 15 characters that older versions of ncnn read of it."""
+    return f"{value:.8e}"

@@ -81,7 +81,7 @@ class BoardRuntime(Runtime, Protocol):
             x: as the file takes it.
             threads: of the runtime.
             provider: of `providers`.
-            how: `packed=True` for layers inside a network in ncnn; nothing else.
+            how: `packed` for layers inside a network, in ncnn alone.
         """
 
 
@@ -125,6 +125,11 @@ def provider_of(runtime: str, provider: str) -> str:
 def refusal(runtime: str, model: object, error: Exception) -> DeviceError:
     """Return one line that says which model or file `runtime` refuses, and why."""
     return DeviceError(f"{runtime} refuses {model}: {' '.join(str(error).split())[:300]}")
+
+
+def channels_last(images: Array) -> Array:
+    """Return images `[N, C, H, W]` as `[N, H, W, C]`."""
+    return images.transpose(0, 2, 3, 1).copy()
 
 
 def one_by_one(run: Run) -> Run:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from supernet.io.quiet import silent
-from supernet.latency.runtimes import Loaded, one_by_one, refusal
+from supernet.latency.runtimes import Loaded, channels_last, one_by_one, refusal
 
 try:
     from ai_edge_litert.interpreter import Interpreter
@@ -83,11 +83,6 @@ def load_file(path: Path, *, threads: int) -> Run:
         return _dequantized(interpreter.get_tensor(result["index"]), result)
 
     return one_by_one(run)
-
-
-def channels_last(images: Array) -> Array:
-    """Return images `[N, C, H, W]` as `[N, H, W, C]`."""
-    return np.ascontiguousarray(images.transpose(0, 2, 3, 1))
 
 
 def _interpreter(threads: int, **source: Any) -> Interpreter:

@@ -102,3 +102,12 @@ def test_a_batch_is_refused() -> None:
     model = of_keys([key("final", act="relu")], batch=2)
     with pytest.raises(DeviceError, match="ncnn has no batches; asked for 2 images"):
         runtimes.get("ncnn").load(model, threads=1, provider="cpu")
+
+
+def test_numbers_are_as_short_as_older_versions_read_them() -> None:
+    """ncnn 1.0.20260526 reads 15 characters of a number and takes the rest for the next one."""
+    text, _ = ncnn_files(of_keys([key("final", act="hard_swish")], batch=1).onnx)
+    (line,) = (line for line in text.splitlines() if line.startswith("HardSwish"))
+    values = [word.partition("=")[2] for word in line.split() if "=" in word]
+    assert [float(value) for value in values] == pytest.approx([1 / 6, 0.5])
+    assert all(len(value) <= 15 and "." in value for value in values)
