@@ -19,6 +19,7 @@ DPI = 140
 LIFT = 4.0  # of a label above its bar, in points
 GAP = 1.0  # in pixels
 ATTEMPTS = 5
+"""To make room for labels above the axes."""
 
 
 def draw_pareto(rows: Sequence[dict[str, Any]], path: Path) -> None:
@@ -74,12 +75,15 @@ def pareto_figure(rows: Sequence[dict[str, Any]]) -> Figure:
     legend = axes.legend(fontsize=8, loc="lower right", ncols=2)
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # labels that move no longer move the axes
+    height, top = axes.bbox.height, axes.bbox.y1
+    above = _part(labels, legend) - top
     for _ in range(ATTEMPTS):
-        above = _part(labels, legend) - axes.bbox.y1
         if above <= 0:
             break
         low, high = axes.get_ylim()
-        axes.set_ylim(low, high + (high - low) * above / (axes.bbox.height - above))
+        room = min(above, height / 2)
+        axes.set_ylim(low, high + (high - low) * room / (height - room))
+        above = _part(labels, legend) - top
     return figure
 
 
