@@ -263,10 +263,11 @@ def _mean(entries: Sequence[Entry]) -> Entry:
 
 def _median(entries: Sequence[Entry]) -> Entry:
     medians = [entry.median_ms for entry in entries]
+    low, center, high = min(medians), median(medians), max(medians)
     return Entry(
-        median_ms=median(medians),
-        low_ms=min(medians),
-        high_ms=max(medians),
+        median_ms=center,
+        low_ms=low,
+        high_ms=high,
         visits=sum(entry.visits for entry in entries),
-        converged=all(entry.converged for entry in entries),
+        converged=max(high - center, center - low) <= TOLERANCE * center,
     )

@@ -52,26 +52,52 @@ class Walk:
         self.channels = out
         self.alive(read, out * self.size**2)
 
-    def block(
-        self, out: int, *, kernel: int, expand: float, stride: int, se: bool, kind: str
-    ) -> None:
-        """timm's `InvertedResidual` or `DepthwiseSeparableConv`."""
-        width, given = self.channels, self.channels * self.size**2
-        keep = given if stride == 1 and width == out and kind != "dsa" else 0
-        hidden = by_eight(width * expand)
-        if kind == "ir":
-            self.conv(hidden)
-            kept = keep
-        else:
-            hidden, kept = width, 0  # the depthwise convolution reads the block's input itself
-        read = hidden * self.size**2
+    def depthwise(self, kernel: int, stride: int, kept: int) -> None:
+        """A depthwise convolution with BN, while `kept` numbers wait."""
+        read = self.channels * self.size**2
         self.size = math.ceil(self.size / stride)
         area = self.size**2
-        self.macs += hidden * kernel**2 * area
-        self.params += hidden * kernel**2 + 2 * hidden
-        self.alive(read, hidden * area, kept)
+        self.macs += self.channels * kernel**2 * area
+        self.params += self.channels * kernel**2 + 2 * self.channels
+        self.alive(read, self.channels * area, kept)
+
+    def reduced(self, hidden: int, expand: float) -> int:
+        """The inner width of squeeze-and-excite, as each family sizes it."""
+        if self.family == "mobilenetv3":
+            return by_eight(hidden * 0.25)
+        if self.family == "fbnetv3":
+            return by_eight(hidden * 0.25 / expand, least=0.95)
+        return round(hidden * 0.25 / (expand if self.family == "efficientnet" else 1))
+
+    def block(
+        self, out: int, op: Op, *, stride: int, se: bool, kind: str, residual: str = ""
+    ) -> None:
+        """One of timm's blocks: cn, er, ir, uir, ds or dsa."""
+        width, given, kernel = self.channels, self.channels * self.size**2, op.kernel_size
+        by_itself = kind not in ("cn", "dsa")
+        residual = residual or ("skip" if by_itself else "noskip")
+        keep = given if stride == 1 and width == out and residual == "skip" else 0
+        if kind == "cn":
+            self.conv(out, kernel, stride)
+            return
+        hidden, expand = by_eight(width * op.expand_ratio), op.expand_ratio
+        if kind == "er":
+            self.conv(hidden, kernel, stride)
+        elif kind in ("ds", "dsa"):
+            hidden, expand = width, 1.0
+            self.depthwise(kernel, stride, 0)  # it reads the block's input itself
+        else:
+            start = op.start_kernel_size if kind == "uir" else 0
+            if start:
+                self.depthwise(start, 1 if kernel else stride, 0)
+            self.conv(hidden)
+            if start:
+                self.alive(width * self.size**2, hidden * self.size**2, keep)
+            if kernel:
+                self.depthwise(kernel, stride, keep)
+        area = self.size**2
         if se:
-            inner = by_eight(hidden * 0.25) if self.family == "mobilenetv3" else round(width * 0.25)
+            inner = self.reduced(hidden, expand)
             self.macs += 2 * hidden * inner
             self.params += 2 * hidden * inner + inner + hidden
             self.alive(hidden, inner, hidden * area, keep)
@@ -94,28 +120,34 @@ class Walk:
 def walked(space: SearchSpace, arch: Arch, *, in_chans: int, num_classes: int) -> Walk:
     """Walk through `arch` from the image to the logits."""
     walk = Walk(space.family, arch.resolution, in_chans)
-    walk.layer("stem", space.stem_width, op=Op(kernel_size=3), stride=2, act=space.act)
+
+    def padding(stride: int) -> str:
+        return space.padding if stride > 1 and walk.size % 2 == 0 else ""
+
+    walk.layer("stem", space.stem_width, op=Op(kernel_size=3), stride=2, act=space.act,
+               padding=padding(2))  # fmt: skip
     walk.conv(space.stem_width, 3, 2)
     if space.first is not None:
         one = space.first
         walk.layer("ds", one.width, op=Op(one.kernel_size, 1), stride=one.stride, se=one.se,
-                   act=one.act)  # fmt: skip
-        walk.block(one.width, kernel=one.kernel_size, expand=1, stride=one.stride, se=one.se,
-                   kind="ds")  # fmt: skip
+                   act=one.act, padding=padding(one.stride))  # fmt: skip
+        walk.block(one.width, Op(one.kernel_size, 1), stride=one.stride, se=one.se, kind="ds")
     for block, op in zip(space.blocks, arch.ops, strict=True):
         if op is None:
             continue
         walk.layer(block.kind, block.out_width, op=op, stride=block.stride, se=block.se,
-                   act=block.act)  # fmt: skip
-        walk.block(block.out_width, kernel=op.kernel_size, expand=op.expand_ratio,
-                   stride=block.stride, se=block.se, kind=block.kind)  # fmt: skip
-    if space.final_width is not None:
+                   act=block.act, residual=block.residual,
+                   padding=padding(block.stride))  # fmt: skip
+        walk.block(block.out_width, op, stride=block.stride, se=block.se, kind=block.kind,
+                   residual=block.residual)  # fmt: skip
+    for _ in range(0 if space.final_width is None else space.final_depth):
         walk.layer("final", space.final_width, act=space.act)
         walk.conv(space.final_width)
     if space.head_width is not None:
         walk.layer("head", space.head_width, act=space.act, bias=space.head_bias)
         walk.pool()
         walk.linear(space.head_width, bias=space.head_bias)
+        walk.params += 2 * space.head_width * (space.family == "mobilenetv4")  # its BN
     walk.layer("classifier", num_classes)
     if walk.size > 1:
         walk.pool()
@@ -123,10 +155,10 @@ def walked(space: SearchSpace, arch: Arch, *, in_chans: int, num_classes: int) -
     return walk
 
 
-def by_eight(width: float) -> int:
-    """The multiple of 8 nearest to `width`, at least 8, and never below nine tenths of it."""
+def by_eight(width: float, least: float = 0.9) -> int:
+    """The multiple of 8 nearest to `width`, at least 8, and never below `least` of it."""
     near = max(8, int(width + 4) // 8 * 8)
-    return near + 8 if near < 0.9 * width else near
+    return near + 8 if near < least * width else near
 
 
 # ---- milliseconds, exactly ----------------------------------------------------------------------

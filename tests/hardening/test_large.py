@@ -141,11 +141,11 @@ def test_a_space_of_200_blocks_is_searched(skip: str) -> None:
 def test_alike_blocks_are_built_once() -> None:
     """A supernet of 200 blocks asks timm for each kind of block, not for each block."""
     space = deep_space("suffix", ratios=1)
-    shapes = blocks._shapes
-    shapes.cache_clear()
+    outlines = blocks._outline
+    outlines.cache_clear()
     net = SuperNet(space, **SHAPES)
     kinds = {(b.in_width, b.out_width, b.stride, b.se, b.act) for b in space.blocks}
-    assert shapes.cache_info().misses == len(kinds) * 2
+    assert outlines.cache_info().misses == len(kinds) * 2
     for block, spec in zip(net.blocks, space.blocks, strict=True):
         for op in spec.ops:
             want = blocks.block_outline(spec, op, family=space.family).shapes
