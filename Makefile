@@ -13,8 +13,8 @@ INSTALLED := $(VENV)/.installed-test$(if $(RUNTIMES),-runtimes)
 # stands what was not run, why, and how to run it
 THREADS := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive
 TEST := $(THREADS) $(BIN)/python -m pytest -n 2
-# benchmarks, the longest, come last
-SLOW := $(filter-out %benchmarks/ %__pycache__/,$(wildcard tests/*/)) tests/benchmarks
+# every network of timm and the benchmarks, the longest, come last
+SLOW := $(filter-out %benchmarks/ %nn/ %__pycache__/,$(wildcard tests/*/)) tests/nn tests/benchmarks
 
 .PHONY: demo test test-slow test-all test-oldest lint clean
 
