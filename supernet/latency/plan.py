@@ -157,8 +157,8 @@ def table_of(
 def over_processes(sessions: Sequence[Session]) -> Session:
     """Return the median over processes.
 
-    Of several, the interval reaches from the fastest process to the slowest: where its memory lies
-    sets a process's pace, by more than single timings in it differ.
+    Of several, the interval reaches from the fastest process to the slowest, since processes differ
+    by more than single timings in one of them do.
     """
     if len(sessions) == 1:
         return sessions[0]

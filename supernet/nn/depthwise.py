@@ -1,9 +1,9 @@
 """Depthwise convolution, with gradients that are fast on a CPU.
 
-The libraries' gradient of a kernel beyond 3 x 3 takes 5 to 25 times as long as the convolution
-itself, though it has the same arithmetic. Where numba is installed, it is computed by loops
-(`depthwise_kernel.py`) in about the time of the convolution. At stride 1 the gradient of the input
-is a convolution with the flipped kernel, in 0.5 to 0.9 times the time of the libraries'.
+The libraries' gradient of a kernel beyond 3 x 3 takes many times as long as the convolution itself,
+though it has the same arithmetic. Where numba is installed, it is computed by loops
+(`depthwise_kernel.py`). At stride 1 the gradient of the input is a convolution with the flipped
+kernel. `python -m benchmarks.throughput.depthwise` times both.
 `benchmarks/throughput/train.py` times a whole step, and keeps the profile of it.
 
 Not here: which kernel an op has.

@@ -126,6 +126,8 @@ def test_a_process_above_the_budget_asks_for_another_round() -> None:
 def test_the_round_nearest_to_a_sure_one_is_kept() -> None:
     rounds = [spread(1.0, 0.99, 1.05), spread(0.9, 0.98, 1.01), spread(0.8, 0.97, 1.03)]
     assert best_of(rounds, BUDGET) is rounds[1]
+    missed = spread(0.7, 1.005, 1.007)
+    assert best_of([*rounds, missed], BUDGET) is rounds[1], "its median meets the budget"
     sure = spread(0.7, 0.9, 1.0)
     assert best_of([*rounds[:2], sure], BUDGET) is sure
 
