@@ -15,6 +15,7 @@ from statistics import fmean, median
 from typing import Any
 
 from benchmarks.common import ROOT
+from benchmarks.latency import tools
 from benchmarks.latency.truth import facts
 from benchmarks.throughput.gpu_hours import OURS, THEIRS, hours
 
@@ -227,6 +228,23 @@ def latency_truth(result: Result) -> list[str]:
     return table(head, rows)
 
 
+def latency_tools(result: Result) -> list[str]:
+    """Return the table of runtimes: milliseconds ours and by the tool, and their ratio."""
+    rows = []
+    for runtime, data in result["data"].items():
+        found = tools.facts(data)
+        rows.append([
+            f"{runtime} {data['version'].partition('-')[0]}", data["tool"],
+            *(f"{net['ours']:.4g} / {net['tool']:.4g} = {net['ratio']:.3f}"
+              for net in found["nets"].values()),
+            f"{found['median']:.3f}", f"{found['low']:.3f} to {found['high']:.3f}",
+            str(len(data["turns"])),
+        ])  # fmt: skip
+    head = ("runtime", "tool", *(f"{name}: ms, ours / the tool" for name in tools.NETS),
+            "ours / the tool, median", "quartiles", "turns")  # fmt: skip
+    return table(head, rows)
+
+
 def gate_search(result: Result) -> list[str]:
     """Return the table of points and estimators, and the price of a step."""
     data = result["data"]
@@ -355,7 +373,7 @@ def _one(figures: Callable[[Result], list[str]]) -> Callable[[Sequence[Result]],
 
 FIGURES: dict[str, Callable[[Sequence[Result]], list[str]]] = {
     figures.__name__: _one(figures)
-    for figures in (latency_truth, export_formats, fashion_mnist, accuracy_fashion,
+    for figures in (latency_truth, latency_tools, export_formats, fashion_mnist, accuracy_fashion,
                     train_throughput, gate_search, scale, tune, search_ofa, search_methods,
                     reliability, search_pairs, search_solver, gpu)
 }  # fmt: skip
