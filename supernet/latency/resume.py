@@ -142,4 +142,7 @@ def _differing(old: dict[str, Any], new: dict[str, Any]) -> str:
 def read_round(kept: dict[str, Any]) -> Round:
     """Read a `Round` from a line's plain data."""
     ratios = {int(number): float(ratio) for number, ratio in kept["ratios"].items()}
-    return Round(ratios, list(map(float, kept["references"])), float(kept["seconds"]))
+    references = list(map(float, kept["references"]))
+    if len(references) != len(ratios) + 1:
+        raise ValueError(f"{len(ratios)} visits with {len(references)} bursts of the reference")
+    return Round(ratios, references, float(kept["seconds"]))

@@ -3,7 +3,9 @@
 Models are visited in bursts, in an order shuffled anew each round. A reference model runs between
 any two visits; a visit counts as the ratio of the model's time to the mean of the reference's right
 before and right after it. Medians of ratios stay put when the clock speed drifts, and unlike minima
-they mean the same for a 0.1 ms layer as for a 5 ms network.
+they mean the same for a 0.1 ms layer as for a 5 ms network. After a model that fills the caches the
+reference itself is slower (around a network by 1 %, at 96 to 160 px under ONNX Runtime), which its
+ratio is corrected for.
 
 A layer's burst is short: in a network, too, other layers ran before it. A network's is long and
 begins warm, so that its time is near that of a network alone in its process; short bursts between
@@ -47,8 +49,9 @@ class Round:
     """The ratios of one round of visits: enough to resume after an interruption.
 
     Args:
-        ratios: model's time / reference's time, by the number of the runner.
-        references: mean seconds of the reference in each of its bursts.
+        ratios: model's time / reference's time, by the number of the runner, in order of visits.
+        references: mean seconds of the reference in each of its bursts: one before each visit, and
+            the last.
         seconds: how long the round took.
     """
 
@@ -74,7 +77,8 @@ def time_all(
     A runner is visited until the 95 % interval of the median of its ratios lies within 2 % of that
     median, above and below. After `max_seconds` or 200 visits the rest is left as it is and marked
     as not converged, but each gets at least 9 visits. Watching the interval while it shrinks makes
-    it a little less than 95 %. A time in ms is the median ratio times the reference's median time.
+    it a little less than 95 %. A time in ms is the median ratio times the reference's median time,
+    and how much slower the reference is beside this model than elsewhere in the same round.
 
     The last `nets` of the runners are whole networks, the others layers.
 
@@ -111,7 +115,8 @@ def time_all(
 def timings_of(count: int, rounds: Sequence[Round]) -> list[Timing]:
     """Return the timings of `count` runners from `rounds`."""
     reference_ms = 1e3 * median([seconds for r in rounds for seconds in r.references])
-    return [_timing(values, reference_ms) for values in _ratios(count, rounds)]
+    timed = zip(_ratios(count, rounds), _beside(count, rounds))
+    return [_timing(values, reference_ms * median(beside)) for values, beside in timed]
 
 
 def median_interval(values: Sequence[float]) -> tuple[float, float]:
@@ -146,6 +151,16 @@ def _narrow(ratios: Sequence[float]) -> bool:
 
 def _ratios(count: int, rounds: Sequence[Round]) -> list[list[float]]:
     return [[r.ratios[number] for r in rounds if number in r.ratios] for number in range(count)]
+
+
+def _beside(count: int, rounds: Sequence[Round]) -> list[list[float]]:
+    """Return the reference's time around each visit, relative to its median in that round."""
+    found: list[list[float]] = [[] for _ in range(count)]
+    for r in rounds:
+        usual = 2 * median(r.references)
+        for number, *around in zip(r.ratios, r.references, r.references[1:]):
+            found[number].append(sum(around) / usual)
+    return found
 
 
 def _unsettled(count: int, rounds: Sequence[Round]) -> list[int]:

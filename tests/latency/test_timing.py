@@ -101,6 +101,28 @@ def test_networks_are_timed_warm_and_layers_as_between_others() -> None:
     assert (layer.median_ms, net.median_ms) == pytest.approx((1.0, 0.5))
 
 
+def test_a_reference_that_is_slower_after_a_network_makes_no_network_faster() -> None:
+    machine, large = Machine(), False
+
+    def network() -> None:
+        nonlocal large
+        machine.now, large = machine.now + 5e-3, True
+
+    def layer() -> None:
+        nonlocal large
+        machine.now, large = machine.now + 1e-3, False
+
+    def reference() -> None:
+        machine.now += 1.2e-4 if large else 1e-4
+
+    runners = [layer] * 5 + [network]
+    timings = time_all(
+        runners, reference, nets=1, rng=random.Random(1), max_seconds=1.0, clock=machine.clock
+    )
+    assert timings[-1].median_ms == pytest.approx(5.0, rel=0.02)  # by ratios alone 4.5
+    assert timings[0].median_ms == pytest.approx(1.0, rel=0.02)
+
+
 def test_noise_and_stalls_leave_the_median_alone() -> None:
     timings = Machine(noise=0.05, stall=0.002).time(COSTS_MS)
     _assert_close(timings, COSTS_MS, 0.03)

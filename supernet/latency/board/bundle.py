@@ -97,8 +97,7 @@ def models_without_torch(
 ) -> Iterator[Path]:
     """Write `models`, after the reference model, to a folder for `script.answer_for`.
 
-    The last `nets` are whole networks. Each model holds its weights, as an exported file does: a
-    table of models that share a file of weights was 2.8 % below the exported files of a space.
+    The last `nets` are whole networks. Each model holds its weights, as an exported file does.
 
     Raises:
         DeviceError: if a model cannot be read or prepared.
