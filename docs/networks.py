@@ -15,6 +15,27 @@ PAGE = Path(__file__).resolve().parent / "networks.md"
 MODULES = tuple(dict.fromkeys(module for each in FAMILIES.values() for module in each.modules))
 
 
+OTHERS = """\
+Kind `uir` has no layer scale: of timm's networks only the hybrid ones of MobileNetV4 use it, which
+are refused for their attention.
+
+## What other modules of timm would take
+
+- **RepViT** (`repvit`). Its token mixer sums a depthwise convolution, a scaling of each channel and
+  the input. Fused, a block is a depthwise convolution with a bias, squeeze-and-excite and two 1x1
+  convolutions, the input skipping the last two only. A kind is a chain of convolutions, each with
+  its BN, and its skip goes around all of them: this asks for a skip around a part of the steps, for
+  convolutions with a bias in place of BN, and, since nothing would normalise in training, for a
+  depthwise step that is trained as the sum of three and fused when a subnet is extracted. Further
+  a stem of two convolutions, blocks of their own between stages, GELU in the writers of ONNX, ncnn
+  and LiteRT files, and a head that normalises what is pooled.
+- **GhostNet** (`ghostnet`). Hidden channels are those of a 1x1 convolution next to those that a
+  depthwise convolution makes of them: the steps of a kind would have to branch and to join again,
+  and sorting, cropping and mixing would have to move the two halves together. Where shapes differ,
+  the skip is a depthwise and a 1x1 convolution, which a space has nowhere.
+"""
+
+
 def main() -> None:
     """Try every network and write the page."""
     PAGE.write_text(page({name: refusal(name) for name in names()}), encoding="utf-8")
@@ -55,8 +76,10 @@ def page(tried: Mapping[str, str | None]) -> str:
         "| network | part that no space has |",
         "|---|---|",
         *(f"| `{name}` | {reason} |" for name, reason in refused.items()),
+        "",
+        OTHERS,
     ]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -79,6 +79,8 @@ def positive(number: float | None) -> float | None:
 Seconds = Annotated[
     float | None,
     typer.Option(
-        callback=positive, help="Time limit of each process in seconds (default: 0.15 s per layer)."
+        callback=positive,
+        help="Time limit in seconds for all layers, and for all networks, of one round of timing "
+        "(default: 0.15 s per layer).",
     ),
 ]

@@ -126,7 +126,7 @@ def measure_subnets(
     *,
     reporter: Reporter = SILENT,
 ) -> Session:
-    """Time finished subnets, interleaved, in as many fresh processes as the request asks for.
+    """Time finished subnets, each alone, in as many fresh processes as the request asks for.
 
     A folder holds `model.onnx`, `config.json` and `model.safetensors`. Runtimes of bundles time
     them as a board does, in a process without torch.
@@ -148,7 +148,7 @@ def measure_exports(
     *,
     reporter: Reporter = SILENT,
 ) -> Session:
-    """Time exported files, interleaved, in a process of their own, each in its own runtime.
+    """Time exported files, each alone in its own runtime.
 
     Args:
         files: id of the runtime, file and input shape `[N, C, R, R]` of each.
@@ -213,7 +213,7 @@ def _sessions(
         timings = time_in_child(
             _command(code),
             {**facts, "models": specs, "nets": nets},
-            len(specs) + 1,
+            len(specs),
             environment=runtimes.get(request.runtime).ENVIRONMENT,
             resume=resume,
             number=number,
@@ -259,6 +259,7 @@ def _header(plan: Plan, device: Device, request: TimingRequest) -> dict[str, Any
         "device": asdict(device),
         "seconds": request.seconds,
         "seed": request.seed,
+        "nets": len(plan.nets),
     }
 
 

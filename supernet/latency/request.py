@@ -22,9 +22,10 @@ class TimingRequest:
         provider: the runtime's device, one of `runtimes.get(runtime).providers()`.
         threads: of the runtime.
         batch: images in a run.
-        processes: fresh processes that time, one after the other.
-        seconds: limit of timing in each process, once each model was visited 9 times; None: 0.15
-            for each layer or chain of layers, 1 for each subnet or exported file.
+        processes: how often a fresh process times the layers, and one each network.
+        seconds: limit of timing all layers once, and all networks once, where each model was
+            visited 9 times; None: 0.15 for each layer or chain of layers, 1 for each subnet or
+            exported file.
         seed: of the order of visits and the choice of networks.
 
     Raises:

@@ -7,9 +7,9 @@ they mean the same for a 0.1 ms layer as for a 5 ms network. After a model that 
 reference itself is slower (around a network by 1 %, at 96 to 160 px under ONNX Runtime), which its
 ratio is corrected for.
 
-A layer's burst is short: in a network, too, other layers ran before it. A network's is long and
-begins warm, so that its time is near that of a network alone in its process; short bursts between
-other models may take a quarter longer.
+A layer's burst is short: in a network, too, other layers ran before it. A network is timed alone,
+in long bursts that begin warm, as it runs where it is used; in short bursts between other models it
+may take a quarter longer.
 
 Clock and `rng` are arguments. Standard library only, and Python 3.8: bundles carry this file to
 boards. Not here: models, the process that runs them, tables.
@@ -64,7 +64,7 @@ def time_all(
     runners: Sequence[Callable[[], object]],
     reference: Callable[[], object],
     *,
-    nets: int = 0,
+    whole: bool = False,
     rng: random.Random,
     max_seconds: float,
     clock: Callable[[], float] = time.perf_counter,
@@ -80,7 +80,7 @@ def time_all(
     it a little less than 95 %. A time in ms is the median ratio times the reference's median time,
     and how much slower the reference is beside this model than elsewhere in the same round.
 
-    The last `nets` of the runners are whole networks, the others layers.
+    The runners are layers, or `whole` networks.
 
     `on_round` gets each finished round; those of an interrupted call, given as `done`, count as
     if they had happened in this one. `on_progress` gets the share done, 0 to 1, after each round.
@@ -89,7 +89,6 @@ def time_all(
     reference_runs = _runs(REFERENCE_SECONDS, _warm_up(reference, clock))
 
     def visit(index: int) -> float:
-        whole = index >= len(runners) - nets
         runs = _runs(NET_SECONDS if whole else BURST_SECONDS, guesses[index])
         warm = _runs(NET_WARM_SECONDS, guesses[index]) if whole else 1
         return _burst(runners[index], runs, clock, warm=warm)
@@ -117,6 +116,12 @@ def timings_of(count: int, rounds: Sequence[Round]) -> list[Timing]:
     reference_ms = 1e3 * median([seconds for r in rounds for seconds in r.references])
     timed = zip(_ratios(count, rounds), _beside(count, rounds))
     return [_timing(values, reference_ms * median(beside)) for values, beside in timed]
+
+
+def reference_of(rounds: Sequence[Round]) -> Timing:
+    """Return the timing of the reference in all its bursts."""
+    bursts = [1e3 * seconds for r in rounds for seconds in r.references]
+    return _timing(bursts, 1.0)
 
 
 def median_interval(values: Sequence[float]) -> tuple[float, float]:

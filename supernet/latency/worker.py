@@ -37,7 +37,9 @@ def loaders(request: dict[str, Any]) -> list[Callable[[], Runner]]:
             return _file_runner(spec, threads)
         return load(_model(spec, request["batch"]))
 
-    reference = partial(load, of_keys([REFERENCE], batch=1))
+    def reference() -> Runner:
+        return load(of_keys([REFERENCE], batch=1))
+
     return [reference, *(partial(load_spec, spec) for spec in request["models"])]
 
 

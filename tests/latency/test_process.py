@@ -2,12 +2,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from supernet.errors import DeviceError
-from supernet.latency.process import ask
+from supernet.latency.process import ask, time_in_child
+from supernet.latency.resume import ResumeFile
+from supernet.latency.timing import Timing
 
 START = subprocess.Popen
 
@@ -87,3 +91,105 @@ def test_ctrl_c_leaves_no_child(monkeypatch: pytest.MonkeyPatch) -> None:
     spawned, error = _ask(monkeypatch, script, interrupt)
     assert isinstance(error, KeyboardInterrupt)
     assert spawned.process.poll() is not None
+
+
+CHILD = """
+import os, sys, time
+from supernet.errors import DeviceError
+from supernet.latency import process
+
+def load(name, act=None):
+    def loaded():
+        with open({file!r}, "a") as file:
+            print(name, os.getpid(), file=file)
+        if act is not None:
+            act()
+        return lambda: time.sleep(1e-4)
+    return loaded
+
+def refuse():
+    raise DeviceError("no such layer")
+
+def die():
+    os.kill(os.getpid(), 9)
+
+LOADERS = [load("reference"), load("layer"), load("layer"), load("net"), load("net", {act})]
+process.answer(lambda request: LOADERS)
+"""
+
+
+def _timed(tmp_path: Path, act: str = "None", **options: Any) -> tuple[list[Timing], Path]:
+    """Time two layers and two networks in a child that notes where it loads them."""
+    file = tmp_path / "loaded.txt"
+    path = f"import sys; sys.path[:0] = {sys.path!r}\n"
+    command = [sys.executable, "-c", path + CHILD.format(file=str(file), act=act)]
+    request = {"seconds": 0.01, "seed": 0, "nets": 2}
+    options = {"resume": None, "number": 0, "on_progress": _ignore, **options}
+    return time_in_child(command, request, 4, environment={}, **options), file
+
+
+def _loaded(file: Path) -> list[tuple[str, int]]:
+    return [(name, int(process)) for name, process in map(str.split, file.read_text().splitlines())]
+
+
+def test_each_network_has_a_process_of_its_own(tmp_path: Path) -> None:
+    seen: list[tuple[str, float]] = []
+    timings, file = _timed(tmp_path, on_progress=lambda *progress: seen.append(progress))
+    assert len(timings) == 5
+    assert all(0.1 < one.median_ms < 5 and one.visits >= 9 for one in timings)
+    loaded = _loaded(file)
+    groups = [["reference", "layer", "layer"], ["reference", "net"], ["reference", "net"]]
+    assert [name for name, _ in loaded] == [name for group in groups for name in group]
+    processes = list(dict.fromkeys(process for _, process in loaded))
+    found = [[name for name, process in loaded if process == each] for each in processes]
+    assert found == groups
+    assert seen == sorted(seen)
+    assert seen[-1] == ("time", 1.0)
+
+
+@pytest.mark.parametrize(
+    ("act", "message"),
+    [
+        ("refuse", "^no such layer$"),
+        ("die", "ended with code -9: it printed nothing"),
+        ("sys.exit", "ended with code 1: SystemExit"),
+    ],
+)
+def test_a_network_that_fails_in_its_process_is_a_device_error(
+    tmp_path: Path, act: str, message: str
+) -> None:
+    with pytest.raises(DeviceError, match=message):
+        _timed(tmp_path, act)
+
+
+def test_rounds_of_finished_processes_are_kept(tmp_path: Path) -> None:
+    """The second network fails at first; its layers and the first network are not timed again."""
+    path, header = tmp_path / "T.json.partial", {"plan": 1}
+    with ResumeFile(path, header) as resume:
+        with pytest.raises(DeviceError):
+            _timed(tmp_path, "die", resume=resume)
+        before = resume.rounds(0)
+    assert {number for one in before for number in one["ratios"]} == {"0", "1", "2"}
+    with ResumeFile(path, header) as resume:
+        timings, _ = _timed(tmp_path, resume=resume)
+        assert resume.rounds(0)[: len(before)] == before
+        later = resume.rounds(0)[len(before) :]
+    assert {number for one in later for number in one["ratios"]} == {"3"}
+    assert [one.visits for one in timings[1:]] == [9] * 4
+
+
+def test_ctrl_c_leaves_no_network_running(tmp_path: Path) -> None:
+    def interrupt(phase: str, share: float) -> None:
+        if share > 0.4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        _timed(tmp_path, on_progress=interrupt)
+    _, process = _loaded(tmp_path / "loaded.txt")[-1]
+    until = time.monotonic() + 10
+    while Path(f"/proc/{process}/cmdline").exists() and time.monotonic() < until:
+        if not Path(f"/proc/{process}/cmdline").read_bytes():
+            break  # killed, and not yet reaped
+        time.sleep(0.01)
+    else:
+        assert time.monotonic() < until

@@ -17,6 +17,7 @@ import onnxruntime
 import pytest
 import timm
 import torch
+from timm.layers import LayerScale2d
 from torch import Tensor, nn
 
 from supernet.latency.graphs.onnx import onnx_layers
@@ -49,6 +50,15 @@ def networks(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def test_the_page_names_every_network_once(networks: ModuleType) -> None:
     assert sorted([*TAKEN, *REFUSED]) == networks.names()
     assert len(TAKEN) >= 110
+
+
+def test_no_network_that_is_taken_has_layer_scale() -> None:
+    names = [name for name in TAKEN if name.startswith("mobilenetv4")]
+    assert len(names) > 4
+    for name in names:
+        with torch.device("meta"):
+            modules = timm.create_model(name).modules()
+        assert not [part for part in modules if isinstance(part, LayerScale2d)], name
 
 
 @pytest.mark.slow

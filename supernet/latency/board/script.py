@@ -106,7 +106,7 @@ def _arguments() -> argparse.Namespace:
     add("--threads", type=int, default=1, help="threads of the runtime (default 1)")
     add("--provider", default="cpu", help="device of the runtime (default cpu)")
     add("--processes", type=int, default=3, help="timing processes, run in turn (default 3)")
-    add("--seconds", type=float, help="time limit of each process")
+    add("--seconds", type=float, help="time limit of the layers, and of the networks, each time")
     add("--out", type=Path, default=Path("result.json"), help="default result.json")
     add("--progress", choices=("text", "json"), default="text", help=argparse.SUPPRESS)
     add("--child", action="store_true", help=argparse.SUPPRESS)
@@ -174,7 +174,7 @@ def _time(
                 "threads": args.threads,
                 "provider": provider,
             },
-            len(manifest["models"]),
+            len(manifest["models"]) - 1,
             environment={},
             resume=resume,
             number=number,

@@ -13,13 +13,15 @@ import subprocess
 import tarfile
 from pathlib import Path
 
-import pytest
-
 VENDORS, VERSION = ("google", "twitter"), "16.0.0"
 
 
 def write_emoji(root: Path, *, test: float = 0.2, seed: int = 0) -> Path:
-    """Fetch the packages, write `root`/train and `root`/test, a folder a class; return `root`."""
+    """Fetch the packages, write `root`/train and `root`/test, a folder a class; return `root`.
+
+    Raises:
+        OSError: if npm is not there or cannot fetch them.
+    """
     rng, root = random.Random(seed), root.absolute()
     archives = {vendor: _fetched(f"emoji-datasource-{vendor}", root) for vendor in VENDORS}
     with tarfile.open(archives["google"]) as archive:
@@ -47,12 +49,12 @@ def write_emoji(root: Path, *, test: float = 0.2, seed: int = 0) -> Path:
 
 
 def _fetched(package: str, folder: Path) -> Path:
-    """Return the archive of a package, put into `folder` by npm; skip where that cannot be."""
+    """Return the archive of a package, put into `folder` by npm."""
     if shutil.which("npm") is None:
-        pytest.skip("no emoji: apt-get install npm")
+        raise OSError("no emoji: apt-get install npm")
     folder.mkdir(parents=True, exist_ok=True)
     done = subprocess.run(["npm", "pack", "--silent", f"{package}@{VERSION}"], cwd=folder,
                           capture_output=True, text=True, check=False)  # fmt: skip
     if done.returncode:
-        pytest.skip(f"no emoji: npm pack {package}@{VERSION} fails here")
+        raise OSError(f"no emoji: npm pack {package}@{VERSION} fails here")
     return folder / f"{package}-{VERSION}.tgz"
