@@ -66,8 +66,12 @@ def answer(loaders: Callable[[dict[str, Any]], Sequence[Callable[[], Runner]]]) 
     groups = _groups(len(models), request["nets"])
     for place, group in enumerate(groups):
         loads = [reference, *models[group.start : group.stop]]
-        time_here = partial(_time, group, loads, request, _rounds_of(group, done), tell)
-        if not _apart(partial(time_here, before=place / len(groups), share=1 / len(groups))):
+        work = partial(
+            _time, group, loads, request, _rounds_of(group, done), tell,
+            whole=group.start >= len(models) - request["nets"],
+            before=place / len(groups), share=1 / len(groups),
+        )  # fmt: skip
+        if not _apart(work):
             return None
     return tell("done")
 
@@ -89,11 +93,13 @@ def _rounds_of(group: range, rounds: Sequence[Round]) -> list[Round]:
 
 def _time(
     group: range, loads: Sequence[Callable[[], Runner]], request: Mapping[str, Any],
-    done: Sequence[Round], tell: Callable[..., None], *, before: float, share: float,
+    done: Sequence[Round], tell: Callable[..., None], *, whole: bool, before: float, share: float,
 ) -> bool:  # fmt: skip
-    """Load and time a group; `share` of all is its part. Return False if an error was told."""
+    """Load and time a group, a `whole` network or layers. Return False if an error was told.
+
+    It is a `share` of all that is timed, after a share `before` it.
+    """
     runners = []
-    whole = group.start >= request["count"] - request["nets"]
     try:
         for number, load in enumerate(loads, start=1):
             runners.append(load())
@@ -117,7 +123,7 @@ def _time(
         max_seconds=request["seconds"] / (request["nets"] if whole else 1),
         done=done,
         on_round=keep,
-        on_progress=lambda part: tell("time", share=before + share * part),
+        on_progress=lambda done_here: tell("time", share=before + share * done_here),
     )
     return True
 
@@ -175,7 +181,7 @@ def time_in_child(
 
         ask(
             command,
-            {**request, "count": count, "rounds": list(rounds)},
+            {**request, "rounds": list(rounds)},
             environment=environment,
             pass_fds=() if resume is None else (resume.file.fileno(),),  # which keeps its lock
             on_round=note,

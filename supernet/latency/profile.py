@@ -67,7 +67,6 @@ def profile(
         SpaceError: if a resolution is not of the space.
     """
     plan = plan_for(spec, resolutions=resolutions, seed=request.seed)
-    host.check_threads(request.threads)
     device = _device(request)
     load = host.load_average()
     header = _header(plan, device, request)
@@ -104,9 +103,9 @@ def time_chains(
     The last `nets` chains are whole networks.
     `resume` holds the rounds of processes that were stopped, and takes the new ones.
     """
+    request = _checked(request, len(chains), LAYER_SECONDS)
     models = [of_keys(chain, batch=request.batch) for chain in chains]
-    limited = request.limited(len(chains), LAYER_SECONDS)
-    return _measure_models(models, limited, reporter, on_progress, nets=nets, resume=resume)
+    return _measure_models(models, request, reporter, on_progress, nets=nets, resume=resume)
 
 
 def version_warning(device: Device) -> str | None:
@@ -135,11 +134,11 @@ def measure_subnets(
         CheckpointError: if one of the files is missing.
         DeviceError: if the runtime is not there or refuses a subnet, or there are too few cores.
     """
+    request = _checked(request, len(folders), SUBNET_SECONDS)
     paths = [Path(folder).resolve() for folder in folders]
     check_subnets(paths)
     models = [of_subnet(path, batch=request.batch) for path in paths]
-    limited = request.limited(len(models), SUBNET_SECONDS)
-    return _settled(_measure_models(models, limited, reporter, nets=len(models)), reporter)
+    return _settled(_measure_models(models, request, reporter, nets=len(models)), reporter)
 
 
 def measure_exports(
@@ -158,12 +157,23 @@ def measure_exports(
     Raises:
         DeviceError: if a runtime is not there or refuses its files, or there are too few cores.
     """
+    request = _checked(request, len(files), SUBNET_SECONDS)
     specs = [
         {"runtime": runtime, "file": str(file.resolve()), "shape": list(shape)}
         for runtime, file, shape in files
     ]
-    limited = request.limited(len(specs), SUBNET_SECONDS)
-    return _settled(_sessions(_WORKER, specs, limited, reporter, nets=len(specs)), reporter)
+    return _settled(_sessions(_WORKER, specs, request, reporter, nets=len(specs)), reporter)
+
+
+def _checked(request: TimingRequest, count: int, each: float) -> TimingRequest:
+    """Return the request with the id of its provider and a time limit for `count` models.
+
+    Raises:
+        DeviceError: if the runtime or the provider is not there, or there are too few cores.
+    """
+    host.check_threads(request.threads)
+    provider = runtimes.provider_of(request.runtime, request.provider)
+    return replace(request, provider=provider).limited(count, each)
 
 
 def _measure_models(
@@ -177,8 +187,6 @@ def _measure_models(
 ) -> list[Session]:
     """Return the timings of the reference model and of `models`, of each process."""
     options: dict[str, Any] = {"nets": nets, "resume": resume}
-    runtimes.provider_of(request.runtime, request.provider)
-    host.check_threads(request.threads)
     if request.runtime in WITHOUT_TORCH:
         with models_without_torch(models, request, nets=nets) as folder:
             code = _LIGHT_WORKER.format(folder=str(folder))
@@ -201,15 +209,13 @@ def _sessions(
     resume: ResumeFile | None = None,
 ) -> list[Session]:
     """Have children that run `code` time the reference model and `specs`, one after the other."""
-    host.check_threads(request.threads)
-    provider = runtimes.provider_of(request.runtime, request.provider)
     sessions = []
     for number in range(request.processes):
         if number == 0 and (resume is None or not resume.is_done(number)):
             busy = host.busy_warning(host.busy_cores(), request.threads)
             if busy is not None:
                 reporter.warn(busy)
-        facts = asdict(replace(request, provider=provider, seed=request.seed + number))
+        facts = asdict(replace(request, seed=request.seed + number))
         timings = time_in_child(
             _command(code),
             {**facts, "models": specs, "nets": nets},

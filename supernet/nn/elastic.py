@@ -23,6 +23,7 @@ from torch.nn.modules._functions import SyncBatchNorm
 from supernet.errors import SpaceError
 from supernet.nn.blocks import block_outline, timm_block
 from supernet.nn.depthwise import depthwise
+from supernet.nn.excite import excite
 from supernet.nn.kinds import kind_named
 from supernet.nn.kinds.conv import SE, Depthwise, child, written
 from supernet.nn.norm import norm_act
@@ -216,7 +217,7 @@ class ElasticBlock(nn.Module):
             y = gated(y, step.path)
             if isinstance(step, SE):
                 if self.spec.se:
-                    y = y * self._excite(y, step, t, gated)
+                    y = self._excited(y, step, t, gated, mixed=mix is not None)
             elif (weight := t.get(f"{step.path}.weight")) is not None:
                 before, stride = y, strides.get(step.path, 1)
                 if isinstance(step, Depthwise):
@@ -241,13 +242,22 @@ class ElasticBlock(nn.Module):
             return act(_synchronised(y, bn, stats, scale, shift))
         return norm_act(y, bn, stats, scale, shift)
 
-    def _excite(
-        self, y: Tensor, step: SE, t: Mapping[str, Tensor], gated: Callable[[Tensor, str], Tensor]
-    ) -> Tensor:
-        se, reduce, expand = child(self.timm, step.path), *step.ends
-        z = y.mean((2, 3), keepdim=True)
-        z = se.act1(convolve(z, t[f"{reduce}.weight"], t[f"{reduce}.bias"], 1))
-        return se.gate(convolve(gated(z, expand), t[f"{expand}.weight"], t[f"{expand}.bias"], 1))
+    def _excited(
+        self, y: Tensor, step: SE, t: Mapping[str, Tensor],
+        gated: Callable[[Tensor, str], Tensor], *, mixed: bool,
+    ) -> Tensor:  # fmt: skip
+        se, (_, expand) = child(self.timm, step.path), step.ends
+
+        def gate(z: Tensor, *weights: Tensor) -> Tensor:
+            first, first_bias, second, second_bias = weights
+            z = se.act1(convolve(z, first, first_bias, 1))
+            factors: Tensor = se.gate(convolve(gated(z, expand), second, second_bias, 1))
+            return factors
+
+        weights = [t[f"{path}.{name}"] for path in step.ends for name in ("weight", "bias")]
+        if mixed:  # whose gates get gradients, too
+            return y * gate(y.mean((2, 3), keepdim=True), *weights)
+        return excite(y, gate, weights)
 
     def export(self, op: Op) -> nn.Module:
         """Return timm's own block for `op`, with copies of its weights."""
