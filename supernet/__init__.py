@@ -20,7 +20,8 @@ from supernet.errors import InfeasibleBudget, InfeasibleLimits, SupernetError
 from supernet.io.version import tool_version
 from supernet.latency.table import LatencyTable
 from supernet.space.arch import Arch, Op
-from supernet.space.search_space import SearchSpace, Stage
+from supernet.space.search_space import SearchSpace
+from supernet.space.stage import Stage
 
 if TYPE_CHECKING:
     from torch import nn

@@ -33,7 +33,8 @@ from supernet.space.arch import Arch, Op
 from supernet.space.cost import Constraint, CostMatrix, Costs
 from supernet.space.layers import LayerKey, space_keys
 from supernet.space.net_spec import NetSpec
-from supernet.space.search_space import Block, FixedBlock, SearchSpace, Stage
+from supernet.space.search_space import SearchSpace
+from supernet.space.stage import Block, FixedBlock, Stage
 from supernet.train import job as training
 from supernet.train.build import build_space
 

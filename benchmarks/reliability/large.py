@@ -36,7 +36,8 @@ from supernet.search.pareto import FIELDS
 from supernet.space.cost import Constraint, cost_range
 from supernet.space.net_spec import NetSpec
 from supernet.space.presets import ofa_mbv3
-from supernet.space.search_space import SearchSpace, Stage
+from supernet.space.search_space import SearchSpace
+from supernet.space.stage import Stage
 from supernet.train import job as training
 from supernet.train.run import Trained
 from tests.builders import made_up_table

@@ -310,7 +310,7 @@ def draw(points: list[dict[str, Any]], out: Path) -> None:
     axes.set(yscale="log", ylabel="GFLOP/s of a step",
              xlabel="operations per byte that torch's own operators read and write")  # fmt: skip
     axes.grid(alpha=0.3, which="both")
-    axes.legend(fontsize=8, loc="lower left")
+    figure.legend(fontsize=8, loc="outside right upper")
     figure.savefig(out, dpi=120)
 
 

@@ -32,7 +32,8 @@ from supernet.nn.kinds import KINDS
 from supernet.space.arch import Arch, Op
 from supernet.space.layers import LayerKey
 from supernet.space.net_spec import NetSpec
-from supernet.space.search_space import BlockSpec, SearchSpace
+from supernet.space.search_space import SearchSpace
+from supernet.space.stage import BlockSpec
 
 
 def net_args(spec: NetSpec, arch: Arch) -> dict[str, Any]:

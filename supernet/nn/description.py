@@ -28,7 +28,8 @@ from supernet.nn.families import FAMILIES
 from supernet.nn.kinds import KINDS
 from supernet.nn.standalone import ENTRY_POINT, as_stored, build
 from supernet.space.arch import MAX_WIDTH
-from supernet.space.search_space import ACTIVATIONS, MAX_BLOCKS, PADDINGS
+from supernet.space.search_space import PADDINGS
+from supernet.space.stage import ACTIVATIONS, MAX_BLOCKS
 
 FAULTS = (ValueError, TypeError, KeyError, AttributeError, RuntimeError, AssertionError, IndexError,
           ArithmeticError, NotImplementedError)  # fmt: skip

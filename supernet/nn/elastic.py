@@ -29,7 +29,7 @@ from supernet.nn.kinds.conv import SE, Depthwise, child, written
 from supernet.nn.norm import norm_act
 from supernet.nn.pointwise import convolve
 from supernet.space.arch import Op
-from supernet.space.search_space import BlockSpec
+from supernet.space.stage import BlockSpec
 
 
 class _Mix(NamedTuple):

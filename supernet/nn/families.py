@@ -22,7 +22,8 @@ from supernet.nn.block_string import BlockString
 from supernet.nn.kinds import kind_named
 from supernet.nn.kinds.conv import SE, Depthwise
 from supernet.nn.standalone import CLASSES
-from supernet.space.search_space import BlockSpec, SearchSpace
+from supernet.space.search_space import SearchSpace
+from supernet.space.stage import BlockSpec
 
 
 @dataclass(frozen=True, kw_only=True)

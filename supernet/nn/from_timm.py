@@ -28,14 +28,8 @@ from supernet.nn.kinds.conv import SE, ConvKind, child
 from supernet.nn.standalone import timm_model
 from supernet.space.arch import Op
 from supernet.space.net_spec import NetSpec
-from supernet.space.search_space import (
-    ACTIVATIONS,
-    Block,
-    FixedBlock,
-    SearchSpace,
-    Stage,
-    convolves,
-)
+from supernet.space.search_space import SearchSpace, convolves
+from supernet.space.stage import ACTIVATIONS, Block, FixedBlock, Stage
 
 NOT_OURS = {
     "CondConvResidual": "a block of conditional convolutions",

@@ -11,7 +11,6 @@ from supernet.io.atomic import whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from matplotlib.legend import Legend
     from matplotlib.text import Annotation
 
 
@@ -72,24 +71,24 @@ def pareto_figure(rows: Sequence[dict[str, Any]]) -> Figure:
     axes.set_ylim(min(low, high - 3), high + 0.3)
     axes.margins(x=0.12)
     axes.grid(alpha=0.3, which="both")
-    legend = axes.legend(fontsize=8, loc="lower right", ncols=2)
+    figure.legend(fontsize=8, loc="outside lower center", ncols=3)
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # labels that move no longer move the axes
     height, top = axes.bbox.height, axes.bbox.y1
-    above = _part(labels, legend) - top
+    above = _part(labels) - top
     for _ in range(ATTEMPTS):
         if above <= 0:
             break
         low, high = axes.get_ylim()
         room = min(above, height / 2)
         axes.set_ylim(low, high + (high - low) * room / (height - room))
-        above = _part(labels, legend) - top
+        above = _part(labels) - top
     return figure
 
 
-def _part(labels: Sequence[Annotation], legend: Legend) -> float:
-    """Move labels up until none touches another or the legend; return the top in pixels."""
-    taken = [legend.get_window_extent()]
+def _part(labels: Sequence[Annotation]) -> float:
+    """Move labels up until none touches another; return the top in pixels."""
+    taken: list[Any] = []
     for label in labels:
         label.xyann = (0, LIFT)
     boxes = [(label, label.get_window_extent().padded(GAP)) for label in labels]

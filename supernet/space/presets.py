@@ -11,7 +11,8 @@ from typing import Any
 from timm.layers import make_divisible
 
 from supernet.errors import SpaceError, shown
-from supernet.space.search_space import Block, FixedBlock, SearchSpace, Stage
+from supernet.space.search_space import SearchSpace
+from supernet.space.stage import Block, FixedBlock, Stage
 
 
 def ofa_mbv3(

@@ -1,4 +1,4 @@
-"""What can be searched: `Op`, `Arch`, `Stage`, `BlockSpec`, `SearchSpace`.
+"""What can be searched: a `SearchSpace` of `Stage`s, whose elements are `Arch`s.
 
 Everything here is a frozen value and needs only the standard library. A space lists, for every
 searchable block, the ops it allows; an architecture picks one of them, or `None` (skipped), for
@@ -18,186 +18,29 @@ import itertools
 import math
 import random
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from supernet.errors import SpaceError, SupernetError, shown
+from supernet.errors import SpaceError, SupernetError
 from supernet.io.validate import check_types, construct
 from supernet.space.arch import MAX_RESOLUTION, MAX_WIDTH, Arch, Op
+from supernet.space.stage import (
+    ACTIVATIONS,
+    MAX_BLOCKS,
+    MAX_CHOICES,
+    BlockSpec,
+    FixedBlock,
+    Stage,
+    check_width,
+    need,
+)
 
-MAX_BLOCKS, MAX_CELLS, MAX_CHOICES = 512, 10_000, 128
-"""What a file may ask for before anything is built: each is far beyond any network of this kind."""
+MAX_CELLS = 10_000
+"""What a file may ask for before anything is built: far beyond any network of this kind."""
 NOT_EXPANDING = ("ds", "dsa", "cn")
 """Kinds whose blocks have expand ratio 1 where a stage has no choices of its own."""
-ACTIVATIONS = ("relu", "relu6", "hard_swish", "swish")
-RESIDUALS = ("", "skip", "noskip")
 PADDINGS = ("", "same")
-
-
-@dataclass(frozen=True, kw_only=True)
-class FixedBlock:
-    """The depthwise-separable block right after the stem, the same in every subnet."""
-
-    width: int
-    stride: int = 1
-    kernel_size: int = 3
-    se: bool = False
-    act: str = "relu"
-
-    def __post_init__(self) -> None:
-        _need(self.stride in (1, 2), f"stride is {self.stride}; allowed: 1, 2")
-        odd = self.kernel_size % 2 == 1 and 0 < self.kernel_size <= 255
-        _need(odd, f"kernel_size is {self.kernel_size}; it must be odd, and 255 at most")
-        _check_width("width", self.width)
-        _need(self.act in ACTIVATIONS, f"act is {self.act!r}; allowed: {ACTIVATIONS}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Block:
-    """What one block of a stage has of its own; None is as the stage has it."""
-
-    kind: str | None = None
-    width: int | None = None
-    se: bool | None = None
-    act: str | None = None
-    residual: str | None = None
-    choices: Mapping[str, tuple[float, ...]] | None = field(default=None, hash=False)
-
-    def __post_init__(self) -> None:
-        """Coerce the lists of a YAML or JSON file to tuples."""
-        object.__setattr__(self, "choices", _checked(self.choices))
-
-
-def _checked(choices: Mapping[str, Any] | None) -> dict[str, tuple[float, ...]] | None:
-    """Return the values of ops by name, each once and sorted."""
-    if choices is None:
-        return None
-    for name, values in choices.items():
-        some = isinstance(values, (list, tuple)) and 0 < len(values) <= MAX_CHOICES
-        _need(some, f"choices.{name} is {shown(values)}; expected a list of numbers")
-        for value in values:
-            Op.from_dict({name: value})
-    return {name: tuple(sorted(set(values))) for name, values in choices.items()}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stage:
-    """A run of blocks; the first one strides.
-
-    `kind` is timm's word for its blocks (`supernet.nn.kinds`): `ir`, inverted residuals; `ds`,
-    depthwise-separable ones; `dsa`, the same with an activation at the end and never residual
-    (MobileNetV1); `er`, edge residuals (fused); `cn`, plain convolutions; `uir`, universal inverted
-    bottlenecks (MobileNetV4), whose ops have a start kernel size as well, and 0 leaves a kernel
-    out. `ds`, `dsa` and `cn` do not expand: their ops have expand ratio 1. `residual` is timm's
-    word where a block is residual against the habit of its kind: `skip`, `noskip`.
-
-    `each` has an item for each block where blocks are unlike each other: the item names what the
-    block has of its own. The width of the stage is that of its last block.
-
-    `depths` says how many of its blocks may run; the rest is skipped. A stage may have depth 0,
-    and be skipped as a whole, where it keeps the width and the resolution of the stage before it:
-    blocks that are each skipped by themselves are stages of one block with depths 0 and 1.
-
-    `choices` are the values that make the ops of its blocks, by name; left out, the kernel sizes
-    and expand ratios of the space. `allowed` lists the ops of each block. Left out, every block
-    allows every op, and the stage has `max(depths)` blocks.
-    """
-
-    width: int
-    stride: int
-    depths: tuple[int, ...]
-    se: bool = False
-    act: str = "relu"
-    allowed: tuple[tuple[Op, ...], ...] | None = None
-    kind: str = "ir"
-    choices: Mapping[str, tuple[float, ...]] | None = field(default=None, hash=False)
-    residual: str = ""
-    each: tuple[Block, ...] | None = None
-
-    def __post_init__(self) -> None:
-        """Coerce the lists of a YAML or JSON file to tuples, and check the fields."""
-        object.__setattr__(self, "depths", tuple(sorted(set(self.depths))))
-        _need(bool(self.depths), "depths is empty")
-        most = MAX_BLOCKS
-        if self.allowed is not None:
-            rows = tuple(
-                tuple(sorted({op if isinstance(op, Op) else Op.from_dict(op) for op in row}))
-                for row in self.allowed
-            )
-            object.__setattr__(self, "allowed", rows)
-            _need(bool(rows), "the stage has no blocks")
-            _need(all(rows), "a block allows no op")
-            most = len(rows)
-        _need(
-            min(self.depths) >= 0 and max(self.depths) <= most,
-            f"depths are {self.depths}; they must lie in 0..{most}",
-        )
-        _need(self.stride in (1, 2), f"stride is {self.stride}; allowed: 1, 2")
-        _need(
-            self.stride == 1 or min(self.depths) > 0,
-            f"depths are {self.depths}; a stage that strides cannot be skipped, so 1 is the least",
-        )
-        _check_width("width", self.width)
-        _need(self.act in ACTIVATIONS, f"act is {self.act!r}; allowed: {ACTIVATIONS}")
-        _need(
-            self.residual in RESIDUALS,
-            f"residual is {self.residual!r}; allowed: skip, noskip, or empty, as the kind has it",
-        )
-        object.__setattr__(self, "choices", _checked(self.choices))
-        if self.each is not None:
-            self._check_each(max(self.depths) if self.allowed is None else most)
-
-    def _check_each(self, count: int) -> None:
-        """Coerce and check what the blocks have of their own."""
-        assert self.each is not None
-        _need(
-            len(self.each) == count,
-            f"each has {len(self.each)} items, and the stage {count} blocks",
-        )
-        items = tuple(
-            item if isinstance(item, Block) else construct(Block, item, f"each[{number}]")
-            for number, item in enumerate(self.each)
-        )
-        object.__setattr__(self, "each", items)
-        widths = [self.of(position).width for position in range(count)]
-        _need(
-            all(widths[depth - 1] == self.width for depth in self.depths if depth),
-            f"depths are {self.depths}, the widths of its blocks {widths}; after each of these "
-            f"depths the width must be {self.width}, that of the stage",
-        )
-
-    def of(self, position: int) -> Stage:
-        """Return a stage of what its block at `position` is, where blocks are unlike."""
-        if self.each is None:
-            return self
-        own = {
-            name: value for name, value in vars(self.each[position]).items() if value is not None
-        }
-        return dataclasses.replace(self, each=None, allowed=None, **own)
-
-    @property
-    def blocks(self) -> tuple[tuple[Op, ...], ...]:
-        """The ops of each block, once the space has filled them in."""
-        assert self.allowed is not None
-        return self.allowed
-
-
-@dataclass(frozen=True, kw_only=True)
-class BlockSpec:
-    """One searchable block: where it stands and what it allows."""
-
-    stage: int
-    position: int
-    in_width: int
-    out_width: int
-    stride: int
-    se: bool
-    act: str
-    ops: tuple[Op, ...]
-    skippable: bool
-    kind: str = "ir"
-    residual: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,7 +93,7 @@ class SearchSpace:
                 put(self, "first", construct(FixedBlock, self.first, "space.first"))
             for name in ("stages", "kernel_sizes", "expand_ratios", "resolutions"):
                 count = len(getattr(self, name))
-                _need(count <= MAX_CHOICES, f"{name} has {count}; {MAX_CHOICES} is the most")
+                need(count <= MAX_CHOICES, f"{name} has {count}; {MAX_CHOICES} is the most")
             put(self, "kernel_sizes", tuple(sorted(set(self.kernel_sizes))))
             put(self, "expand_ratios", tuple(sorted({float(e) for e in self.expand_ratios})))
             put(self, "resolutions", tuple(sorted(set(self.resolutions))))
@@ -484,7 +327,7 @@ class SearchSpace:
         wants = {**dict.fromkeys(kernels, kernel_sizes), "expand_ratio": expand_ratios}
         wants |= choices or {}
         strange = sorted(set(choices or {}) - known)
-        _need(not strange, f"no op has {', '.join(strange)}; ops have {', '.join(sorted(known))}")
+        need(not strange, f"no op has {', '.join(strange)}; ops have {', '.join(sorted(known))}")
         stages = []
         for number, stage in enumerate(self.stages):
             rows = []
@@ -527,7 +370,7 @@ class SearchSpace:
         """
         try:
             if isinstance(data, Mapping):
-                _need(
+                need(
                     data.get("skip", "suffix") == "suffix" and not data.get("tied", False),
                     "skip and tied are no longer fields of a space: write blocks that are skipped "
                     "by themselves as stages of one block with depths [0, 1], and tie depths and "
@@ -597,32 +440,19 @@ def _check_depth(number: int, stage: Stage, ops: Sequence[Op | None]) -> None:
         raise SpaceError(f"stage {number} has depth {depth}; allowed: {stage.depths}")
 
 
-def _need(ok: bool, what: str) -> None:
-    if not ok:
-        raise SpaceError(what)
-
-
-def _check_width(name: str, width: int) -> None:
-    _need(
-        0 < width <= MAX_WIDTH and width % 8 == 0,
-        f"{name} is {width}; timm rounds channels to multiples of 8, so use these, up to "
-        f"{MAX_WIDTH}",
-    )
-
-
 def _check_choices(space: SearchSpace) -> None:
     """Raise `SpaceError` unless kernels, expand ratios and resolutions are some and in range."""
     sizes, kernels, ratios = space.resolutions, space.kernel_sizes, space.expand_ratios
-    _need(bool(sizes), "resolutions is empty; name at least one input size")
-    _need(
+    need(bool(sizes), "resolutions is empty; name at least one input size")
+    need(
         min(sizes) >= 8 and max(sizes) <= MAX_RESOLUTION,
         f"resolutions are {sizes}; they must lie in 8..{MAX_RESOLUTION}",
     )
-    _need(
+    need(
         bool(kernels) and all(isinstance(k, int) and k % 2 and 1 <= k <= 255 for k in kernels),
         f"kernel_sizes are {kernels}; they must be odd, and 255 at most",
     )
-    _need(
+    need(
         bool(ratios) and all(1 <= ratio <= 64 for ratio in ratios),
         f"expand_ratios are {ratios}; they must lie in 1..64",
     )
@@ -630,42 +460,42 @@ def _check_choices(space: SearchSpace) -> None:
 
 def _check_frame(space: SearchSpace) -> None:
     """Raise `SpaceError` unless stem and head are such as timm's networks have."""
-    _need(space.act in ACTIVATIONS, f"act is {space.act!r}; allowed: {ACTIVATIONS}")
-    _need(0 < space.bn_eps < 1, f"bn_eps is {space.bn_eps}; it must lie between 0 and 1")
+    need(space.act in ACTIVATIONS, f"act is {space.act!r}; allowed: {ACTIVATIONS}")
+    need(0 < space.bn_eps < 1, f"bn_eps is {space.bn_eps}; it must lie between 0 and 1")
     head = space.head_width
-    _need(head is None or 0 < head <= MAX_WIDTH, f"head_width is {head}; allowed: 1..{MAX_WIDTH}")
-    _need(head is not None or not space.head_bias, "head_bias goes with a head_width")
-    _need(space.padding in PADDINGS, f"padding is {space.padding!r}; allowed: same, or empty")
+    need(head is None or 0 < head <= MAX_WIDTH, f"head_width is {head}; allowed: 1..{MAX_WIDTH}")
+    need(head is not None or not space.head_bias, "head_bias goes with a head_width")
+    need(space.padding in PADDINGS, f"padding is {space.padding!r}; allowed: same, or empty")
     deep = 1 if head is None or space.final_width is None else MAX_CHOICES
-    _need(1 <= space.final_depth <= deep, f"final_depth is {space.final_depth}; allowed: 1..{deep}")
-    _check_width("stem_width", space.stem_width)
+    need(1 <= space.final_depth <= deep, f"final_depth is {space.final_depth}; allowed: 1..{deep}")
+    check_width("stem_width", space.stem_width)
     if space.final_width is not None:
-        _check_width("final_width", space.final_width)
+        check_width("final_width", space.final_width)
 
 
 def _check_stages(space: SearchSpace) -> None:
     """Raise `SpaceError` unless the stages, each fine by itself, make a network together."""
     stages = space.stages
-    _need(bool(stages), "stages is empty; a space needs at least one stage")
+    need(bool(stages), "stages is empty; a space needs at least one stage")
     total = 2 * math.prod(stage.stride for stage in stages)
     total *= 1 if space.first is None else space.first.stride
-    _need(total <= 32, f"the strides multiply to {total}, stem included; timm's networks end at 32")
+    need(total <= 32, f"the strides multiply to {total}, stem included; timm's networks end at 32")
     blocks = sum(len(stage.blocks) for stage in stages)
-    _need(blocks <= MAX_BLOCKS, f"there are {blocks} blocks; {MAX_BLOCKS} is the most")
+    need(blocks <= MAX_BLOCKS, f"there are {blocks} blocks; {MAX_BLOCKS} is the most")
     cells = sum(len(row) for stage in stages for row in stage.blocks)
-    _need(cells <= MAX_CELLS, f"the blocks have {cells} ops in all; {MAX_CELLS} is the most")
+    need(cells <= MAX_CELLS, f"the blocks have {cells} ops in all; {MAX_CELLS} is the most")
     for number, stage in enumerate(stages):
-        _need(
+        need(
             stage.stride == 1 or all(map(convolves, stage.blocks[0])),
             f"stage {number}: its first block strides and has an op without a kernel",
         )
         pairs = ((row, stage.of(place)) for place, row in enumerate(stage.blocks))
         stray = sorted({op for row, own in pairs for op in set(row) - set(space._ops_of(own))})
-        _need(
+        need(
             not stray,
             f"stage {number}: {', '.join(map(str, stray))} not among the ops of the space",
         )
-        _need(
+        need(
             min(stage.depths) > 0 or (number > 0 and stage.width == stages[number - 1].width),
             f"stage {number}: depths are {stage.depths}; only a stage of the width of the one "
             "before it can be skipped",

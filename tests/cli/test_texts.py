@@ -25,7 +25,8 @@ from supernet.data.batches import Augment
 from supernet.data.load import NAMES
 from supernet.errors import SupernetError
 from supernet.io.shell import override
-from supernet.space.search_space import FixedBlock, SearchSpace
+from supernet.space.search_space import SearchSpace
+from supernet.space.stage import FixedBlock
 from supernet.train.build import PRESETS
 from supernet.train.gates.step import GateConfig
 from supernet.train.run import Trained

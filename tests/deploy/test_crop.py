@@ -24,7 +24,8 @@ from supernet.nn.families import FAMILIES
 from supernet.nn.standalone import timm_model
 from supernet.space.arch import Arch
 from supernet.space.net_spec import NetSpec
-from supernet.space.search_space import SearchSpace, Stage
+from supernet.space.search_space import SearchSpace
+from supernet.space.stage import Stage
 from supernet.train.run import Trained
 from tests.builders import assert_same, images, random_net, small_space, some_archs
 from tests.conftest import Command

@@ -50,7 +50,8 @@ from supernet.search.predictor import load as load_predictor
 from supernet.space.arch import read_arch
 from supernet.space.layers import space_keys
 from supernet.space.net_spec import NetSpec
-from supernet.space.search_space import FixedBlock, SearchSpace, Stage
+from supernet.space.search_space import SearchSpace
+from supernet.space.stage import FixedBlock, Stage
 from supernet.train import checkpoint
 from supernet.train.build import build_recipe, build_space, build_steps
 from supernet.train.run import Trained, read_gates

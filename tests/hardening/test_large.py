@@ -31,7 +31,8 @@ from supernet.search.pareto import FIELDS
 from supernet.space.cost import Constraint, arch_cost, cost_range
 from supernet.space.layers import LayerKey
 from supernet.space.net_spec import NetSpec
-from supernet.space.search_space import SearchSpace, Stage
+from supernet.space.search_space import SearchSpace
+from supernet.space.stage import Stage
 from supernet.train.run import Trained
 from tests.builders import (
     TextReporter,

@@ -26,7 +26,8 @@ from supernet.search.find import METHODS, find
 from supernet.space.cost import Constraint, CostMatrix, arch_cost
 from supernet.space.net_spec import NetSpec
 from supernet.space.presets import ofa_mbv3
-from supernet.space.search_space import SearchSpace, Stage
+from supernet.space.search_space import SearchSpace
+from supernet.space.stage import Stage
 from tests.builders import (
     HAND_MADE,
     WITHOUT_FIRST,

@@ -9,7 +9,7 @@ import pytest
 from supernet.cli.hydra_config import composed
 from supernet.errors import SpaceError, SupernetError
 from supernet.io.validate import check_finite, construct, fits
-from supernet.space.search_space import FixedBlock
+from supernet.space.stage import FixedBlock
 from supernet.train.gates.step import GateConfig
 
 

@@ -20,7 +20,8 @@ from supernet.nn.standalone import timm_model
 from supernet.space.arch import Op
 from supernet.space.layers import LayerKey, arch_keys
 from supernet.space.net_spec import NetSpec
-from supernet.space.search_space import FixedBlock, SearchSpace, Stage
+from supernet.space.search_space import SearchSpace
+from supernet.space.stage import FixedBlock, Stage
 from tests.latency.sshd import Server
 
 DEVICE = Device(

@@ -28,7 +28,8 @@ from supernet.nn.standalone import timm_model
 from supernet.space.arch import Op
 from supernet.space.layers import LayerKey, arch_keys
 from supernet.space.net_spec import NetSpec
-from supernet.space.search_space import ACTIVATIONS, SearchSpace
+from supernet.space.search_space import SearchSpace
+from supernet.space.stage import ACTIVATIONS
 from tests.latency.conftest import DEVICE, SHAPES, key, two_blocks
 
 ROOT = Path(__file__).parents[2]

@@ -20,7 +20,7 @@ from supernet.nn.families import FAMILIES
 from supernet.nn.kinds import KINDS
 from supernet.space.arch import Op
 from supernet.space.layers import LayerKey
-from supernet.space.search_space import ACTIVATIONS
+from supernet.space.stage import ACTIVATIONS
 from tests.latency.conftest import DEVICE, entry, key, table
 
 OLD = Path(__file__).parent / "old"

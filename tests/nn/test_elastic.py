@@ -8,12 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from supernet.errors import SpaceError
 from supernet.nn.depthwise import depthwise
 from supernet.nn.elastic import ElasticBlock
 from supernet.nn.families import FAMILIES
 from supernet.nn.supernet import SuperNet
 from supernet.space.arch import Op
-from supernet.space.search_space import BlockSpec, SpaceError
+from supernet.space.stage import BlockSpec
 from tests.builders import (
     HAND_MADE,
     WITHOUT_FIRST,

@@ -9,7 +9,7 @@ from supernet.errors import SpaceError
 from supernet.nn.families import check_space
 from supernet.nn.supernet import SuperNet
 from supernet.space.arch import Op
-from supernet.space.search_space import Stage
+from supernet.space.stage import Stage
 from supernet.train.build import build_space
 from tests.builders import small_space
 

@@ -20,7 +20,8 @@ from supernet.nn.from_timm import from_timm
 from supernet.nn.supernet import SuperNet
 from supernet.space.arch import Op
 from supernet.space.net_spec import NetSpec
-from supernet.space.search_space import FixedBlock, SearchSpace
+from supernet.space.search_space import SearchSpace
+from supernet.space.stage import FixedBlock
 from tests.builders import TIMM, assert_same, images, random_net, randomise_, some_archs, timm_space
 from tests.conftest import Command
 

@@ -21,7 +21,8 @@ from supernet.nn.gates import PathGates, cost_tensors
 from supernet.nn.supernet import _gated_block
 from supernet.search.by_gates import most_likely
 from supernet.space.cost import Constraint, Costs, arch_cost, cost_range
-from supernet.space.search_space import SearchSpace, Stage
+from supernet.space.search_space import SearchSpace
+from supernet.space.stage import Stage
 from supernet.train.gates.estimators import sized_logits
 from tests.builders import (
     HAND_MADE,

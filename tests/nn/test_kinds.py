@@ -19,7 +19,8 @@ from supernet.nn.timm_weights import fill_
 from supernet.space.cost import arch_cost
 from supernet.space.layers import arch_keys
 from supernet.space.net_spec import NetSpec
-from supernet.space.search_space import SearchSpace, Stage
+from supernet.space.search_space import SearchSpace
+from supernet.space.stage import Stage
 from tests.builders import (
     UNIVERSAL,
     assert_same,

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from supernet.errors import SpaceError
 from supernet.space.arch import Arch, Op
-from supernet.space.search_space import FixedBlock, SearchSpace, Stage
+from supernet.space.search_space import SearchSpace
+from supernet.space.stage import FixedBlock, Stage
 from tests.builders import HAND_MADE, small_space, spaces
 
 SPACE = small_space()

@@ -24,7 +24,7 @@ from supernet.errors import DataError, SupernetError
 from supernet.io.reporter import SILENT, Reporter
 from supernet.nn.drop import Noise
 from supernet.nn.supernet import SuperNet
-from supernet.space.search_space import Stage
+from supernet.space.stage import Stage
 from supernet.train import checkpoint
 from supernet.train import job as training
 from supernet.train.build import build_optimizer, build_recipe, build_steps, build_teacher

@@ -15,7 +15,8 @@ from supernet.latency.model import of_keys
 from supernet.nn.families import FAMILIES
 from supernet.space.layers import arch_keys
 from supernet.space.net_spec import NetSpec
-from supernet.space.search_space import FixedBlock, SearchSpace, Stage
+from supernet.space.search_space import SearchSpace
+from supernet.space.stage import FixedBlock, Stage
 from tests.latency.conftest import key
 
 

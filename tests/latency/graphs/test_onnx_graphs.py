@@ -17,7 +17,8 @@ from supernet.nn.standalone import timm_model
 from supernet.space.arch import Op
 from supernet.space.layers import LayerKey, arch_keys
 from supernet.space.net_spec import NetSpec
-from supernet.space.search_space import ACTIVATIONS, FixedBlock, SearchSpace, Stage
+from supernet.space.search_space import SearchSpace
+from supernet.space.stage import ACTIVATIONS, FixedBlock, Stage
 from tests.builders import WITHOUT_FIRST
 from tests.latency.conftest import layer_key
 

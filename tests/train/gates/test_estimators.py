@@ -20,7 +20,8 @@ from supernet.nn.gates import Drawn, PathGates
 from supernet.nn.supernet import SuperNet
 from supernet.space.arch import Arch
 from supernet.space.cost import Constraint, cost_range
-from supernet.space.search_space import SearchSpace, Stage
+from supernet.space.search_space import SearchSpace
+from supernet.space.stage import Stage
 from supernet.train.gates.estimators import (
     BASELINE_DECAY,
     ESTIMATORS,
