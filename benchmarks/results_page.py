@@ -214,7 +214,7 @@ def latency_truth(result: Result) -> list[str]:
     head = ("space and runtime", "error on chosen", "bias", "95th percentile", "on drawn",
             "timed twice", "drift", "the table: error", "90 % within", "inside it",
             "one scale", "budgets overrun by the first choice", "as measured, after the loop",
-            "as timed alone, after it", "rounds", "seconds of a round")  # fmt: skip
+            "as timed alone, after it", "rounds", "seconds of a round", "commit")  # fmt: skip
     rows = []
     for name, data in result["data"].items():
         found, fit = facts(data), data["correction"]
@@ -224,7 +224,8 @@ def latency_truth(result: Result) -> list[str]:
         missed = (found["overrun_before"], found["missed_after"], found["overrun_alone"])
         rows.append([name, *("-" if share is None else f"{100 * share:.1f} %" for share in shares),
                      *(f"{100 * share:.0f} %" for share in missed),
-                     f"{found['rounds']:.1f}", f"{found['round_seconds']:.1f}"])  # fmt: skip
+                     f"{found['rounds']:.1f}", f"{found['round_seconds']:.1f}",
+                     data["commit"][:7]])  # fmt: skip
     return table(head, rows)
 
 

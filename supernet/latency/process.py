@@ -1,14 +1,17 @@
 """Time models in fresh child processes: both ends of the pipe.
 
 In a fresh child, threads, memory allocation and whatever else the caller has done to its process
-play no part. The child forks: one process loads all layers and times them in turn, then one after
-the other each whole network has a process of its own, as where it is used. Of networks that shared
-a process, large ones took 1 to 3 % less than alone. Systems without fork do all in the child.
+play no part. The child forks: in each session one process loads all layers and times them in turn,
+then one after the other each whole network has a process of its own, as where it is used. Of
+networks that shared a process, large ones took 1 to 3 % less than alone. Systems without fork do
+all in the child.
 
 The request is one JSON object on stdin: `seconds`, `seed`, `nets` (how many of the last models are
-whole networks), `rounds` (finished by an interrupted process), and what the child needs to load its
-models. The answer is JSON lines: `{"event": "load" | "time", "share": 0..1}` and `{"event":
-"round", "round"}`, then one `{"event": "done"}` or `{"event": "error", "message"}`.
+whole networks), `sessions` (numbers of those to do), `rounds` (of each, finished by an interrupted
+process), and what the child needs to load its models. The answer is JSON lines with the number of
+the session: `{"event": "load" | "time", "session", "share": 0..1}`, `{"event": "round", "session",
+"round"}` and `{"event": "end", "session"}`; the last is `{"event": "done"}` or `{"event": "error",
+"message"}`.
 
 Standard library only, and Python 3.8: bundles carry this file to boards. Not here: the models.
 """
@@ -25,7 +28,7 @@ import subprocess
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
@@ -37,7 +40,7 @@ from supernet.latency.timing import Round, Timing, reference_of, time_all, timin
 
 if TYPE_CHECKING:
     Runner = Callable[[], object]
-    OnProgress = Callable[[str, float], None]
+    OnProgress = Callable[[int, str, float], None]
 
 _TOLD = 3
 """Exit code of a fork that has told an error."""
@@ -58,21 +61,24 @@ def answer(loaders: Callable[[dict[str, Any]], Sequence[Callable[[], Runner]]]) 
             os._exit(1)
 
     request = json.load(sys.stdin)
-    done = [read_round(finished) for finished in request["rounds"]]
     try:
         reference, *models = loaders(request)
     except SupernetError as error:
         return tell("error", message=str(error))
     groups = _groups(len(models), request["nets"])
-    for place, group in enumerate(groups):
-        loads = [reference, *models[group.start : group.stop]]
-        work = partial(
-            _time, group, loads, request, _rounds_of(group, done), tell,
-            whole=group.start >= len(models) - request["nets"],
-            before=place / len(groups), share=1 / len(groups),
-        )  # fmt: skip
-        if not _apart(work):
-            return None
+    for session, rounds in zip(request["sessions"], request["rounds"]):
+        done = [read_round(finished) for finished in rounds]
+        for place, group in enumerate(groups):
+            work = partial(
+                _time, group, [reference, *models[group.start : group.stop]], request,
+                _rounds_of(group, done), partial(tell, session=session),
+                whole=group.start >= len(models) - request["nets"],
+                seed=f"{request['seed']}/{session}/{group.start}",
+                before=place / len(groups), share=1 / len(groups),
+            )  # fmt: skip
+            if not _apart(work):
+                return None
+        tell("end", session=session)
     return tell("done")
 
 
@@ -93,11 +99,12 @@ def _rounds_of(group: range, rounds: Sequence[Round]) -> list[Round]:
 
 def _time(
     group: range, loads: Sequence[Callable[[], Runner]], request: Mapping[str, Any],
-    done: Sequence[Round], tell: Callable[..., None], *, whole: bool, before: float, share: float,
+    done: Sequence[Round], tell: Callable[..., None], *, whole: bool, seed: str,
+    before: float, share: float,
 ) -> bool:  # fmt: skip
     """Load and time a group, a `whole` network or layers. Return False if an error was told.
 
-    It is a `share` of all that is timed, after a share `before` it.
+    It is a `share` of the session, after a share `before` it.
     """
     runners = []
     try:
@@ -119,7 +126,7 @@ def _time(
         runners[1:],
         runners[0],
         whole=whole,
-        rng=random.Random(f"{request['seed']}/{group.start}/{len(done)}"),
+        rng=random.Random(f"{seed}/{len(done)}"),
         max_seconds=request["seconds"] / (request["nets"] if whole else 1),
         done=done,
         on_round=keep,
@@ -158,43 +165,52 @@ def time_in_child(
     *,
     environment: Mapping[str, str],
     resume: ResumeFile | None,
-    number: int,
     on_progress: OnProgress,
-) -> list[Timing]:
-    """Return the timings of the reference model, and of the `count` models beside it.
+) -> list[list[Timing]]:
+    """Return, of each session, the timings of the reference model and of `count` models beside it.
 
-    The child `command` loads them. The reference's is that beside networks, if there are any.
+    The child `command` loads them. The reference's timing is that beside networks, if there are
+    any. The request's `processes` says how many sessions there are.
 
-    `resume` holds the finished rounds of process `number`, and takes new ones. `on_progress`
-    gets the phase, "load" or "time", and the share of it done, 0..1.
+    `resume` holds the finished rounds of the sessions, and takes new ones. `on_progress` gets the
+    session, the phase, "load" or "time", and the share of it done, 0..1.
 
     Raises:
         DeviceError: with the child's message, or what it printed before it died.
     """
-    rounds = [] if resume is None else resume.rounds(number)
-    if resume is None or not resume.is_done(number):
+    numbers = range(request["processes"])
+    rounds = [[] if resume is None else resume.rounds(number) for number in numbers]
+    left = [number for number in numbers if resume is None or not resume.is_done(number)]
 
-        def note(finished: dict[str, Any]) -> None:
-            rounds.append(finished)
-            if resume is not None:
-                resume.add({"session": number, "round": finished})
+    def note(event: dict[str, Any]) -> None:
+        kind, session = event["event"], event["session"]
+        if kind in ("load", "time"):
+            on_progress(session, kind, event["share"])
+            return
+        if kind == "round":
+            rounds[session].append(event["round"])
+        if resume is not None:
+            word = {"round": event["round"]} if kind == "round" else {"done": True}
+            resume.add({"session": session, **word})
 
+    if left:
         ask(
             command,
-            {**request, "rounds": list(rounds)},
+            {**request, "sessions": left, "rounds": [list(rounds[number]) for number in left]},
             environment=environment,
             pass_fds=() if resume is None else (resume.file.fileno(),),  # which keeps its lock
-            on_round=note,
-            on_progress=on_progress,
+            on_event=note,
         )
-        if resume is not None:
-            resume.add({"session": number, "done": True})
-    finished = [read_round(one) for one in rounds]
-    groups = _groups(count, request["nets"])
-    each = [_rounds_of(group, finished) for group in groups]
+    return [_timings(count, request["nets"], map(read_round, one)) for one in rounds]
+
+
+def _timings(count: int, nets: int, rounds: Iterable[Round]) -> list[Timing]:
+    """Return the timings of a session: of the reference, and of the models."""
+    rounds, groups = list(rounds), _groups(count, nets)
+    each = [_rounds_of(group, rounds) for group in groups]
     timings = [timings_of(len(group), own) for group, own in zip(groups, each)]
-    beside = itertools.chain(*each[-request["nets"] :])
-    return [reference_of(list(beside)), *itertools.chain(*timings)]
+    beside = list(itertools.chain(*each[-nets:]))
+    return [reference_of(beside), *itertools.chain(*timings)]
 
 
 def ask(
@@ -203,10 +219,9 @@ def ask(
     *,
     environment: Mapping[str, str],
     pass_fds: Sequence[int] = (),
-    on_round: Callable[[dict[str, Any]], None],
-    on_progress: OnProgress,
+    on_event: Callable[[dict[str, Any]], None],
 ) -> None:
-    """Have the child `command` time everything; `on_round` gets rounds as plain data.
+    """Have the child `command` time everything; `on_event` gets what it tells.
 
     Raises:
         DeviceError: with the child's message, or what it printed before it died.
@@ -224,8 +239,8 @@ def ask(
         )
         with child:
             try:
-                _converse(child, json.dumps(request), stderr, on_round, on_progress)
-            finally:  # also on Ctrl-C and on errors of `on_progress`
+                _converse(child, json.dumps(request), stderr, on_event)
+            finally:  # also on Ctrl-C and on errors of `on_event`
                 with suppress(OSError, AttributeError):  # Windows has no groups
                     os.killpg(child.pid, signal.SIGKILL)
                 child.kill()
@@ -236,8 +251,7 @@ def _converse(
     child: subprocess.Popen[str],
     request: str,
     stderr: IO[str],
-    on_round: Callable[[dict[str, Any]], None],
-    on_progress: OnProgress,
+    on_event: Callable[[dict[str, Any]], None],
 ) -> None:
     assert child.stdin is not None
     assert child.stdout is not None
@@ -254,10 +268,7 @@ def _converse(
             return
         if event["event"] == "error":
             raise DeviceError(event["message"])
-        if event["event"] == "round":
-            on_round(event["round"])
-        else:
-            on_progress(event["event"], event["share"])
+        on_event(event)
     raise DeviceError(_last_words(child, stderr))
 
 

@@ -9,11 +9,11 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from supernet.io.reporter import SILENT, Reporter, phases_of
 from supernet.latency import host, runtimes
@@ -35,8 +35,7 @@ from supernet.latency.resume import ResumeFile
 from supernet.latency.table import Device, Entry, LatencyTable
 from supernet.space.net_spec import NetSpec
 
-if TYPE_CHECKING:
-    from supernet.latency.process import OnProgress
+OnProgress = Callable[[str, float], None]
 
 _WORKER = "from supernet.latency import worker; worker.main()"
 _LIGHT_WORKER = "from supernet.latency.board import script; script.answer_for({folder!r})"
@@ -208,26 +207,26 @@ def _sessions(
     nets: int,
     resume: ResumeFile | None = None,
 ) -> list[Session]:
-    """Have children that run `code` time the reference model and `specs`, one after the other."""
-    sessions = []
-    for number in range(request.processes):
-        if number == 0 and (resume is None or not resume.is_done(number)):
-            busy = host.busy_warning(host.busy_cores(), request.threads)
-            if busy is not None:
-                reporter.warn(busy)
-        facts = asdict(replace(request, seed=request.seed + number))
-        timings = time_in_child(
-            _command(code),
-            {**facts, "models": specs, "nets": nets},
-            len(specs),
-            environment=runtimes.get(request.runtime).ENVIRONMENT,
-            resume=resume,
-            number=number,
-            on_progress=_part(on_progress, number, request.processes),
-        )
-        reference, *rest = (Entry(**asdict(timing)) for timing in timings)
-        sessions.append(Session(reference, tuple(rest)))
-    return sessions
+    """Have a child that runs `code` time the reference model and `specs`, session by session."""
+    if resume is None or not resume.is_done(0):
+        busy = host.busy_warning(host.busy_cores(), request.threads)
+        if busy is not None:
+            reporter.warn(busy)
+
+    def shown(session: int, phase: str, share: float) -> None:
+        """Turn the share of one session into that of all; loading is shown for each."""
+        on_progress(phase, share if phase == "load" else (session + share) / request.processes)
+
+    sessions = time_in_child(
+        _command(code),
+        {**asdict(request), "models": specs, "nets": nets},
+        len(specs),
+        environment=runtimes.get(request.runtime).ENVIRONMENT,
+        resume=resume,
+        on_progress=shown,
+    )
+    entries = [[Entry(**asdict(timing)) for timing in timings] for timings in sessions]
+    return [Session(reference, tuple(rest)) for reference, *rest in entries]
 
 
 def _settled(sessions: Sequence[Session], reporter: Reporter) -> Session:
@@ -246,15 +245,6 @@ def _command(code: str) -> list[str]:
     put packages before the standard library.
     """
     return [sys.executable, "-c", f"import sys; sys.path = sys.argv[1:]; {code}", *sys.path]
-
-
-def _part(on_progress: OnProgress, number: int, processes: int) -> OnProgress:
-    """Turn the share of one process into the share of all; loading is shown for each process."""
-
-    def shown(phase: str, share: float) -> None:
-        on_progress(phase, share if phase == "load" else (number + share) / processes)
-
-    return shown
 
 
 def _header(plan: Plan, device: Device, request: TimingRequest) -> dict[str, Any]:

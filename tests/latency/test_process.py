@@ -25,13 +25,13 @@ class Spawned:
 
 
 def _ask(
-    monkeypatch: pytest.MonkeyPatch, script: str, on_progress: Any, on_round: Any = None
+    monkeypatch: pytest.MonkeyPatch, script: str, on_event: Any
 ) -> tuple[Spawned, BaseException | None]:
     spawned, fault = Spawned(), None
     monkeypatch.setattr(subprocess, "Popen", spawned)
-    options: dict[str, Any] = {"on_round": on_round, "on_progress": on_progress}
+    command = [sys.executable, "-c", script]
     try:
-        ask([sys.executable, "-c", script], {"x": 1}, environment={"A": "b"}, **options)
+        ask(command, {"x": 1}, environment={"A": "b"}, on_event=on_event)
     except BaseException as error:
         fault = error
     return spawned, fault
@@ -51,12 +51,11 @@ print(json.dumps({"event": "done"}), flush=True)
 
 
 def test_progress_and_rounds_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[tuple[str, float]] = []
-    rounds: list[dict[str, Any]] = []
-    spawned, fault = _ask(monkeypatch, ECHO, lambda *progress: seen.append(progress), rounds.append)
+    seen: list[dict[str, Any]] = []
+    spawned, fault = _ask(monkeypatch, ECHO, seen.append)
     assert fault is None
-    assert rounds == [{"request": {"x": 1}, "A": "b"}]
-    assert seen == [("time", 0.5)]
+    round_ = {"request": {"x": 1}, "A": "b"}
+    assert seen == [{"event": "time", "share": 0.5}, {"event": "round", "round": round_}]
     assert spawned.process.poll() is not None
 
 
@@ -80,11 +79,11 @@ def test_a_failed_child_is_a_device_error(
 def test_a_child_that_dies_at_once_is_a_device_error() -> None:
     command = [sys.executable, "-c", "raise SystemExit('no python here')"]
     with pytest.raises(DeviceError, match="ended with code 1: no python here"):
-        ask(command, {"x": "y" * 10**6}, environment={}, on_round=_ignore, on_progress=_ignore)
+        ask(command, {"x": "y" * 10**6}, environment={}, on_event=_ignore)
 
 
 def test_ctrl_c_leaves_no_child(monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(phase: str, share: float) -> None:
+    def interrupt(event: dict[str, Any]) -> None:
         raise KeyboardInterrupt
 
     script = ECHO.replace('print(json.dumps({"event": "round"', "import time; time.sleep(60)\n#")
@@ -118,13 +117,15 @@ process.answer(lambda request: LOADERS)
 """
 
 
-def _timed(tmp_path: Path, act: str = "None", **options: Any) -> tuple[list[Timing], Path]:
-    """Time two layers and two networks in a child that notes where it loads them."""
+def _timed(
+    tmp_path: Path, act: str = "None", processes: int = 1, **options: Any
+) -> tuple[list[list[Timing]], Path]:
+    """Time two layers and two networks, in a session or more, noting where they are loaded."""
     file = tmp_path / "loaded.txt"
     path = f"import sys; sys.path[:0] = {sys.path!r}\n"
     command = [sys.executable, "-c", path + CHILD.format(file=str(file), act=act)]
-    request = {"seconds": 0.01, "seed": 0, "nets": 2}
-    options = {"resume": None, "number": 0, "on_progress": _ignore, **options}
+    request = {"seconds": 0.01, "seed": 0, "nets": 2, "processes": processes}
+    options = {"resume": None, "on_progress": _ignore, **options}
     return time_in_child(command, request, 4, environment={}, **options), file
 
 
@@ -132,19 +133,18 @@ def _loaded(file: Path) -> list[tuple[str, int]]:
     return [(name, int(process)) for name, process in map(str.split, file.read_text().splitlines())]
 
 
-def test_each_network_has_a_process_of_its_own(tmp_path: Path) -> None:
-    seen: list[tuple[str, float]] = []
-    timings, file = _timed(tmp_path, on_progress=lambda *progress: seen.append(progress))
-    assert len(timings) == 5
-    assert all(0.1 < one.median_ms < 5 and one.visits >= 9 for one in timings)
+def test_each_network_has_a_process_of_its_own_in_each_session(tmp_path: Path) -> None:
+    seen: list[tuple[int, str, float]] = []
+    sessions, file = _timed(tmp_path, processes=2, on_progress=lambda *one: seen.append(one))
+    assert [len(timings) for timings in sessions] == [5, 5]
+    assert all(0.1 < one.median_ms < 5 and one.visits >= 9 for one in [*sessions[0], *sessions[1]])
     loaded = _loaded(file)
-    groups = [["reference", "layer", "layer"], ["reference", "net"], ["reference", "net"]]
-    assert [name for name, _ in loaded] == [name for group in groups for name in group]
+    groups = 2 * [["reference", "layer", "layer"], ["reference", "net"], ["reference", "net"]]
     processes = list(dict.fromkeys(process for _, process in loaded))
     found = [[name for name, process in loaded if process == each] for each in processes]
     assert found == groups
     assert seen == sorted(seen)
-    assert seen[-1] == ("time", 1.0)
+    assert seen[-1] == (1, "time", 1.0)
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_rounds_of_finished_processes_are_kept(tmp_path: Path) -> None:
         before = resume.rounds(0)
     assert {number for one in before for number in one["ratios"]} == {"0", "1", "2"}
     with ResumeFile(path, header) as resume:
-        timings, _ = _timed(tmp_path, resume=resume)
+        (timings,), _ = _timed(tmp_path, resume=resume)
         assert resume.rounds(0)[: len(before)] == before
         later = resume.rounds(0)[len(before) :]
     assert {number for one in later for number in one["ratios"]} == {"3"}
@@ -179,7 +179,7 @@ def test_rounds_of_finished_processes_are_kept(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_leaves_no_network_running(tmp_path: Path) -> None:
-    def interrupt(phase: str, share: float) -> None:
+    def interrupt(session: int, phase: str, share: float) -> None:
         if share > 0.4:
             raise KeyboardInterrupt
 

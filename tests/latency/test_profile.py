@@ -71,18 +71,18 @@ def test_a_profile_covers_the_space(small_space: SearchSpace, runtime: str) -> N
 def test_a_stopped_profile_goes_on_from_what_it_has(
     small_space: SearchSpace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stopped in its second process; neither the first nor the second's rounds are timed again."""
+    """Stopped in its second session; neither the first nor the second's rounds are timed again."""
     partial, timed = tmp_path / "T.json.partial", list[dict[str, Any]]()
 
-    def stopping(command: Any, request: Any, *, on_round: Any, **options: Any) -> None:
+    def stopping(command: Any, request: Any, *, on_event: Any, **options: Any) -> None:
         timed.append(request)
 
-        def counted(finished: dict[str, Any]) -> None:
-            on_round(finished)
-            if len(timed) == 2 and len(request["rounds"]) + count() == 3:
+        def counted(event: dict[str, Any]) -> None:
+            on_event(event)
+            if len(timed) == 1 and event["event"] == "round" and count() == 3:
                 raise KeyboardInterrupt
 
-        ask(command, request, on_round=counted, **options)
+        ask(command, request, on_event=counted, **options)
 
     def count() -> int:
         lines = [json.loads(line) for line in partial.read_text().splitlines()[1:]]
@@ -97,7 +97,8 @@ def test_a_stopped_profile_goes_on_from_what_it_has(
     with pytest.raises(DeviceError, match=r"of a run with other seed"):
         profile(spec, dataclasses.replace(request, seed=1), **options)
     table = profile(spec, request, **options)
-    assert [len(request["rounds"]) for request in timed] == [0, 0, 3]
+    assert [request["sessions"] for request in timed] == [[0, 1], [1]]
+    assert [[len(one) for one in request["rounds"]] for request in timed] == [[0, 0], [3]]
     partial.unlink()  # its caller does, once the table is written
     assert table.correction.tau_twice is not None
     assert all(e.visits >= 18 for e in table.entries.values())
@@ -122,9 +123,10 @@ def test_subnets_are_timed_in_fresh_processes(
     """The interval reaches from the fastest process to the slowest."""
     folder, spent = write_subnet(tmp_path / "a", small_space), []
 
-    def noted(*args: Any, **options: Any) -> list[Timing]:
-        spent.append(time_in_child(*args, **options)[1].median_ms)
-        return [Timing(ms, ms, ms, 9, True) for ms in (1.0, spent[-1])]
+    def noted(*args: Any, **options: Any) -> list[list[Timing]]:
+        for _, timing in time_in_child(*args, **options):
+            spent.append(timing.median_ms)
+        return [[Timing(ms, ms, ms, 9, True) for ms in (1.0, one)] for one in spent]
 
     monkeypatch.setattr("supernet.latency.profile.time_in_child", noted)
     request = TimingRequest(processes=3, seconds=0.05)

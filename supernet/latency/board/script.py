@@ -162,24 +162,23 @@ def _time(
         "warnings": [busy] if busy else [],
     }
     show = _Progress(args.processes, args.progress)
+    timed = time_in_child(
+        [sys.executable, sys.argv[0], "--child"],
+        {
+            "processes": args.processes,
+            "seconds": limit,
+            "seed": manifest["request"]["seed"],
+            "nets": manifest["nets"],
+            "threads": args.threads,
+            "provider": provider,
+        },
+        len(manifest["models"]) - 1,
+        environment={},
+        resume=resume,
+        on_progress=show.update,
+    )
     sessions = []
-    for number in range(args.processes):
-        seed = f"{manifest['request']['seed']}/{number}"
-        timings = time_in_child(
-            [sys.executable, sys.argv[0], "--child"],
-            {
-                "seconds": limit,
-                "seed": seed,
-                "nets": manifest["nets"],
-                "threads": args.threads,
-                "provider": provider,
-            },
-            len(manifest["models"]) - 1,
-            environment={},
-            resume=resume,
-            number=number,
-            on_progress=partial(show.update, number),
-        )
+    for timings in timed:
         reference, *rest = map(asdict, timings)
         sessions.append({"reference": reference, "timings": rest})
     show.end()
