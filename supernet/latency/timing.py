@@ -17,7 +17,6 @@ boards. Not here: models, the process that runs them, tables.
 
 from __future__ import annotations
 
-import math
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -136,10 +135,10 @@ def median_interval(values: Sequence[float]) -> tuple[float, float]:
 
 @lru_cache(maxsize=None)
 def _rank(count: int) -> int:
-    rank, below = 0, 1
-    while below + math.comb(count, rank + 1) <= 0.025 * 2**count:
-        rank += 1
-        below += math.comb(count, rank)
+    rank, below, term = 0, 1, count  # `term` is the binomial coefficient of the next rank
+    while 40 * (below + term) <= 2**count:  # in whole numbers, as floats end at 2**1023
+        rank, below = rank + 1, below + term
+        term = term * (count - rank) // (rank + 1)
     return rank
 
 

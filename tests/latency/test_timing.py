@@ -221,7 +221,8 @@ def test_finished_rounds_are_not_timed_again() -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "rank"), [(1, 0), (5, 0), (6, 0), (8, 0), (9, 1), (20, 5), (25, 7), (100, 39)]
+    ("count", "rank"),
+    [(1, 0), (5, 0), (6, 0), (8, 0), (9, 1), (20, 5), (25, 7), (100, 39), (5000, 2430)],
 )
 def test_median_interval_is_the_sign_tests(count: int, rank: int) -> None:
     values = random.Random(0).sample(range(count), count)
