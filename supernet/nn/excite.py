@@ -1,7 +1,7 @@
 """Squeeze-and-excite in training: one function on CPUs with numba.
 
-PyTorch's functions pass over the map twelve times, forward and backward; the loops here
-(`excite_kernel.py`) pass six times, and keep nothing but their input.
+PyTorch's functions read or write a map of this size thirteen times, forward and backward; the loops
+here (`excite_kernel.py`) do so seven times.
 Not here: the two convolutions between, which are PyTorch's.
 """
 
