@@ -16,7 +16,7 @@ MODULES = tuple(dict.fromkeys(module for each in FAMILIES.values() for module in
 
 
 OTHERS = """\
-Kind `uir` has no layer scale: of timm's networks only the hybrid ones of MobileNetV4 use it, which
+Kind `uir` has no layer scale: of these networks only the hybrid ones of MobileNetV4 use it, which
 are refused for their attention.
 
 ## What other modules of timm would take

@@ -3,8 +3,8 @@
 In a fresh child, threads, memory allocation and whatever else the caller has done to its process
 play no part. The child forks: in each session one process loads all layers and times them in turn,
 then one after the other each whole network has a process of its own, as where it is used. Of
-networks that shared a process, large ones took 1 to 3 % less than alone. Systems without fork do
-all in the child.
+ten networks that shared a process, large ones took 1 to 3 % less than alone. Systems without fork
+do all in the child.
 
 The request is one JSON object on stdin: `seconds`, `seed`, `nets` (how many of the last models are
 whole networks), `sessions` (numbers of those to do), `rounds` (of each, finished by an interrupted
