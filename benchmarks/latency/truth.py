@@ -93,6 +93,7 @@ class Part:
 
 
 LITE0 = ("space.model=efficientnet_lite0", "space.resolutions=[64]")
+LITE0_LARGE = ("space.model=efficientnet_lite0", "space.resolutions=[224]")
 LARGE = ("space.model=mobilenetv3_large_100", "space.resolutions=[224]")
 OFA = ("space.resolutions=[160]",)
 PARTS = {
@@ -109,6 +110,7 @@ PARTS = {
     "lite0_64-ncnn": Part("from_timm", "ncnn", 3, 9, LITE0, 0.04),
     "lite0_64-torch": Part("from_timm", "torch", 3, 9, LITE0, 0.04),
     "mobilenetv3_large_224-onnxruntime": Part("from_timm", "onnxruntime", settings=LARGE),
+    "lite0_224-onnxruntime": Part("from_timm", "onnxruntime", settings=LITE0_LARGE),
 }
 
 
