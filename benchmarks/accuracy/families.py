@@ -133,27 +133,24 @@ def folder_of(place: Path, name: str, seed: int) -> Path:
 def train(
     place: Path, images: Path, seed: int, minutes: float, settings: Sequence[str], name: str
 ) -> None:
-    """Train a supernet on one core for about so many minutes; two epochs tell how many that is."""
+    """Train a supernet on one core, in the time that the run's own `minutes` keeps to."""
     folder = folder_of(place, name, seed)
     if folder.with_name("training.json").exists():
         return
-    words = ["experiment=folder", *SPACES[name], f"data.root={images}", "data.workers=0",
-             f"seed={seed}", "threads=1", "device=cpu", *settings]  # fmt: skip
-
-    def fit(epochs: int, into: Path) -> float:
-        config = composed([*words, f"recipe.epochs={epochs}"])
-        start = time.perf_counter()
-        training.start(config, into, SILENT, source=source_of(config))
-        return time.perf_counter() - start
-
-    with tempfile.TemporaryDirectory() as trial:
-        one, three = fit(1, Path(trial) / "one"), fit(3, Path(trial) / "three")
-    epochs = max(2, round((60 * minutes - one) / ((three - one) / 2)) + 1)
+    start: float | None = time.perf_counter()
     if (folder / checkpoint.FILE).exists():
         training.resume(folder, SILENT)
-        seconds = None
+        start = None
     else:
-        seconds = fit(epochs, folder)
+        fits = f"minutes={minutes}" if minutes else "recipe.epochs=2"
+        config = composed(
+            ["experiment=folder", *SPACES[name], f"data.root={images}", "data.workers=0",
+             f"seed={seed}", "threads=1", "device=cpu", fits, *settings]
+        )  # fmt: skip
+        training.start(config, folder, SILENT, source=source_of(config))
+    seconds = None if start is None else time.perf_counter() - start
+    phases = Trained.open(folder).config["recipe"]["phases"].values()
+    epochs = sum(phase["epochs"] for phase in phases)
     write_json(folder.with_name("training.json"), {"epochs": epochs, "seconds": seconds})
 
 

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from timm.models._manipulate import MATCH_PREV_GROUP
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -96,6 +97,14 @@ class SuperNet(nn.Module):
         if noise is None or not noise.drop_path:
             return None
         return partial(noise.branch, place=place / len(self.blocks))
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Return patterns of parameters of one depth, for timm's rates by depth.
+
+        As in timm's networks: the rest of the head goes with the last block, the classifier alone.
+        """
+        head = (r"^tail\.(?!classifier)", MATCH_PREV_GROUP)
+        return {"stem": "^stem", "blocks": [(r"^blocks\.(\d+)", None), head]}
 
     @torch.no_grad()
     def sort_channels_(self) -> None:

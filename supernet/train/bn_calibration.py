@@ -18,6 +18,8 @@ from supernet.data.dataset import ImageSource
 from supernet.data.preprocess import Preprocess, resize
 from supernet.train.distributed import ALONE, Ranks
 
+MAX_IMAGES = 2000
+"""Training images that statistics are computed on."""
 _Norms = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
@@ -131,7 +133,7 @@ def calibrate_on_(
     preprocess: Preprocess,
     resolution: int,
     *,
-    max_images: int = 2000,
+    max_images: int = MAX_IMAGES,
     batch_size: int = 128,
     ranks: Ranks = ALONE,
 ) -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from statistics import fmean
 from typing import Any
+
+from timm.models import get_pretrained_cfg
 
 from supernet.data.dataset import ImageData
 from supernet.data.ids import Parts
@@ -48,17 +51,33 @@ def warm_start_(
         net.sort_channels_()  # imported channels are unsorted, and narrow ops keep the first
 
 
-def parts_of_start(path: str) -> Parts | None:
-    """Return the ids of the images of the run `path`; None if it has seen none that are known.
+def images_of_start(path: str) -> tuple[Parts | None, Preprocess]:
+    """Return the ids of the images of the run `path`, and how it normalised them.
+
+    There are no ids if it has seen none that are known.
 
     Raises:
         CheckpointError: if there is no such run, or it is damaged.
     """
     try:
         run = Trained.open(path)
-        return run.parts if "images" in run.content else None
+        return run.parts if "images" in run.content else None, run.preprocess
     except SupernetError as error:
         raise CheckpointError(f"init_from: {error}") from error
+
+
+def normalised_for(name: str | None, data: ImageData) -> ImageData:
+    """Return `data` normalised as the weights of timm's network `name` were trained on.
+
+    It stays as it is where timm does not say, or the images are neither grey nor in colour.
+    """
+    known = None if name is None else get_pretrained_cfg(name, allow_unregistered=True)
+    if known is None or len(known.mean) != len(known.std) or data.in_chans not in (1, 3):
+        return data
+    mean, std = known.mean, known.std
+    if data.in_chans == 1:  # as the stem is summed over its channels
+        mean, std = (fmean(mean),), (fmean(std),)
+    return data.normalised_as(Preprocess(mean=mean, std=std, size=data.preprocess.size))
 
 
 def _fill_from_run_(net: SuperNet, path: str, data: ImageData) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ from supernet.train.build import (
 )
 from supernet.train.describe import describe
 from supernet.train.distributed import Ranks, joined
+from supernet.train.duration import fitted, paced
 from supernet.train.gates.target import Target, new_target
 from supernet.train.interrupt import Stopping
 from supernet.train.logger import UNKNOWN_LAUNCH, Job, Launch, RunFolder, Silent, Watch
@@ -55,6 +56,9 @@ from supernet.train.models import ModelSource
 from supernet.train.position import START, Position
 from supernet.train.run import Trained
 from supernet.train.step import Training
+
+WORTH_TIMING = 100
+"""Steps from which it is worth a few more to say how long a training takes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +102,7 @@ def start(
         data = source.data(config)
         torch.manual_seed(int(config["seed"]))
         training = _built(job, source.net(config, data, reporter), data, ranks)
-        _announce(job, training, START)
+        job, training = _timed(job, training, START)
         _run(job, training, START)
 
 
@@ -143,7 +147,7 @@ def resume(path: Path, reporter: Reporter, *, data_root: str | None = None) -> N
             raise
         except FAULTS as error:
             raise CheckpointError(f"{run.file} cannot go on: {shown(error, 300)}") from error
-        _announce(job, training, position)
+        job, training = _timed(job, training, position)
         _run(job, training, position)
 
 
@@ -194,20 +198,46 @@ def _targets(net: Net, config: Mapping[str, Any], lr: float) -> list[Target]:
     return targets
 
 
-def _announce(job: Job, training: Training, position: Position) -> None:
-    """Note the size of the network and of the training."""
-    describe(training.net, training.data, job.reporter)
-    count = len(training.phases)
-    job.reporter.note(
+def _timed(job: Job, training: Training, position: Position) -> tuple[Job, Training]:
+    """Note the size of the network and how long training takes; make a new one fit its minutes.
+
+    The epochs that fit are kept in the configuration of the run, so that a resume ends as it would
+    have without a stop.
+    """
+    config, report = job.config, job.reporter
+    describe(training.net, training.data, report)
+    fits = config["minutes"] is not None and position == START
+    lasts = ""
+    if fits or training.num_steps - position.step >= WORTH_TIMING:
+        with _in_one_line(job.folder):
+            pace = paced(training)
+        if fits:
+            training = fitted(training, pace, config["minutes"])
+            job = replace(job, config=_with_epochs(config, training))
+        lasts = f", about {pace.seconds(training, position) / 60:.1f} minutes"
+    count, threads = len(training.phases), torch.get_num_threads()
+    report.note(
         f"training {training.num_steps - position.step} steps in {count} "
-        f"phase{'s' * (count > 1)} on {training.device}, {training.ranks.count} x "
-        f"{torch.get_num_threads()} threads, into {job.folder}"
+        f"phase{'s' * (count > 1)}{lasts} on {training.device}, {training.ranks.count} x {threads} "
+        f"threads, into {job.folder}"
     )
     if training.device.type == "cpu" and missing() is not None:
-        job.reporter.note(
+        report.note(
             f"numba cannot be used ({missing()}), so a step takes up to twice as long: gradients "
             "of depthwise kernels are PyTorch's own; pip install numba"
         )
+    return job, training
+
+
+def _with_epochs(config: Mapping[str, Any], training: Training) -> dict[str, Any]:
+    """Return the configuration with the epochs of a training that was made to fit a time."""
+    named = zip(config["recipe"]["phases"].items(), training.phases, strict=True)
+    phases = {
+        name: {**fields, "epochs": phase.epochs, "warmup_steps": phase.warmup_steps}
+        for (name, fields), phase in named
+    }
+    limit = training.config.epoch_batches
+    return {**config, "epoch_batches": limit, "recipe": {**config["recipe"], "phases": phases}}
 
 
 def _run(job: Job, training: Training, position: Position) -> None:

@@ -6,9 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
-from statistics import median
 from types import TracebackType
 from typing import Any
 
@@ -87,9 +85,6 @@ def _number(text: str) -> float | str:
         return text
 
 
-TIMED = 20
-"""Steps from which the length of a training is estimated."""
-
 Watch = Callable[[Mapping[str, float]], None]
 
 
@@ -152,7 +147,6 @@ class RunFolder:
         board = job.folder / "tensorboard"
         self.writer = SummaryWriter(str(board), purge_step=self.first_step or None)
         self.saved = time.monotonic()
-        self.ends: list[float] = []
         self.shown = ExitStack()
 
     def __enter__(self) -> RunFolder:
@@ -188,11 +182,6 @@ class RunFolder:
         loss = metrics.get("loss/random", metrics.get("loss/largest", float("nan")))
         text = f"{phase.name:<8} loss {loss:.3f}"
         self.progress.update(step + 1, text)
-        if len(self.ends) <= TIMED:
-            self.ends.append(time.monotonic())
-            if len(self.ends) > TIMED:  # the median, as the first step of each op is slow
-                left = median(b - a for a, b in pairwise(self.ends)) * (self.num_steps - step - 1)
-                self.job.reporter.note(f"about {left / 60:.1f} min left")
 
     def gates_moved(self, targets: Sequence[Target], step: int) -> None:
         """Show the gates at the last step done; a resume drops values of the next one."""

@@ -76,14 +76,14 @@ def fit(training: Training, run: Run, start: Position = START) -> bool:
         moving = training.targets if gates_move(phases, position, config.gates) else ()
         stop = False
         log: Callable[[], None] = _nothing
-        for now, batch in _batches(training, position):
-            draw = SubnetSampler(phase.sample, config.seed, now.step, moving, config.gates.share)
+        for now, batch in batches_from(training, position):
+            draw = draw_at(training, now, moving)
             metrics = weight_step(training, batch, phase=phase, position=now, draw=draw)
             log()  # of the step before
             gates = {}
             if moving:
                 metrics.read()  # a network that diverged would spoil the gates
-                gates = _gate_step(training, moving, now.step)
+                gates = gate_step(training, moving, now.step)
             log = partial(_log, run, phase, metrics, gates)
             if not queues(training.device):
                 log()
@@ -130,7 +130,16 @@ def _begin(training: Training, phase: Phase) -> None:
         training.ema.set(training.net)
 
 
-def _batches(training: Training, position: Position) -> Iterator[tuple[Position, Batch]]:
+def draw_at(training: Training, position: Position, moving: Sequence[Target] = ()) -> SubnetSampler:
+    """Return the draw of the step at `position`, some of it from the gates that are `moving`."""
+    phase, config = training.phases[position.phase], training.config
+    done = training.share_done(position)
+    return SubnetSampler(
+        partial(phase.sample, done=done), config.seed, position.step, moving, config.gates.share
+    )
+
+
+def batches_from(training: Training, position: Position) -> Iterator[tuple[Position, Batch]]:
     """Yield this process's share of the epoch's batches from `position` on."""
     data, config = training.data, training.config
     batches = train_batches(
@@ -144,7 +153,7 @@ def _batches(training: Training, position: Position) -> Iterator[tuple[Position,
         yield now, training.ranks.share(batch)
 
 
-def _gate_step(training: Training, targets: Sequence[Target], step: int) -> dict[str, float]:
+def gate_step(training: Training, targets: Sequence[Target], step: int) -> dict[str, float]:
     """Move the gates of `targets` by validation images, and return their metrics."""
     net, data, config = training.net, training.data, training.config
     assert isinstance(net, SuperNet), "gates choose among the subnets of a supernet"

@@ -25,9 +25,10 @@ from supernet.io.tensors import read_state, tensors_of
 from supernet.nn.fixed import Net, PlainNet
 from supernet.nn.supernet import SuperNet
 from supernet.nn.timm_registry import check_known
+from supernet.nn.timm_weights import HUB
 from supernet.space.arch import Arch
 from supernet.train.build import build_data, build_space
-from supernet.train.init import parts_of_start, warm_start_
+from supernet.train.init import images_of_start, normalised_for, warm_start_
 
 
 class ModelSource(Protocol):
@@ -58,8 +59,20 @@ class Supernet:
             raise SupernetError(
                 "net.init and init_from both name weights to start from; leave out one"
             )
-        kept = None if run is None else parts_of_start(run)
-        return build_data(config, size=max(build_space(config["space"]).resolutions), kept=kept)
+        size = max(build_space(config["space"]).resolutions)
+        if run is not None:
+            kept, as_there = images_of_start(run)
+            data = build_data(config, size=size, kept=kept)
+            return data.normalised_as(as_there) if as_there.in_chans == data.in_chans else data
+        data = build_data(config, size=size)
+        return data if self.init is None else normalised_for(self._name(config), data)
+
+    def _name(self, config: Mapping[str, Any]) -> str | None:
+        """Return timm's name of the network whose weights `init` holds, if it is known."""
+        assert self.init is not None
+        if self.init.startswith(HUB):
+            return self.init.removeprefix(HUB)
+        return config["space"].get("model")
 
     def net(self, config: Mapping[str, Any], data: ImageData, reporter: Reporter) -> SuperNet:
         net = SuperNet(build_space(config["space"]), data.num_classes, data.in_chans)
@@ -95,7 +108,9 @@ class Timm:
         return self.resolution or max(build_space(config["space"]).resolutions)
 
     def data(self, config: Mapping[str, Any]) -> ImageData:
-        return build_data(config, size=self.size(config))
+        data = build_data(config, size=self.size(config))
+        fresh = self.weights is None and not self.pretrained
+        return data if fresh else normalised_for(self.name, data)
 
     def net(self, config: Mapping[str, Any], data: ImageData, reporter: Reporter) -> PlainNet:
         size, timms = self.size(config), get_pretrained_cfg(self.name, allow_unregistered=True)

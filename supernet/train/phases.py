@@ -63,6 +63,9 @@ class Phase:
         smallest: whether the smallest subnet trains along.
         sort_channels: whether hidden channels are sorted by importance before the phase.
         warmup_steps: steps over which the learning rate rises from zero.
+        ends: share of the drawn subnets that are the largest or the smallest instead, half each.
+        grow: share of the phase over which drawn subnets stray further and further from the
+            largest: each choice is drawn with a chance that rises from 0 to 1.
     """
 
     name: str
@@ -75,6 +78,8 @@ class Phase:
     smallest: bool = False
     sort_channels: bool = False
     warmup_steps: int = 0
+    ends: float = 0.0
+    grow: float = 0.0
 
     @property
     def drawn(self) -> str:
@@ -95,17 +100,29 @@ class Phase:
                 f"positive and warmup_steps not negative; got {self.epochs}, {self.subnets}, "
                 f"{self.lr}, {self.warmup_steps}"
             )
+        if not (0 <= self.ends <= 1 and 0 <= self.grow <= 1):
+            raise SupernetError(
+                f"phase {self.name!r}: ends and grow are shares, 0 to 1; got {self.ends} and "
+                f"{self.grow}"
+            )
+        if self.tied and self.grow:
+            raise SupernetError(f"phase {self.name!r}: tied and grow exclude each other")
 
     @property
     def nets(self) -> int:
         """How many subnets train in a step."""
         return self.subnets + self.teach + self.smallest
 
-    def sample(self, rng: random.Random) -> Arch:
-        """Draw a subnet."""
-        if self.tied and isinstance(self.space, SearchSpace):
-            return sample_tied(self.space, rng)
-        return self.space.sample(rng)
+    def sample(self, rng: random.Random, done: float = 1.0) -> Arch:
+        """Draw a subnet when `done` (0..1) of the phase is over."""
+        space = self.space
+        if not isinstance(space, SearchSpace):
+            return space.sample(rng)
+        if self.ends and rng.random() < self.ends:
+            return rng.choice((space.largest(), space.smallest()))
+        if done < self.grow:
+            return space.mutate(space.largest(), rng, done / self.grow)
+        return sample_tied(space, rng) if self.tied else space.sample(rng)
 
     def lr_at(self, done: float, step: int) -> float:
         """Return the learning rate at `step` (from 0) of the phase, `done` (0..1) of it over."""

@@ -22,7 +22,7 @@ from supernet.nn.standalone import as_stored
 from supernet.nn.supernet import SuperNet
 from supernet.train import checkpoint
 from supernet.train.build import build_data
-from supernet.train.schema import check_config
+from supernet.train.schema import LATER, check_config
 
 GATES_FORMAT, GATES_VERSION = "supernet-gates", 1
 
@@ -141,6 +141,7 @@ class Trained:
         """The configuration that the run was started with."""
         config: dict[str, Any] = self._part("config", dict)
         try:
+            config = {**LATER, **config}
             check_config(config, "config")
             config = {**config, "data": moved.as_now(config["data"], self.file.parent)}
         except SupernetError as error:

@@ -20,6 +20,7 @@ class Schema:
     threads: int | None = None
     batch_size: int = 64
     epoch_batches: int | None = None
+    minutes: float | None = None
     save_minutes: float = 10.0
     evaluate: str = "phase"
     clip_grad: float | None = None
@@ -38,6 +39,10 @@ class Schema:
     space: dict[str, Any] = field(default_factory=dict)
     recipe: dict[str, Any] = field(default_factory=dict)
     gates: dict[str, Any] = field(default_factory=dict)
+
+
+LATER: dict[str, Any] = {"minutes": None}
+"""Keys that runs of earlier releases lack, with what they were trained by."""
 
 
 def check_config(config: Mapping[str, Any], where: str) -> None:

@@ -215,6 +215,11 @@ class Training:
         """Steps of all phases."""
         return self.per_epoch * sum(phase.epochs for phase in self.phases)
 
+    def share_done(self, position: Position) -> float:
+        """Return how much of the phase of `position` is over, 0..1."""
+        steps = position.epoch * self.per_epoch + position.batch
+        return steps / (self.phases[position.phase].epochs * self.per_epoch)
+
     def state(self, position: Position) -> dict[str, Any]:
         """Return the part of a checkpoint that `load_state_` needs to go on from `position`.
 
@@ -293,9 +298,9 @@ def weight_step(
     net, config, optimizer = training.net, training.config, training.optimizer
     precision, ranks = training.precision, training.ranks
     done = position.epoch * training.per_epoch + position.batch  # steps of this phase
-    lr = phase.lr_at(done / (phase.epochs * training.per_epoch), done)
+    lr = phase.lr_at(training.share_done(position), done)
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group.get("lr_scale", 1.0)
     noise = config.regularize.drawn(generator_at(config.seed, position.step, ranks.rank, "noise"))
     forward = Passes(training.model, precision, noise, training.teacher)
     trained, values = list[tuple[str, Arch]](), list[Tensor]()

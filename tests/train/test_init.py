@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +135,38 @@ def test_weights_of_another_kind_of_network_are_refused_by_its_name(
         start_run(tiny_config(f"net.init={tmp_path / 'weights.safetensors'}"), tmp_path / "run")
     assert "net=timm net.name=NAME net.weights=FILE" in str(error.value)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "mean", "std"),
+    [
+        (("space.model=tf_mobilenetv3_small_100",), (0.5,) * 3, (0.5,) * 3),
+        ((), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        (("data.in_chans=1",), (0.449,), (0.226,)),
+    ],
+)
+def test_images_are_normalised_as_they_were_for_the_weights(
+    words: Sequence[str], mean: tuple[float, ...], std: tuple[float, ...], weights: tuple[Path, Any]
+) -> None:
+    """Grey ones by the mean over the channels, as the stem adds them up."""
+    config = composed([*SMALL, f"net.init={weights[0]}", *words])
+    found = source_of(config).data(config).preprocess
+    assert found.mean == pytest.approx(mean, abs=1e-3)
+    assert found.std == pytest.approx(std, abs=1e-3)
+    assert found.size == 32
+
+
+def test_images_without_weights_are_normalised_by_their_own_mean(weights: tuple[Path, Any]) -> None:
+    own = source_of(config := composed([*SMALL])).data(config)
+    assert own.normalisation is None
+    config = tiny_config(f"net.init={weights[0]}")
+    assert source_of(config).data(config).normalisation is None, "nobody says how it was trained"
+
+
+def test_a_run_goes_on_with_the_images_as_they_were_normalised(trained_run: Path) -> None:
+    config = tiny_config(f"init_from={trained_run}", "data.per_class=20")
+    there, here = Trained.open(trained_run).preprocess, source_of(config).data(config).preprocess
+    assert (here.mean, here.std) == (there.mean, there.std)
 
 
 # ---- init_from ---------------------------------------------------------------------------------

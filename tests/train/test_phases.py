@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import random
 from itertools import pairwise
 from typing import Any
 
@@ -76,3 +77,44 @@ def test_a_phase_names_what_is_wrong(fields: dict[str, Any], message: str) -> No
 def test_a_recipe_without_phases_is_refused() -> None:
     with pytest.raises(SupernetError, match=r"recipe\.phases is empty"):
         build_phases(SPACE, {})
+
+
+def test_ends_are_drawn_as_often_as_a_phase_says() -> None:
+    phase = Phase(name="p", space=SPACE, epochs=1, lr=0.1, ends=0.5)
+    drawn = [phase.sample(random.Random(seed)) for seed in range(400)]
+    for end in SPACE.ends.values():
+        assert 70 < drawn.count(end) < 150
+    assert len(set(drawn)) > 10
+
+
+def test_draws_stray_from_the_largest_further_and_further() -> None:
+    phase = Phase(name="p", space=SPACE, epochs=1, lr=0.1, grow=0.5)
+
+    def kept(done: float) -> float:
+        largest = SPACE.largest()
+        drawn = [phase.sample(random.Random(seed), done) for seed in range(200)]
+        assert all(arch in SPACE for arch in drawn)
+        same = [a == b for arch in drawn for a, b in zip(arch.ops, largest.ops, strict=True)]
+        return sum(same) / len(same)
+
+    shares = [kept(done) for done in (0.0, 0.15, 0.35, 0.5)]
+    assert shares[0] == 1
+    assert all(more > less for more, less in pairwise(shares))
+    assert kept(1.0) == shares[-1]
+    same = [
+        phase.sample(random.Random(seed)) == SPACE.sample(random.Random(seed)) for seed in range(9)
+    ]
+    assert all(same), "afterwards as without"
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"ends": 1.5}, "ends and grow are shares, 0 to 1; got 1.5"),
+        ({"grow": -0.1}, "ends and grow are shares"),
+        ({"grow": 0.5, "tied": True}, "tied and grow exclude each other"),
+    ],
+)
+def test_bad_shares(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(SupernetError, match=message):
+        Phase(name="p", space=SPACE, epochs=1, lr=0.1, **fields)

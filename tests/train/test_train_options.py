@@ -30,8 +30,11 @@ from supernet.train import job as training
 from supernet.train.build import build_optimizer, build_recipe, build_steps, build_teacher
 from supernet.train.distributed import ALONE, Ranks
 from supernet.train.logger import RunFolder
+from supernet.train.loop import batches_from, draw_at
 from supernet.train.phases import Phase
-from supernet.train.step import Passes, Precision, Training
+from supernet.train.position import START
+from supernet.train.step import Passes, Precision, Training, weight_step
+from supernet.train.strategies import Taught
 from tests.builders import DEFAULT, small_space, start_run, tiny_config, tiny_space, tiny_table
 from tests.train.test_loop import same
 
@@ -446,3 +449,31 @@ def test_training_without_numba_says_so(tmp_path: Path, monkeypatch: pytest.Monk
     line = next(note for note in notes if note.startswith("numba"))
     assert "(no module numba)" in line
     assert line.endswith("pip install numba")
+
+
+def test_rates_fall_towards_the_stem() -> None:
+    """As timm scales them: by a factor for each block."""
+    config = composed([*DEFAULT, "+optimizer.layer_decay=0.5"])
+    net = SuperNet(tiny_space(), 4)
+    optimizer = build_optimizer(config, net)
+    names = {id(parameter): name for name, parameter in net.named_parameters()}
+    scales = {
+        names[id(parameter)].rpartition(".")[0]: group["lr_scale"]
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+    assert scales["tail.classifier"] == 1
+    depth = len(net.blocks)
+    for number in range(depth):
+        found = {scale for name, scale in scales.items() if name.startswith(f"blocks.{number}.")}
+        assert found == {0.5 ** (depth - number)}
+    assert scales["stem.conv_stem"] == 0.5 ** (depth + 1)
+    whole = Training(
+        net=net, phases=build_recipe(config, net.space)[0], strategy=Taught(), optimizer=optimizer,
+        data=divide(synthetic(per_class=12, size=8)), config=build_steps(config),
+    )  # fmt: skip
+    batch, draw = next(batches_from(whole, START))[1], draw_at(whole, START)
+    metrics = weight_step(whole, batch, phase=whole.phases[0], position=START, draw=draw)
+    assert {group["lr"] for group in optimizer.param_groups} == {
+        metrics.lr * scale for scale in scales.values()
+    }
