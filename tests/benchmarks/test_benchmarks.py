@@ -53,8 +53,8 @@ def test_quick_form_writes_a_result(script: Path, tmp_path: Path) -> None:
     words: list[str] = []
     if script.stem == "gpu" and not torch.cuda.is_available():
         pytest.skip("benchmarks.throughput.gpu needs an NVIDIA card")
-    if script.stem == "families" and shutil.which("npm") is None:
-        pytest.skip("benchmarks.accuracy.families fetches its images by npm")
+    if script.stem in ("families", "from_weights") and shutil.which("npm") is None:
+        pytest.skip(f"benchmarks.accuracy.{script.stem} fetches its images by npm")
     if script.stem == "search_ofa":
         if not ANCHORS.is_dir():
             pytest.skip("once-for-all's tables and predictor are not there; see SUPERNET_ANCHORS")
