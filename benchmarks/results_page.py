@@ -38,8 +38,6 @@ MODULES = {
 """Today's modules by the names of the scripts that older result files were written by."""
 
 SINCE = {
-    ("fashion_mnist", "fe02a99"): "before `recipe=random` became the default, and before "
-    "corrections knew the terms `weights_ms` and `run_ms`",
     ("gate_search", "fe208fd"): "on a supernet trained by an earlier default recipe",
     ("search_ofa", "c5cb5e0"): "before `exact` enumerated few architectures and began with the "
     "optimum of the additive part",
@@ -177,6 +175,21 @@ def train_throughput(result: Result) -> list[str]:
             *(f"times faster than {side}" for side in first["ratio"]),
             "ours, of the matrix rate", "theirs with the same settings",
             "ours, of the bandwidth"]  # fmt: skip
+    return table(head, rows)
+
+
+def depthwise(result: Result) -> list[str]:
+    """Return the gradients of depthwise convolutions, in times of the forward pass."""
+    rows = [
+        (f"{one['channels']} channels, {one['kernel']} x {one['kernel']}, {one['side']} px"
+         + ", stride 2" * (one["stride"] == 2),
+         f"{one['forward_ms']:.2f}", f"{one['weight_ms']:.2f}", f"{one['library_weight_ms']:.2f}",
+         f"{one['weight_by_forward']:.2f}",
+         f"{one['input_by_library']:.2f}" if "input_by_library" in one else "")
+        for one in result["data"]["points"]
+    ]  # fmt: skip
+    head = ("shape", "forward, ms", "gradient of the weights, ms", "the library's, ms",
+            "ours / forward", "gradient of the input, ours / the library's")  # fmt: skip
     return table(head, rows)
 
 
@@ -375,7 +388,7 @@ def _one(figures: Callable[[Result], list[str]]) -> Callable[[Sequence[Result]],
 FIGURES: dict[str, Callable[[Sequence[Result]], list[str]]] = {
     figures.__name__: _one(figures)
     for figures in (latency_truth, latency_tools, export_formats, fashion_mnist, accuracy_fashion,
-                    train_throughput, gate_search, scale, tune, search_ofa, search_methods,
+                    train_throughput, depthwise, gate_search, scale, tune, search_ofa, search_methods,
                     reliability, search_pairs, search_solver, gpu)
 }  # fmt: skip
 

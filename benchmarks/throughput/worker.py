@@ -13,12 +13,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from supernet.data.preprocess import resize
 from supernet.space.arch import Arch, Op
 from supernet.space.presets import ofa_mbv3
 from supernet.space.search_space import SearchSpace
 from supernet.train.build import build_optimizer
 from supernet.train.malloc import keep_freed_memory
+from supernet.train.resize import resize
 
 BATCH = 64
 OURS, THEIRS, PACKAGED = "ours", "once-for-all, same settings", "once-for-all as packaged"

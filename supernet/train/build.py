@@ -90,7 +90,7 @@ def build_steps(config: Mapping[str, Any]) -> StepConfig:
     evaluate = config["evaluate"]
     if evaluate not in ("phase", "epoch"):
         raise SupernetError(f"evaluate is {evaluate!r}; allowed: phase, epoch")
-    for name in ("epoch_batches", "clip_grad"):
+    for name in ("epoch_batches", "clip_grad", "minutes"):
         if config[name] is not None and not config[name] > 0:
             raise SupernetError(f"{name} is {config[name]}; it must be positive, or null")
     return StepConfig(

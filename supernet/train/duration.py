@@ -27,6 +27,8 @@ from supernet.train.step import Training, weight_step
 
 TIMED, DRAWN = 5, 60
 """Steps that are timed in each phase, and among how many the typical ones are looked for."""
+HALVINGS = 50
+"""Of a range in which the number of epochs is looked for."""
 SCORED = 128
 """Images by which scoring is timed."""
 
@@ -90,14 +92,12 @@ def fitted(training: Training, pace: Pace, minutes: float) -> Training:
     Raises:
         SupernetError: if the time is too short for a step of each phase.
     """
-    if not 0 < minutes < torch.inf:
-        raise SupernetError(f"minutes is {minutes}; it must be positive, or null")
     left = 60 * minutes - pace.timing
     shares = [phase.epochs for phase in training.phases]
-    fits = left / pace.seconds(training) * min(shares)  # epochs of the shortest phase
+    ratio = left / pace.seconds(training)
     limit = training.config.epoch_batches
-    if fits < 1:
-        limit = max(1, int(fits * training.per_epoch))
+    if ratio * min(shares) < 1:
+        limit = max(1, int(ratio * min(shares) * training.per_epoch))
     found = _with(training, [1] * len(shares), limit)
     least = pace.timing + pace.seconds(found)
     if least > 60 * minutes:
@@ -105,7 +105,14 @@ def fitted(training: Training, pace: Pace, minutes: float) -> Training:
             f"minutes is {minutes:g}, and the shortest training takes {math.ceil(least) / 60:.2g} "
             f"here, in {len(shares)} phase{'s' * (len(shares) > 1)}: give it more"
         )
-    while True:
+    low, high = 0.0, 2 * ratio * training.per_epoch
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        near = _with(training, [max(1, round(middle * share)) for share in shares], limit)
+        low, high, found = (
+            (middle, high, near) if pace.seconds(near) <= left else (low, middle, found)
+        )
+    while True:  # phases of equal shares grew together
         epochs = [phase.epochs for phase in found.phases]
         epochs[min(range(len(shares)), key=lambda i: (epochs[i] + 0.5) / shares[i])] += 1
         longer = _with(training, epochs, limit)
@@ -141,13 +148,16 @@ def _step_seconds(training: Training, number: int) -> float:
         Position(number, epoch=step // per_epoch, step=step, batch=step % per_epoch)
         for step in (place * steps // DRAWN for place in range(DRAWN))
     ]
-    macs = [_macs(training, position) for position in taken]
+    drawn = [
+        [draw(place) for place in range(phase.subnets)]
+        for draw in (draw_at(training, position) for position in taken)
+    ]
+    each = {arch: size_of(training.net, arch)[0] for arch in {*chain.from_iterable(drawn)}}
+    macs = [sum(each[arch] for arch in archs) for archs in drawn]
     mean = fmean(macs)
     typical = sorted(range(DRAWN), key=lambda i: abs(macs[i] - mean))[:TIMED]
-    seconds, batches = (
-        list[float](),
-        chain.from_iterable(batches_from(training, start) for _ in typical),
-    )
+    seconds = list[float]()
+    batches = chain.from_iterable(batches_from(training, start) for _ in typical)
     for place in typical:
         begun = time.perf_counter()
         _, batch = next(batches)
@@ -156,12 +166,6 @@ def _step_seconds(training: Training, number: int) -> float:
         weight_step(training, batch, phase=phase, position=position, draw=draw).values()
         seconds.append(time.perf_counter() - begun)
     return median(seconds[1:])
-
-
-def _macs(training: Training, position: Position) -> int:
-    """Return the MACs of the subnets that are drawn in a step."""
-    draw, phase = draw_at(training, position), training.phases[position.phase]
-    return sum(size_of(training.net, draw(place))[0] for place in range(phase.subnets))
 
 
 def _gates_seconds(training: Training) -> float:

@@ -13,12 +13,12 @@ from torch import Tensor
 from supernet.data.batches import (
     Batch,
 )
-from supernet.data.preprocess import resize
 from supernet.errors import SupernetError
 from supernet.space.arch import Arch
 from supernet.train.distillation import DIVERGENCES
 from supernet.train.gates.target import Target
 from supernet.train.phases import Phase
+from supernet.train.resize import resize
 
 Draw = Callable[[int], Arch]
 """The subnet at a place of a step, a pure function of (seed, step, place)."""

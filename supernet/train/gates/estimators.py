@@ -20,12 +20,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from supernet.data.batches import Batch
-from supernet.data.preprocess import resize
 from supernet.nn.gates import Drawn, PathGates, Paths
 from supernet.nn.supernet import SuperNet
 from supernet.space.arch import Arch
 from supernet.train.distributed import ALONE, Ranks
 from supernet.train.gates.target import Target
+from supernet.train.resize import resize
 
 TEMPERATURES = (5.0, 0.5)
 """Of Gumbel-softmax, at the start and at the end; geometric in between."""
