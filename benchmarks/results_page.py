@@ -388,8 +388,8 @@ def _one(figures: Callable[[Result], list[str]]) -> Callable[[Sequence[Result]],
 FIGURES: dict[str, Callable[[Sequence[Result]], list[str]]] = {
     figures.__name__: _one(figures)
     for figures in (latency_truth, latency_tools, export_formats, fashion_mnist, accuracy_fashion,
-                    train_throughput, depthwise, gate_search, scale, tune, search_ofa, search_methods,
-                    reliability, search_pairs, search_solver, gpu)
+                    train_throughput, depthwise, gate_search, scale, tune, search_ofa,
+                    search_methods, reliability, search_pairs, search_solver, gpu)
 }  # fmt: skip
 
 

@@ -267,7 +267,6 @@ def report(found: Mapping[str, Any], out: Path, picture: Path) -> None:
         aim(f"resizing to {RESIZED} px / smallest step there", 0.01, found["resize"],
             at_least=False)
     )  # fmt: skip
-    draw(points, picture)
     write_result(
         out,
         question=__doc__.splitlines()[0],
@@ -279,6 +278,7 @@ def report(found: Mapping[str, Any], out: Path, picture: Path) -> None:
             "profile_of_our_largest_step": {px: found[f"profile/{px}"] for px in pixels},
         },
     )
+    draw(points, picture)  # a file of the repository: the result says what was measured before it
 
 
 def draw(points: list[dict[str, Any]], out: Path) -> None:

@@ -1,7 +1,7 @@
 """Shrinking of images, bilinear and anti-aliased, in loops that numba compiles.
 
-First each row of the result is a weighted sum of rows, kept transposed, then each of its columns one of
-columns, so that both sums run along memory.
+First each row of the result is a weighted sum of rows, kept transposed, then each of its columns
+one of columns, so that both sums run along memory.
 Not here: where it pays (`resize.py`).
 """
 
