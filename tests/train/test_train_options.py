@@ -453,7 +453,7 @@ def test_training_without_numba_says_so(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_rates_fall_towards_the_stem() -> None:
     """As timm scales them: by a factor for each block."""
-    config = composed([*DEFAULT, "+optimizer.layer_decay=0.5"])
+    config = composed([*DEFAULT, "optimizer.layer_decay=0.5"])
     net = SuperNet(tiny_space(), 4)
     optimizer = build_optimizer(config, net)
     names = {id(parameter): name for name, parameter in net.named_parameters()}
