@@ -57,6 +57,8 @@ RECIPES = ("progressive", "random", "sandwich", "largest_first")
 ALONE = 6
 """Of the twelve subnets that are scored, so many are trained alone: the ends and four drawn."""
 MINUTES, SEEDS = (4.0, 20.0), (0, 1, 2)
+LONG = 10.0
+"""Minutes from which a time has the aims of the longer one."""
 IMAGES, WEIGHTS = "emoji", "lite0.safetensors"
 KEPT = ROOT / "runs" / "from_weights"
 
@@ -136,13 +138,12 @@ def measure(place: Path, arms: Sequence[Arm]) -> None:
 
 
 def arms_of(minutes: float, seed: int) -> list[Arm]:
-    """Return what is trained for a time: recipes, and nets alone for all of it and for half."""
-    alone = list(archs())[:ALONE]
-    return [
-        *(Arm(recipe, minutes, seed) for recipe in RECIPES),
-        *(Arm(name, minutes, seed) for name in ("largest", "smallest")),
-        *(Arm(name, minutes / 2, seed) for name in alone),
-    ]
+    """Return what is trained for a time: recipes, and nets alone as the aims of that time ask."""
+    recipes = [Arm(recipe, minutes, seed) for recipe in RECIPES]
+    if minutes < LONG:
+        return [*recipes, *(Arm(name, minutes, seed) for name in ("largest", "smallest"))]
+    halves = [Arm(name, minutes / 2, seed) for name in list(archs())[:ALONE]]
+    return [*recipes, Arm("largest", minutes, seed), *halves]
 
 
 def archs() -> dict[str, Arch]:
@@ -248,7 +249,7 @@ def report(place: Path, arms: Sequence[Arm], out: Path) -> None:
     scores = {arm: json.loads(scores_file(place, arm).read_text(encoding="utf-8")) for arm in arms}
     aims = []
     for minutes in sorted({arm.minutes for arm in arms if arm.kind in RECIPES}):
-        aims += (short_aims if minutes < 10 else long_aims)(scores, minutes)
+        aims += (short_aims if minutes < LONG else long_aims)(scores, minutes)
     rows = [
         {"arm": kind, "minutes": minutes, "net": name, "top1": fmean(found),
          "spread": stdev(found) if len(found) > 1 else None, "seeds": len(found)}

@@ -20,9 +20,8 @@ from supernet.nn.compiled import channels_last, compiled, in_threads
 def shrunk(images: Tensor, resolution: int) -> Tensor:
     """Return `[N, C, H, W]` at `resolution`, below H and W, as channels-last."""
     count, channels, height, width = images.shape
-    out = images.new_empty(count, channels, resolution, resolution).contiguous(
-        memory_format=torch.channels_last
-    )
+    shape = (count, channels, resolution, resolution)
+    out = torch.empty(shape, dtype=images.dtype, memory_format=torch.channels_last)
     dtype = out.numpy().dtype
     rows, of_rows = taps(height, resolution)
     columns, of_columns = taps(width, resolution)
