@@ -1,6 +1,6 @@
 """Resize a batch of training images: loops on CPUs with numba, PyTorch's function elsewhere.
 
-PyTorch's takes 3 % of the quickest steps, as it goes over three channels at a time. Scores and
+PyTorch's takes 3.6 % of the quickest steps, as it goes over three channels at a time. Scores and
 deployment always take PyTorch's (`data/preprocess.py`), which differs by rounding alone.
 """
 
