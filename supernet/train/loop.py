@@ -123,9 +123,9 @@ def queues(device: torch.device) -> bool:
 
 def _begin(training: Training, phase: Phase) -> None:
     """Prepare the network, the optimizer and the average for a new phase."""
-    training.optimizer.state.clear()  # momenta belong to the phase, and to unsorted channels
     if phase.sort_channels:
         training.net.sort_channels_()
+        training.optimizer.state.clear()  # it is of the channels in their old order
     if training.ema is not None:
         training.ema.set(training.net)
 

@@ -57,7 +57,8 @@ class Phase:
         space: where subnets are sampled.
         tied: whether the depth of a stage decides the expand ratio of its blocks (`sample_tied`).
         epochs: passes over the training images.
-        lr: highest learning rate; it falls to zero along a cosine.
+        lr: highest learning rate; it falls to `final_lr` along a cosine.
+        final_lr: the rate at the end of the phase.
         subnets: how many are drawn a step.
         teach: whether the largest subnet trains along and teaches the others.
         smallest: whether the smallest subnet trains along.
@@ -78,6 +79,7 @@ class Phase:
     smallest: bool = False
     sort_channels: bool = False
     warmup_steps: int = 0
+    final_lr: float = 0.0
     ends: float = 0.0
     grow: float = 0.0
 
@@ -105,6 +107,11 @@ class Phase:
                 f"phase {self.name!r}: ends and grow are shares, 0 to 1; got {self.ends} and "
                 f"{self.grow}"
             )
+        if not 0 <= self.final_lr <= self.lr:
+            raise SupernetError(
+                f"phase {self.name!r}: final_lr lies between 0 and lr, {self.lr}; got "
+                f"{self.final_lr}"
+            )
         if self.tied and self.grow:
             raise SupernetError(f"phase {self.name!r}: tied and grow exclude each other")
 
@@ -127,7 +134,7 @@ class Phase:
     def lr_at(self, done: float, step: int) -> float:
         """Return the learning rate at `step` (from 0) of the phase, `done` (0..1) of it over."""
         warmup = min(1.0, (step + 1) / (self.warmup_steps + 1))
-        return warmup * float(CosineParamScheduler(self.lr, 0.0)(done))
+        return warmup * float(CosineParamScheduler(self.lr, self.final_lr)(done))
 
 
 def sample_tied(space: SearchSpace, rng: random.Random) -> Arch:
