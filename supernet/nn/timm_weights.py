@@ -17,6 +17,7 @@ from pathlib import Path
 
 import timm
 import torch
+from timm.models import is_model_pretrained
 from torch import Tensor, nn
 
 from supernet.errors import CheckpointError
@@ -90,15 +91,27 @@ def read_weights(source: str) -> dict[str, Tensor]:
 
 def _fetched(name: str) -> dict[str, Tensor]:
     check_name(name)
+    if not is_model_pretrained(name):
+        raise CheckpointError(f"timm has no weights of {name}; name a file, or another network")
     try:
         net: nn.Module = timm.create_model(name, pretrained=True)
     except Exception as error:  # the hub's client raises many kinds where there is no internet
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise CheckpointError(
-            f"the weights of {name} cannot be fetched ({reason}); fetch them where there is "
-            "internet and name the file"
+            f"the weights of {name} cannot be fetched ({reason}); where there is internet, run "
+            f"{_fetching(name)} and copy the file here: net.init={name}.safetensors"
         ) from error
     return net.state_dict()
+
+
+def _fetching(name: str) -> str:
+    """Return a command that writes the weights of a network of timm to a file."""
+    code = (
+        "import timm, safetensors.torch as s; "
+        f"s.save_file(timm.create_model('{name}', pretrained=True).state_dict(), "
+        f"'{name}.safetensors')"
+    )
+    return f'python -c "{code}"'
 
 
 def fill_(net: SuperNet, state: Mapping[str, Tensor], source: str) -> Filled:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import pickle
+import re
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -256,9 +260,20 @@ def test_the_hub_out_of_reach_is_one_line(tmp_path: Path, monkeypatch: pytest.Mo
         CheckpointError, match="weights of mobilenetv2_100 cannot be fetched"
     ) as error:
         read_weights("timm:mobilenetv2_100")
-    assert "name the file" in str(error.value)
-    with pytest.raises(CheckpointError, match="mobilenetv2_035 cannot be fetched"):
-        read_weights("timm:mobilenetv2_035")  # timm knows it, and has no weights
+    said = re.search(
+        r"run (python -c .*) and copy the file here: net.init=(\S+)$", str(error.value)
+    )
+    assert said is not None
+    command = shlex.split(said[1].replace("pretrained=True", "pretrained=False"))
+    subprocess.run([sys.executable, *command[1:]], cwd=tmp_path, check=True)
+    assert "conv_stem.weight" in read_weights(str(tmp_path / said[2]))
+
+
+def test_a_network_that_timm_has_no_weights_of_is_not_asked_for() -> None:
+    with pytest.raises(
+        CheckpointError, match="timm has no weights of mobilenetv2_035; name a file"
+    ):
+        read_weights("timm:mobilenetv2_035")
 
 
 def test_names_that_timm_lacks_are_not_asked_for() -> None:
