@@ -21,8 +21,12 @@ THEIRS = (
     "recipe.phases.kernel.epochs=120", "recipe.phases.kernel.lr=0.96",
     "recipe.phases.depth.epochs=145", "recipe.phases.depth.lr=0.24",
     "recipe.phases.expand.epochs=145", "recipe.phases.expand.lr=0.24",
-    "recipe.phases.expand.subnets=4", "optimizer.opt=sgd", "optimizer.weight_decay=3.0e-5",
-    "clip_grad=null", "ema=null", "regularize.dropout=0",
+    "recipe.phases.depth.subnets=2", "recipe.phases.expand.subnets=4",
+    "recipe.phases.expand.ends=0", "recipe.phases.expand.warmup_steps=0",
+    *(f"recipe.phases.{name}.teach=true" for name in ("kernel", "depth", "expand")),
+    *(f"recipe.phases.{name}.final_lr=0" for name in ("largest", "kernel", "depth", "expand")),
+    "optimizer.opt=sgd", "optimizer.weight_decay=3.0e-5", "clip_grad=null", "ema=null",
+    "regularize.dropout=0",
 )  # fmt: skip
 """Once-for-all's (1908.09791 and its code); each of its two short phases of 25 epochs is added to
 the long one after it, and the teacher is the largest subnet of the same step."""

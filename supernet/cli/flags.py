@@ -20,6 +20,12 @@ Settings = Annotated[
     list[str] | None,
     typer.Argument(help="Of a space by name, such as space.model=mobilenetv2_100."),
 ]
+Fold = Annotated[
+    list[Path] | None,
+    typer.Option(
+        help="A run that differs in data.fold, whose validation images count too; may be repeated."
+    ),
+]
 SpaceName = Annotated[str, typer.Option(help="A run, a checkpoint, or a space of conf/space/.")]
 Resolution = Annotated[
     list[int] | None, typer.Option(help="Only this input size; may be repeated.")

@@ -49,8 +49,8 @@ def register() -> None:
         for each in fields(Schema)  # OmegaConf would make a text of a number, without its dashes
     ]
     ConfigStore.instance().store(name="schema", node=make_dataclass("Root", root))
-    for share in (share_of_epochs, share_of_lr):
-        OmegaConf.register_new_resolver(share.__name__, share, replace=True)
+    for resolver in (share_of_epochs, share_of_lr, with_weights):
+        OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
     OmegaConf.register_new_resolver("start_time", start_time, replace=True, use_cache=True)
 
 
@@ -74,6 +74,13 @@ def share_of_lr(share: Any, *, _root_: Any) -> Any:
     """Return a part of `recipe.lr`; anything but a number as it is."""
     lr = _root_.recipe.lr
     return float(lr * Fraction(str(share))) if type(lr) in (int, float) else lr
+
+
+def with_weights(given: Any, fresh: Any, *, _root_: Any) -> Any:
+    """Return `given` where a training starts from weights that exist, else `fresh`."""
+    net = _root_.net
+    named = (_root_.init_from, net.get("init"), net.get("weights"), net.get("dir"))
+    return given if any(named) or net.get("pretrained") else fresh
 
 
 def config_dir() -> Path:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from supernet.cli.flags import Host, Python, RunPath, SshConfig, board_of, leave_out
+from supernet.cli.flags import Fold, Host, Python, RunPath, SshConfig, board_of, leave_out
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -137,20 +137,24 @@ def specialize(
 def predictor(
     run: RunPath,
     num_archs: Annotated[int, typer.Option(min=20, help="Architectures to score.")] = 300,
+    fold: Fold = None,
 ) -> None:
     """Fit an accuracy predictor: score architectures on validation images, and keep the model.
 
-    Stopped in whatever way, the same command goes on from the scores it has.
+    Stopped in whatever way, the same command goes on from the scores it has. Of few images, train
+    a run for each fold and score on those of all.
 
     \b
     supernet predictor runs/demo --num-archs 300
+    supernet predictor runs/few/0 --fold runs/few/1 --fold runs/few/2
     """
     from supernet.cli.console import ConsoleReporter
     from supernet.search.fit_predictor import file_of, fit_predictor
     from supernet.train.run import Trained
 
     reporter, trained = ConsoleReporter(), Trained.open(run)
-    fitted = fit_predictor(trained, num_archs, reporter)
+    folds = list(map(Trained.open, fold or []))
+    fitted = fit_predictor(trained, num_archs, reporter, folds=folds)
     errors = ", ".join(f"{name} {100 * error:.2f}" for name, error in fitted.compared.items())
     reporter.note(f"cross-validated error in points of top-1: {errors}")
     reporter.note(
@@ -185,6 +189,7 @@ def search(
     max_params: Annotated[float | None, typer.Option(help="Most parameters.")] = None,
     max_memory_kib: Annotated[float | None, typer.Option(help="Most activation memory.")] = None,
     seed: Annotated[int, typer.Option(help="Of the method.")] = 0,
+    fold: Fold = None,
     host: Host = None,
     python: Python = None,
     ssh_config: SshConfig = None,
@@ -211,12 +216,12 @@ def search(
         if pareto is not None:
             leave_out("--pareto writes the whole front, and there is no --budget-ms",
                       max_macs=max_macs, max_params=max_params, max_memory_kib=max_memory_kib,
-                      json=out)  # fmt: skip
+                      json=out, fold=fold)  # fmt: skip
     reporter = ConsoleReporter()
     rows = explore(
         run, table or [], budget_ms or [], method=method, pareto=pareto, out=out,
         limits=limits, seed=seed, reporter=reporter,
-        meet=partial(choose_within, board=board),
+        meet=partial(choose_within, board=board), folds=fold or [],
     )  # fmt: skip
     if rows:
         _show_found(rows, reporter.console)

@@ -17,6 +17,8 @@ from supernet.io.validate import construct
 NAMES = ("cifar10", "cifar100", "digits", "fashion_mnist", "folder", "synthetic")
 BATCHING = ("augment", "balance")
 """Fields of a `conf/data/` file that say how images are batched, not which there are."""
+FOLD = "fold"
+"""The field that says which images of a set are for validation."""
 
 
 def load_data(
@@ -47,14 +49,18 @@ def load_data(
         raise DataError(f"data.name is {name!r}; allowed: {', '.join(NAMES)}")
     module = "cifar" if name.startswith("cifar") else name
     function = getattr(import_module(f"supernet.data.{module}"), name)
-    given = {key: value for key, value in fields.items() if key not in ("name", *BATCHING)}
+    given = {key: value for key, value in fields.items() if key not in ("name", FOLD, *BATCHING)}
+    fold = fields.get(FOLD, 0)  # runs of earlier releases have none
+    if type(fold) is not int:
+        raise DataError(f"data.fold is {fold!r}; it must be a number, the first fold is 0")
     accepted = inspect.signature(function).parameters
     if "size" in accepted and given.get("size") is None:
         given["size"] = size
     if "seed" in accepted:
         given.setdefault("seed", seed)
     try:
-        return divide(construct(function, given, "data"), kept=kept, closed=closed)
+        pool = construct(function, given, "data")
+        return divide(pool, kept=kept, closed=closed, fold=fold)
     except SupernetError as error:
         raise DataError(str(error)) from error
 

@@ -74,11 +74,14 @@ def pool_of(
     )  # fmt: skip
 
 
-def divide(pool: Pool, *, kept: Parts | None = None, closed: bool = False) -> ImageData:
+def divide(
+    pool: Pool, *, kept: Parts | None = None, closed: bool = False, fold: int = 0
+) -> ImageData:
     """Return the images of `pool` in three parts.
 
     Args:
         pool: the images.
+        fold: which of the `1 / share` folds are the validation images, where these are drawn.
         kept: of a run; its images stay in their parts. An image of several parts stays where it is
             given, else it is a training image if it was one.
         closed: leave images out that are not in `kept`.
@@ -86,7 +89,7 @@ def divide(pool: Pool, *, kept: Parts | None = None, closed: bool = False) -> Im
     Raises:
         DataError: if a part cannot be drawn, or no image of a part of `kept` is there.
     """
-    part, notes, changed = _drawn_parts(pool), pool.notes, None
+    part, notes, changed = _drawn_parts(pool, fold), pool.notes, None
     if kept is not None:
         was = kept.of(pool.ids)
         known = was.any(0)
@@ -161,8 +164,9 @@ def _changes(kept: Parts, ids: Tensor, new: int) -> str | None:
     )
 
 
-def _drawn_parts(pool: Pool) -> Tensor:
+def _drawn_parts(pool: Pool, fold: int) -> Tensor:
     """Return the part of each image of `pool`, `[N]`: given, or drawn from the training images."""
+    _check_fold(pool, fold)
     part = pool.given.long().clone()
     for name in ("test", "held_out"):
         if name in pool.shares:
@@ -170,9 +174,25 @@ def _drawn_parts(pool: Pool) -> Tensor:
             names = [f"{name}/{pool.names[place]}" for place in left.tolist()]
             labels, share = pool.images.labels[left], pool.shares[name]
             _check_drawable(pool.classes, labels, name, share)
-            keep = 2 if name == "test" else 1  # validation images may be drawn of the others
-            part[left[drawn(labels, names, share, keep)]] = PARTS.index(name)
+            test = name == "test"  # validation images may be drawn of the others
+            chosen = drawn(labels, names, share, 2 if test else 1, 0 if test else fold)
+            part[left[chosen]] = PARTS.index(name)
     return part
+
+
+def _check_fold(pool: Pool, fold: int) -> None:
+    """Raise `DataError` if there is no such fold."""
+    share = pool.shares.get("held_out")
+    if share is None and fold:
+        raise DataError(
+            f"data.fold is {fold}, and data {pool.name} has validation images of its own: leave it "
+            "out, or move them to the training images"
+        )
+    if share is not None and 0 < share < 1 and not 0 <= fold < round(1 / share):
+        raise DataError(
+            f"data.fold is {fold}; validation images are 1 of {round(1 / share)} folds "
+            f"(data.held_out={share:g}), of which the first is 0"
+        )
 
 
 def _check_drawable(classes: Sequence[str], labels: Tensor, name: str, share: float) -> None:
@@ -192,15 +212,19 @@ def _check_drawable(classes: Sequence[str], labels: Tensor, name: str, share: fl
         )
 
 
-def drawn(labels: Tensor, names: Sequence[str], share: float, keep: int = 1) -> Tensor:
+def drawn(
+    labels: Tensor, names: Sequence[str], share: float, keep: int = 1, fold: int = 0
+) -> Tensor:
     """Draw about a `share` of the images with `labels` `[N]` by a hash of their `names`.
 
     A class gives its first by hash, and keeps its last `keep`, as far as there are so many others.
+    Further folds are drawn from where the one before ended.
 
     Returns:
         Whether each image is drawn, `[N]`, bool.
     """
     places = np.array([id_of(name.encode("utf-8", "surrogateescape")) for name in names]) / 2.0**63
+    places = (places - fold * share) % 1.0
     chosen = places < share
     for label in labels.unique().tolist():
         mine = np.flatnonzero(labels.numpy() == label)

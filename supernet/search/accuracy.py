@@ -7,10 +7,16 @@ being computed. Scores of another checkpoint in the same folder are left alone.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from supernet.errors import CheckpointError
+import torch
+
+from supernet.data.ids import Parts, no_ids
+from supernet.errors import CheckpointError, SupernetError
 from supernet.io.atomic import written
+from supernet.io.lock import held_beside
 from supernet.io.read import read_bytes
 from supernet.space.arch import Arch
 from supernet.train.evaluate import top1_of
@@ -20,26 +26,80 @@ FILE = "scores.jsonl"
 MAX_BYTES = 256 * 2**20
 
 
-def scores_of(run: Trained) -> Path:
-    """Return the file of the scores of a run; who adds to it holds it before `Scored` reads it."""
-    return run.file.parent / FILE
+@contextmanager
+def scores_held(*runs: Trained) -> Iterator[None]:
+    """Hold the files of the scores of `runs` against other processes; who adds to them has to."""
+    with ExitStack() as stack:
+        for run in runs:
+            stack.enter_context(held_beside(run.file.parent / FILE))
+        yield
 
 
 class Scored:
-    """Top-1 of subnets of `run`, extracted and BN-calibrated.
+    """Top-1 of subnets of a run, extracted and BN-calibrated.
 
     Args:
         run: the trained supernet and its data.
+        folds: runs of the same space with other validation images (`data.fold`). Top-1 on
+            validation images is over those of all runs, each image scored by a supernet that was
+            not trained on it.
+
+    Raises:
+        SupernetError: if the runs differ in more, or share validation images.
     """
+
+    def __init__(self, run: Trained, folds: Sequence[Trained] = ()) -> None:
+        _check_folds(run, folds)
+        self._runs = [_OneRun(each) for each in (run, *folds)]
+
+    @property
+    def images(self) -> int:
+        """How many validation images there are."""
+        return sum(len(each.run.data.held_out) for each in self._runs)
+
+    def top1(self, arch: Arch, *, on_test: bool = False) -> float:
+        """Return top-1 on the validation images, or on the test images of the first run."""
+        if on_test:
+            return self._runs[0].top1(arch, "test")
+        right = [len(one.run.data.held_out) * one.top1(arch, "held_out") for one in self._runs]
+        return sum(right) / self.images
+
+
+def _check_folds(run: Trained, folds: Sequence[Trained]) -> None:
+    """Raise `SupernetError` if a fold is of another kind than `run`, or shares its images."""
+    seen = _parts(run).held_out if folds else no_ids()
+    for fold in folds:
+        ids = _parts(fold).held_out
+        for name, differs in (
+            ("space is another one", fold.net.space != run.net.space),
+            ("classes are others", fold.classes != run.classes),
+            ("validation images are test images there", torch.isin(ids, _parts(run).test).any()),
+            ("validation images were counted already", torch.isin(ids, seen).any()),
+        ):
+            if differs:
+                raise SupernetError(
+                    f"{fold.file.parent} is no fold of {run.file.parent}, its {name}: train it "
+                    "with the same settings and another data.fold"
+                )
+        seen = torch.cat([seen, ids])
+
+
+def _parts(run: Trained) -> Parts:
+    if run.parts is None:
+        raise SupernetError(f"{run.file.parent} was imported, so it has no folds")
+    return run.parts
+
+
+class _OneRun:
+    """Top-1 of subnets of `run` on its own images."""
 
     def __init__(self, run: Trained) -> None:
         self.run = run
-        self.file = scores_of(run)
+        self.file = run.file.parent / FILE
         self._known = _read(self.file, run.sha256)
 
-    def top1(self, arch: Arch, *, on_test: bool = False) -> float:
-        """Return top-1 on the validation images, or on the test images."""
-        part = "test" if on_test else "held_out"
+    def top1(self, arch: Arch, part: str) -> float:
+        """Return top-1 on the images of a part, `held_out` or `test`."""
         if (arch.id, part) not in self._known:
             self._score(arch, part)
         return self._known[arch.id, part]

@@ -3,36 +3,46 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 
 from supernet.errors import SupernetError
-from supernet.io.lock import held_beside
 from supernet.io.reporter import Reporter
 from supernet.io.shell import command
 from supernet.nn.count import macs_costs
 from supernet.search import predictor
-from supernet.search.accuracy import Scored, scores_of
+from supernet.search.accuracy import Scored, scores_held
 from supernet.search.methods.encoding import SpaceEncoding
 from supernet.search.predictor import Predictor
 from supernet.space.arch import Arch
-from supernet.space.cost import arch_cost
+from supernet.space.cost import Floats, arch_cost
 from supernet.space.net_spec import NetSpec
 from supernet.train.distributed import joined
+from supernet.train.evaluate import standard_error
 from supernet.train.run import Trained
 
 FILE = "predictor.safetensors"
 LEAST = 20
+NOISE = 4
+"""Standard errors that the best and the worst of many equal subnets lie apart by chance."""
 _POOL = 20
 
 
-def fit_predictor(run: Trained, num_archs: int, reporter: Reporter, *, seed: int = 0) -> Predictor:
+def fit_predictor(
+    run: Trained,
+    num_archs: int,
+    reporter: Reporter,
+    *,
+    folds: Sequence[Trained] = (),
+    seed: int = 0,
+) -> Predictor:
     """Score `num_archs` architectures of `run` on validation images, fit, and keep the predictor.
 
     Scores are kept one by one, so that a stop loses at most one. Under `torchrun` each process
-    scores its share.
+    scores its share. With `folds` (see `Scored`) the validation images of all runs count.
 
     Raises:
         SupernetError: if fewer than 20 are asked for, the space has too few, or the run's data is
@@ -47,23 +57,41 @@ def fit_predictor(run: Trained, num_archs: int, reporter: Reporter, *, seed: int
             f"fitted on {predictor.LEAST} or more; supernet search --method gates does without"
         )
     archs = spread_archs(run, num_archs, random.Random(seed))
-    with joined() as ranks, held_beside(scores_of(run)) if ranks.first else nullcontext():
+    with joined() as ranks, scores_held(run, *folds) if ranks.first else nullcontext():
         ranks.wait()  # for the first process to hold the scores
-        scored = Scored(run)
+        scored = Scored(run, folds)
         own = archs[ranks.rank :: ranks.count]
         with reporter.progress("scoring", len(own)) as progress:
             for number, arch in enumerate(own, start=1):
                 scored.top1(arch)
                 progress.update(number)
         ranks.wait()
-        known = Scored(run) if ranks.count > 1 else scored  # the others' are in the file as well
+        known = (
+            Scored(run, folds) if ranks.count > 1 else scored
+        )  # the others' are in the file as well
         top1 = np.array([known.top1(arch) for arch in archs])
+        note_noise(top1, known.images, reporter)
         encoding = SpaceEncoding(space)
         fitted = predictor.fit(encoding, encoding.genomes(archs), top1)
         if ranks.first:
             fitted.save(file_of(run), checkpoint=run.sha256)
         ranks.wait()
     return fitted
+
+
+def note_noise(top1: Floats, images: int, reporter: Reporter) -> None:
+    """Say how far the accuracies are known, and warn if they differ by no more than that."""
+    error, spread = standard_error(float(top1.mean()), images), float(np.ptp(top1))
+    said = (
+        f"{images} validation images: one is {100 / images:.2g} points of top-1, a standard error "
+        f"{100 * error:.2g}; the scores lie within {100 * spread:.2g} points"
+    )
+    if spread < NOISE * error:
+        said += (
+            f", which is less than {NOISE} standard errors: which subnet is more accurate is "
+            "mostly chance, so choose by latency, or score more images (data.fold, --fold)"
+        )
+    reporter.note(said)
 
 
 def load_predictor(run: Trained) -> Predictor:

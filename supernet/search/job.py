@@ -11,10 +11,9 @@ from typing import Any
 
 from supernet.errors import SupernetError
 from supernet.io.atomic import write_json
-from supernet.io.lock import held_beside
 from supernet.io.reporter import Reporter
 from supernet.latency.table import LatencyTable
-from supernet.search.accuracy import Scored, scores_of
+from supernet.search.accuracy import Scored, scores_held
 from supernet.search.by_gates import pick
 from supernet.search.constraints import Choice, Goal, goal_for, within_limits
 from supernet.search.find import AUTO, find
@@ -30,12 +29,13 @@ Meet = Callable[[Trained, LatencyTable, float, Callable[[float], Choice], Report
 def explore(
     path: Path, tables: Sequence[Path], budgets: Sequence[float], *, method: str,
     pareto: Path | None, out: Path | None, limits: Mapping[str, float | None], seed: int,
-    reporter: Reporter, meet: Meet | None = None,
+    reporter: Reporter, meet: Meet | None = None, folds: Sequence[Path] = (),
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Search a run and return plain data of what was found.
 
     `meet` makes a choice meet its budget as measured, as `deploy.extract.choose_within` does; left
-    out, nothing is measured.
+    out, nothing is measured. The best few are scored on the validation images of the runs `folds`
+    as well.
 
     Raises:
         SupernetError: if it is no supernet's run, nothing is asked for, there is no predictor, or
@@ -70,8 +70,9 @@ def explore(
         return met(goal, partial(find, space=net.space, fitness=predictor, method=method, seed=seed,
                                  scored=scored, additive=predictor.additive))  # fmt: skip
 
-    with held_beside(scores_of(run)) if goals else nullcontext():
-        scored = Scored(run)
+    others = list(map(Trained.open, folds))
+    with scores_held(run, *others) if goals else nullcontext():
+        scored = Scored(run, others)
         rows = [_row(goal, found(goal, scored)) for goal in goals]
     if out is not None:
         write_json(out, rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -26,6 +27,11 @@ def top1_of(
     model = extract(net, arch)
     calibrate_on_(model, train, preprocess, arch.resolution, ranks=ranks)
     return scores_on(model, images, preprocess, arch.resolution, ranks).top1
+
+
+def standard_error(top1: float, images: int) -> float:
+    """Return one standard error of a share `top1` that was found on so many images."""
+    return math.sqrt(top1 * (1 - top1) / images)
 
 
 @dataclass(frozen=True)

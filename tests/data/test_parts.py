@@ -49,6 +49,26 @@ def test_parts_are_disjoint_whole_and_of_about_the_shares() -> None:
         assert part.labels.bincount().tolist() == pytest.approx([len(part) / 2] * 2, rel=0.2)
 
 
+def test_folds_are_each_other_image_once() -> None:
+    folds = [parts_of(divide(pool(names_of(60)), fold=fold)) for fold in range(4)]
+    assert all(fold["test"] == folds[0]["test"] for fold in folds)
+    held_out = [fold["held_out"] for fold in folds]
+    assert sum(map(len, held_out)) == len(set.union(*held_out)) == 120 - len(folds[0]["test"])
+    assert all(len(fold) == pytest.approx(24, rel=0.5) for fold in held_out)
+
+
+@pytest.mark.parametrize("fold", [-1, 4])
+def test_a_fold_that_is_not_there_is_named(fold: int) -> None:
+    with pytest.raises(DataError, match=rf"data.fold is {fold}; .* 1 of 4 folds .*the first is 0"):
+        divide(pool(names_of(20)), fold=fold)
+
+
+def test_given_validation_images_have_no_folds() -> None:
+    given = [0] * 20 + [1] * 20
+    with pytest.raises(DataError, match="fold is 1, and data set has validation images of its own"):
+        divide(pool(names_of(20), given=given, shares={"test": 0.2}), fold=1)
+
+
 def test_deleting_and_adding_images_moves_no_other() -> None:
     """The seed is of no account, and neither is the number or the order of the files."""
     names = names_of(60)

@@ -100,8 +100,8 @@ def _files_of_others(top: Path) -> None:
         torch.save(theirs.state_dict(), top / name)
     theirs.set_active_subnet(ks=3, e=3, d=2)  # in the newer spelling of a net.config
     (top / "net.config").write_text(json.dumps(theirs.get_active_subnet().config))
-    net = timm.create_model("mobilenetv3_large_100")
-    save_file(net.state_dict(), top / "weights.safetensors")
+    for name in ("mobilenetv3_large_100", "tf_efficientnet_lite0"):
+        save_file(timm.create_model(name).state_dict(), top / f"{name}.safetensors")
     (top / "note10").mkdir()
     written(top / "note10" / "32_lookup_table.yaml", timings(OFA))
     written(top / "mobile_trim.yaml", timings(PROXYLESS))

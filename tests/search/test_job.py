@@ -9,6 +9,7 @@ import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -26,6 +27,8 @@ from supernet.search.methods.encoding import SpaceEncoding
 from supernet.search.pareto import FIELDS, write_front
 from supernet.space.arch import Arch
 from supernet.space.cost import arch_cost, cost_range
+from supernet.train import checkpoint
+from supernet.train.build import build_data
 from supernet.train.run import Trained
 from tests.builders import MainJob, made_up_table, middle
 from tests.conftest import Command
@@ -40,6 +43,10 @@ def folder(main_job_done: MainJob, tmp_path_factory: pytest.TempPathFactory) -> 
     shutil.copytree(main_job_done.folder / "tables", copied / "tables")
     scoring.fit_predictor(Trained.open(copied), 24, QUIET)
     return copied
+
+
+def table_of(folder: Path) -> LatencyTable:
+    return LatencyTable.load(folder / "tables" / "onnxruntime.json")
 
 
 def search(folder: Path, **changes: object) -> list[dict[str, object]]:
@@ -77,7 +84,7 @@ def test_a_predictor_is_kept_with_its_error(folder: Path) -> None:
 
 def test_the_winner_keeps_to_the_budget_and_is_scored(folder: Path, tmp_path: Path) -> None:
     run = Trained.open(folder)
-    table = LatencyTable.load(folder / "tables" / "onnxruntime.json")
+    table = table_of(folder)
     costs = latency_costs(table, run.net.spec)
     budgets = [middle(cost_range(run.net.space, costs), share) for share in (0.3, 0.7)]
     rows = search(folder, budgets=budgets, out=tmp_path / "found.json")
@@ -92,6 +99,56 @@ def test_the_winner_keeps_to_the_budget_and_is_scored(folder: Path, tmp_path: Pa
     with pytest.raises(InfeasibleBudget) as caught:
         search(folder, budgets=[low / 2])
     assert (caught.value.lowest, caught.value.highest) == (low, high)
+
+
+@pytest.fixture(scope="module")
+def fold(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run with the validation images of another fold."""
+    run, copied = Trained.open(folder), tmp_path_factory.mktemp("fold")
+    config = {**run.config, "data": {**run.config["data"], "fold": 1}}
+    images = build_data(config, size=max(run.net.space.resolutions)).parts.to_dict()
+    checkpoint.save(copied / checkpoint.FILE, {**run.content, "config": config, "images": images})
+    return copied
+
+
+def test_validation_images_of_folds_count_together(folder: Path, fold: Path) -> None:
+    run, other = Trained.open(folder), Trained.open(fold)
+    arch = run.net.space.smallest()
+    both = Scored(run, [other])
+    sizes = [len(one.data.held_out) for one in (run, other)]
+    each = [Scored(one).top1(arch) for one in (run, other)]
+    assert both.images == sum(sizes)
+    assert both.top1(arch) == pytest.approx(np.average(each, weights=sizes))
+    assert both.top1(arch, on_test=True) == Scored(run).top1(arch, on_test=True)
+    said = list[str]()
+    reporter = Mock(wraps=SILENT, note=said.append)
+    scoring.fit_predictor(run, 24, reporter, folds=[other])
+    assert f"{both.images} validation images: one is" in said[0]
+    low, high = cost_range(run.net.space, latency_costs(table_of(folder), run.net.spec))
+    (row,) = search(folder, budgets=[middle((low, high), 0.5)], folds=[fold])
+    assert row["held_out_top1"] == both.top1(Arch.from_dict(row["arch"]))  # type: ignore[arg-type]
+
+
+def test_what_is_no_fold_is_refused(folder: Path, fold: Path) -> None:
+    run, other = Trained.open(folder), Trained.open(fold)
+    for folds in ([run], [other, other]):
+        with pytest.raises(SupernetError, match=r"is no fold of .* validation images were counted"):
+            Scored(run, folds)
+    images = {**other.content["images"], "held_out": run.content["images"]["test"]}
+    seen = dataclasses.replace(other, content={**other.content, "images": images})
+    with pytest.raises(SupernetError, match="validation images are test images there"):
+        Scored(run, [seen])
+    renamed = dataclasses.replace(other, content={**other.content, "classes": list("abcdefghij")})
+    with pytest.raises(SupernetError, match="its classes are others"):
+        Scored(run, [renamed])
+
+
+@pytest.mark.parametrize(("scores", "noise"), [([0.80, 0.81], True), ([0.5, 0.9], False)])
+def test_scores_that_differ_by_chance_only_are_said_to(scores: list[float], noise: bool) -> None:
+    said = list[str]()
+    scoring.note_noise(np.array(scores), 100, Mock(wraps=SILENT, note=said.append))
+    assert ("mostly chance" in said[0]) == noise
+    assert "100 validation images: one is 1 points of top-1, a standard error" in said[0]
 
 
 def test_what_was_found_is_extracted(
