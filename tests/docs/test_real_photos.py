@@ -37,7 +37,7 @@ def test_photos_and_weights_become_a_subnet_that_meets_its_budget(
     fetch_weights(place / f"{MODEL}.safetensors")
 
     def typed(start: str, **changes: str) -> str:
-        """Type the page's only line that begins so, with other words for some; return its output."""
+        """Type the page's line that begins so, with other words for some, and return its output."""
         lines = [one.line for one in shown("docs/tutorial.md") if one.line.startswith(start)]
         (line,) = [line for line in lines if "--pareto" not in line]
         words = shlex.split(line.replace("python train.py", "supernet train"))[1:]
@@ -48,7 +48,8 @@ def test_photos_and_weights_become_a_subnet_that_meets_its_budget(
 
     said = typed(f"python train.py experiment=folder data.root=PHOTOS space=from_timm "
                  f"space.model={MODEL}")  # fmt: skip
-    assert "tensors taken" in said and "the head starts anew" in said
+    assert "tensors taken" in said
+    assert "the head starts anew" in said
     run = Trained.open("runs/photos")
     assert list(run.config["recipe"]["phases"]) == ["largest", "kernel", "depth", "expand"]
     typed("supernet profile runs/photos --out desk.json")

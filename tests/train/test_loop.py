@@ -180,16 +180,18 @@ def test_a_step_learns_from_the_mean_over_its_subnets() -> None:
     assert losses["random"] == pytest.approx(taught)
 
 
-def test_a_phase_starts_without_momenta() -> None:
+@pytest.mark.parametrize("sort", [False, True])
+def test_momenta_go_on_unless_channels_are_sorted(sort: bool) -> None:
     space = tiny_space()
-    phases = [phase_of(space, epochs=2), phase_of(space, epochs=1)]
+    phases = [phase_of(space, epochs=2), phase_of(space, epochs=1, sort_channels=sort)]
     run = fitted(phases, steps_of(), [], SuperNet(space, 4))
     steps = [
         {int(state["step"]) for state in saved["optimizer"]["state"].values()}
         for saved in run.states
     ]
     per_epoch = len(run.losses) // 3
-    assert [max(counts) for counts in steps] == [per_epoch, 2 * per_epoch, per_epoch]
+    last = per_epoch if sort else 3 * per_epoch
+    assert [max(counts) for counts in steps] == [per_epoch, 2 * per_epoch, last]
 
 
 @pytest.mark.parametrize("sort", [False, True])
