@@ -133,10 +133,7 @@ def _begin(training: Training, phase: Phase) -> None:
 def draw_at(training: Training, position: Position, moving: Sequence[Target] = ()) -> SubnetSampler:
     """Return the draw of the step at `position`, some of it from the gates that are `moving`."""
     phase, config = training.phases[position.phase], training.config
-    done = training.share_done(position)
-    return SubnetSampler(
-        partial(phase.sample, done=done), config.seed, position.step, moving, config.gates.share
-    )
+    return SubnetSampler(phase.sample, config.seed, position.step, moving, config.gates.share)
 
 
 def batches_from(training: Training, position: Position) -> Iterator[tuple[Position, Batch]]:

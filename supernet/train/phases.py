@@ -65,8 +65,6 @@ class Phase:
         sort_channels: whether hidden channels are sorted by importance before the phase.
         warmup_steps: steps over which the learning rate rises from zero.
         ends: share of the drawn subnets that are the largest or the smallest instead, half each.
-        grow: share of the phase over which drawn subnets stray further and further from the
-            largest: each choice is drawn with a chance that rises from 0 to 1.
     """
 
     name: str
@@ -81,7 +79,6 @@ class Phase:
     warmup_steps: int = 0
     final_lr: float = 0.0
     ends: float = 0.0
-    grow: float = 0.0
 
     @property
     def drawn(self) -> str:
@@ -102,33 +99,26 @@ class Phase:
                 f"positive and warmup_steps not negative; got {self.epochs}, {self.subnets}, "
                 f"{self.lr}, {self.warmup_steps}"
             )
-        if not (0 <= self.ends <= 1 and 0 <= self.grow <= 1):
-            raise SupernetError(
-                f"phase {self.name!r}: ends and grow are shares, 0 to 1; got {self.ends} and "
-                f"{self.grow}"
-            )
+        if not 0 <= self.ends <= 1:
+            raise SupernetError(f"phase {self.name!r}: ends is a share, 0 to 1; got {self.ends}")
         if not 0 <= self.final_lr <= self.lr:
             raise SupernetError(
                 f"phase {self.name!r}: final_lr lies between 0 and lr, {self.lr}; got "
                 f"{self.final_lr}"
             )
-        if self.tied and self.grow:
-            raise SupernetError(f"phase {self.name!r}: tied and grow exclude each other")
 
     @property
     def nets(self) -> int:
         """How many subnets train in a step."""
         return self.subnets + self.teach + self.smallest
 
-    def sample(self, rng: random.Random, done: float = 1.0) -> Arch:
-        """Draw a subnet when `done` (0..1) of the phase is over."""
+    def sample(self, rng: random.Random) -> Arch:
+        """Draw a subnet."""
         space = self.space
         if not isinstance(space, SearchSpace):
             return space.sample(rng)
         if self.ends and rng.random() < self.ends:
             return rng.choice((space.largest(), space.smallest()))
-        if done < self.grow:
-            return space.mutate(space.largest(), rng, done / self.grow)
         return sample_tied(space, rng) if self.tied else space.sample(rng)
 
     def lr_at(self, done: float, step: int) -> float:

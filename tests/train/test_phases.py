@@ -87,34 +87,20 @@ def test_ends_are_drawn_as_often_as_a_phase_says() -> None:
     assert len(set(drawn)) > 10
 
 
-def test_draws_stray_from_the_largest_further_and_further() -> None:
-    phase = Phase(name="p", space=SPACE, epochs=1, lr=0.1, grow=0.5)
-
-    def kept(done: float) -> float:
-        largest = SPACE.largest()
-        drawn = [phase.sample(random.Random(seed), done) for seed in range(200)]
-        assert all(arch in SPACE for arch in drawn)
-        same = [a == b for arch in drawn for a, b in zip(arch.ops, largest.ops, strict=True)]
-        return sum(same) / len(same)
-
-    shares = [kept(done) for done in (0.0, 0.15, 0.35, 0.5)]
-    assert shares[0] == 1
-    assert all(more > less for more, less in pairwise(shares))
-    assert kept(1.0) == shares[-1]
-    same = [
-        phase.sample(random.Random(seed)) == SPACE.sample(random.Random(seed)) for seed in range(9)
-    ]
-    assert all(same), "afterwards as without"
+def test_a_phase_ends_at_its_final_rate() -> None:
+    phase = Phase(name="p", space=SPACE, epochs=1, lr=0.4, final_lr=0.1)
+    assert [phase.lr_at(done, 0) for done in (0.0, 0.5, 1.0)] == pytest.approx([0.4, 0.25, 0.1])
 
 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"ends": 1.5}, "ends and grow are shares, 0 to 1; got 1.5"),
-        ({"grow": -0.1}, "ends and grow are shares"),
-        ({"grow": 0.5, "tied": True}, "tied and grow exclude each other"),
+        ({"ends": 1.5}, "ends is a share, 0 to 1; got 1.5"),
+        ({"ends": -0.1}, "ends is a share"),
+        ({"final_lr": 0.2}, "final_lr lies between 0 and lr, 0.1; got 0.2"),
+        ({"final_lr": -0.1}, "final_lr lies between 0 and lr"),
     ],
 )
-def test_bad_shares(fields: dict[str, Any], message: str) -> None:
+def test_bad_shares_and_rates(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(SupernetError, match=message):
         Phase(name="p", space=SPACE, epochs=1, lr=0.1, **fields)
