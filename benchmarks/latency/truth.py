@@ -96,6 +96,7 @@ LITE0 = ("space.model=efficientnet_lite0", "space.resolutions=[64]")
 LITE0_LARGE = ("space.model=efficientnet_lite0", "space.resolutions=[224]")
 LARGE = ("space.model=mobilenetv3_large_100", "space.resolutions=[224]")
 OFA = ("space.resolutions=[160]",)
+V4_LARGE = ("space.resolutions=[224]",)
 PARTS = {
     "lite0_64-onnxruntime": Part("from_timm", "onnxruntime", 3, 9, LITE0),
     "photos-onnxruntime": Part("photos", "onnxruntime", 3, 9),
@@ -111,6 +112,7 @@ PARTS = {
     "lite0_64-torch": Part("from_timm", "torch", 3, 9, LITE0, 0.04),
     "mobilenetv3_large_224-onnxruntime": Part("from_timm", "onnxruntime", settings=LARGE),
     "lite0_224-onnxruntime": Part("from_timm", "onnxruntime", settings=LITE0_LARGE),
+    "mobilenetv4_224-onnxruntime": Part("mobilenetv4", "onnxruntime", settings=V4_LARGE),
 }
 
 
