@@ -36,6 +36,13 @@ InChans = Annotated[
 NumClasses = Annotated[
     int | None, typer.Option(min=1, help="Classes, for a bare space; default: 1000.")
 ]
+MaxMacs = Annotated[
+    float | None, typer.Option(help="Most multiply-adds for an image, such as 20e6.")
+]
+MaxParams = Annotated[float | None, typer.Option(help="Most parameters.")]
+MaxMemory = Annotated[
+    float | None, typer.Option(help="Most activation memory in KiB (one image, float32).")
+]
 Threads = Annotated[int, typer.Option(min=1, help="Threads of the runtime.")]
 Batch = Annotated[int, typer.Option(min=1, help="Images in a run.")]
 

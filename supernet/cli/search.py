@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from supernet.cli.flags import Fold, Host, Python, RunPath, SshConfig, board_of, leave_out
+from supernet.cli.flags import (
+    Fold,
+    Host,
+    MaxMacs,
+    MaxMemory,
+    MaxParams,
+    Python,
+    RunPath,
+    SshConfig,
+    board_of,
+    leave_out,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,13 +39,9 @@ def extract(
             help="Not the gates' choice, but this arch.json, or what search --json wrote."
         ),
     ] = None,
-    max_macs: Annotated[
-        float | None, typer.Option(help="Most multiply-adds for an image, each 1 MAC; 20e6 does.")
-    ] = None,
-    max_params: Annotated[float | None, typer.Option(help="Most parameters.")] = None,
-    max_memory_kib: Annotated[
-        float | None, typer.Option(help="Most activation memory in KiB (one image, float32).")
-    ] = None,
+    max_macs: MaxMacs = None,
+    max_params: MaxParams = None,
+    max_memory_kib: MaxMemory = None,
     crop_kernels: Annotated[
         bool,
         typer.Option(
@@ -185,9 +192,9 @@ def search(
     out: Annotated[
         Path | None, typer.Option("--json", help="Write the results to this file.")
     ] = None,
-    max_macs: Annotated[float | None, typer.Option(help="Most multiply-adds for an image.")] = None,
-    max_params: Annotated[float | None, typer.Option(help="Most parameters.")] = None,
-    max_memory_kib: Annotated[float | None, typer.Option(help="Most activation memory.")] = None,
+    max_macs: MaxMacs = None,
+    max_params: MaxParams = None,
+    max_memory_kib: MaxMemory = None,
     seed: Annotated[int, typer.Option(help="Of the method.")] = 0,
     fold: Fold = None,
     host: Host = None,
