@@ -7,9 +7,9 @@ from supernet.io.reporter import Reporter, in_short
 from supernet.nn.count import num_params, size_of
 from supernet.nn.fixed import Net, PlainNet
 
-FEW = 400
-"""Validation images below which choices by accuracy are mostly noise: 80 % of them are known to two
-points."""
+FEW = 250
+"""Validation images below which choices by accuracy are mostly noise: one standard error of 80 % is
+2.5 points."""
 
 
 def describe(net: Net, data: ImageData, reporter: Reporter) -> None:
