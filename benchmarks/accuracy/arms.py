@@ -78,9 +78,9 @@ class Ours:
         phase = self.phases[number]
         while len(self.begun) <= number:
             self.begun.append(step)
-            self.optimizer.state.clear()
             if phase.sort_channels:
                 self.net.sort_channels_()
+                self.optimizer.state.clear()
         start = self.ends[number - 1] if number else 0.0
         within = (share - start) / (self.ends[number] - start)
         self.optimizer.zero_grad(set_to_none=True)
