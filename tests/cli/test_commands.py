@@ -127,7 +127,7 @@ def test_a_subnet_and_its_facts(command: Command, run: Path, table: Path, place:
 
 def test_info_and_eval_of_a_run(command: Command, run: Path) -> None:
     found = json.loads(command("info", run, "--json").out)
-    assert found["phases done"] == "1 of 1 (all)"
+    assert found["phases done"] == "4 of 4 (largest, kernel, depth, expand)"
     text = command("info", run / "checkpoint.pt").out
     assert all(f"{name}:" in text for name in found)
     rows = json.loads(command("eval", run, "--json").out)

@@ -317,7 +317,7 @@ def test_facts_of_a_run_and_of_a_subnet(
     found = facts(main_job_done.folder)
     assert found == facts(main_job_done.folder / "checkpoint.pt")
     assert found["architectures"] == run.net.space.size
-    assert found["phases done"] == "1 of 1 (all)"
+    assert found["phases done"] == "4 of 4 (largest, kernel, depth, expand)"
     assert len(found["gates"]) == 3
     assert found["classes"] == [str(digit) for digit in range(10)]
     json.dumps(found)

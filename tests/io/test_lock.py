@@ -286,13 +286,13 @@ def test_scores_that_came_meanwhile_are_used(run: Path, monkeypatch: pytest.Monk
     fill = lambda: (run / accuracy.FILE).write_text("\n".join(lines))  # noqa: E731
     monkeypatch.setattr(accuracy, "top1_of", lambda *_, **__: pytest.fail("it is known"))
     monkeypatch.setattr(fit_predictor.predictor, "fit", fitted)
-    filled_before(monkeypatch, fit_predictor, "held_beside", fill)
+    filled_before(monkeypatch, accuracy, "held_beside", fill)
     with pytest.raises(Reached):
         fit_predictor.fit_predictor(trained, 20, SILENT)
     (run / accuracy.FILE).unlink()
     chosen = Choice(arch=archs[0], predicted_ms=1.0, budget_ms=2.0)
     monkeypatch.setattr(searching, "pick", lambda *_: chosen)
-    filled_before(monkeypatch, searching, "held_beside", fill)
+    filled_before(monkeypatch, accuracy, "held_beside", fill)
     limits = {"macs": 1e12, "params": None, "memory_kib": None}
     (row,) = searching.explore(run, [], [], method="gates", pareto=None, out=None, limits=limits,
                                seed=0, reporter=SILENT)  # fmt: skip
