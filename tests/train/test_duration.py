@@ -48,13 +48,13 @@ def pace_of(*steps: float, save: float = 0.0, score: float = 0.0) -> Pace:
 def test_a_training_lasts_the_sum_of_its_parts() -> None:
     training = training_of()
     epochs = [phase.epochs for phase in training.phases]
-    assert epochs == [4, 2, 2, 4]
+    assert epochs == [3, 1, 1, 7]
     pace = pace_of(1.0, 2.0, 3.0, 4.0, save=0.5, score=10.0)
     n = training.per_epoch
-    whole = n * (4 * 1 + 2 * 2 + 2 * 3 + 4 * 4) + 12 * 0.5 + 4 * 10
+    whole = n * (3 * 1 + 1 * 2 + 1 * 3 + 7 * 4) + 12 * 0.5 + 4 * 10
     assert pace.seconds(training) == pytest.approx(whole)
-    half = Position(phase=3, epoch=2, step=10 * n)
-    assert pace.seconds(training, half) == pytest.approx((n * 16 + 4 * 0.5 + 10) / 2)
+    late = Position(phase=3, epoch=5, step=10 * n)
+    assert pace.seconds(training, late) == pytest.approx((n * 28 + 7 * 0.5 + 10) * 2 / 7)
     every = replace(training, config=replace(training.config, evaluate="epoch"))
     assert pace.seconds(every) == pytest.approx(whole + 8 * 10)
 
@@ -71,7 +71,7 @@ def test_epochs_fill_the_time_and_phases_keep_their_shares(minutes: float) -> No
     assert found.per_epoch <= training.per_epoch
     if found.per_epoch == training.per_epoch:
         total = sum(epochs)
-        for count, share in zip(epochs, (1 / 3, 1 / 6, 1 / 6, 1 / 3), strict=True):
+        for count, share in zip(epochs, (1 / 4, 1 / 12, 1 / 12, 7 / 12), strict=True):
             assert abs(count - share * total) <= 1
     assert [phase.lr for phase in found.phases] == [phase.lr for phase in training.phases]
 

@@ -88,7 +88,7 @@ def test_every_recipe_trains_the_last_phase_it_names(recipe: str) -> None:
     assert len(losses) == phase.nets
     assert len(drawn) == phase.subnets
     assert [name for name, _, _ in losses].count("largest") == phase.teach
-    wants = {"progressive": (1, 0, 3), "sandwich": (1, 1, 1), "random": (0, 0, 1),
+    wants = {"progressive": (0, 0, 1), "sandwich": (1, 1, 1), "random": (0, 0, 1),
              "compound": (1, 0, 2)}  # fmt: skip
     assert (phase.teach, phase.smallest, phase.subnets) == wants[recipe]
     assert phase.tied == (recipe == "compound")
@@ -372,7 +372,7 @@ def test_two_processes_train_one_net(tmp_path: Path) -> None:
         "space.resolutions=[8,16]", "name=both", "threads=1", "device=cpu",
     ]  # fmt: skip
     said = torchrun(ROOT / "train.py", *words, cwd=tmp_path)
-    assert checkpoint.read(folder)["position"]["phase"] == 1, "the default recipe has one"
+    assert checkpoint.read(folder)["position"]["phase"] == 4, "the default recipe has four"
     assert "2 x 1 threads" in " ".join(said.split())
     assert said.count("done: supernet info") == 1
 
