@@ -11,7 +11,8 @@ chosen, written and measured as `supernet extract` does it, and scored on the te
 Then networks of timm at 224 px, each in the space that `space=from_timm` makes of it: milliseconds
 by that space's table beside those of the exported file, alone in a process.
 
-What is done is kept in runs/families: start it again after a stop.
+What is done is kept in runs/families: start it again after a stop. Each part runs by itself
+(`--part`), and what the result file has of the other one stays.
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ SPACES = {
     "MobileNetV4": ("space=mobilenetv4", "space.width_mult=1.0", "space.resolutions=[64]"),
 }
 """Largest networks of 26.1 and 25.7 million multiply-adds."""
+PARTS = ("spaces", "published")
 SEEDS = (0, 1, 2)
 QUICK = ("epoch_batches=2", "gates.steps=5")
 PUBLISHED = {
@@ -79,20 +81,31 @@ def main() -> None:
     parser.add_argument("--run", type=Path, default=ROOT / "runs" / "families")
     parser.add_argument("--minutes", type=float, default=10.0, help="of each training")
     parser.add_argument("--quick", action="store_true", help="a few steps, one seed; never quoted")
+    parser.add_argument("--part", choices=PARTS, action="append", help="only this")
     flags = parser.parse_args()
     if flags.quick:
         with tempfile.TemporaryDirectory() as place:
-            found = measured(Path(place), 0.0, SEEDS[:1], (), QUICK)
-            report(found, flags.json, Path(place) / "picture.png")
+            found = of_spaces(Path(place), 0.0, SEEDS[:1], QUICK)
+            report({**found, "published": {}}, flags.json, Path(place) / "picture.png")
         return
-    report(measured(flags.run, flags.minutes, SEEDS, tuple(PUBLISHED)), flags.json, PICTURE)
+    found: dict[str, Any] = {"published": {}}
+    parts = flags.part or PARTS
+    if flags.json.exists():
+        found |= json.loads(flags.json.read_text(encoding="utf-8"))["data"]
+    if "spaces" in parts:
+        found |= of_spaces(flags.run, flags.minutes, SEEDS)
+    if "published" in parts:
+        place = flags.run / "published"
+        found["published"] = {name: published_net(name, place) for name in PUBLISHED}
+    if "rows" not in found:
+        raise SystemExit("the result holds the spaces as well: run --part spaces first")
+    report(found, flags.json, PICTURE)
 
 
-def measured(
-    place: Path, minutes: float, seeds: Sequence[int], published: Sequence[str],
-    settings: Sequence[str] = (),
-) -> dict[str, Any]:  # fmt: skip
-    """Return the rows of all runs, and of the published networks."""
+def of_spaces(
+    place: Path, minutes: float, seeds: Sequence[int], settings: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Return the rows of all runs."""
     images = place / "emoji"
     if not images.exists():
         write_emoji(images)
@@ -121,7 +134,6 @@ def measured(
         "budgets_ms": budgets,
         "trainings": {f"{name} {seed}": training_of(place, name, seed) for name, seed in runs},
         "rows": rows,
-        "published": {name: published_net(name, place / "published") for name in published},
     }
 
 
