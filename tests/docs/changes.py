@@ -54,7 +54,8 @@ CHANGES: tuple[tuple[str, str, str], ...] = (
      "this machine's own python3 has more than a board, or less"),
     (r"(--host board)", r"\1 --ssh-config ssh_config", "how to reach the stand-in"),
     # ---- looking at many ----
-    (r"^(supernet predictor \S+)(?: --num-archs 300)?$", r"\1 --num-archs 20", "20, not 300"),
+    (r"^(supernet predictor \S+)(?: --num-archs 300)?((?: --fold \S+)*)$",
+     r"\1 --num-archs 20\2", "20, not 300"),
     (r"^(supernet tune digits)$", r"\1.yaml --trials 1",
      "one trial, not 20, of the same plan with two steps"),
     (r"--trials 100", "--trials 2", "two trials, not 100"),
@@ -79,7 +80,7 @@ ELSEWHERE: tuple[tuple[str, str], ...] = (
     (r"^python docs/networks\.py$", "tries every network: tests/nn/test_timm_networks.py"),
     (r"^python -m benchmarks\.", "in short form: tests/benchmarks/test_benchmarks.py"),
     (r"^torchrun ", "several processes: tests/train/test_distributed.py"),
-    (r"^python train\.py -m hydra/launcher=", "tests/cli/test_launchers.py"),
+    (r"^python train\.py -m ", "tests/cli/test_launchers.py"),
     (r"^supernet table learn ", "measured subnets: tests/deploy/test_learn.py"),
     (r"^supernet table check \S+ --here$", "this machine's table: tests/latency/test_today.py"),
     (r"^supernet extract .*--host ", "tests/latency/board/test_subnets.py"),

@@ -44,6 +44,9 @@ def build(top: Path) -> None:
     start_run(composed(words), top / "runs" / "mine", quiet)
     for name in ("demo", "a", "b"):
         shutil.copytree(top / "runs" / "mine", top / "runs" / name)
+    for fold in range(3):
+        few = composed([*words, f"data.fold={fold}"])
+        start_run(few, top / "runs" / "few" / str(fold), quiet)
     hand = ["net=timm", "net.name=mobilenetv3_small_050", "data=digits", "experiment=smoke"]
     start_run(composed([*hand, *QUICK.split()]), top / "runs" / "handmade", quiet)
     _tables_and_subnet(top)
