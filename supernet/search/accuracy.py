@@ -55,14 +55,14 @@ class Scored:
     @property
     def images(self) -> int:
         """How many validation images there are."""
-        return sum(len(each.run.data.held_out) for each in self._runs)
+        return sum(one.images for one in self._runs)
 
     def top1(self, arch: Arch, *, on_test: bool = False) -> float:
         """Return top-1 on the validation images, or on the test images of the first run."""
-        if on_test:
-            return self._runs[0].top1(arch, "test")
-        right = [len(one.run.data.held_out) * one.top1(arch, "held_out") for one in self._runs]
-        return sum(right) / self.images
+        first, *others = self._runs
+        if on_test or not others:
+            return first.top1(arch, "test" if on_test else "held_out")
+        return sum(one.images * one.top1(arch, "held_out") for one in self._runs) / self.images
 
 
 def _check_folds(run: Trained, folds: Sequence[Trained]) -> None:
@@ -97,6 +97,12 @@ class _OneRun:
         self.run = run
         self.file = run.file.parent / FILE
         self._known = _read(self.file, run.sha256)
+
+    @property
+    def images(self) -> int:
+        """How many validation images it has; a known score needs none of them."""
+        parts = self.run.parts
+        return len(self.run.data.held_out if parts is None else parts.held_out)
 
     def top1(self, arch: Arch, part: str) -> float:
         """Return top-1 on the images of a part, `held_out` or `test`."""
