@@ -72,7 +72,7 @@ def test_epochs_fill_the_time_and_phases_keep_their_shares(minutes: float) -> No
     if found.per_epoch == training.per_epoch:
         total = sum(epochs)
         for count, share in zip(epochs, (1 / 4, 1 / 12, 1 / 12, 7 / 12), strict=True):
-            assert abs(count - share * total) <= 1
+            assert abs(count - share * total) < 1.5, "whole epochs, as far as they fit"
     assert [phase.lr for phase in found.phases] == [phase.lr for phase in training.phases]
 
 
