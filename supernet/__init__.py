@@ -99,8 +99,7 @@ def best_archs(
         budget_ms: one budget or several, in milliseconds.
         max_macs: multiply-adds for one image at most; one multiply-add is 1.
         max_params: parameters at most.
-        max_memory_kib: peak activation memory at most, of one image in float32
-            (`supernet.nn.count`).
+        max_memory_kib: peak activation memory in float32 at most (`supernet.nn.count`).
 
     Raises:
         InfeasibleBudget: if no architecture meets a budget, with the feasible range.

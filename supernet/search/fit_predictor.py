@@ -66,11 +66,10 @@ def fit_predictor(
                 scored.top1(arch)
                 progress.update(number)
         ranks.wait()
-        known = (
-            Scored(run, folds) if ranks.count > 1 else scored
-        )  # the others' are in the file as well
-        top1 = np.array([known.top1(arch) for arch in archs])
-        note_noise(top1, known.images, reporter)
+        if ranks.count > 1:
+            scored = Scored(run, folds)  # what the others scored is in the file as well
+        top1 = np.array([scored.top1(arch) for arch in archs])
+        note_noise(top1, scored.images, reporter)
         encoding = SpaceEncoding(space)
         fitted = predictor.fit(encoding, encoding.genomes(archs), top1)
         if ranks.first:
